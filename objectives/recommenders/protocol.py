@@ -1,4 +1,4 @@
-"""Protocol of a recommender."""
+"""Protocol of a recommender, with defaults for most models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
+from objectives.recommenders.lookup_counts import counted
 from objectives.records import InputSpec
 from objectives.training_rows import Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
@@ -45,7 +46,8 @@ class Facts:
 class Recommender(Protocol):
     """Trained model with everything needed to evaluate it, compress it and send it requests.
 
-    Made once in a builder process, used by one thread; `model` is never changed.
+    Made once in a builder process, used by one thread; `model` is never changed. A method with a body is a default for
+    subclasses.
 
     key: hash of the model and its data
     model: trained model; its forward takes named tensors and returns the outputs that `scores` reads
@@ -91,9 +93,11 @@ class Recommender(Protocol):
         Raises:
             ValueError: there is none, or it fails.
         """
+        raise ValueError(f"{self.metric} is no function of the user's own.")
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> object:
         """Return the model's outputs in training."""
+        return model(**inputs)
 
     def scores(self, outputs: object) -> Tensor:
         """Return the scores, higher is better: (rows,), (rows, outputs), the main one first, or (lists, candidates)."""
@@ -106,9 +110,11 @@ class Recommender(Protocol):
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
         """Compute what can be cached of the model's scores of train rows, (rows, ...): it reads no drawn inputs."""
+        return self.scores(self.outputs(self.model, inputs))
 
     def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
         """Compute the scores from the rows' teacher outputs and all of their inputs, drawn ones included."""
+        return outputs
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Return rows of train in the form of requests, (count, ...) each, for tracing, calibration and comparison."""
@@ -117,6 +123,7 @@ class Recommender(Protocol):
         """Return the lookups of each id of the model's tables in train, (rows,), by the table's dotted name, as far as
         they are known; the model is the recommender's own or a sibling of it.
         """
+        return counted(model, tables, (block.inputs for block in self.train_rows().blocks), self.outputs)
 
     def held_out(self, part: HeldPart) -> HeldOut: ...
 
@@ -131,14 +138,17 @@ class Recommender(Protocol):
 
     def reference(self, name: str) -> nn.Module:
         """Build a simple reference as a model with the same inputs."""
+        raise ValueError(f"reference must be one of {self.references}, but got {name!r}")
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         """Return the sizes that a student may take, by name."""
 
     def sizes(self) -> Mapping[str, Scalar]:
         """Return the model's own sizes, by the names of `student`; empty where they are unknown."""
+        return {}
 
     def history(self) -> int | None:
         """Return the positions of the history that the model reads, None where it reads none."""
+        return None
 
     def facts(self) -> Facts: ...

@@ -41,18 +41,16 @@ def request_rows(task: Task, seed: int) -> Integers:
 
 
 def draw_requests(dataset: Dataset, rows: Integers, seed: int) -> list[dict[str, Array]]:
-    """Draw one request for each of rows, (count,): a test row's user side and context, and that many candidates, as
-    views of codes or numbers, (rows,), or codes, (rows, length), by field.
+    """Draw one request for each of rows, (count,), at least 1 each: a test row's user side and context, and that many
+    candidates, as views of codes or numbers, (rows,), or codes, (rows, length), by field.
 
     Where the data name items, candidates are drawn by their count in train rows among those that the test row's user
     had no event with before it: without replacement while there are enough of them, else with. Otherwise a candidate is
     the item side of any test row.
 
     Raises:
-        ValueError: rows are not sizes of at least 1, or no candidate is available.
+        ValueError: no candidate is available.
     """
-    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1:
-        raise ValueError(f"rows must be the sizes, at least 1, of at least 1 request, but got {rows}")
     random = np.random.default_rng(seed)
     item = dataset.field("item")
     if item is None:

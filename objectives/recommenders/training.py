@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from objectives.arrays import Numbers
+from objectives.recommenders.protocol import Recommender
 from objectives.store import make_once
 from objectives.task import Task
 from objectives.training_rows import Inputs
@@ -26,25 +26,35 @@ Labelled = tuple[Inputs, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class BuiltIn:
-    """Recommender with a baseline that leanrec trains; what it lacks of `Recommender` depends on the family.
+class Baseline(Generic[M]):
+    """Model in evaluation mode, facts of its training, and its key."""
 
-    training: facts of the baseline's training
-    """
-
-    task: Task
+    model: M
     training: Mapping[str, object]
     key: str
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltIn(Recommender, Generic[M]):
+    """Recommender with a baseline that leanrec trains; what it lacks of `Recommender` depends on the family."""
+
+    task: Task
+    baseline: Baseline[M]
     custom_metric: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ()
     built: ClassVar[bool] = True
 
     @property
+    def key(self) -> str:
+        return self.baseline.key
+
+    @property
+    def model(self) -> M:
+        return self.baseline.model
+
+    @property
     def metric(self) -> str:
         return self.task.metric
-
-    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
-        raise ValueError(f"{self.metric} is no function of the user's own.")
 
     def scores(self, outputs: object) -> Tensor:
         assert isinstance(outputs, Tensor)
@@ -55,7 +65,6 @@ class BuiltIn:
 class Trained:
     """Result of a training; `history` is the validation metric after each epoch."""
 
-    best: float
     best_epoch: int
     history: tuple[float, ...]
     seconds: float
@@ -104,20 +113,17 @@ def train_to_optimum(
             settings["lr"] *= 0.1
     model.load_state_dict(kept)
     model.eval()
-    return Trained(best, best_epoch, tuple(history), time.monotonic() - start)
+    return Trained(best_epoch, tuple(history), time.monotonic() - start)
 
 
 def open_baseline(
     task: Task, data: str, rules: object, build: Callable[[], M], train: Callable[[M], Trained]
-) -> tuple[M, Mapping[str, object], str]:
+) -> Baseline[M]:
     """Load the baseline from the cache, else build and train it; in a dry run, leave it untrained.
 
     Args:
         data: hash of the data
         rules: all else, besides recommender and seed, that the trained weights depend on
-
-    Returns:
-        The model in evaluation mode, facts of its training, and its key.
     """
     key = digest(task.recommender, data, rules, task.seed, torch.__version__)[:20]
     folder = task.cache / "baselines" / key
@@ -126,13 +132,12 @@ def open_baseline(
         torch.manual_seed(task.seed)
         fresh = build()
         facts = asdict(train(fresh))
-        del facts["best"]
         torch.save(fresh.state_dict(), into / "state.pt")
         (into / "training.json").write_text(json.dumps(facts))
 
     model = build().eval()
     if task.dry_run:
-        return model, {}, f"{key}-untrained"
+        return Baseline(model, {}, f"{key}-untrained")
     make_once(folder, make)
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-    return model, json.loads((folder / "training.json").read_text()), key
+    return Baseline(model, json.loads((folder / "training.json").read_text()), key)

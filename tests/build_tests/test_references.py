@@ -72,7 +72,7 @@ def test_popularity_ranks_by_how_often_an_item_was_taken(opened: Opened, task_of
     assert isinstance(recommender, SequentialRecommender)
     assert recommender.references == ("popularity",)
     items = np.arange(1, recommender.sequences.items + 1)
-    history = np.ones((1, recommender.length), dtype=np.int64)
+    history = np.ones((1, recommender.history()), dtype=np.int64)
     found = scored(task_of("sasrec"), "popularity", {"history": history, "item": items})
     np.testing.assert_array_equal(found, recommender.sequences.item_counts()[1:])
 

@@ -181,7 +181,7 @@ def test_the_rows_of_a_log_are_those_of_the_requests(
     assert task.rows_trace == str(traces(home)[0])
     clicks = read_log(task)
     dataset = encode(clicks, split_in_time(clicks))
-    recommender = PointwiseRecommender(task, {}, "key", dataset, cast(Any, None))
+    recommender = PointwiseRecommender(task, cast(Any, None), dataset)
     requests = list(recommender.requests(seed=4))
     assert [len(request["item"]) for request in requests] == [3, 40, 12, 50, 7, 3, 40, 12, 50, 7, 3, 40]
     assert all(len(set(map(len, request.values()))) == 1 for request in requests)

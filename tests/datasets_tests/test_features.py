@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, in_time_order
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog
 from objectives.recommenders.datasets.features import LONGEST, Dataset, Field, encode
-from objectives.recommenders.datasets.split import Split, split_in_time
+from objectives.recommenders.datasets.split import Split, by_user, over_all, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
 quick = settings(max_examples=30)
@@ -27,6 +27,14 @@ def _log(seed: int) -> ClickLog:
     columns = {**log.columns, "colour": words, "price": price, "tags": _tags(random, 400, most=5)}
     sides = {**log.sides, "colour": "item", "price": "item", "tags": "context"}
     return replace(log, columns=columns, sides=sides, kinds={"price": "numeric", "tags": "multi"})
+
+
+def _over_all(log: ClickLog) -> Split:
+    return Split(*over_all(log), "over_all", "")
+
+
+def _by_user(log: ClickLog) -> Split:
+    return Split(*by_user(log.user, log.timestamp), "by_user", "")
 
 
 def _tags(random: np.random.Generator, rows: int, most: int) -> NDArray[Any]:
@@ -55,10 +63,10 @@ def _with(log: ClickLog, rows: NDArray[np.int64], seed: int) -> ClickLog:
 
 
 @quick
-@given(st.integers(0, 10_000), st.sampled_from(["over_all", "by_user"]))
+@given(st.integers(0, 10_000), st.sampled_from([_over_all, _by_user]))
 def test_no_event_outside_train_changes_a_train_row(seed: int, how: Any) -> None:
     log = _log(seed % 7)
-    split = split_in_time(log, how=how)
+    split = how(log)
     before = encode(log, split)
     held_out = np.sort(np.concatenate([split.validation, split.test]))
     after = encode(_with(log, held_out, seed), split)
@@ -71,7 +79,7 @@ def test_no_event_outside_train_changes_a_train_row(seed: int, how: Any) -> None
 @given(st.integers(0, 10_000))
 def test_no_later_event_changes_a_held_out_row(seed: int) -> None:
     log = _log(seed % 7)
-    split = split_in_time(log, how="over_all")
+    split = _over_all(log)
     row = int(np.random.default_rng(seed).choice(np.concatenate([split.validation, split.test[:-1]])))
     before = encode(log, split)
     after = encode(_with(log, np.arange(row + 1, len(log.user)), seed), split)
@@ -90,7 +98,7 @@ def test_labels_change_no_code() -> None:
 @pytest.mark.parametrize("min_count", [1, 3, 20])
 def test_codes_are_ranks_by_train_count(min_count: int) -> None:
     log = _log(3)
-    split = split_in_time(log, how="by_user")
+    split = _by_user(log)
     data = encode(log, split, min_count)
     raw: dict[str, NDArray[Any]] = {"user": log.user, "item": log.item, **log.columns}
     assert [field.name for field in data.fields] == list(raw)
@@ -132,7 +140,7 @@ def test_a_number_that_train_rows_say_nothing_of_is_0(in_train: float) -> None:
 def test_several_values_are_codes_by_train_count_the_most_frequent_first(most: int, min_count: int) -> None:
     log = _log(5)
     tags = _tags(np.random.default_rng(6), 400, most)
-    split = split_in_time(log, how="by_user")
+    split = _by_user(log)
     data = encode(replace(log, columns={**log.columns, "tags": tags}), split, min_count)
     values = [set(text.split(SEPARATOR)) - {""} for text in tags]
     counts = Counter(value for row in split.train for value in values[row])
@@ -147,7 +155,7 @@ def test_several_values_are_codes_by_train_count_the_most_frequent_first(most: i
 
 def test_without_users_each_row_is_a_group_and_without_items_there_is_no_field_of_them() -> None:
     log = _log(0)
-    nobody = in_time_order("nobody", None, None, log.timestamp, log.label, log.columns, log.sides, kinds=log.kinds)
+    nobody = ClickLog("nobody", None, None, log.timestamp, log.label, log.columns, log.sides, kinds=log.kinds)
     data = encode(nobody, split_in_time(nobody))
     assert [field.name for field in data.fields] == list(log.columns)
     assert data.field("user") is None and data.field("item") is None
@@ -218,7 +226,7 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ValueError, match=message):
             replace(data, inputs={**data.inputs, name: wrong})
     with pytest.raises(ValueError, match=r"labels .*validation"):
-        tiny = in_time_order("tiny", [1, 1, 1, 1], [1, 2, 3, 4], [1, 2, 3, 4], [0, 1, 0, 1])
+        tiny = ClickLog("tiny", [1, 1, 1, 1], [1, 2, 3, 4], [1, 2, 3, 4], [0, 1, 0, 1])
         encode(tiny, Split(np.array([0, 1]), np.array([2]), np.array([3]), "over_all", ""))
     assert isinstance(data, Dataset)
 

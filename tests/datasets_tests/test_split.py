@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
-from objectives.recommenders.datasets.split import How, Split, split_in_time
+from objectives.recommenders.datasets.click_log import ClickLog
+from objectives.recommenders.datasets.split import How, Split, by_user, over_all, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
 quick = settings(max_examples=80, suppress_health_check=[HealthCheck.filter_too_much])
@@ -18,12 +18,18 @@ quick = settings(max_examples=80, suppress_health_check=[HealthCheck.filter_too_
 def logs(draw: st.DrawFn) -> ClickLog:
     rows = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 40)), min_size=3, max_size=120))
     user, item, timestamp = (np.array(values) for values in zip(*rows, strict=True))
-    return in_time_order("drawn", user, item, timestamp, np.arange(len(rows)) % 2)
+    return ClickLog("drawn", user, item, timestamp, np.arange(len(rows)) % 2)
+
+
+def _split(log: ClickLog, how: How | None) -> Split:
+    if how is None:
+        return split_in_time(log)
+    return Split(*(over_all(log) if how == "over_all" else by_user(log.user, log.timestamp)), how, "")
 
 
 def _split_or_skip(log: ClickLog, how: How | None) -> Split:
     try:
-        return split_in_time(log, how=how)
+        return _split(log, how)
     except ValueError:
         assume(False)
         raise
@@ -54,13 +60,12 @@ def test_by_user_those_with_few_rows_are_trained_on_only(log: ClickLog) -> None:
 
 def test_shares_are_as_asked_without_ties() -> None:
     log = synthetic_log(2000, 20, 30, seed=1)
-    over_all = split_in_time(log, how="over_all")
-    assert [len(part) for part in (over_all.train, over_all.validation, over_all.test)] == [1600, 200, 200]
-    by_user = split_in_time(log, how="by_user")
+    assert [len(part) for part in over_all(log)] == [1600, 200, 200]
+    each = _split(log, "by_user")
     for user in range(20):
         rows = np.count_nonzero(log.user == user)
-        test = np.count_nonzero(log.user[by_user.test] == user)
-        validation = np.count_nonzero(log.user[by_user.validation] == user)
+        test = np.count_nonzero(log.user[each.test] == user)
+        validation = np.count_nonzero(log.user[each.validation] == user)
         assert abs(test - rows / 10) <= 1 and abs(validation - rows / 10) <= 1 and test >= 1 and validation >= 1
 
 
@@ -73,16 +78,15 @@ def test_users_who_stay_are_split_over_all_and_users_who_come_and_go_by_user() -
 
 
 def test_users_with_a_row_each_are_split_over_all_though_none_was_seen() -> None:
-    log = in_time_order("visitors", np.arange(100), np.arange(100) % 7, np.arange(100), np.arange(100) % 2)
+    log = ClickLog("visitors", np.arange(100), np.arange(100) % 7, np.arange(100), np.arange(100) % 2)
     split = split_in_time(log)
     assert split.how == "over_all" and "100%" in split.reason and "0 test rows" in split.reason
-    with pytest.raises(ValueError, match=r"by_user .*100 train, 0 validation"):
-        split_in_time(log, how="by_user")
+    assert [len(part) for part in by_user(log.user, log.timestamp)] == [100, 0, 0]
 
 
 def test_a_log_without_users_is_split_over_all() -> None:
     rows = np.arange(100)
-    log = in_time_order("nobody", None, None, rows, rows % 2)
+    log = ClickLog("nobody", None, None, rows, rows % 2)
     split = split_in_time(log)
     assert [part.tolist() for part in (split.train, split.validation, split.test)] == [
         list(range(80)),
@@ -90,18 +94,16 @@ def test_a_log_without_users_is_split_over_all() -> None:
         list(range(90, 100)),
     ]
     assert split.how == "over_all"
-    np.testing.assert_array_equal(split_in_time(log, how="over_all").test, split.test)
-    with pytest.raises(ValueError, match=r"users.*'nobody'"):
-        split_in_time(log, how="by_user")
 
 
 def test_bad_arguments_are_refused() -> None:
-    log = synthetic_log(100, 5, 5)
-    with pytest.raises(ValueError, match=r"how .*'random'"):
-        split_in_time(log, how="random")  # type: ignore[arg-type]
-    tied = in_time_order("tied", [1, 2, 3, 4], [1, 1, 1, 1], [1, 1, 2, 2], [0, 1, 0, 1])
+    tied = ClickLog("tied", [1, 2, 3, 4], [1, 1, 1, 1], [1, 1, 2, 2], [0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"3 .*timestamps.*2"):
         split_in_time(tied)
     rows = np.arange(3)
     with pytest.raises(ValueError, match="two parts"):
         Split(rows, rows, rows, "over_all", "")
+    with pytest.raises(ValueError, match=r"how .*'random'"):
+        Split(rows[:1], rows[1:2], rows[2:], "random", "")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"test .*\(0,\)"):
+        Split(rows[:1], rows[1:], rows[:0], "over_all", "")

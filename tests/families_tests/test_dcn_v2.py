@@ -14,7 +14,7 @@ from torch import nn
 
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, STUDENT, Sizes
-from objectives.recommenders.families.sizes import sized
+from objectives.recommenders.families.sizes import resized
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -105,7 +105,7 @@ def test_sizes_are_positive(sizes: tuple[int, int, tuple[int, ...]]) -> None:
 
 def test_the_baselines_sizes_are_among_the_students() -> None:
     chosen = {"embedding_dim": 10, "crosses": 5, "mlp": "400-400-400"}
-    assert sized(SIZES, Architecture(tuple(chosen.items()))) == BASELINE
+    assert resized(SIZES, Architecture(tuple(chosen.items())).as_dict()) == BASELINE
     assert all(chosen[name] in domain for name, domain in STUDENT.items())
 
 

@@ -13,7 +13,7 @@ import torch
 from objectives.compression.graph_passes.user_once import UserOnceError
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dlrm import BASELINE, DLRM, STUDENT, Sizes
-from objectives.recommenders.families.sizes import sized
+from objectives.recommenders.families.sizes import resized
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -117,14 +117,14 @@ def test_sizes_are_positive(sizes: tuple[int, tuple[int, ...], tuple[int, ...]])
 
 def test_the_baselines_sizes_are_among_the_students() -> None:
     chosen = {"embedding_dim": 16, "bottom": "512-256-64", "top": "512-256"}
-    assert sized(SIZES, Architecture(tuple(chosen.items()))) == BASELINE
+    assert resized(SIZES, Architecture(tuple(chosen.items())).as_dict()) == BASELINE
     assert all(chosen[name] in domain for name, domain in STUDENT.items())
 
 
 def test_without_numbers_a_student_has_no_bottom_to_choose() -> None:
     assert set(BASELINE.student(FIELDS)) == {"embedding_dim", "bottom", "top"}
     assert set(BASELINE.student(CODES)) == {"embedding_dim", "top"}
-    student = sized(BASELINE, Architecture((("embedding_dim", 4), ("top", "16"))))
+    student = resized(BASELINE, Architecture((("embedding_dim", 4), ("top", "16"))).as_dict())
     assert (student.embedding_dim, student.top) == (4, (16,)) and student.build(CODES).bottom is None
 
 

@@ -10,7 +10,7 @@ import torch
 
 from objectives.recommenders.families import dcn_v2, dlrm, sasrec
 from objectives.recommenders.families.pointwise import FAMILIES
-from objectives.recommenders.families.sizes import no_larger, resized, sized, told
+from objectives.recommenders.families.sizes import no_larger, resized, told
 from spaces.domains import Choice
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import FIELDS, draw
@@ -57,7 +57,7 @@ def test_a_family_makes_what_it_describes(name: str) -> None:
     domains = family.student(FIELDS)
     first = tuple((size, d.values[0]) for size, d in domains.items() if isinstance(d, Choice))
     assert len(first) == len(domains)
-    model = sized(family, Architecture(first)).build(FIELDS).eval()
+    model = resized(family, Architecture(first).as_dict()).build(FIELDS).eval()
     widths: list[int] = []
     model.get_submodule(family.hidden).register_forward_hook(lambda *args: widths.append(args[2].shape[-1]))
     scores = model(**draw(FIELDS, 9))
@@ -96,7 +96,7 @@ def test_every_student_of_sasrec_can_be_built_with_the_baselines_heads_and_other
     }
     assert heads in offered["heads"] and offered["embedding_dim"] == ((40,) if heads == 5 else (8, 16, 32, 40))
     for values in itertools.product(*offered.values()):
-        sized(own, Architecture(tuple(zip(offered, values, strict=True))))
+        resized(own, Architecture(tuple(zip(offered, values, strict=True))).as_dict())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -104,4 +104,4 @@ def test_the_published_sizes_are_a_students_too(name: str) -> None:
     family = FAMILIES[name]
     of = told(family, family.student(FIELDS))
     assert all(value in family.student(FIELDS)[size] for size, value in of.items())
-    assert sized(family, Architecture(tuple(of.items()))) == family
+    assert resized(family, Architecture(tuple(of.items())).as_dict()) == family

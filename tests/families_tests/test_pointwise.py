@@ -65,7 +65,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     def train(fresh: nn.Module, dataset: Any, seed: int, progress: Any) -> Trained:
         trained.append(seed)
-        return Trained(0.5, 0, (0.5,), 0.0)
+        return Trained(0, (0.5,), 0.0)
 
     monkeypatch.setattr(pointwise, "_train", train)
     yield trained

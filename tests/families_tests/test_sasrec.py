@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from objectives.compression.export import Signature
 from objectives.recommenders.families.sasrec import BASELINE, STUDENT, FeedForward, SASRec, Sizes, loss, outputs
 from objectives.recommenders.families.self_attention import SelfAttention
-from objectives.recommenders.families.sizes import sized
+from objectives.recommenders.families.sizes import resized
 from spaces.model_structure import PrunableDim
 from spaces.techniques.architecture import Architecture
 from tests.model_structure_tests.written_structures import sasrec_anatomy as structure
@@ -228,13 +228,13 @@ def test_the_published_sizes() -> None:
 
 def test_a_student_has_the_sizes_asked_for() -> None:
     architecture = Architecture((("embedding_dim", 16), ("blocks", 1), ("heads", 2), ("feed_forward", 32)))
-    assert sized(replace(BASELINE, length=20), architecture) == Sizes(16, 1, 2, 32, 20)
+    assert resized(replace(BASELINE, length=20), architecture.as_dict()) == Sizes(16, 1, 2, 32, 20)
 
 
 def test_every_student_can_be_built_and_the_baseline_is_one() -> None:
     domains = {name: domain.values for name, domain in STUDENT.items()}
     chosen = [tuple(zip(domains, values, strict=True)) for values in itertools.product(*domains.values())]
-    made = [sized(BASELINE, Architecture(sizes)) for sizes in chosen]
+    made = [resized(BASELINE, Architecture(sizes).as_dict()) for sizes in chosen]
     assert BASELINE in made
 
 

@@ -283,12 +283,13 @@ def test_an_epoch_has_batches_enough_to_learn_from(
         **__: Any,
     ) -> Any:
         epochs.append([len(labels) for _, labels in batches()])
-        return Trained(0.5, 0, (0.5,), 0.0)
+        return Trained(0, (0.5,), 0.0)
 
     monkeypatch.setattr(sequential, "_lessons", drawn)
     monkeypatch.setattr(sequential, "train_to_optimum", train)
+    held = sequential._held_out(opened.sequences, "validation", 6, 5, 0)
+    monkeypatch.setattr(sequential, "_held_out", lambda *_: held)
     monkeypatch.setattr(type(opened.sequences), "users", users)
-    monkeypatch.setattr(sequential, "_some_users", lambda *_: np.arange(5))
     sequential._train(opened.model, opened.sequences, 6, 0, lambda line: None)
     assert epochs == [[1] * passes]
     assert asked == [1] * passes, "against one negative, as in the paper"

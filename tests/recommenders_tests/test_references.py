@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from objectives.recommenders import references
-from objectives.recommenders.datasets.click_log import SEPARATOR, in_time_order
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog
 from objectives.recommenders.datasets.features import Dataset, encode
 from objectives.recommenders.datasets.split import Part, Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
@@ -29,7 +29,7 @@ def _scores(model: LinearModel, data: Dataset, part: Part) -> NDArray[np.float32
 
 def test_popularity_is_the_smoothed_mean_label_of_the_item_in_train() -> None:
     item = [7, 7, 7, 9, 9, 7, 9, 7, 5]
-    log = in_time_order("tiny", [1] * 9, item, range(9), [1, 1, 0, 0, 1, 0, 1, 1, 0])
+    log = ClickLog("tiny", [1] * 9, item, range(9), [1, 1, 0, 0, 1, 0, 1, 1, 0])
     split = Split(np.arange(5), np.array([5, 6]), np.array([7, 8]), "over_all", "")
     data = encode(log, split)
     prior = 3 / 5
@@ -48,7 +48,7 @@ def test_logistic_regression_sees_every_code_and_number() -> None:
     label = random.random(rows) < 1 / (1 + np.exp(-logit))
     columns = {"colour": colour, "price": price, "tags": tags}
     kinds = {"price": "numeric", "tags": "multi"}
-    log = in_time_order("mixed", None, None, range(rows), label, columns, dict.fromkeys(columns, "item"), kinds=kinds)  # type: ignore[arg-type]
+    log = ClickLog("mixed", None, None, range(rows), label, columns, dict.fromkeys(columns, "item"), kinds=kinds)  # type: ignore[arg-type]
     data = encode(log, split_in_time(log))
     # The same by pandas and scikit-learn from the raw values; a column for what is unseen, never set, changes nothing.
     hot = np.column_stack([pd.get_dummies(colour), data.inputs["price"], has])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, in_time_order
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog
 from objectives.recommenders.datasets.features import Dataset, encode
-from objectives.recommenders.datasets.split import Split, split_in_time
+from objectives.recommenders.datasets.split import Split, by_user, over_all, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.requests import draw_requests, lognormal_rows, recorded_rows
 
@@ -62,8 +62,8 @@ def test_no_item_was_seen_before_the_moment() -> None:
     minute = np.tile(np.arange(visits), users)
     item = (minute * 7 + user * 5) % 60
     columns = {"minute": minute}
-    log = in_time_order("turns", user, item, minute * 60, (user + minute) % 2, columns, {"minute": "context"})
-    data = encode(log, split_in_time(log, how="by_user"))
+    log = ClickLog("turns", user, item, minute * 60, (user + minute) % 2, columns, {"minute": "context"})
+    data = encode(log, Split(*by_user(log.user, log.timestamp), "by_user", ""))
     # Minutes of the test part are not in train: codes are 0. So take the moment as the earliest test minute.
     first = {int(u): minute[-1] for u in range(users)}
     for row in data.split.test:
@@ -94,7 +94,7 @@ def _mixed_log(rows: int = 600) -> ClickLog:
     sides = {name: name.partition("_")[0] for name in columns}
     kinds = {name: {"c": "categorical", "n": "numeric", "m": "multi"}[name[-1]] for name in columns}
     user = number % 30
-    return in_time_order("mixed", user, item, number, number // 3 % 2, columns, sides, kinds=kinds)  # type: ignore[arg-type]
+    return ClickLog("mixed", user, item, number, number // 3 % 2, columns, sides, kinds=kinds)  # type: ignore[arg-type]
 
 
 def _rows_of(data: Dataset, values: dict[str, NDArray[Any]], sides: set[str]) -> list[tuple[Any, ...]]:
@@ -106,7 +106,7 @@ def _rows_of(data: Dataset, values: dict[str, NDArray[Any]], sides: set[str]) ->
 @pytest.mark.parametrize("absent", [(), ("user",), ("item",), ("user", "item")])
 def test_numbers_and_several_values_follow_their_row(absent: tuple[str, ...]) -> None:
     log = replace(_mixed_log(), **dict.fromkeys(absent))
-    data = encode(log, split_in_time(log, how="over_all"))
+    data = encode(log, Split(*over_all(log), "over_all", ""))
     drawn = draw_requests(data, np.array([3, 1, 20] * 15), seed=2)
     for request, rows in zip(drawn, [3, 1, 20] * 15, strict=True):
         for field in data.fields:
@@ -126,7 +126,7 @@ def test_numbers_and_several_values_follow_their_row(absent: tuple[str, ...]) ->
 def test_without_items_each_test_row_is_as_likely_a_candidate_and_as_likely_a_moment() -> None:
     place = np.arange(600) % 60  # the 60 test rows have one of each place, and so have the train rows
     columns, sides = {"shown": place, "when": place}, {"shown": "item", "when": "context"}
-    log = in_time_order("places", None, None, np.arange(600), np.arange(600) // 3 % 2, columns, sides)  # type: ignore[arg-type]
+    log = ClickLog("places", None, None, np.arange(600), np.arange(600) // 3 % 2, columns, sides)  # type: ignore[arg-type]
     data = encode(log, split_in_time(log))
     drawn = draw_requests(data, np.full(3000, 2), seed=0)
     for codes, expected in ((_joined(drawn, "shown"), 100), (_joined(drawn, "when")[::2], 50)):
@@ -147,8 +147,8 @@ def test_a_request_for_the_whole_catalogue_has_each_unseen_item_once() -> None:
     # the rest of the catalogue so unpopular that only the race finds it.
     user = np.repeat(np.arange(109), 10)
     item = np.minimum(user, 9)
-    log = in_time_order("loyal", user, item, np.tile(np.arange(10), 109), np.arange(1090) // 2 % 2)
-    data = encode(log, split_in_time(log, how="over_all"))
+    log = ClickLog("loyal", user, item, np.tile(np.arange(10), 109), np.arange(1090) // 2 % 2)
+    data = encode(log, Split(*over_all(log), "over_all", ""))
     drawn = draw_requests(data, np.full(50, 9), seed=0)
     own = {int(u): int(i) for u, i in zip(data.inputs["user"], data.inputs["item"], strict=True)}
     for i in range(50):
@@ -159,8 +159,8 @@ def test_rare_items_come_by_their_popularity_where_the_most_popular_was_seen() -
     # All but ten users know item 0 only, which is 99% of train; of the rest, items 1, 2 and 3 are 10%, 20% and 70%.
     of_user = np.array([0] * 990 + [1] + [2] * 2 + [3] * 7)
     user = np.repeat(np.arange(1000), 10)
-    log = in_time_order("rare", user, of_user[user], np.tile(np.arange(10), 1000), np.arange(10_000) // 2 % 2)
-    data = encode(log, split_in_time(log, how="over_all"))
+    log = ClickLog("rare", user, of_user[user], np.tile(np.arange(10), 1000), np.arange(10_000) // 2 % 2)
+    data = encode(log, Split(*over_all(log), "over_all", ""))
     item = _joined(draw_requests(data, np.full(2000, 1), seed=0), "item")
     shown = np.bincount(item, minlength=5)[[4, 3, 2]]  # codes go by frequency: item 3 is code 2
     np.testing.assert_allclose(shown / shown.sum(), [0.1, 0.2, 0.7], atol=0.04)
@@ -183,10 +183,7 @@ def test_items_are_as_popular_as_in_train_and_users_as_frequent_as_in_test() -> 
 
 
 def test_bad_input_is_refused() -> None:
-    for rows in (np.array([], dtype=np.int64), np.array([3, 0])):
-        with pytest.raises(ValueError, match="rows"):
-            draw_requests(DATA, rows, seed=0)
-    unknown = in_time_order("new", [1] * 9, [*range(8), 8], range(9), [0, 1] * 4 + [0])
+    unknown = ClickLog("new", [1] * 9, [*range(8), 8], range(9), [0, 1] * 4 + [0])
     with pytest.raises(ValueError, match="'new'"):
         split = Split(np.arange(4), np.arange(4, 6), np.arange(6, 9), "over_all", "")
         draw_requests(encode(unknown, split, min_count=2), np.array([1]), seed=0)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
+from objectives.recommenders.datasets.click_log import ClickLog
 from objectives.recommenders.datasets.features import Dataset, encode
 from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, commonest, of_values, slices_of
@@ -23,7 +23,7 @@ def _log(seed: int, users: bool = True, items: bool = True, turnover: bool = Fal
         item[500:] += random.integers(0, 30, 100)
     label = random.integers(2, size=rows)
     shade = random.choice(list("rgb"), rows)
-    return in_time_order(
+    return ClickLog(
         "log", user if users else None, item if items else None, np.arange(rows), label, {"shade": shade},
         {"shade": "context"},
     )  # fmt: skip

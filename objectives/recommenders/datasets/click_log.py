@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from objectives.arrays import Array, Arrays
 
@@ -44,7 +44,7 @@ def content_key(plain: object, arrays: Iterable[Array]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ClickLog:
-    """Log of n rows, sorted by (timestamp, user, item); `in_time_order` makes one from rows in any order.
+    """Log of n rows, given in any order and held sorted by (timestamp, user, item); equal rows keep their order.
 
     A column's `side` is the owner of the feature: the user, the item, or the moment (context). Its `kind` is the type
     of its values: one category a row (a missing one is a category like any other), a finite number (a missing one is
@@ -63,27 +63,29 @@ class ClickLog:
     bayes_auc: float | None = None  # the AUC of the true probability; known for synthetic logs only
 
     def __post_init__(self) -> None:
-        rows = len(self.label)
+        rows = len(self.timestamp)
         if rows == 0:
             raise ValueError(f"log {self.name!r} must have at least 1 row, but got 0")
-        for name in ("user", "item", "timestamp", "label"):
-            if (array := getattr(self, name)) is None and name in ("user", "item"):
-                continue
-            wanted = np.float32 if name == "label" else np.int64
-            _check_shape(name, array, rows)
-            if array.dtype != wanted:
-                raise ValueError(f"{name} must be {np.dtype(wanted)}, but got {array.dtype}")
-            object.__setattr__(self, name, frozen(array))
+        given = {what: getattr(self, what) for what in ("timestamp", "user", "item", "label")}
+        arrays: dict[str, Array] = {what: np.asarray(values) for what, values in given.items() if values is not None}
+        for what, array in arrays.items():
+            _check_shape(what, array, rows)
+            if what != "label" and array.dtype.kind not in "iu":
+                raise ValueError(f"{what} must hold integers, but got {array.dtype}")
+            arrays[what] = array.astype(np.float32 if what == "label" else np.int64, copy=False)
         self._settle_columns(rows)
-        positives, negatives = (np.count_nonzero(self.label == value) for value in (1, 0))
+        label = arrays["label"]
+        positives, negatives = (np.count_nonzero(label == value) for value in (1, 0))
         if positives + negatives != rows:
-            raise ValueError(f"labels must be 0 or 1, but got {self.label[(self.label != 0) & (self.label != 1)][0]}")
+            raise ValueError(f"labels must be 0 or 1, but got {label[(label != 0) & (label != 1)][0]}")
         if positives == 0 or negatives == 0:
             raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
         if self.bayes_auc is not None and not 0 <= self.bayes_auc <= 1:
             raise ValueError(f"bayes_auc must be between 0 and 1, but got {self.bayes_auc}")
-        if not _in_order(self.timestamp, *(ids for ids in (self.user, self.item) if ids is not None)):
-            raise ValueError(f"rows of {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted")
+        order = np.lexsort(tuple(arrays[what] for what in ("item", "user", "timestamp") if what in arrays))
+        for what, array in arrays.items():
+            object.__setattr__(self, what, frozen(array[order]))
+        object.__setattr__(self, "columns", {name: frozen(column[order]) for name, column in self.columns.items()})
 
     def _settle_columns(self, rows: int) -> None:
         """Check the columns, and give each a kind."""
@@ -104,60 +106,10 @@ class ClickLog:
                 raise ValueError(f"{kinds[name]} column {name!r} must hold {words}, but got {column.dtype}")
             if kinds[name] == "numeric" and (infinite := column[np.isinf(column)]).size:
                 raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {infinite[0]}")
-        object.__setattr__(self, "columns", {name: frozen(column) for name, column in self.columns.items()})
         object.__setattr__(self, "sides", {name: self.sides[name] for name in self.columns})
         object.__setattr__(self, "kinds", kinds)
-
-
-def in_time_order(
-    name: str,
-    user: ArrayLike | None,
-    item: ArrayLike | None,
-    timestamp: ArrayLike,
-    label: ArrayLike,
-    columns: Arrays | None = None,
-    sides: Mapping[str, Side] | None = None,
-    bayes_auc: float | None = None,
-    kinds: Mapping[str, Kind] | None = None,
-) -> ClickLog:
-    """Make a log of the given rows, each (n,), sorted by (timestamp, user, item); equal rows keep their order."""
-    given = {"timestamp": timestamp, "user": user, "item": item}
-    keys = {what: np.asarray(values) for what, values in given.items() if values is not None}
-    labels = np.asarray(label, dtype=np.float32)
-    rows = len(keys["timestamp"])
-    for what, array in keys.items():
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"{what} must hold integers, but got {array.dtype}")
-        _check_shape(what, array, rows)
-    for what, column in (columns or {}).items():
-        _check_shape(f"column {what!r}", column, rows)
-    _check_shape("label", labels, rows)
-    order = np.lexsort(tuple(reversed(keys.values())))
-    ordered = {what: array[order].astype(np.int64, copy=False) for what, array in keys.items()}
-    return ClickLog(
-        name=name,
-        user=ordered.get("user"),
-        item=ordered.get("item"),
-        timestamp=ordered["timestamp"],
-        label=labels[order],
-        columns={what: column[order] for what, column in (columns or {}).items()},
-        sides=sides or {},
-        kinds=kinds or {},
-        bayes_auc=bayes_auc,
-    )
 
 
 def _check_shape(what: str, array: Array, rows: int) -> None:
     if array.shape != (rows,):
         raise ValueError(f"{what} must have one value for each of the {rows} rows, but got shape {array.shape}")
-
-
-def _in_order(*keys: Integers) -> bool:
-    """Return whether the rows of keys, each (n,), never descend, the first key counting most."""
-    tied = np.ones(len(keys[0]) - 1, dtype=bool)
-    for key in keys:
-        # Compared, not subtracted: a difference of two int64 may overflow.
-        if np.any(tied & (key[1:] < key[:-1])):
-            return False
-        tied &= key[1:] == key[:-1]
-    return True

@@ -41,8 +41,8 @@ def sets(column: pl.Series, separator: str, missing: str = "") -> NDArray[np.obj
         lists = _cast(column, pl.List(pl.String), "lists of single values")
     else:
         lists = _cast(column, pl.String(), "lists or text").str.split(separator)
-    for row in lists.list.eval(pl.element().str.contains(SEPARATOR, literal=True)).list.any().arg_true().head(1):
-        raise ValueError(_wrong(column, f"values without {SEPARATOR!r}", row))
+    separated = lists.list.eval(pl.element().str.contains(SEPARATOR, literal=True)).list.any()
+    refuse(column, separated, f"values without {SEPARATOR!r}")
     filled = lists.list.eval(pl.element().filter(pl.element() != ""))
     return categories(filled.list.join(SEPARATOR), missing)
 
@@ -63,11 +63,11 @@ def labels(column: pl.Series, positive_from: float | None = None) -> NDArray[np.
         ValueError: a value is missing or not a number; or neither 0 nor 1, without positive_from.
     """
     number = numbers(column)
-    wrong = (number != 0) & (number != 1) if positive_from is None else np.isnan(number)
-    for row in np.flatnonzero(wrong)[:1]:
-        what = "0 or 1 in each row" if positive_from is None else "a number in each row"
-        raise ValueError(_wrong(column, what, int(row)))
-    return number == 1 if positive_from is None else number >= positive_from
+    if positive_from is None:
+        refuse(column, pl.Series((number != 0) & (number != 1)), "0 or 1 in each row")
+        return np.asarray(number == 1)
+    refuse(column, pl.Series(np.isnan(number)), "a number in each row")
+    return np.asarray(number >= positive_from)
 
 
 def ids(column: pl.Series) -> NDArray[np.int64]:
@@ -76,7 +76,8 @@ def ids(column: pl.Series) -> NDArray[np.int64]:
     Raises:
         ValueError: a value is null or empty.
     """
-    text = _complete(_cast(column, pl.String(), "ids"), "an id in each row")
+    text = _cast(column, pl.String(), "ids")
+    refuse(text, text.is_null(), "an id in each row")
     whole = text.cast(pl.Int64, strict=False)
     if whole.cast(pl.String).eq_missing(text).all():  # "007" is not 7
         return whole.to_numpy()
@@ -89,26 +90,28 @@ def seconds(column: pl.Series) -> NDArray[np.int64]:
     Raises:
         ValueError: a value is missing, or none of these.
     """
-    given = _complete(column, _MOMENTS)
-    if isinstance(given.dtype, (pl.Date, pl.Datetime)):
-        return given.dt.epoch("s").to_numpy()
-    if not (given.dtype.is_numeric() or given.dtype == pl.String):
+    refuse(column, column.is_null(), _MOMENTS)
+    if isinstance(column.dtype, (pl.Date, pl.Datetime)):
+        return column.dt.epoch("s").to_numpy()
+    if not (column.dtype.is_numeric() or column.dtype == pl.String):
         raise ValueError(f"column {column.name!r} must hold {_MOMENTS}, but got {column.dtype}")
-    if not (given.dtype.is_integer() or given.dtype == pl.String):
-        given = given.cast(pl.Float64).floor()
+    exact = column.dtype.is_integer() or column.dtype == pl.String
+    given = column if exact else column.cast(pl.Float64).floor()
     # An integer first: as a float, a large one would lose its last digits.
     whole, real = (given.cast(dtype, strict=False) for dtype in (pl.Int64(), pl.Float64()))
     found = pl.select(pl.coalesce(whole, real.floor().cast(pl.Int64, strict=False))).to_series()
     others = found.is_null().arg_true()
-    since_1970 = [_since_1970(given, row, text) for row, text in zip(others, given.gather(others), strict=True)]
-    return found.scatter(others, since_1970).to_numpy()
+    moments = pl.Series(map(_since_1970, given.gather(others)), dtype=pl.Int64)
+    found = found.scatter(others, moments)
+    refuse(given, found.is_null(), _MOMENTS)
+    return found.to_numpy()
 
 
-def _since_1970(column: pl.Series, row: int, text: object) -> int:
+def _since_1970(text: object) -> int | None:
     try:
         moment = datetime.fromisoformat(str(text))
-    except ValueError as error:
-        raise ValueError(_wrong(column, _MOMENTS, row)) from error
+    except ValueError:
+        return None
     return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
@@ -119,17 +122,12 @@ def _cast(column: pl.Series, dtype: pl.DataType, what: str) -> pl.Series:
         cast = given.cast(dtype, strict=False)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"column {column.name!r} must hold {what}, but got {column.dtype}") from error
-    for row in (cast.is_null() & given.is_not_null()).arg_true().head(1):
-        raise ValueError(_wrong(column, what, row))
+    refuse(column, cast.is_null() & given.is_not_null(), what)
     return cast
 
 
-def _complete(column: pl.Series, what: str) -> pl.Series:
-    for row in column.is_null().arg_true().head(1):
-        raise ValueError(_wrong(column, what, row))
-    return column
-
-
-def _wrong(column: pl.Series, what: str, row: int) -> str:
-    found = "nothing" if column[row] is None else repr(column[row])
-    return f"column {column.name!r} must hold {what}, but got {found} in row {row + 1}"
+def refuse(column: pl.Series, wrong: pl.Series, what: str) -> None:
+    """Raise ValueError with the first wrong row's value, if any."""
+    for row in wrong.arg_true().head(1):
+        found = "nothing" if column[row] is None else repr(column[row])
+        raise ValueError(f"column {column.name!r} must hold {what}, but got {found} in row {row + 1}")

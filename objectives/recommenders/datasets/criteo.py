@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from objectives.arrays import Array
-from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
-from objectives.recommenders.datasets.columns import labels, numbers
+from objectives.recommenders.datasets.click_log import ClickLog
+from objectives.recommenders.datasets.columns import labels, numbers, refuse
 
 NUMERIC = tuple(f"I{number}" for number in range(1, 14))
 CATEGORICAL = tuple(f"C{number}" for number in range(1, 27))
@@ -31,12 +31,12 @@ def read_criteo(path: Path) -> ClickLog:
         table = pl.read_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None)
         columns: dict[str, Array] = {name: numbers(table[name]) for name in NUMERIC}
         columns |= {name: _hashes(table[name]) for name in CATEGORICAL}
-        return in_time_order(
+        return ClickLog(
             path.name.partition(".")[0],
             user=None,
             item=None,
             timestamp=np.arange(len(table)),
-            label=labels(table["label"]),
+            label=labels(table["label"]).astype(np.float32),
             columns=columns,
             sides=dict.fromkeys(columns, "item"),
             kinds=dict.fromkeys(NUMERIC, "numeric"),
@@ -49,6 +49,5 @@ def read_criteo(path: Path) -> ClickLog:
 def _hashes(column: pl.Series) -> NDArray[np.int64]:
     """Convert hexadecimal text to numbers, (n,)."""
     number = column.str.to_integer(base=16, strict=False)
-    for row in (number.is_null() & column.is_not_null()).arg_true().head(1):
-        raise ValueError(f"column {column.name!r} must hold hexadecimal, but got {column[row]!r} in row {row + 1}")
+    refuse(column, number.is_null() & column.is_not_null(), "hexadecimal")
     return number.fill_null(ABSENT).to_numpy()

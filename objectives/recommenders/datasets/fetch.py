@@ -22,21 +22,13 @@ class FetchError(ExplainedError):
 
 
 @dataclass(frozen=True)
-class Member:
-    """File of a data set, and its path in the archive."""
-
-    file: str
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class KnownData:
     """Data set contained in a published Python wheel."""
 
     requirement: str  # as pip takes it, pinned
     archive_sha256: str
-    members: tuple[Member, ...]
+    inside: str  # folder of the files in the archive
+    files: Mapping[str, str]  # name -> SHA-256
     notice: str  # source and terms; becomes the folder's README.md
 
 
@@ -44,14 +36,12 @@ KNOWN: Mapping[str, KnownData] = {
     "ml-100k": KnownData(
         requirement="recbole==1.2.1",
         archive_sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-        members=tuple(
-            Member(f"ml-100k.{kind}", f"recbole/dataset_example/ml-100k/ml-100k.{kind}", sha256)
-            for kind, sha256 in (
-                ("inter", "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"),
-                ("item", "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"),
-                ("user", "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972"),
-            )
-        ),
+        inside="recbole/dataset_example/ml-100k",
+        files={
+            "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+            "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+            "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+        },
         notice=(
             "# MovieLens 100K\n\n"
             "100,000 ratings of 1,682 films by 943 people, collected by the GroupLens Research Project at the\n"
@@ -105,39 +95,37 @@ def fetch(
         with _alone_in(folder):
             for leftover in folder.glob(f"{name}.partial-*"):  # of a fetch that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
-            files = {place / member.file: member.sha256 for member in data.members}
-            if not all(file.is_file() and _sha256(file.read_bytes()) == sha256 for file, sha256 in files.items()):
+            found = {file: _sha256((place / file).read_bytes()) for file in data.files if (place / file).is_file()}
+            if found != data.files:
                 _replace(place, data, download)
     except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-        names = ", ".join(member.file for member in data.members)
         raise FetchError(
             f"{name} could not be fetched ({' '.join(str(error).split())}): "
-            f"check the network or the pip index, or put {names} by hand into {place}"
+            f"check the network or the pip index, or put {', '.join(data.files)} by hand into {place}"
         ) from error
     return place
 
 
 def _replace(place: Path, data: KnownData, download: Callable[[str, Path], Path]) -> None:
     # On the same file system, so that the last step is a rename.
-    partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
-    try:
-        ready = partial / "ready"
+    with tempfile.TemporaryDirectory(
+        prefix=f"{place.name}.partial-", dir=place.parent, ignore_cleanup_errors=True
+    ) as partial:
+        ready = Path(partial, "ready")
         ready.mkdir()
-        archive = download(data.requirement, partial)
+        archive = download(data.requirement, Path(partial))
         _check(archive.name, archive.read_bytes(), data.archive_sha256)
         with zipfile.ZipFile(archive) as opened:
-            for member in data.members:
-                if member.path not in opened.namelist():
-                    raise OSError(f"{archive.name} must hold {member.path}, but got none")
-                content = opened.read(member.path)
-                _check(member.file, content, member.sha256)
-                (ready / member.file).write_bytes(content)
+            for file, sha256 in data.files.items():
+                if (path := f"{data.inside}/{file}") not in opened.namelist():
+                    raise OSError(f"{archive.name} must hold {path}, but got none")
+                content = opened.read(path)
+                _check(file, content, sha256)
+                (ready / file).write_bytes(content)
         (ready / "README.md").write_text(data.notice, encoding="utf-8")
         if place.exists():
-            place.rename(partial / "old")  # a folder cannot be renamed onto one that is not empty
+            place.rename(Path(partial, "old"))  # a folder cannot be renamed onto one that is not empty
         ready.rename(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sha256(content: bytes) -> str:

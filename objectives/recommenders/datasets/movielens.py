@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from objectives.arrays import Array
-from objectives.recommenders.datasets.click_log import ClickLog, Kind, Side, in_time_order
+from objectives.recommenders.datasets.click_log import ClickLog, Kind, Side
 from objectives.recommenders.datasets.columns import categories, sets
 
 POSITIVE_FROM = 4.0  # stars; a rating of at least this many is a click
@@ -80,9 +81,9 @@ def _log(name: str, tables: _Tables) -> ClickLog:
             sides[column], kinds[column] = side, "multi" if several else "categorical"
     timestamp = ratings["timestamp"].to_numpy()
     columns["hour"], sides["hour"] = timestamp // 3600 % 24, "context"
-    label = ratings["rating"].to_numpy() >= POSITIVE_FROM
+    label = (ratings["rating"].to_numpy() >= POSITIVE_FROM).astype(np.float32)
     user, item = ratings["user"].to_numpy(), ratings["item"].to_numpy()
-    return in_time_order(name, user, item, timestamp, label, columns, sides, kinds=kinds)
+    return ClickLog(name, user, item, timestamp, label, columns, sides, kinds)
 
 
 def _user_features(users: pl.DataFrame) -> pl.DataFrame:

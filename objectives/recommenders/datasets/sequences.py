@@ -166,16 +166,15 @@ class Negatives:
 
 
 def draw_requests(sequences: Sequences, rows: Integers, length: int, seed: int) -> list[dict[str, Integers]]:
-    """Draw one request for each of rows, (count,): `history`, (1, length), of a user before test, and `item`, (rows,).
+    """Draw one request for each of rows, (count,), at least 1 each: `history`, (1, length), of a user before test, and
+    `item`, (rows,).
 
     Items are drawn by their count in train among those the user had not taken before test, at any time: without
     replacement while there are enough of them, else with. Users are drawn uniformly.
 
     Raises:
-        ValueError: rows are not sizes of at least 1, or every user has taken all items.
+        ValueError: every user has taken all items.
     """
-    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1:
-        raise ValueError(f"rows must be the sizes, at least 1, of at least 1 request, but got {rows}")
     random = np.random.default_rng(seed)
     items = ByWeight(sequences.item_counts().astype(np.float64))
     known = items.possible

@@ -43,48 +43,36 @@ class Split:
             raise ValueError(f"how must be one of {get_args(How)}, but got {self.how!r}")
 
 
-def split_in_time(log: ClickLog, how: How | None = None) -> Split:
+def split_in_time(log: ClickLog) -> Split:
     """Split the log's rows in shares of about 0.8, 0.1, 0.1; rows of one moment (by user: of theirs) stay together.
 
-    Args:
-        how: None for over_all, except where more than half of the resulting test rows belong to users without a train
-            row, and a split by user yields at least half of the requested test rows; a log without users is split
-            over_all
+    One moment for all users separates the parts, except where more than half of the resulting test rows belong to users
+    without a train row, and a split by user yields at least half of the requested test rows.
 
     Raises:
-        ValueError: `how` is invalid, or a part would be empty.
+        ValueError: there are fewer than 3 moments.
     """
-    if how is not None and how not in get_args(How):
-        raise ValueError(f"how must be one of {get_args(How)} or None, but got {how!r}")
-    user = log.user
-    if how == "by_user":
-        if user is None:
-            raise ValueError(f"a split by user must have users, but got none in log {log.name!r}")
-        return _split(_by_user(user, log.timestamp), how, "by user, as asked")
-    over_all = _over_all(log)
-    if how == "over_all":
-        return _split(over_all, how, "over all users, as asked")
+    user, parts = log.user, over_all(log)
     if user is None:
-        return _split(over_all, "over_all", "over all rows: the log names no users, and one moment separates the parts")
-    unseen = 1 - float(np.isin(user[over_all[2]], user[over_all[0]]).mean())
+        return _split(parts, "over_all", "over all rows: the log names no users, and one moment separates the parts")
+    unseen = 1 - float(np.isin(user[parts[2]], user[parts[0]]).mean())
     share = f"{unseen:.0%} of the test rows belong to users without a train row"
     if unseen <= 0.5:
-        return _split(over_all, "over_all", f"over all users: one moment separates the parts, and {share}")
-    by_user = _by_user(user, log.timestamp)
-    if len(by_user[2]) < _TEST * len(user) / 2 or len(by_user[1]) == 0:
-        few = f"{len(by_user[1])} validation and {len(by_user[2])} test rows"
-        return _split(over_all, "over_all", f"over all users, though {share}: by user there were only {few}")
-    return _split(by_user, "by_user", f"by user, each in their own time: at one moment for all, {share}")
+        return _split(parts, "over_all", f"over all users: one moment separates the parts, and {share}")
+    theirs = by_user(user, log.timestamp)
+    if len(theirs[2]) < _TEST * len(user) / 2 or len(theirs[1]) == 0:
+        few = f"{len(theirs[1])} validation and {len(theirs[2])} test rows"
+        return _split(parts, "over_all", f"over all users, though {share}: by user there were only {few}")
+    return _split(theirs, "by_user", f"by user, each in their own time: at one moment for all, {share}")
 
 
 def _split(parts: Parts, how: How, why: str) -> Split:
     sizes = ", ".join(f"{len(rows):,} {part}" for rows, part in zip(parts, get_args(Part), strict=True))
-    if min(map(len, parts)) == 0:
-        raise ValueError(f"a split {how} must have rows in each part, but got {sizes} rows")
     return Split(*parts, how=how, reason=f"Split {why} ({sizes} rows).")
 
 
-def _over_all(log: ClickLog) -> Parts:
+def over_all(log: ClickLog) -> Parts:
+    """Split at the same moments for all users."""
     rows = len(log.timestamp)
     starts = np.flatnonzero(np.diff(log.timestamp)) + 1  # first row of each moment but the first
     if len(starts) < 2:
@@ -97,7 +85,8 @@ def _over_all(log: ClickLog) -> Parts:
     return every[: starts[first]], every[starts[first] : second], every[second:]
 
 
-def _by_user(user: Integers, timestamp: Integers) -> Parts:
+def by_user(user: Integers, timestamp: Integers) -> Parts:
+    """Split the rows of each user, (n,), at moments of their own; validation and test may stay empty."""
     order = np.argsort(user, kind="stable")  # within a user, time order is kept
     user, timestamp = user[order], timestamp[order]
     every = np.arange(len(order))

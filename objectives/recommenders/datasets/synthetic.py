@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import ClickLog, Integers, Side, frozen, in_time_order
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, Side, frozen
 
 _LATENT = 4  # dimensions of taste
 _CHUNK = 1 << 18  # rows whose logits are computed at a time
@@ -59,14 +60,16 @@ def synthetic_log(
     Raises:
         ValueError: an argument lies outside its range.
     """
-    _check_sizes(rows, users, items, fields)
-    for what, share in (("user_turnover", user_turnover), ("order", order)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{what} must be between 0 and 1, but got {share}")
+    for what, value, least, most in (
+        ("users", users, 1, math.inf), ("rows", rows, max(2, users), math.inf), ("items", items, 1, math.inf),
+        ("fields", fields, 2, math.inf), ("zipf", zipf, 0, math.inf), ("signal", signal, 0, math.inf),
+        ("user_turnover", user_turnover, 0, 1), ("order", order, 0, 1),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            rule = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+            raise ValueError(f"{what} must be {rule}, but got {value}")
     if not 0 < positive_rate < 1:
         raise ValueError(f"positive_rate must be between 0 and 1, but got {positive_rate}")
-    if zipf < 0 or signal < 0:
-        raise ValueError(f"zipf and signal must be at least 0, but got {zipf} and {signal}")
     random = np.random.default_rng(seed)
     user, timestamp = _visits(rows, users, user_turnover, random)
     if order > 0:
@@ -92,8 +95,9 @@ def synthetic_log(
             columns[name] = random.integers(buckets, size=rows)
             logit += random.normal(0, 0.3, buckets)[columns[name]]
     probability = _sigmoid(signal * logit + _offset(signal * logit, positive_rate))
-    label = random.random(rows) < probability
-    return in_time_order("synthetic", user, item, timestamp, label, columns, sides, expected_auc(probability))
+    label = (random.random(rows) < probability).astype(np.float32)
+    auc = expected_auc(probability)
+    return ClickLog("synthetic", user, item, timestamp, label, columns, sides, bayes_auc=auc)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +184,6 @@ def expected_auc(probability: NDArray[np.float64]) -> float:
     if pairs <= 0:
         raise ValueError(f"probabilities must allow a positive and a negative row, but got {probability[:3]}...")
     return (float((tied_p * (below_q + tied_q / 2)).sum()) - itself / 2) / pairs
-
-
-def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
-    for what, value, least in (("rows", rows, 2), ("users", users, 1), ("items", items, 1), ("fields", fields, 2)):
-        if value < least:
-            raise ValueError(f"{what} must be at least {least}, but got {value}")
-    if rows < users:
-        raise ValueError(f"rows must be at least the number of users, {users}, but got {rows}")
 
 
 def _visits(rows: int, users: int, turnover: float, random: np.random.Generator) -> tuple[Integers, Integers]:

@@ -23,8 +23,7 @@ from objectives.recommenders.datasets.features import Dataset, encode
 from objectives.recommenders.datasets.sources import least_count, read_log
 from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.families import dcn_v2, dlrm
-from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, sized, told
-from objectives.recommenders.lookup_counts import counted
+from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, told
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
@@ -34,7 +33,6 @@ from objectives.records import InputSpec
 from objectives.task import Task
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
-from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 
 # The published sizes of each family.
@@ -51,11 +49,10 @@ TABLE_DECAY = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class PointwiseRecommender(BuiltIn):
-    """Recommender of one of the field-based families; implements `Recommender`."""
+class PointwiseRecommender(BuiltIn[nn.Module]):
+    """Recommender of one of the field-based families."""
 
     dataset: Dataset
-    model: nn.Module
     by: Arrays = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
     once: ClassVar[frozenset[str]] = frozenset()
     method: ClassVar[Method] = "forward"
@@ -76,10 +73,6 @@ class PointwiseRecommender(BuiltIn):
             for f in self.dataset.fields
         )
 
-    def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
-        logits: Tensor = model(**inputs)
-        return logits
-
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         assert isinstance(outputs, Tensor) and isinstance(labels, Tensor)
         return F.binary_cross_entropy_with_logits(outputs, labels)
@@ -95,19 +88,10 @@ class PointwiseRecommender(BuiltIn):
             most_batches=self.task.most_batches,
         )
 
-    def teacher_outputs(self, inputs: Inputs) -> Tensor:
-        return self.outputs(self.model, inputs)
-
-    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
-        return outputs
-
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         rows = len(self.dataset.split.train)
         drawn = np.random.default_rng([self.task.seed, 6]).choice(rows, size=min(count, rows), replace=False)
         return {name: values[drawn] for name, values in self.train_rows().blocks[0].inputs.items()}
-
-    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        return counted(model, tables, (block.inputs for block in self.train_rows().blocks), self.outputs)
 
     def held_out(self, part: HeldPart) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)
@@ -123,7 +107,7 @@ class PointwiseRecommender(BuiltIn):
         return _optimizer(model)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return sized(self._family, architecture).build(self.dataset.fields)
+        return resized(self._family, architecture.as_dict()).build(self.dataset.fields)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -141,9 +125,6 @@ class PointwiseRecommender(BuiltIn):
     def sizes(self) -> Mapping[str, Scalar]:
         return told(resized(self._family, self.task.sizes), self._family.student(self.dataset.fields))
 
-    def history(self) -> None:
-        return None
-
     def facts(self) -> Facts:
         dataset = self.dataset
         inputs, labels = _tensors(dataset, "test")
@@ -155,7 +136,7 @@ class PointwiseRecommender(BuiltIn):
             split=dataset.split.reason,
             rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
             users=len(np.unique(dataset.group)),
-            training=self.training,
+            training=self.baseline.training,
             reference_metric="auc",
             references=aucs | ({} if dataset.bayes_auc is None else {"bayes_optimal": dataset.bayes_auc}),
         )
@@ -173,14 +154,14 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
     dataset = encode(log, split_in_time(log), least_count(task.source))
     progress(f"data: {len(dataset.label):,} rows; {dataset.split.reason}")
     sizes, by = resized(FAMILIES[task.recommender], task.sizes), _named(log, task.slice_by)
-    model, facts, key = open_baseline(
+    baseline = open_baseline(
         task,
         dataset.key(),
         [sizes, _batch(dataset), LEARNING_RATE, TABLE_DECAY, STAGE],
         lambda: sizes.build(dataset.fields),
         lambda fresh: _train(fresh, dataset, task.seed, progress),
     )
-    return PointwiseRecommender(task, facts, key, dataset, model, by)
+    return PointwiseRecommender(task, baseline, dataset, by)
 
 
 def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:
@@ -226,9 +207,7 @@ def _tensors(dataset: Dataset, part: Part) -> Labelled:
 def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Labelled]:
     """Iterate over shuffled batches of train, without a last one of one row, which batch normalisation refuses."""
     inputs, labels = _tensors(dataset, "train")
-    order = torch.randperm(len(labels), generator=generator)
-    for start in range(0, len(order), batch):
-        pick = order[start : start + batch]
+    for pick in torch.split(torch.randperm(len(labels), generator=generator), batch):
         if len(pick) > 1:
             yield {name: values[pick] for name, values in inputs.items()}, labels[pick]
 

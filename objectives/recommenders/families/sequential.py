@@ -21,7 +21,7 @@ from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequences import Codes, Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
-from objectives.recommenders.families.sizes import resized, sized, told
+from objectives.recommenders.families.sizes import resized, told
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
@@ -57,11 +57,10 @@ _SHARED_HISTORY = 32  # serving rows that share a history
 
 
 @dataclass(frozen=True, eq=False)
-class SequentialRecommender(BuiltIn):
-    """Recommender that ranks by a history; implements `Recommender`. It needs no labels: candidate 0 came next."""
+class SequentialRecommender(BuiltIn[sasrec.SASRec]):
+    """Recommender that ranks by a history. It needs no labels: candidate 0 came next."""
 
     sequences: Sequences
-    model: sasrec.SASRec
     once: ClassVar[frozenset[str]] = frozenset(("history",))
     hidden: ClassVar[str] = "norm"
     method: ClassVar[Method] = "positions"
@@ -73,14 +72,10 @@ class SequentialRecommender(BuiltIn):
         return resized(sasrec.BASELINE, self.task.sizes)
 
     @property
-    def length(self) -> int:
-        return self._sizes.length
-
-    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         codes = self.sequences.items + 1
         return (
-            InputSpec("history", "int64", (self.length,), codes, "user"),
+            InputSpec("history", "int64", (self._sizes.length,), codes, "user"),
             InputSpec("item", "int64", (), codes, "item"),
         )
 
@@ -97,7 +92,7 @@ class SequentialRecommender(BuiltIn):
 
     @cached_property
     def _train_rows(self) -> TrainingRows:
-        history, target = self.sequences.training(self.length)
+        history, target = self.sequences.training(self._sizes.length)
         negatives = Negatives(self.sequences)
 
         def draw(users: Tensor, generator: torch.Generator) -> Inputs:
@@ -117,7 +112,7 @@ class SequentialRecommender(BuiltIn):
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Return some histories, with several items each."""
         random = np.random.default_rng(self.task.seed)
-        history, _ = self.sequences.training(self.length)
+        history, _ = self.sequences.training(self._sizes.length)
         users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
         return {
             "history": torch.from_numpy(np.repeat(history[users], _SHARED_HISTORY, axis=0)[:count]),
@@ -132,16 +127,16 @@ class SequentialRecommender(BuiltIn):
     def held_out(self, part: HeldPart) -> HeldOut:
         longest = int(np.diff(self.sequences.offsets).max())
         most = max(FEWEST_USERS, min(MOST_USERS, MOST_SCORES // self.sequences.items, _MOST_SEEN // longest))
-        return _held_out(self.sequences, part, self.length, most, self.task.seed)
+        return _held_out(self.sequences, part, self._sizes.length, most, self.task.seed)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
-        return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
+        return iter(draw_requests(self.sequences, request_rows(self.task, seed), self._sizes.length, seed))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return sasrec.SASRec(self.sequences.items, sized(self._sizes, architecture))
+        return sasrec.SASRec(self.sequences.items, resized(self._sizes, architecture.as_dict()))
 
     def reference(self, name: str) -> nn.Module:
         return ItemTable(self.sequences.item_counts()).eval()
@@ -153,7 +148,7 @@ class SequentialRecommender(BuiltIn):
         return told(self._sizes, sasrec.STUDENT)
 
     def history(self) -> int:
-        return self.length
+        return self._sizes.length
 
     def facts(self) -> Facts:
         sequences, test = self.sequences, self.held_out("test")
@@ -164,7 +159,7 @@ class SequentialRecommender(BuiltIn):
             split="The last event of each user is for test, the one before it for validation, the rest for train.",
             rows={"train": events} | held,
             users=sequences.users,
-            training=self.training,
+            training=self.baseline.training,
             reference_metric="ndcg@10",
             references={
                 "baseline": _ndcg(_all_scores(self.model, test), test),
@@ -187,14 +182,14 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     sequences = sequences_of(read_log(task), implicit=all_taken(task))
     progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
     sizes = resized(sasrec.BASELINE, task.sizes)
-    model, facts, key = open_baseline(
+    baseline = open_baseline(
         task,
         sequences.key(),
         [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE],
         lambda: sasrec.SASRec(sequences.items, sizes),
         lambda fresh: _train(fresh, sequences, sizes.length, task.seed, progress),
     )
-    return SequentialRecommender(task, facts, key, sequences, model)
+    return SequentialRecommender(task, baseline, sequences)
 
 
 def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
@@ -216,9 +211,8 @@ def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch
     history, target = sequences.training(length)
     drawing = Negatives(sequences)
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    order = torch.randperm(sequences.users, generator=generator).numpy()
-    for start in range(0, len(order), BATCH):
-        users = order[start : start + BATCH]
+    for batch in torch.split(torch.randperm(sequences.users, generator=generator), BATCH):
+        users = batch.numpy()
         candidates = _candidates(target, drawing, users, negatives, random)
         yield {"history": torch.from_numpy(history[users]), "candidates": candidates}, torch.zeros(len(users))
 
@@ -229,16 +223,11 @@ def _candidates(target: Codes, drawing: Negatives, users: Codes, negatives: int,
     return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
 
 
-def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
-    """Draw users, sorted; all of them where there are no more than `most`."""
-    if sequences.users <= most:
-        return np.arange(sequences.users)
-    return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
-
-
 def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed: int) -> HeldOut:
-    """Return the next items of all users, or of so many."""
-    users = _some_users(sequences, most, seed)
+    """Return the next items of all users, or of `most` that are drawn."""
+    users = np.arange(sequences.users)
+    if len(users) > most:
+        users = np.sort(np.random.default_rng([seed, 5]).choice(users, size=most, replace=False))
     history, target = (values[users] for values in sequences.histories(part, length))
     return HeldOut(
         inputs=({"history": history},),

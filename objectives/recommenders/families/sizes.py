@@ -11,7 +11,6 @@ from torch import nn
 
 from objectives.recommenders.datasets.features import Field
 from spaces.domains import Choice, Scalar
-from spaces.techniques.architecture import Architecture
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,7 +37,7 @@ class FieldSizes(ABC):
 
 
 def resized(published: S, given: Mapping[str, Scalar]) -> S:
-    """Replace some of a family's sizes: a number, or several widths such as `64-32`.
+    """Replace some sizes of a family or a baseline: a number, or several widths such as `64-32`.
 
     Raises:
         ValueError: an unknown size, or an invalid value.
@@ -54,15 +53,6 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
             may_be = "widths such as 64-32" if isinstance(known[name], tuple) else "a whole number"
             raise ValueError(f"sizes.{name}: must be {may_be}, but got {value!r}") from error
     return replace(published, **values)
-
-
-def sized(own: S, architecture: Architecture) -> S:
-    """Return a student's sizes: those of the architecture, and the baseline's own where it has none."""
-    values: dict[str, int | tuple[int, ...]] = {
-        name: widths(value) if isinstance(getattr(own, name), tuple) else int(value)
-        for name, value in architecture.as_dict().items()
-    }
-    return replace(own, **values)
 
 
 def told(sizes: DataclassInstance, names: Iterable[str]) -> dict[str, Scalar]:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
-from objectives.recommenders.lookup_counts import counted
-from objectives.recommenders.protocol import Facts, Method
+from objectives.recommenders.protocol import Facts, Method, Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.user_model.optimizer import optimizer_of
@@ -30,9 +29,8 @@ from objectives.recommenders.user_model.rows import Train, read_held_out, read_t
 from objectives.recommenders.user_model.user_requests import Sent
 from objectives.records import InputSpec
 from objectives.task import Task
-from objectives.training_rows import Inputs, Labels, TrainingRows
+from objectives.training_rows import Labels, TrainingRows
 from spaces.domains import Scalar
-from spaces.model_structure import Table
 from spaces.serialization import digest
 from spaces.techniques.architecture import Architecture
 
@@ -43,8 +41,8 @@ _SAMPLE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class UserRecommender:
-    """Recommender of the user's own factory; implements `Recommender`."""
+class UserRecommender(Recommender):
+    """Recommender of the user's own factory."""
 
     given: Given
     task: Task
@@ -103,7 +101,7 @@ class UserRecommender:
             auc = float(roc_auc_score(test.labels, main_scores(self, self.model, test.inputs)))
         return Facts(
             split="The parts are those that the factory gives.",
-            rows={"train": self._train.rows, **{part: len(held.labels) for part, (held, _) in self._held.items()}},
+            rows={"train": self.train_rows().rows} | {part: len(of.labels) for part, (of, _) in self._held.items()},
             users=len(owners),
             training={},
             reference_metric="auc",  # which alone applies to any model
@@ -156,9 +154,6 @@ class UserRecommender:
         names = self._outputs.names or (None,)
         return tuple(kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True))
 
-    def outputs(self, model: nn.Module, inputs: Inputs) -> object:
-        return model(**inputs)
-
     def scores(self, outputs: object) -> Tensor:
         return self._outputs.scores(outputs)
 
@@ -174,21 +169,9 @@ class UserRecommender:
         batch_size, most_batches = self.task.batch_size or BATCH, self.task.most_batches
         return TrainingRows(self._train.blocks, batch_size, most_batches=most_batches)
 
-    def teacher_outputs(self, inputs: Inputs) -> Tensor:
-        return self.scores(self.outputs(self.model, inputs))
-
-    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
-        return outputs
-
-    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        return counted(model, tables, (block.inputs for block in self._train.blocks), self.outputs)
-
     @property
     def hidden(self) -> str | None:
         return getattr(self.given, "hidden", None)
-
-    def history(self) -> None:
-        return None
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Make the user's own optimizer, else AdamW, as `optimizer_of` does for tables with sparse gradients."""
@@ -204,19 +187,12 @@ class UserRecommender:
     def built(self) -> bool:
         return getattr(self.given, "build", None) is not None
 
-    def reference(self, name: str) -> nn.Module:
-        raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
-
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         shapes: Mapping[str, Sequence[Scalar]] = (getattr(self.given, "shapes", None) or {}) if self.built else {}
         for name, values in shapes.items():
             if not isinstance(values, (list, tuple)) or not values:
                 raise FactoryError(f"{self.given.name}: shapes must list the sizes of {name!r}, but got {values!r}")
         return {name: tuple(values) for name, values in shapes.items()}
-
-    def sizes(self) -> Mapping[str, Scalar]:
-        """Return no sizes, since a factory names none."""
-        return {}
 
     def build(self, architecture: Architecture) -> nn.Module:
         make = getattr(self.given, "build", None)

@@ -40,10 +40,6 @@ class Train:
     codes: Mapping[str, Counter[object]]
     content: str
 
-    @property
-    def rows(self) -> int:
-        return sum(block.rows for block in self.blocks)
-
 
 def read_train(given: Given) -> Train:
     """Read the rows of train.
