@@ -17,7 +17,7 @@ from spaces.model_structure import Kind
 TABLES = "tables"
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.RMSNorm)
 _SOFTMAX = ("_softmax", "_safe_softmax")
-_PRODUCTS = ("bmm", "mm", "addmm", "baddbmm")
+_PRODUCTS = ("bmm", "mm", "addmm")
 
 
 def weight_of(module: nn.Module) -> str:
@@ -93,7 +93,7 @@ def _weights(layer: Node, names: Mapping[Node, str]) -> set[str]:
     found = set()
     for side in layer.all_input_nodes:
         source = side
-        while operator_name(source) in ("permute", "t", "transpose", "view") and source.all_input_nodes:
+        while operator_name(source) in ("permute", "view") and source.all_input_nodes:
             source = source.all_input_nodes[0]
         if source in names and len(source.meta["val"].shape) == 2:
             found.add(names[source])
