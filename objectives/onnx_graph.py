@@ -23,6 +23,12 @@ LARGEST = 500_000_000
 SMALLEST = 1024
 # Files are mapped at page boundaries.
 _PAGE = 4096
+# Domain of ONNX Runtime's own operators, and those of them that are written.
+_ENGINE = "com.microsoft"
+_OF_ENGINE = frozenset(("DynamicQuantizeLSTM", "GatherBlockQuantized", "MatMulNBits"))
+
+Inputs = Sequence[ir.Value | None]
+Attributes = Mapping[str, Any] | None
 
 
 def load_graph(path: Path) -> ir.Model:
@@ -195,41 +201,28 @@ def initializer(graph: ir.Graph, name: str, values: NDArray[Any] | np.generic) -
 
 
 def add_before(
-    node: ir.Node,
-    kind: str,
-    inputs: Sequence[ir.Value | None],
-    output: str,
-    name: str | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    domain: str = "",
+    node: ir.Node, kind: str, inputs: Inputs, output: str, name: str | None = None, attributes: Attributes = None
 ) -> ir.Value:
     """Add a node before another, and return its output."""
-    made = ir.node(kind, inputs, attributes, domain=domain, outputs=[ir.val(output)], name=name or f"node_{output}")
+    outputs, domain = [ir.val(output)], _imported(node, kind)
+    made = ir.node(kind, inputs, attributes, domain=domain, outputs=outputs, name=name or f"node_{output}")
     node.prepend(made)
-    _import(node, domain)
     return made.outputs[0]
 
 
-def turn_into(
-    node: ir.Node,
-    kind: str,
-    inputs: Sequence[ir.Value | None],
-    name: str | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    domain: str = "",
-) -> None:
+def turn_into(node: ir.Node, kind: str, inputs: Inputs, name: str | None = None, attributes: Attributes = None) -> None:
     """Make a node another one that gives the same outputs."""
-    node.op_type, node.domain, node.name = kind, domain, name or node.name
+    node.op_type, node.domain, node.name = kind, _imported(node, kind), name or node.name
     node.resize_inputs(len(inputs))
     for place, value in enumerate(inputs):
         node.replace_input_with(place, value)
     node.attributes.clear()
     for attribute in ir.convenience.convert_attributes(attributes or {}):
         node.attributes.add(attribute)
-    _import(node, domain)
 
 
-def _import(node: ir.Node, domain: str) -> None:
-    """Import an operator domain of ONNX Runtime's own."""
-    if domain and node.graph is not None:
-        node.graph.opset_imports.setdefault(domain, 1)
+def _imported(node: ir.Node, kind: str) -> str:
+    """Return an operator's domain, which the node's graph imports."""
+    if kind in _OF_ENGINE and node.graph is not None:
+        node.graph.opset_imports.setdefault(_ENGINE, 1)
+    return _ENGINE if kind in _OF_ENGINE else ""

@@ -37,7 +37,6 @@ def _proto(value: Any) -> Any:
 
 to_onnx = _over_protos(export.to_onnx)
 check_parity = _over_protos(export.check_parity)
-check_requests = _over_protos(export.check_requests)
 largest_difference = _over_protos(export.largest_difference)
 once_inputs = _over_protos(onnx_graph.once_inputs)
 multiply_adds = _over_protos(onnx_graph.multiply_adds)

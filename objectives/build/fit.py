@@ -18,8 +18,8 @@ from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
 from objectives.compression.importance import Evidence
-from objectives.compression.pipeline import Means, epochs_of, reshape
-from objectives.compression.training_data import TrainingData, training_batches
+from objectives.compression.pipeline import epochs_of, reshape
+from objectives.compression.training_data import TrainingData
 from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
 from objectives.jobs.protocol import Progress
@@ -85,7 +85,7 @@ def fit(
     assert given is not None
     seed += given.seed
     torch.manual_seed(seed)
-    epochs, training_data = epochs_of(weights), _training_data(recommender, given, cache)
+    (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
     seconds: list[float] = []
 
     def learn(model: nn.Module, times: int) -> None:
@@ -94,25 +94,22 @@ def fit(
             distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
         except Exception as error:  # anything that the user's forward or loss may raise in training
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
-        seconds.extend([(time.monotonic() - start) / (times * training_data.batches_per_epoch)] * times)
+        seconds.extend([(time.monotonic() - start) / (times * training_data.rows.batches_per_epoch)] * times)
 
     start, made_of = _start(recommender, weights)
-    means = Means(
-        recommender.counts(start, made_of.tables) if weights.table_forms else {},
-        lambda: _evidence(recommender, seed),
-        partial(learn, times=epochs.between),
-    )
-    model, structure = reshape(start, made_of, weights.techniques, means)
-    learn(model, epochs.plain)
+    counts = recommender.counts(start, made_of.tables) if weights.table_forms else {}
+    evidence, between = partial(_evidence, recommender, seed), partial(learn, times=1)
+    model, structure = reshape(start, made_of, weights.techniques, counts, evidence, between)
+    learn(model, plain)
     if not weights.quantization_aware:
         return Fitted(model, structure, {}, fmean(seconds))
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
-    example = next(training_data.batches(torch.Generator().manual_seed(seed))).inputs
+    example = next(training_data.rows.epoch(torch.Generator().manual_seed(seed))).inputs
     wanted = recommender.hidden if given.feature_weight > 0 else None
-    rounding = partial(learn, times=epochs.rounding)
-    aware, ranges = train_aware(model, modules, rounding, example, recommender.method, wanted, weight_bits)
+    train = partial(learn, times=rounding)
+    aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
     return Fitted(aware, structure, ranges, fmean(seconds))
 
 
@@ -143,10 +140,9 @@ def _training_data(recommender: Recommender, distillation: Distillation, cache: 
     # Where the teacher runs anyway, for its features, its outputs are not cached.
     asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
     known = kept_scores(recommender, cache) if asked and cache is not None else None
-    batches, batches_per_epoch = training_batches(recommender.train_rows(), known)
-    soft = partial(soft_loss_of, recommender.output_kinds)
+    rows, soft = recommender.train_rows(), partial(soft_loss_of, recommender.output_kinds)
     return TrainingData(
-        batches, batches_per_epoch, recommender.loss, soft, recommender.outputs, recommender.hidden, recommender.scores
+        rows, recommender.loss, soft, recommender.outputs, recommender.hidden, recommender.scores, known
     )
 
 

@@ -25,7 +25,6 @@ from objectives.compression.export import (
     Rows,
     Signature,
     check_parity,
-    check_requests,
     largest_difference,
     of_each_shape,
     to_onnx,
@@ -245,11 +244,8 @@ def _graph(
     if not (placement.user_once or placement.embedding_device or narrow):
         signature = signature_of(recommender)
         graph = to_onnx(fitted.model, rows, signature)
-        parity = check_parity(fitted.model, graph, rows, signature.scores)
-        if signature.open:
-            requests = of_each_shape(list(recommender.requests(task.seed)))
-            parity = max(parity, check_requests(fitted.model, graph, requests, signature))
-        return graph, parity
+        requests = of_each_shape(list(recommender.requests(task.seed))) if signature.open else ()
+        return graph, check_parity(fitted.model, graph, rows, signature.scores, requests)
     plain = _export(task, recommender, weights, Precision(), Placement()).artifact
     graph = source = load_graph(Path(task.home) / plain.path)
     arrays = _arrays(rows)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.compression.training_data import TrainingBatch, TrainingData
+from objectives.compression.training_data import TrainingData
 from objectives.output_kind import OutputKind
+from objectives.training_rows import NumberedBatch
 from spaces.techniques.distillation import Distillation
 
 _WARM_UP = 0.1
@@ -141,29 +141,30 @@ def distil(
         The mean loss of each epoch.
 
     Raises:
-        ValueError: a teacher, or the name of its hidden module, is needed and missing; an epoch ends early.
+        ValueError: a teacher, or the name of its hidden module, is needed and missing.
     """
     with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
         torch.manual_seed(seed)
         features: Callable[[], Tensor] | None = None
+        steps = training_data.rows.batches_per_epoch
         if distillation.feature_weight > 0:
-            first = next(training_data.batches(torch.Generator().manual_seed(seed)))
+            first = next(training_data.rows.epoch(torch.Generator().manual_seed(seed)))
             features, projection = stack.enter_context(_features(student, teacher, training_data, first))
             optimizer.add_param_group({"params": list(projection.parameters())})
-        schedule = _one_cycle(optimizer, distillation.epochs * training_data.batches_per_epoch)
+        schedule = _one_cycle(optimizer, distillation.epochs * steps)
         generator = torch.Generator().manual_seed(seed)
         student.train()
         losses = []
         for number in range(1, distillation.epochs + 1):
             total = torch.zeros(())
-            for batch in _whole_pass(training_data, generator):
+            for batch in training_data.rows.epoch(generator):
                 loss = _loss(student, batch, training_data, distillation, teacher, features)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 total += loss.detach()
-            losses.append(float(total) / training_data.batches_per_epoch)
+            losses.append(float(total) / steps)
             progress(f"distilling: epoch {number} of {distillation.epochs}, loss {losses[-1]:.4f}")
         # The last forward's outputs that a layer keeps cannot be copied while they have a gradient.
         _teach(student, batch, training_data)
@@ -173,26 +174,26 @@ def distil(
 
 def _loss(
     student: nn.Module,
-    batch: TrainingBatch,
+    batch: NumberedBatch,
     training_data: TrainingData,
     distillation: Distillation,
     teacher: nn.Module | None,
     features: Callable[[], Tensor] | None,
 ) -> Tensor:
-    outputs, teacher_scores = training_data.outputs(student, batch.inputs), batch.teacher_scores
-    weight = distillation.teacher_weight
-    if features is not None or (weight > 0 and teacher_scores is None):
-        teacher_scores = training_data.scores(_teach(teacher, batch, training_data))
+    outputs, weight = training_data.outputs(student, batch.inputs), distillation.teacher_weight
+    known: Tensor | None = None
+    if features is not None or (weight > 0 and training_data.teacher_scores is None):
+        known = training_data.scores(_teach(teacher, batch, training_data))
+    elif weight > 0 and training_data.teacher_scores is not None:
+        known = training_data.teacher_scores(batch)
     loss = training_data.loss(outputs, batch.labels)
-    if weight > 0:
-        assert teacher_scores is not None
-        loss = (1 - weight) * loss + weight * training_data.soft(
-            training_data.scores(outputs), teacher_scores, distillation.temperature
-        )
+    if weight > 0 and known is not None:
+        soft = training_data.soft(training_data.scores(outputs), known, distillation.temperature)
+        loss = (1 - weight) * loss + weight * soft
     return loss if features is None else loss + distillation.feature_weight * features()
 
 
-def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: TrainingData) -> object:
+def _teach(teacher: nn.Module | None, batch: NumberedBatch, training_data: TrainingData) -> object:
     if teacher is None:
         raise ValueError("Outputs or features that are learned need a teacher, or its logits, but got neither.")
     with torch.no_grad():
@@ -201,7 +202,7 @@ def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: Train
 
 @contextlib.contextmanager
 def _features(
-    student: nn.Module, teacher: nn.Module | None, training_data: TrainingData, first: TrainingBatch
+    student: nn.Module, teacher: nn.Module | None, training_data: TrainingData, first: NumberedBatch
 ) -> Iterator[tuple[Callable[[], Tensor], nn.Linear]]:
     """Yield the features' loss of both models' latest outputs, and its projection, initialised to the identity."""
     if teacher is None or training_data.hidden is None:
@@ -216,15 +217,6 @@ def _features(
         nn.init.eye_(projection.weight)
         nn.init.zeros_(projection.bias)
         yield lambda: feature_loss(projection(of_student()), of_teacher()), projection
-
-
-def _whole_pass(training_data: TrainingData, generator: torch.Generator) -> Iterator[TrainingBatch]:
-    given = 0
-    for batch in itertools.islice(training_data.batches(generator), training_data.batches_per_epoch):
-        given += 1
-        yield batch
-    if given < training_data.batches_per_epoch:
-        raise ValueError(f"An epoch has {training_data.batches_per_epoch} batches, but got {given}.")
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:

@@ -284,8 +284,6 @@ def _smaller(
             continue
         if counted is None or not seen(module, counted):
             continue
-        if isinstance(form, MixedDimensions) and evenly_seen(module, counted):
-            continue
         table = _table(module, form, counted).train(module.training)
         if sum(tensor.numel() for tensor in table.state_dict().values()) < module.weight.numel():
             made[name] = table

@@ -124,35 +124,28 @@ def runner(graph: ir.Model) -> Callable[[Rows], NDArray[np.float32]]:
     return run
 
 
-def check_parity(model: nn.Module, graph: ir.Model, rows: Mapping[str, Tensor], scores: Scores = as_they_are) -> float:
-    """Return the largest difference of scores between model and graph, over several numbers of rows.
+def check_parity(
+    model: nn.Module,
+    graph: ir.Model,
+    rows: Mapping[str, Tensor],
+    scores: Scores = as_they_are,
+    requests: Sequence[Rows] = (),
+) -> float:
+    """Return the largest difference of scores between model and graph, over several numbers of rows, and over whole
+    requests.
 
     Args:
         rows: inputs of max(PARITY_ROWS) rows or more; of one that the graph takes once a request, the last row's
             value stands in all
+        requests: whole requests, whose lengths may differ
 
     Raises:
-        ParityError: it exceeds the limit, a score is not finite, or the graph answers another number of rows.
+        ParityError: it exceeds the limit, a score is not finite, or the graph takes no such request or answers another
+            number of rows.
     """
-    requests = _sized_requests({name: values.numpy() for name, values in rows.items()}, graph)
-    return compare_scores(_scores(graph, requests), _model_scores(model, requests, scores))
-
-
-def check_requests(model: nn.Module, graph: ir.Model, requests: Sequence[Rows], signature: Signature) -> float:
-    """Return the largest difference of scores between model and graph over whole requests, whose lengths may differ.
-
-    Raises:
-        ParityError: it exceeds the limit, a score is not finite, or the graph takes no such request.
-    """
-    run, computed = runner(graph), []
-    for request in requests:
-        try:
-            computed.append(run(request))
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
-            shapes = {name: values.shape for name, values in request.items()}
-            line = str(error).strip().splitlines()[0]
-            raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
-    return compare_scores(computed, _model_scores(model, requests, signature.scores))
+    sized = _sized_requests({name: values.numpy() for name, values in rows.items()}, graph)
+    sets = (sized, requests) if requests else (sized,)
+    return max(compare_scores(_scores(graph, of), _model_scores(model, of, scores)) for of in sets)
 
 
 def largest_difference(graph: ir.Model, source: ir.Model, rows: Rows, limit: float | None = None) -> float:
@@ -170,7 +163,15 @@ def largest_difference(graph: ir.Model, source: ir.Model, rows: Rows, limit: flo
 
 def _scores(graph: ir.Model, requests: Sequence[Rows]) -> list[NDArray[np.float32]]:
     """Run the requests in a session that ends with them, since it may hold the weights of a large graph."""
-    return list(map(runner(graph), requests))
+    run, computed = runner(graph), []
+    for request in requests:
+        try:
+            computed.append(run(request))
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            shapes = {name: values.shape for name, values in request.items()}
+            line = str(error).strip().splitlines()[0]
+            raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
+    return computed
 
 
 def of_each_shape(requests: Sequence[Rows]) -> list[Rows]:

@@ -7,7 +7,6 @@ Every reduction comes before the final training, and quantization-aware training
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 
 from torch import Tensor, nn
@@ -27,46 +26,35 @@ from spaces.techniques.reshaping import Reshaping
 from spaces.weights import Weights
 
 
-@dataclass(frozen=True)
-class Epochs:
-    """Numbers of epochs: after each step of pruning but the last, then in the final shape, then quantization-aware."""
+def epochs_of(weights: Weights) -> tuple[int, int]:
+    """Return the numbers of epochs in the final shape, and quantization-aware; each stage has at least one, which may
+    exceed the distillation's total.
 
-    between: int
-    plain: int
-    rounding: int
-
-
-def epochs_of(weights: Weights) -> Epochs:
-    """Divide the distillation's epochs among the stages; each stage has at least one, which may exceed the total.
-
-    One comes after each step of pruning but the last; of the rest, a third are quantization-aware, where any group is.
+    One epoch comes after each step of pruning but the last; of the rest, a third are quantization-aware, where any
+    group is.
     """
     assert weights.distillation is not None
     steps = weights.pruning.steps - 1 if weights.pruning is not None else 0
     left = weights.distillation.epochs - steps
     rounding = max(1, left // 3) if weights.quantization_aware else 0
-    return Epochs(1 if steps else 0, max(1, left - rounding), rounding)
-
-
-@dataclass(frozen=True, eq=False)
-class Means:
-    """What techniques use besides the model.
-
-    counts: (rows,) lookups of each id, by the table's dotted name
-    evidence: returns batches for the importance of units, called where they are needed
-    between: trains in place between two steps of pruning
-    """
-
-    counts: Mapping[str, Tensor]
-    evidence: Callable[[], Evidence] | None = None
-    between: Callable[[nn.Module], None] | None = None
+    return max(1, left - rounding), rounding
 
 
 def reshape(
-    model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means
+    model: nn.Module,
+    structure: ModelStructure,
+    techniques: Iterable[Reshaping],
+    counts: Mapping[str, Tensor],
+    evidence: Callable[[], Evidence] | None = None,
+    between: Callable[[nn.Module], None] | None = None,
 ) -> tuple[nn.Module, ModelStructure]:
     """Apply the techniques in their order, forms of tables that follow each other at once, and return a changed copy of
     the model with its structure; without any, the model itself.
+
+    Args:
+        counts: (rows,) lookups of each id, by the table's dotted name
+        evidence: returns batches for the importance of units, called where they are needed
+        between: trains in place between two steps of pruning
 
     Raises:
         ValueError: a technique cannot be applied, or would leave a group unchanged.
@@ -77,12 +65,12 @@ def reshape(
                 pass  # the student was built in its sizes
             case [TableForm(), *_] as listed:
                 forms = [form for form in listed if isinstance(form, TableForm)]
-                model, structure = compress_tables(model, forms, structure, means.counts)
+                model, structure = compress_tables(model, forms, structure, counts)
             case [Attention() as attention]:
                 model = sparsify(model, attention)
             case [Pruning() as pruning]:
-                evidence = None if pruning.importance == "magnitude" or means.evidence is None else means.evidence()
-                model, structure = prune(model, pruning, structure, evidence, means.between)
+                batches = None if pruning.importance == "magnitude" or evidence is None else evidence()
+                model, structure = prune(model, pruning, structure, batches, between)
             case [LowRank() as low_rank]:
                 model = factorize(model, low_rank, structure)
             case unknown:

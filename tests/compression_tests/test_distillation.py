@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
 from objectives.compression.distillation import distil, feature_loss, hidden_outputs, soft_loss, soft_loss_of
-from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
+from objectives.compression.training_data import TrainingData
 from objectives.output_kind import OutputKind
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
 from spaces.techniques.distillation import Distillation
@@ -53,17 +53,6 @@ def labels() -> Tensor:
     return torch.randint(0, 2, (ROWS,), generator=torch.Generator().manual_seed(2)).float()
 
 
-Lessons = tuple[Callable[[torch.Generator], Iterator[TrainingBatch]], int]
-
-
-def _lessons(rows: dict[str, Tensor], labels: Tensor, teacher_scores: Tensor | None = None, batch: int = 32) -> Lessons:
-    def known(of: NumberedBatch) -> Tensor:
-        assert teacher_scores is not None
-        return teacher_scores[of.rows]
-
-    return training_batches(TrainingRows((Block(rows, labels),), batch), None if teacher_scores is None else known)
-
-
 def _by_name(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
     return model(**inputs)
 
@@ -71,8 +60,13 @@ def _by_name(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
 def _course(
     rows: dict[str, Tensor], labels: Tensor, teacher_scores: Tensor | None = None, hidden: str | None = None
 ) -> TrainingData:
-    lessons, loss = _lessons(rows, labels, teacher_scores), F.binary_cross_entropy_with_logits
-    return TrainingData(*lessons, loss, soft_loss, _by_name, hidden)
+    def known(of: NumberedBatch) -> Tensor:
+        assert teacher_scores is not None
+        return teacher_scores[of.rows]
+
+    train, loss = TrainingRows((Block(rows, labels),), 32), F.binary_cross_entropy_with_logits
+    data = TrainingData(train, loss, soft_loss, _by_name, hidden)
+    return data if teacher_scores is None else replace(data, teacher_scores=known)
 
 
 def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -185,28 +179,25 @@ def test_hidden_modules_that_give_no_features_are_refused() -> None:
 
 def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labels: Tensor) -> None:
     numbers = torch.arange(ROWS)
-    batches, batches_per_epoch = _lessons({"x": rows["x"], "number": numbers}, labels, numbers * 2.0, 20)
+    train = TrainingRows((Block({"x": rows["x"], "number": numbers}, labels),), 20)
     generator = torch.Generator().manual_seed(0)
     orders = []
     for _ in range(2):
-        given = list(batches(generator))
-        assert len(given) == batches_per_epoch == 5
+        given = list(train.epoch(generator))
+        assert len(given) == train.batches_per_epoch == 5
         orders.append(torch.cat([batch.inputs["number"] for batch in given]).tolist())
         for batch in given:
             pick = batch.inputs["number"]
             assert torch.equal(batch.inputs["x"], rows["x"][pick])
-            assert torch.equal(batch.labels, labels[pick])
-            assert batch.teacher_scores is not None and torch.equal(batch.teacher_scores, pick * 2.0)
+            assert torch.equal(batch.labels, labels[pick]) and torch.equal(batch.rows, pick)
     assert orders[0] != orders[1]
     assert all(sorted(order) == numbers.tolist() for order in orders)
 
 
 def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
-    assert _lessons(rows, labels, batch=1000)[1] == 1
+    assert TrainingRows((Block(rows, labels),), 1000).batches_per_epoch == 1
     with pytest.raises(ValueError, match=r"training rows: .*\[0\]"):
-        _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
-    with pytest.raises(ValueError, match=r"batch.*0"):
-        TrainingData(lambda generator: iter(()), 0, F.mse_loss, soft_loss, _by_name)
+        TrainingRows((Block({"x": torch.zeros(0, 2)}, torch.zeros(0)),), 32)
 
 
 # -- the loop
@@ -248,12 +239,9 @@ def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
         def positions(self, x: Tensor, candidates: Tensor) -> Tensor:
             return (self.items(candidates) @ self.query(x).unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
 
-    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
-        for _ in range(5):
-            x = torch.randn(24, WIDTH, generator=generator)
-            yield TrainingBatch(
-                {"x": x, "candidates": torch.randint(0, 30, (24, 4), generator=generator)}, torch.zeros(24)
-            )
+    def draw(rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        x = torch.randn(len(rows), WIDTH, generator=generator)
+        return {"x": x, "candidates": torch.randint(0, 30, (len(rows), 4), generator=generator)}
 
     def outputs(model: nn.Module, inputs: object) -> Tensor:
         return model.positions(**inputs)  # type: ignore[no-any-return,operator,arg-type]
@@ -261,7 +249,8 @@ def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels.long())
 
-    training_data = TrainingData(batches, 5, loss, soft_loss, outputs)
+    rows = TrainingRows((Block({"x": torch.zeros(120, WIDTH)}, torch.zeros(120)),), 24, draw)
+    training_data = TrainingData(rows, loss, soft_loss, outputs)
     teacher, student = Ranker(1), Ranker(2)
     held = {"x": torch.randn(200, WIDTH), "candidates": torch.randint(0, 30, (200, 4))}
 
@@ -355,10 +344,8 @@ def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
         rates.append(optimizer.param_groups[0]["lr"])
         return outputs.square().mean()
 
-    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
-        yield from [TrainingBatch({"input": torch.ones(2, 1)}, torch.zeros(2))] * steps
-
-    distil(student, TrainingData(batches, steps, loss, soft_loss, _by_name), optimizer, Distillation(1.0, 0.0, 1), 0)
+    rows = TrainingRows((Block({"input": torch.ones(2 * steps, 1)}, torch.zeros(2 * steps)),), 2)
+    distil(student, TrainingData(rows, loss, soft_loss, _by_name), optimizer, Distillation(1.0, 0.0, 1), 0)
     peak = int(np.argmax(rates))
     assert len(rates) == steps
     assert min(rates) > 0
@@ -397,12 +384,6 @@ def test_what_cannot_be_learned_is_refused(
             choice,
             teacher=None if teacher is None else teacher(8, seed=1),
         )
-
-
-def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
-    early = replace(_course(rows, labels), batches_per_epoch=_lessons(rows, labels)[1] + 1)
-    with pytest.raises(ValueError, match=r"4 batches.*3"):
-        _train(Tower(4, seed=2), early, Distillation(1, 0, 1))
 
 
 LOGITS, PROBABILITIES = OutputKind("logits"), OutputKind("probabilities")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from objectives.compression.distillation import distil, soft_loss
 from objectives.compression.qat import Ranges, train_aware
-from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
+from objectives.compression.training_data import TrainingData
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, sasrec
@@ -472,7 +472,7 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
     torch.manual_seed(0)
     teacher, student = Tower().eval(), Tower()
     training_data = TrainingData(
-        *training_batches(TrainingRows((Block(rows, labels),), 64)),
+        TrainingRows((Block(rows, labels),), 64),
         F.binary_cross_entropy_with_logits,
         soft_loss,
         lambda model, inputs: model(**inputs),
@@ -542,15 +542,15 @@ def test_sasrec_learns_what_the_engine_computes() -> None:
     model, teacher = (sasrec.SASRec(30, sasrec.Sizes(d, 2, heads, d, 8)) for d, heads in ((16, 2), (24, 1)))
     structure = sasrec_anatomy(model)
 
-    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
-        for _ in range(5):
-            history = torch.randint(1, 31, (16, 8), generator=generator)
-            history[:4, :3] = 0
-            candidates = torch.randint(1, 31, (16, 8, 3), generator=generator)
-            candidates[..., 0] = history % 30 + (history > 0)
-            yield TrainingBatch({"history": history, "candidates": candidates}, torch.zeros(16))
+    def draw(rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        history = torch.randint(1, 31, (len(rows), 8), generator=generator)
+        history[:4, :3] = 0
+        candidates = torch.randint(1, 31, (len(rows), 8, 3), generator=generator)
+        candidates[..., 0] = history % 30 + (history > 0)
+        return {"history": history, "candidates": candidates}
 
-    training_data = TrainingData(batches, 5, lambda lists, _: sasrec.loss(lists), soft_loss, sasrec.outputs, "norm")
+    drawn = TrainingRows((Block({"history": torch.zeros(80, 8)}, torch.zeros(80)),), 16, draw)
+    training_data = TrainingData(drawn, lambda lists, _: sasrec.loss(lists), soft_loss, sasrec.outputs, "norm")
     history, item = torch.randint(1, 31, (1, 8)), torch.arange(1, 31)
     judged: list[Array] = []
 
@@ -561,7 +561,7 @@ def test_sasrec_learns_what_the_engine_computes() -> None:
         assert isinstance(learner, sasrec.SASRec)
         judged.append(learner.positions(history, item.expand(1, 8, 30))[0, -1].detach().numpy())
 
-    example = next(batches(torch.Generator().manual_seed(0))).inputs
+    example = next(drawn.epoch(torch.Generator().manual_seed(0))).inputs
     modules = [*structure.group("attention").modules, *structure.group("mlp").modules]
     trained, ranges = train_aware(model, modules, train, example, "positions", training_data.hidden, 8)
     asked = Precision((("attention", "int8-static"), ("mlp", "int8-static")))

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from objectives.compression.export import Signature
 from objectives.parity import LIMIT, ParityError, compare_scores
-from tests.protos import check_parity, check_requests, largest_difference, run_onnx, to_onnx
+from tests.protos import check_parity, largest_difference, run_onnx, to_onnx
 
 ROWS = {"item": torch.arange(300) % 40}
 ARRAYS = {name: values.numpy() for name, values in ROWS.items()}
@@ -117,19 +116,19 @@ def test_what_is_not_finite_is_an_error(wrong: float, side: str) -> None:
 
 @pytest.mark.parametrize(("make", "size"), [(rare, 1e-3), (thousands, 3e3)])
 def test_other_weights_fail_and_the_models_own_pass(make: Callable[[], Scored], size: float) -> None:
-    model, signature = make(), Signature()
+    model = make()
     graph = to_onnx(model, ROWS)
     scores = run_onnx(graph, ARRAYS)
     assert size / 2 < scores.mean() < size * 2
     requests = [{"item": ARRAYS["item"][:count]} for count in (3, 50)]
-    assert check_parity(model, graph, ROWS) < 5e-4 and check_requests(model, graph, requests, signature) < 5e-4
+    assert check_parity(model, graph, ROWS) < 5e-4 and check_parity(model, graph, ROWS, requests=requests) < 5e-4
     assert largest_difference(graph, graph, ARRAYS, LIMIT) == 0
     other = other_weights(graph, 0.01)
     moved = np.abs(run_onnx(other, ARRAYS) - scores)
     assert (moved.max() < 1e-4) == (size < 1), "so that an absolute limit lets it pass"
     for check in (
         lambda: check_parity(model, other, ROWS),
-        lambda: check_requests(model, other, requests, signature),
+        lambda: check_parity(model, other, ROWS, requests=requests),
         lambda: largest_difference(other, graph, ARRAYS, LIMIT),
     ):
         with pytest.raises(ParityError, match=r"0\.001"):
@@ -144,7 +143,7 @@ def test_scores_of_a_graph_that_are_not_finite_fail() -> None:
     with pytest.raises(ParityError, match=line):
         check_parity(model, broken, ROWS)
     with pytest.raises(ParityError, match=line):
-        check_requests(model, broken, [ARRAYS], Signature())
+        check_parity(model, broken, ROWS, requests=[ARRAYS])
     for ours, theirs in ((broken, graph), (graph, broken), (broken, broken)):
         with pytest.raises(ParityError, match=line):
             largest_difference(ours, theirs, ARRAYS)

@@ -9,10 +9,25 @@ import numpy as np
 import onnx_ir as ir
 
 from objectives.compression.graph_passes.batch_independence import ELEMENTWISE, is_row_wise, rows_after
-from objectives.compression.graph_passes.graph_builder import ITEM, USER, GraphBuilder
-from objectives.onnx_graph import finish, forget_shapes, has_control_flow, infer, name_of, operands, shape_of, turn_into
+from objectives.onnx_graph import (
+    add_before,
+    array,
+    finish,
+    forget_shapes,
+    has_control_flow,
+    infer,
+    initializer,
+    name_of,
+    operands,
+    shape_of,
+    turn_into,
+)
 
 _ROWS = "rows of the request"
+# Suffixes of the two halves of a split weight: `<weight>.user` and `<weight>.item`.
+_USER, _ITEM = ".user", ".item"
+# The end after the last position, as in Slice.
+_LAST = np.iinfo(np.int64).max
 # Operators that move values; to do so once a request saves no arithmetic.
 # fmt: off
 _MOVES = frozenset((
@@ -69,7 +84,10 @@ def _check(model: ir.Model, user_inputs: frozenset[str]) -> None:
 
 
 class _Rewriting:
-    """A graph whose nodes are rewritten in their order; shapes are those of N rows in every input."""
+    """A graph whose nodes are rewritten in their order; shapes are those of N rows in every input.
+
+    Nodes that several need are made once, before the first of these.
+    """
 
     def __init__(self, graph: ir.Graph, user_inputs: frozenset[str]) -> None:
         self._graph = graph
@@ -84,7 +102,7 @@ class _Rewriting:
         # The operands and the axis of each concatenation of both sides.
         self._concats: dict[ir.Value, tuple[list[ir.Value], int]] = {}
         self._cuts: dict[ir.Value, tuple[int, ...]] = {}
-        self._builder = GraphBuilder(graph)
+        self._made: dict[tuple[object, ...], ir.Value] = {}
         self._saves = False
         self._met: list[str] = []
 
@@ -107,13 +125,11 @@ class _Rewriting:
         elif not once:
             self._pass_on(node, read == constant)
         elif node.op_type == "Shape":
-            (value,) = once
-            self._rows_fixed = True
-            self._builder.shape(node, self._once[value], self._rows_like)
+            self._count_rows(node)
         elif read == once | constant and (axes := self._axes_after(node, once)) is not None:
             self._mark_once(node, axes)
         elif self._can_spread(node, once):
-            self._builder.spread(node)
+            self._spread(node)
             self._mark_once(node, (0,))
         elif node.op_type == "Concat" and not constant and self._first(once) and is_row_wise(node, read):
             self._concat(node)
@@ -157,8 +173,37 @@ class _Rewriting:
         self._saves |= node.op_type not in _MOVES
 
     def _expanded(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        """Expand a value of one row to N rows."""
+        sizes = self._sizes(node, self._once[value], len(shape_of(value)))
+        return self._add(node, "Expand", [value, sizes], f"{value.name}.expanded")
+
+    def _count_rows(self, node: ir.Node) -> None:
+        """Make the Shape of a value of one row that of N rows."""
+        (value,) = operands(node)
+        rank, given = len(shape_of(value)), node.attributes
+        start, end, _ = slice(given.get_int("start", 0), given.get_int("end", rank)).indices(rank)
+        if start <= self._once[value] < end:
+            alone = add_before(node, "Shape", [value], f"{node.outputs[0].name}.row", None, dict(given))
+            turn_into(node, "Mul", [alone, self._sizes(node, self._once[value] - start, end - start)])
+
+    def _sizes(self, node: ir.Node, axis: int, rank: int) -> ir.Value:
+        """Return the shape [1, ..., N, ..., 1] of this rank."""
         self._rows_fixed = True
-        return self._builder.expand(node, value, self._rows_like, self._once[value])
+        name = self._rows_like.name
+        whole = self._add(node, "Shape", [self._rows_like], f"{name}.shape")
+        rows = self._add(node, "Gather", [whole, self._integers("request.first", [0])], f"{name}.rows")
+        if rank == 1:
+            return rows
+        before, behind = ([self._integers(f"request.ones{n}", [1] * n)] if n else [] for n in (axis, rank - 1 - axis))
+        return self._add(node, "Concat", [*before, rows, *behind], f"{name}.rows{rank}.{axis}", axis=0)
+
+    def _spread(self, node: ir.Node) -> None:
+        """Keep an Expand of one row: its target is for N rows, and has as many entries as the value has axes."""
+        value, target = operands(node)
+        first = self._integers("request.one", [1])
+        ends = [self._integers(f"request.{n}", [n]) for n in (1, _LAST, 0)]
+        rest = self._add(node, "Slice", [target, *ends], f"{target.name}.behind")
+        turn_into(node, "Expand", [value, self._add(node, "Concat", [first, rest], f"{target.name}.row", axis=0)])
 
     def _concat(self, node: ir.Node) -> None:
         """Expand a concatenation's user parts, adjacent ones as one, for readers of all of it; products read halves."""
@@ -171,7 +216,11 @@ class _Rewriting:
         turn_into(node, "Concat", inputs, None, {"axis": axis})
 
     def _join(self, node: ir.Node, concat: ir.Value, parts: Sequence[ir.Value]) -> ir.Value:
-        joined = self._builder.join(node, parts, concat, self._concats[concat][1])
+        """Concatenate some of the operands of a Concat with this output."""
+        if len(parts) == 1:
+            return parts[0]
+        name, axis = f"{concat.name}.part{len(self._made)}", self._concats[concat][1]
+        joined = self._add(node, "Concat", parts, name, axis=axis)
         joined.shape = shape_of(parts[0])  # for its rank
         self._once |= {joined: 0} if parts[0] in self._once else {}
         return joined
@@ -201,10 +250,34 @@ class _Rewriting:
         once = [part in self._once for part in parts]
         return tuple(np.repeat(once, widths).tolist()) if len(widths) == len(parts) else None
 
-    def _split(self, node: ir.Node) -> None:
-        concat = operands(node)[0]
-        parts = self._concats[concat][0]
-        sides = {side: [part for part in parts if (part in self._once) == (side == USER)] for side in (USER, ITEM)}
-        halves = {side: self._join(node, concat, of) for side, of in sides.items()}
-        self._builder.split(node, halves, np.array(self._user_columns(concat)))
+    def _split(self, product: ir.Node) -> None:
+        """Split a product: x W + b = x_item W_item + (x_user W_user + b), with the bracket at one row.
+
+        The halves of W have its rows (its columns where it is transposed) for the parts of x.
+        """
+        x, weight, *bias = operands(product)
+        mask, axis = np.array(self._user_columns(x)), product.attributes.get_int("transB", 0)
+        inputs = {}
+        for side, taken in ((_USER, mask), (_ITEM, ~mask)):
+            parts = [part for part in self._concats[x][0] if (part in self._once) == (side == _USER)]
+            half = initializer(self._graph, f"{weight.name}{side}", np.compress(taken, array(weight), axis=axis))
+            inputs[side] = [self._join(product, x, parts), half]
+        out, given = product.outputs[0].name, dict(product.attributes)
+        name, user = product.name or out, [*inputs[_USER], *bias]
+        alone = add_before(product, product.op_type, user, f"{out}{_USER}", f"{name}{_USER}", given)
+        if product.op_type == "Gemm":  # the user's row is the item's bias: engines add it within the product
+            given.pop("beta", None)
+            turn_into(product, "Gemm", [*inputs[_ITEM], alone], f"{name}{_ITEM}", given)
+        else:
+            item = add_before(product, "MatMul", inputs[_ITEM], f"{out}{_ITEM}", f"{name}{_ITEM}")
+            turn_into(product, "Add", [item, alone])
         self._saves = True
+
+    def _integers(self, name: str, values: Sequence[int]) -> ir.Value:
+        return initializer(self._graph, name, np.array(values))
+
+    def _add(self, node: ir.Node, kind: str, inputs: Sequence[ir.Value], output: str, **attributes: int) -> ir.Value:
+        key = (kind, *inputs, str(attributes))
+        if key not in self._made:
+            self._made[key] = add_before(node, kind, inputs, output, None, attributes)
+        return self._made[key]

@@ -12,9 +12,8 @@ from objectives.compression.export import PREFIX
 from objectives.compression.quantization.calibration import Range, value_ranges
 from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
 from objectives.compression.quantization.products import block_product, dynamic_int8, dynamic_lstm, half_product
-from objectives.compression.quantization.reading import read_weight_bits, read_widths
 from objectives.compression.quantization.static import static_int8
-from objectives.compression.quantization.weights import WidthError, weights
+from objectives.compression.quantization.weights import WidthError, read_weight_bits, read_widths, weights
 from objectives.compression.quantization.weights import products as products_of
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.onnx_graph import finish, name_of, operands

@@ -64,15 +64,14 @@ def _stream(model: ir.Model, values: Sequence[str], rows: Arrays) -> Callable[[]
     """Return a function that yields all values by name, one batch at a time, each time it is called."""
     given = [name for name in values if name in rows]
     computed = [name for name in values if name not in rows]
-    session = _probe(model, computed) if computed else None
+    session, once = _probe(model, computed) if computed else None, once_inputs(model)
 
     def stream() -> Iterator[tuple[str, Array]]:
-        for name in given:
-            for start in range(0, len(rows[name]), _BATCH):
-                yield name, rows[name][start : start + _BATCH]
-        if session is not None:
-            for batch in _batches(rows, once_inputs(model)):
-                yield from zip(computed, session.run(computed, batch), strict=True)
+        for batch in _batches(rows, once):
+            yield from ((name, rows[name][batch]) for name in given)
+            if session is not None:
+                feeds = {name: of[batch[:1] if name in once else batch] for name, of in rows.items()}
+                yield from zip(computed, session.run(computed, feeds), strict=True)
 
     return stream
 
@@ -88,14 +87,12 @@ def _probe(model: ir.Model, values: Sequence[str]) -> Any:
     return open_session(probe)
 
 
-def _batches(rows: Arrays, once: frozenset[str]) -> Iterator[dict[str, Array]]:
-    """Iterate over rows in their order; those of one user together, with inputs taken once from the first of them."""
+def _batches(rows: Arrays, once: frozenset[str]) -> Iterator[NDArray[np.int64]]:
+    """Iterate over row numbers in their order; those of one user together, by the inputs taken once."""
     count = len(next(iter(rows.values())))
     order = groups_of_equal_rows([rows[name] for name in sorted(once)]) if once else [np.arange(count)]
     for chosen in order:
-        for start in range(0, len(chosen), _BATCH):
-            batch = chosen[start : start + _BATCH]
-            yield {name: values[batch[:1] if name in once else batch] for name, values in rows.items()}
+        yield from (chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH))
 
 
 @dataclass

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from objectives.compression.quantization.rounding import Floats, block_codes, block_size, by_rows, int8_codes, packed
-from objectives.compression.quantization.weights import ENGINE, lookups, to_half
+from objectives.compression.quantization.weights import lookups, to_half
 from objectives.onnx_graph import add_before, array, initializer, name_of, operands, turn_into
 
 Codes = NDArray[np.int8]
@@ -54,9 +54,9 @@ def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
     for gather, ids, out, (rows, steps) in _lookups(graph, weight, partial(_block_rows, bits=bits, width=width)):
         kind, inputs, name = "GatherBlockQuantized", [rows, ids, steps], f"{out}_rows"
         if width == columns:
-            turn_into(gather, kind, inputs, name, form, ENGINE)
+            turn_into(gather, kind, inputs, name, form)
             continue
-        padded = add_before(gather, kind, inputs, f"{out}_padded", name, form, ENGINE)
+        padded = add_before(gather, kind, inputs, f"{out}_padded", name, form)
         ends = {"first": 0, "end": columns, "axis": -1}
         kept = [initializer(graph, f"{out}_{part}", np.array([end])) for part, end in ends.items()]
         turn_into(gather, "Slice", [padded, *kept], f"{out}_slice")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from objectives.compression.quantization.rounding import Floats, block_codes, block_size, int8_codes, packed
-from objectives.compression.quantization.weights import ENGINE, WidthError, is_transposed, products, to_half
+from objectives.compression.quantization.weights import WidthError, is_transposed, products, to_half
 from objectives.int8_weights import Int8WeightBits
-from objectives.onnx_graph import add_before, array, initializer, name_of, operands, turn_into
+from objectives.onnx_graph import Attributes, Inputs, add_before, array, initializer, name_of, operands, turn_into
 
 # Accuracy level of MatMulNBits at which it quantizes its activations.
 _IN_INT8 = 4
@@ -42,21 +40,15 @@ def dynamic_int8(graph: ir.Graph, weight: ir.Value, bits: Int8WeightBits) -> Non
 
 
 def with_bias(
-    product: ir.Node,
-    bias: Sequence[ir.Value],
-    kind: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    attributes: Mapping[str, int] | None = None,
-    domain: str = "",
+    product: ir.Node, bias: Inputs, kind: str, inputs: Inputs, name: str, attributes: Attributes = None
 ) -> None:
     """Make a product a node of this kind, and the addition of the bias if there is one."""
     out = product.outputs[0].name
     if bias:
-        alone = add_before(product, kind, inputs, f"{out}_unbiased", name, attributes, domain)
+        alone = add_before(product, kind, inputs, f"{out}_unbiased", name, attributes)
         turn_into(product, "Add", [alone, *bias], f"{out}_bias")
     else:
-        turn_into(product, kind, inputs, name, attributes, domain)
+        turn_into(product, kind, inputs, name, attributes)
 
 
 def block_product(graph: ir.Graph, weight: ir.Value, bits: int, rounded: bool = False) -> None:
@@ -79,7 +71,7 @@ def block_product(graph: ir.Graph, weight: ir.Value, bits: int, rounded: bool = 
     for product in nodes:
         x, _, *bias = operands(product)
         name = f"{product.outputs[0].name}_product"
-        with_bias(product, bias, "MatMulNBits", [x, narrow, scale], name, form, ENGINE)
+        with_bias(product, bias, "MatMulNBits", [x, narrow, scale], name, form)
 
 
 def half_product(graph: ir.Graph, weight: ir.Value) -> None:
@@ -118,7 +110,7 @@ def dynamic_lstm(graph: ir.Graph, weight: ir.Value, bits: Int8WeightBits) -> Non
         rest = layer.inputs[3:8]
         inputs = [layer.inputs[0], *matrices, *rest, *[None] * (5 - len(rest)), *steps]
         kept = {name: of for name, of in layer.attributes.items() if name in _KEPT}
-        turn_into(layer, "DynamicQuantizeLSTM", inputs, None, kept, ENGINE)
+        turn_into(layer, "DynamicQuantizeLSTM", inputs, None, kept)
 
 
 def _matrix(product: ir.Node) -> Floats:

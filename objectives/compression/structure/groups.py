@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import count
 
@@ -17,7 +17,7 @@ from spaces.model_structure import Kind
 TABLES = "tables"
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.RMSNorm)
 _SOFTMAX = ("_softmax", "_safe_softmax")
-_PRODUCTS = ("bmm", "mm", "addmm", "baddbmm")
+_PRODUCTS = ("bmm", "mm", "addmm")
 
 
 def weight_of(module: nn.Module) -> str:
@@ -44,7 +44,7 @@ def grouped(model: nn.Module, flow: Flow, read: Set[str]) -> dict[str, tuple[Kin
     for layer in _modules_read(model, read, nn.RNNBase):
         path = _named(layer.split("."))
         encoders[path if path and path not in by_path else (*path, "recurrent")].append(layer)
-    names = _short([*by_path, *encoders])
+    names = _short([*{**by_path, **encoders}])
     found: dict[str, tuple[Kind, tuple[str, ...]]] = {TABLES: ("table", tables)} if tables else {}
     for path, members in by_path.items():
         found[names[path]] = ("attention" if attention & set(members) else "linear", tuple(members))
@@ -93,7 +93,7 @@ def _weights(layer: Node, names: Mapping[Node, str]) -> set[str]:
     found = set()
     for side in layer.all_input_nodes:
         source = side
-        while operator_name(source) in ("permute", "t", "transpose", "view") and source.all_input_nodes:
+        while operator_name(source) in ("permute", "view") and source.all_input_nodes:
             source = source.all_input_nodes[0]
         if source in names and len(source.meta["val"].shape) == 2:
             found.add(names[source])
@@ -133,23 +133,14 @@ def _named(parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
-    """Return the shortest endings that differ from each other, and from the tables' name."""
-    depth = dict.fromkeys(paths, 1)
-    while True:
-        ends = {path: path[-depth[path] :] for path in paths}
-        counts = Counter(ends.values())
-        longer = [p for p in paths if (counts[ends[p]] > 1 or ends[p] == (TABLES,)) and depth[p] < len(p)]
-        if not longer:
-            return _apart({path: "_".join(end) for path, end in ends.items()})
-        for path in longer:
-            depth[path] += 1
-
-
-def _apart(names: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
-    """Append a number to names that are still equal."""
+    """Return the shortest endings that differ from each other, and from the tables' name; names that are still equal
+    are numbered.
+    """
     found: dict[tuple[str, ...], str] = {}
-    for path, name in names.items():
-        taken = {TABLES, *found.values()}
+    for path in paths:
+        ends = (path[-length:] for length in range(1, len(path) + 1))
+        alone = (end for end in ends if end != (TABLES,) and [p[-len(end) :] for p in paths].count(end) == 1)
+        name, taken = "_".join(next(alone, path)), {TABLES, *found.values()}
         numbered = (f"{name}_{i}" for i in count(2))
         found[path] = name if name not in taken else next(other for other in numbered if other not in taken)
     return found

@@ -26,12 +26,7 @@ from objectives.errors import located
 # Operators that move values, of which some may be dropped.
 PARTS = frozenset(("slice", "select", "split_with_sizes", "getitem", "index_select"))
 # Operators that move values, and change none but for its type.
-MOVES = PARTS | frozenset(
-    (
-        "view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
-        "_to_copy", "alias", "detach", "cat",
-    )
-)  # fmt: skip
+MOVES = PARTS | frozenset(("view", "permute", "expand", "clone", "unsqueeze", "squeeze", "_to_copy", "alias", "cat"))
 # Longest axis that is followed: rows of larger tables are never removed, and are looked up by number.
 _LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)

@@ -1,4 +1,7 @@
-"""Rules of operators for the units of their operands. An operator without a rule pins all that it reads."""
+"""Rules of operators for the units of their operands. An operator without a rule pins all that it reads.
+
+Operators that torch decomposes for every program, such as `t`, `mv` and `all`, need none.
+"""
 
 from __future__ import annotations
 
@@ -134,25 +137,8 @@ def _mm(call: Call) -> Outputs:
     return (_broadcast(call.units, [made, *bias], call.shapes[0]),)
 
 
-def _by_vector(call: Call) -> Outputs:
-    """Multiply a matrix or a vector by a vector."""
-    left, vector = call.operands
-    call.units.join([left.axes[-1], vector.axes[0]], _FIXED)
-    return (left.axes[:-1],)
-
-
 def _permute(call: Call) -> Outputs:
     return (tuple(call.first.axes[axis] for axis in call.given(1)),)
-
-
-def _t(call: Call) -> Outputs:
-    return (tuple(reversed(call.first.axes)),)
-
-
-def _transpose(call: Call) -> Outputs:
-    axes, one, other = list(call.first.axes), call.axis(1), call.axis(2)
-    axes[one], axes[other] = axes[other], axes[one]
-    return (tuple(axes),)
 
 
 def _reshape(call: Call) -> Outputs:
@@ -310,11 +296,11 @@ def _recurrent(call: Call, gates: int) -> Outputs:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("clone", "alias", "detach", "_to_copy", "lift_fresh_copy", "full_like", "native_dropout"), _same),
-    **dict.fromkeys(("full", "arange", "zeros", "ones", "scalar_tensor", "empty", "eye"), _made),
+    **dict.fromkeys(("clone", "alias", "_to_copy", "lift_fresh_copy", "full_like", "native_dropout"), _same),
+    **dict.fromkeys(("full", "arange", "scalar_tensor", "empty"), _made),
     # It has no output; export writes one wherever a type is changed.
     "_assert_tensor_metadata": _made,
-    **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
+    "view": _reshape,
     **dict.fromkeys(("mm", "bmm", "addmm"), _mm),
     "squeeze": _squeeze,
     **dict.fromkeys(("select", "index_select"), partial(_reduced, reason=_COUNTED)),
@@ -323,16 +309,13 @@ RULES: Mapping[str, Rule] = {
     "linalg_vector_norm": partial(_reduced, place=2),
     **{
         name: partial(_reduced, reason=f"{name} is taken over it")
-        for name in ("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin")
+        for name in ("amax", "amin", "max", "min", "prod", "var", "any", "argmax", "argmin")
     },
     **dict.fromkeys(
         ("_softmax", "_log_softmax", "_safe_softmax"), partial(_reduced, reason="a softmax is taken over it")
     ),
     **dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), _lookup),
-    **dict.fromkeys(("mv", "dot"), _by_vector),
     "permute": _permute,
-    "t": _t,
-    "transpose": _transpose,
     "expand": partial(_expand, equal=True),
     "repeat": _expand,
     "unsqueeze": _unsqueeze,

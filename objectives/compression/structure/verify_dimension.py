@@ -51,11 +51,9 @@ class Verifier:
         Raises:
             UnprunableError: units cannot be removed, with the reason.
         """
-        whole = range(width.units)
-        if not _alike(self._arranged(width, _turned(whole), "with its units in another order"), self._expected):
-            raise UnprunableError(
-                "with its units in another order the model gives other answers, so something else hangs on the order"
-            )
+        whole, when = range(width.units), "with its units in another order"
+        if not _alike(self._arranged(width, _turned(whole), when), self._expected):
+            raise UnprunableError(f"{when} the model gives other answers, so something else hangs on the order")
         normalised = False
         for kept, when in _cuts(width.units):
             found = self._arranged(width, kept, when)
