@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -204,5 +205,25 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_schema_may_name_no_features() -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label": "at"}, "'at'"),
+        ({"numeric": ("age", "price", "town")}, "'town'"),
+        ({"numeric": ("age", "price", "who")}, "'who'"),
+        ({"of_user": ("city",)}, "of_user .*'city'"),
+        ({"of_user": ("town", "price")}, "of_user .*'price'"),
+        ({"of_user": ("who",)}, "of_user .*'who'"),
+        ({"separator": ""}, "separator"),
+        ({"user": None, "categorical": ("user", "town", "shelf")}, "'user'"),
+    ],
+)
+def test_a_schema_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SCHEMA, **wrong)
+
+
+def test_a_schema_names_an_input() -> None:
+    with pytest.raises(ValueError, match=r"user.* item"):
+        Schema("y", "t")
     assert Schema("y", "t", user="user", item="item").kinds == {}

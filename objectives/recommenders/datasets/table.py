@@ -18,8 +18,7 @@ _COMPRESSED = (".gz", ".zst")
 
 @dataclass(frozen=True)
 class Schema:
-    """Roles of a table's columns, as the study file's `columns` checks them. A feature that is neither the user's nor
-    the item's is of the moment (context).
+    """Roles of a table's columns. A feature that is neither the user's nor the item's is of the moment (context).
 
     label: 0 or 1; or with positive_from any number, 1 from that one on (such as 4 stars)
     timestamp: seconds, dates, times or ISO 8601 text
@@ -40,6 +39,22 @@ class Schema:
     of_user: tuple[str, ...] = ()
     of_item: tuple[str, ...] = ()
     positive_from: float | None = None
+
+    def __post_init__(self) -> None:
+        features = (*self.categorical, *self.numeric, *self.multi)
+        inputs = (*features, *(name for name in (self.user, self.item) if name is not None))
+        every = [*inputs, self.label, self.timestamp]
+        if twice := sorted({name for name in every if every.count(name) > 1}):
+            raise ValueError(f"a schema must name each column once, but got {twice[0]!r} more than once")
+        if not inputs:
+            raise ValueError("a schema must name a user, an item or a feature, but got none")
+        if reserved := sorted({"user", "item"} & set(features)):
+            raise ValueError(f"a feature must not be called user or item, but got {reserved[0]!r}")
+        owned = (*self.of_user, *self.of_item)
+        if wrong := sorted({name for name in owned if name not in features or owned.count(name) > 1}):
+            raise ValueError(f"of_user and of_item must share out features, but got {wrong[0]!r}, none or twice")
+        if not self.separator:
+            raise ValueError("the separator must be at least 1 character, but got ''")
 
     @property
     def kinds(self) -> dict[str, Kind]:
