@@ -103,7 +103,10 @@ def _play(
     due_ns = played.start_ns + np.cumsum(gaps_ns)
     finished_ns = due_ns + np.rint(played.latency_ms * 1e6).astype(np.int64)
     ns, idle, busy = np.zeros(len(own), np.int64), np.zeros(len(own), np.bool_), np.zeros(len(own), np.int64)
-    runs = [[(place[key], start, end) for key, start, end in engine.runs if key in place] for engine in engines]
+    # The target also runs some of the requests before the schedule begins.
+    runs = [
+        [(place[key], start, end) for key, start, end in engine.runs if start >= played.start_ns] for engine in engines
+    ]
     for own_runs in runs:
         before_ns = 0
         for number, start, _ in own_runs:
@@ -113,7 +116,7 @@ def _play(
             busy[number] = sum(
                 any(begun <= start < ended for _, begun, ended in others) for others in runs if others is not own_runs
             )
-    return np.array([rows_of(request) for request in own]), np.maximum(ns, 1), idle, busy
+    return np.array([rows_of(request) for request in own]), ns, idle, busy
 
 
 def joined(requests: Sequence[Request], most_rows: int) -> list[Request]:

@@ -81,7 +81,9 @@ def taken_share(rows: Floats) -> Floats:
 
 
 def calm_share(taken: Floats) -> float:
-    """Return the share not exceeded by the quietest fifth of blocks, (blocks,): a constant neighbour disturbs none."""
+    """Return the share not exceeded by the quietest fifth of blocks, (blocks,): what a neighbour always
+    takes disturbs no block in particular.
+    """
     return float(np.quantile(taken, _CALM_QUANTILE, method="inverted_cdf"))
 
 

@@ -115,9 +115,10 @@ class Timings:
     def kept(self) -> Timings:
         """Keep the undisturbed pairs only."""
         mask = self.undisturbed()
-        masks = {len(mask): mask, 2 * len(mask): np.repeat(mask, 2)}
+        both = np.repeat(mask, 2)
         arrays = {name: values for name, values in vars(self).items() if np.ndim(values)}
-        return replace(self, **{name: values[masks[len(values)]] for name, values in arrays.items()})
+        kept = {name: values[both if name in ("lag", "offered") else mask] for name, values in arrays.items()}
+        return replace(self, **kept)
 
     def drift(self) -> float:
         """Return the ratio of the baseline's service times in both halves, the slower over the faster: 1 is steady."""

@@ -59,9 +59,10 @@ class Line:
     def through(cls, rows: NDArray[np.int64], ns: NDArray[np.int64]) -> Line:
         """Draw a line through the medians of groups of equal size, in the order of rows, (n,)."""
         groups = np.array_split(np.argsort(rows, kind="stable"), min(_KNOTS, len(rows) // (FEWEST_RUNS // _KNOTS)))
-        knots, first = np.unique([rows[group].mean() for group in groups], return_index=True)
-        medians = np.array([np.median(ns[group]) for group in groups])
-        level: Floats = isotonic_regression(medians[first]).x
+        # Groups of the same mean size are one.
+        knots, of = np.unique([rows[group].mean() for group in groups], return_inverse=True)
+        joint = [np.concatenate([groups[i] for i in np.flatnonzero(of == knot)]) for knot in range(len(knots))]
+        level: Floats = isotonic_regression([float(np.median(ns[group])) for group in joint]).x
         return cls(knots, level, ns / np.interp(rows, knots, level))
 
     def __call__(self, rows: float) -> float:
@@ -92,7 +93,7 @@ class ServiceCurve:
         """
         others = int(runs.busy.max())
         kinds = {
-            "idle": runs.idle,
+            "idle": runs.idle & (runs.busy == 0),
             "alone": ~runs.idle & (runs.busy == 0),
             "crowded": ~runs.idle & (runs.busy == others),
         }

@@ -138,7 +138,8 @@ class Recommender(Protocol):
 
     def reference(self, name: str) -> nn.Module:
         """Build a simple reference as a model with the same inputs."""
-        raise ValueError(f"reference must be one of {self.references}, but got {name!r}")
+        known = ", ".join(self.references) or "none, since this model has no simple references"
+        raise ValueError(f"reference must be one of {known}, but got {name!r}")
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         """Return the sizes that a student may take, by name."""

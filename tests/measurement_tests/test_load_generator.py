@@ -218,7 +218,6 @@ def test_a_refused_request_takes_for_ever_and_a_failed_one_raises(clock: Clock) 
     requests = [{"kind": kind} for kind in kinds]
     arrivals = open_loop(lambda request: request["kind"](), requests, _ms(1, 1, 1, 1))
     assert np.isinf(arrivals.latency_ms).tolist() == [False, True, False, True]
-    assert np.isinf(arrivals.latency_ms).tolist() == [False, True, False, True]
     assert np.isfinite(arrivals.lag_ms).all()
     assert np.isinf(closed_loop(lambda request: request["kind"](), requests)).tolist() == [False, True, False, True]
     for play in (lambda: open_loop(lambda r: Broken(), [{}], _ms(1)), lambda: closed_loop(lambda r: Broken(), [{}])):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -789,3 +791,33 @@ def _tasks() -> list[int]:
 
 def _affinity(task: int) -> set[int]:
     return os.sched_getaffinity(task)
+
+
+def test_a_refused_request_is_freed_at_once() -> None:
+    """Without the cyclic collector, which is off during a measurement."""
+
+    class Large(dict[str, Any]):
+        """A request that can be referred to weakly."""
+
+    for placement in (
+        Placement(admission=Admission(queue=1)),
+        Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(queue=1)),
+    ):
+        engines = [Held() for _ in range(placement.replicas)]
+        gc.disable()
+        try:
+            with pool_of(engines, placement) as pool:
+                for engine in engines:
+                    pool.submit(request(1))
+                    engine.wait_inside()
+                pool.submit(request(2))
+                given = Large(rows(4))
+                seen = weakref.ref(given)
+                answer = pool.submit(given)
+                assert refusal_of(answer) == Refusal.QUEUE_FULL
+                del given, answer
+                assert seen() is None
+                for engine in engines:
+                    engine.controller.set()
+        finally:
+            gc.enable()

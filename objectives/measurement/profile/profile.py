@@ -113,15 +113,15 @@ def summarize(
     The part of p50_ms beyond the kernels is the engine's; 0 where the kernels took longer in their own runs.
     """
     engine_ms = max(0.0, p50_ms - sum(node.ms for node in nodes))
-    costs = [*nodes, NodeCost(ENGINE, ENGINE, ENGINE, engine_ms, flops=0, bytes=0)]
-    total = sum(cost.ms for cost in costs)
+    total = sum(node.ms for node in nodes) + engine_ms
     kinds: dict[str, Kind] = {group.name: group.kind for group in groups}
     by_group = []
-    for name, kind in (kinds | {OTHER: "other", ENGINE: "other"}).items():
-        of = [cost for cost in costs if cost.group == name]
+    for name, kind in (kinds | {OTHER: "other"}).items():
+        of = [node for node in nodes if node.group == name]
         ms, moved = sum(cost.ms for cost in of), sum(cost.bytes for cost in of)
         operations = sum(cost.flops for cost in of)
         by_group.append(GroupCost(name, kind, ms, ms / total, operations, moved, weight_bytes.get(name, 0)))
+    by_group.append(GroupCost(ENGINE, "other", engine_ms, engine_ms / total, 0, 0, 0))
     times: dict[str, list[float]] = {}
     for node in nodes:
         times.setdefault(node.operator, []).append(node.ms)

@@ -67,6 +67,7 @@ def synthetic_log(
     ):  # fmt: skip
         if not least <= value <= most:
             rule = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+            rule += ", the number of users" if what == "rows" and least == users else ""
             raise ValueError(f"{what} must be {rule}, but got {value}")
     if not 0 < positive_rate < 1:
         raise ValueError(f"positive_rate must be between 0 and 1, but got {positive_rate}")

@@ -105,7 +105,9 @@ def given_by(factory: Callable[[], Given], spec: str) -> Given:
     try:
         given.model = given.model.to("cpu").float().eval()
     except Exception as error:  # a frozen record, or a model that cannot be moved
-        raise FactoryError(f"{spec}: model must be one to set and to bring to the CPU: {located(error)}") from error
+        raise FactoryError(
+            f"{spec}: model must be one that can be set and brought to the CPU: {located(error)}"
+        ) from error
     return given
 
 

@@ -65,7 +65,7 @@ class InlineReplicas(Replicas):
                 if here:
                     self._only.turn.acquire()
         except RefusedError as error:
-            result.fail(error)
+            result.fail(error.with_traceback(None))
             return
         if here:
             self._only.answer_here(job)

@@ -107,7 +107,7 @@ class Replica:
                 return True
         except RefusedError as error:
             self._finish(job.rows)
-            job.answer.fail(error)
+            job.answer.fail(error.with_traceback(None))
         else:
             self._finish(job.rows)
         return False

@@ -60,7 +60,8 @@ class Replicas:
             with self._lock:
                 woken = self._scheduler.submit(jobs)
         except RefusedError as error:
-            result.fail(error)
+            # A traceback would hold the request, and the result it.
+            result.fail(error.with_traceback(None))
         else:
             for number in woken:
                 self._replicas[number].wake()

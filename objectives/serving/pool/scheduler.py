@@ -177,5 +177,5 @@ def parts_of(placement: Placement, group: int, rows: int) -> list[int]:
     above, replicas = placement.split_rows, placement.instance_groups[group].replicas
     if above is None or rows <= above:
         return [rows]
-    parts = max(1, min(replicas, rows // -(-above // 2)))
+    parts = min(replicas, rows // -(-above // 2))
     return [rows * (i + 1) // parts for i in range(parts)]
