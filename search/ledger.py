@@ -79,8 +79,8 @@ class Ledger:
     def log_file(self, path: Path, folder: str) -> None:
         """A file or a folder as an artifact of the parent run."""
         if self._parent is not None:
-            name = "log_artifacts" if path.is_dir() else "log_artifact"
-            self._try(lambda: getattr(self._client, name)(self._parent, str(path), folder))
+            log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            self._try(lambda: log(self._parent, str(path), folder))
 
     def register(
         self, name: str, model: Path, trial: int, tags: Mapping[str, str], metrics: Mapping[str, float]
@@ -98,7 +98,10 @@ class Ledger:
             import onnx
 
             assert self._parent is not None
-            run = next(run for run in self._runs("trial") if run.data.tags["leanrec.trial"] == str(trial))
+            runs = {run.data.tags["leanrec.trial"]: run for run in self._runs("trial")}
+            if str(trial) not in runs:
+                raise MlflowException(f"trial {trial} has no run yet")
+            run = runs[str(trial)]
             mlflow.set_tracking_uri(self._uri)
             with mlflow.start_run(run_id=run.info.run_id):
                 mlflow.log_metrics(dict(metrics))

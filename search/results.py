@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from objectives.records import Interval, Latency, Measurement, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
@@ -139,9 +139,10 @@ class Timing:
 
 def timing_numbers(latency: Latency, throughput: Throughput) -> Json:
     """The numbers of a benchmark under the names that the records of a result have for them."""
+    deployments = ("candidate", "baseline")  # other records have numbers of these names
     return {
         **vars(latency.candidate),
-        **vars(latency),
+        **{name: value for name, value in vars(latency).items() if name not in deployments},
         "baseline_p95_ms": latency.baseline.p95_ms,
         "repeated_blocks": latency.repeated_blocks,
         "visits": len(latency.p95_visits),
@@ -267,10 +268,14 @@ def row_json(row: Row) -> Json:
     return plain | {"saturated_ratio": plain["capacity_ratio"]}
 
 
+def _nulls(record: type[Point | PointQuality | PointLatency]) -> dict[str, None]:
+    return dict.fromkeys(part.name for part in fields(record))
+
+
 _NOT_MEASURED: Json = {
-    **dict.fromkeys(Point.__dataclass_fields__),
-    "quality": {**dict.fromkeys(PointQuality.__dataclass_fields__), "slices": []},
-    "latency_ms": dict.fromkeys(PointLatency.__dataclass_fields__),
+    **_nulls(Point),
+    "quality": {**_nulls(PointQuality), "slices": []},
+    "latency_ms": _nulls(PointLatency),
     "warnings": [],
 }
 

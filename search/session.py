@@ -57,10 +57,13 @@ class Session:
             if trial.outcome.artifact is not None
         }
 
+    def jobs(self, front: Front) -> MeterJobs:
+        """The jobs of a study that has been prepared; ConfigError as in `prepared_of`."""
+        return jobs_of(self.config, self.home, prepared_of(self, front), self.study)
+
     def pairs(self, front: Front, workers: Workers, console: Console) -> PairedComparison:
         """The comparison of the study's models on these workers; ConfigError as in `prepared_of`."""
-        jobs = jobs_of(self.config, self.home, prepared_of(self, front), self.study)
-        return PairedComparison(jobs, workers.builder, workers.meter, console)
+        return PairedComparison(self.jobs(front), workers.builder, workers.meter, console)
 
     def level(self, console: Console) -> Front:
         """Bring the ledger level with the trials, write the report, and give the result."""

@@ -236,7 +236,7 @@ def _alternating(
     length = len(requests) // _TURNS
     for turn in range(_TURNS):
         part = slice(turn * length, (turn + 1) * length)
-        for name in list(schedules)[:: -1 if turn % 2 else 1]:
+        for name in reversed(schedules) if turn % 2 else schedules:
             seconds = schedules[name][part].sum() / 1e9
             console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
             target.settle()

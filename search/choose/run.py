@@ -44,9 +44,10 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     facts, found = study.facts, session.front()
     ordered = choosing.finalists(found, policy)
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
+    jobs = session.jobs(found)
     with locked(home, config.name), stoppable():
         with open_workers(home.logs(config.name)) as workers:
-            pairs, sides = session.pairs(found, workers, console), session.sides()
+            pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
             console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
             try:
                 known = [(point, sides[point.trial]) for point in ordered]

@@ -229,13 +229,14 @@ def report(options: argparse.Namespace) -> int:
 
     console, session = _console(options), _existing(options)
     found, folder = session.level(console), session.home.reports(session.config.name)
-    files = [folder / "report.html", folder / "front.json"]
-    files[1].write_text(json.dumps(front_json(found), indent=1) + "\n")
+    front, picture = folder / "front.json", folder / "front.png"
+    front.write_text(json.dumps(front_json(found), indent=1) + "\n")
+    files = [folder / "report.html", front]
     if options.png:
         from search.report.report import write_png
 
-        files.append(folder / "front.png")
-        write_png(found, files[-1])
+        write_png(found, picture)
+        files.append(picture)
     written = [str(file) for file in files]
     console.result({"files": written}, *written)
     return DONE

@@ -125,20 +125,20 @@ def _study_figures(front: Front, knobs: Parallel) -> dict[str, go.Figure]:
 
 def write_profile(profile: StudyProfile, folder: Path) -> None:
     """The baseline's profile as profile.html, everything inside it, and as profile.json."""
+    write_json(profile, folder / "profile.json")
     figures = {"profile": go.Figure(profile_figure(profile))}
     values = {"groups": slowest_first(profile.groups), "operator_columns": OPERATOR_COLUMNS}
     _write_page(
         folder / "profile.html", "profile.html.j2", figures, profile=profile, headline=headline(profile), **values
     )
-    write_json(profile, folder / "profile.json")
 
 
 def write_bench(found: BenchResult, folder: Path) -> None:
     """A bench as bench.html, everything inside it, and as bench.json."""
+    write_json(found, folder / "bench.json")  # first: a page that fails loses no numbers
     figures = {"bench": go.Figure(bench.bench_figure(found))}
     said = {"headline": bench.headline(found), "facts": bench.facts(found), "doubts": bench.doubts(found)}
     _write_page(folder / "bench.html", "bench.html.j2", figures, found=found, **said)
-    write_json(found, folder / "bench.json")
 
 
 def write_png(front: Front, path: Path) -> None:

@@ -120,8 +120,9 @@ class MeterJobs:
         return window.extended(percent)
 
     def profile(self) -> requests.ProfileRequest:
-        _, baseline = self._pair(self.baseline)
-        return requests.ProfileRequest(baseline.model, self.prepared.structure.groups, self._holdout)
+        return requests.ProfileRequest(
+            self._deployment(*self.baseline).model, self.prepared.structure.groups, self._holdout
+        )
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""

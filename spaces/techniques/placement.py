@@ -265,7 +265,7 @@ class PlacementSpace:
         user_once = ask("user_once")
         inline = ask("inline", replicas == 1)
         # Batches have any number of rows.
-        by_size = engine in PREPARED_BY_SIZE
+        by_size = bool({engine, device.partition(":")[0]} & PREPARED_BY_SIZE)
         # Scores that depend on the other rows of the batch are defined for whole requests, as they were evaluated.
         whole = precision.depends_on_batch
         batch_rows = ask("batch_rows", not inline and not user_once and not by_size and not whole)

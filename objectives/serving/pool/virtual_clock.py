@@ -99,7 +99,7 @@ class _Simulation:
         self._submitted = [0] * requests
         self._finished = [0] * requests
         self._parts = [0] * requests  # that are not finished yet
-        self._begun: dict[int, bool] = {}  # of split requests and of those with a deadline: whether it was in time
+        self._begun: dict[int, bool] = {}  # whether the turn of a request came in time
         self._refused = [False] * requests
         self._answered = [False] * requests
 
