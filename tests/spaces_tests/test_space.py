@@ -457,3 +457,18 @@ def test_layouts_never_share_a_core() -> None:
         replicas, threads = parse_layout(text)
         assert threads is not None
         assert replicas * threads <= 6
+
+
+@pytest.mark.parametrize(
+    ("place", "batched"), [("onnxruntime", True), ("onnxruntime:tensorrt", False), ("openvino", False)]
+)
+def test_what_prepares_kernels_by_size_is_offered_no_batches(place: str, batched: bool) -> None:
+    engines = Choice(tuple(dict.fromkeys(("onnxruntime", place))))
+    space = PlacementSpace(engine=engines, layout=Choice(("1xauto",)), batch_rows=Choice((0, 400)))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    asked = set()
+    for _ in range(20):
+        trial = study.ask()
+        if space.suggest(trial, Precision()).instance_group.place == place:
+            asked |= {"placement.engine", *trial.params}
+    assert asked and ("placement.batch_rows" in asked) == batched
