@@ -280,7 +280,9 @@ def _arrays(rows: Mapping[str, Tensor]) -> Rows:
 def _user_once(
     task: Task, recommender: Recommender, model: Path, rows: int, requests: Sequence[Rows]
 ) -> tuple[str | None, float | None]:
-    """Return (why the user's side cannot be computed once a request, the share of multiply-adds left if it is)."""
+    """Return (why the user's side cannot be computed once a request, the share of multiply-adds left if it is): one of
+    the two, or neither where the multiply-adds cannot be counted.
+    """
     users = user_inputs(recommender)
     if not users:
         once = ", ".join(sorted(recommender.once))

@@ -187,7 +187,8 @@ def _loss(
     elif weight > 0 and training_data.teacher_scores is not None:
         known = training_data.teacher_scores(batch)
     loss = training_data.loss(outputs, batch.labels)
-    if weight > 0 and known is not None:
+    if weight > 0:
+        assert known is not None
         soft = training_data.soft(training_data.scores(outputs), known, distillation.temperature)
         loss = (1 - weight) * loss + weight * soft
     return loss if features is None else loss + distillation.feature_weight * features()

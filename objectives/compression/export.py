@@ -21,7 +21,7 @@ from objectives.compression.graph_passes.exported import name_turned, optimize, 
 from objectives.compression.graph_passes.tracing import BagsAsReductions, any_length
 from objectives.compression.module_edit import Positional
 from objectives.compression.training_data import as_they_are
-from objectives.errors import located
+from objectives.errors import located, one_line
 from objectives.onnx_graph import once_inputs, open_session
 from objectives.parity import ParityError, compare_scores
 
@@ -155,7 +155,7 @@ def largest_difference(graph: ir.Model, source: ir.Model, rows: Rows, limit: flo
         rows: as for `check_parity`
 
     Raises:
-        ParityError: it exceeds the limit, or a score is not finite.
+        ParityError: it exceeds the limit, a score is not finite, or a graph cannot run.
     """
     requests, sides = _sized_requests(rows, graph), ("rewritten graph", "source graph")
     return compare_scores(_scores(graph, requests), _scores(source, requests), limit, sides)
@@ -169,8 +169,7 @@ def _scores(graph: ir.Model, requests: Sequence[Rows]) -> list[NDArray[np.float3
             computed.append(run(request))
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             shapes = {name: values.shape for name, values in request.items()}
-            line = str(error).strip().splitlines()[0]
-            raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
+            raise ParityError(f"A graph must run on inputs of {shapes}, but raised {one_line(error)}") from error
     return computed
 
 

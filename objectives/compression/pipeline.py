@@ -59,7 +59,9 @@ def reshape(
     Raises:
         ValueError: a technique cannot be applied, or would leave a group unchanged.
     """
-    for _, alike in groupby(techniques, key=lambda technique: isinstance(technique, TableForm) or technique):
+    for _, alike in groupby(
+        techniques, key=lambda technique: TableForm if isinstance(technique, TableForm) else id(technique)
+    ):
         match list(alike):
             case [Architecture()]:
                 pass  # the student was built in its sizes

@@ -64,6 +64,8 @@ class ExportRequest(Request[ExportResponse]):
 
 @dataclass(frozen=True)
 class EvaluateResponse:
+    """Quality of a candidate; `reused` if the scores of all its engines and of the baseline were cached."""
+
     quality: Quality
     reused: bool = False
 

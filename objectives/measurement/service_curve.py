@@ -110,7 +110,9 @@ class ServiceCurve:
         beside so many busy others. It raises OutsideRangeError for a size that was not measured.
         """
         random = np.random.default_rng(seed)
-        idle_draws, busy_draws = _endless(random, self.idle.deviations), _endless(random, self.alone.deviations)
+        idle_draws, alone_draws, crowded_draws = (
+            _endless(random, line.deviations) for line in (self.idle, self.alone, self.crowded)
+        )
 
         def draw(rows: int, idle: bool, busy: int) -> float:
             if not self.least_rows / _BEYOND <= rows <= self.most_rows * _BEYOND:
@@ -118,7 +120,9 @@ class ServiceCurve:
                 raise OutsideRangeError(f"A simulated run has {measured} rows, but got {rows}.")
             alone = self.alone(rows)
             beside = (self.crowded(rows) - alone) * min(busy / self.others, 1.0) if self.others else 0.0
-            return (self.idle(rows) + beside) * next(idle_draws) if idle else (alone + beside) * next(busy_draws)
+            if idle:
+                return (self.idle(rows) + beside) * next(idle_draws)
+            return (alone + beside) * next(crowded_draws if busy else alone_draws)
 
         return draw
 

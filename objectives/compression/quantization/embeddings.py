@@ -123,7 +123,9 @@ def _cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
 
 
 def _least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
-    """Return rows in which the number for which it costs least is the next one `above` or `below` (NaN for none)."""
+    """Return rows, (rows, columns), with one number of each moved to its neighbour `above` or `below` (NaN for none):
+    the one that costs least.
+    """
     moves = np.concatenate([above, below], axis=1)
     cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
     best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)
