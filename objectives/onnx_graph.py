@@ -67,7 +67,7 @@ def is_large(model: ir.Model) -> bool:
 def open_session(model: ir.Model, threads: int | None = None) -> Any:
     """Open ONNX Runtime's CPU provider on a graph, for checks while building; threads are its default where None.
 
-    Sums of int8 products are exact on any CPU. A large graph is written to a temporary file first, whose tensors are mapped.
+    Sums of int8 products are exact on any CPU. A large graph is written to a temporary file, whose tensors are mapped.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
