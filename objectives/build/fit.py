@@ -18,7 +18,7 @@ from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
 from objectives.compression.importance import Evidence
-from objectives.compression.pipeline import epochs_of, reshape
+from objectives.compression.pipeline import Means, epochs_of, reshape
 from objectives.compression.training_data import TrainingData
 from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
@@ -99,7 +99,7 @@ def fit(
     start, made_of = _start(recommender, weights)
     counts = recommender.counts(start, made_of.tables) if weights.table_forms else {}
     evidence, between = partial(_evidence, recommender, seed), partial(learn, times=1)
-    model, structure = reshape(start, made_of, weights.techniques, counts, evidence, between)
+    model, structure = reshape(start, made_of, weights.techniques, Means(counts, evidence, between))
     learn(model, plain)
     if not weights.quantization_aware:
         return Fitted(model, structure, {}, fmean(seconds))

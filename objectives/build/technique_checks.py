@@ -12,7 +12,7 @@ from torch import Tensor
 
 from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
 from objectives.compression.module_edit import names_of
-from objectives.compression.pipeline import reshape
+from objectives.compression.pipeline import Means, reshape
 from objectives.compression.quantization import quantize
 from objectives.compression.quantization.weights import weights
 from objectives.compression.structure.groups import weight_of
@@ -96,7 +96,7 @@ class TechniqueChecks:
 
     def _reshape(self, technique: str, parts: Sequence[str]) -> None:
         counts = self._counts if technique in (SHARED, MIXED) else {}
-        smaller, _ = reshape(self.recommender.model, self.structure, _TRIED[technique](parts), counts)
+        smaller, _ = reshape(self.recommender.model, self.structure, _TRIED[technique](parts), Means(counts))
         check_parity(smaller, to_onnx(smaller, self._rows, self.signature), self._rows, self.signature.scores)
 
     def _narrow(self, width: str, parts: Sequence[str]) -> None:

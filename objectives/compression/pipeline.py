@@ -7,6 +7,8 @@ Every reduction comes before the final training, and quantization-aware training
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import singledispatch
 from itertools import groupby
 
 from torch import Tensor, nn
@@ -40,41 +42,64 @@ def epochs_of(weights: Weights) -> tuple[int, int]:
     return max(1, left - rounding), rounding
 
 
+@dataclass(frozen=True)
+class Means:
+    """What techniques need besides the model.
+
+    counts: (rows,) lookups of each id, by the table's dotted name
+    evidence: returns batches for the importance of units, called where they are needed
+    between: trains in place between two steps of pruning
+    """
+
+    counts: Mapping[str, Tensor]
+    evidence: Callable[[], Evidence] | None = None
+    between: Callable[[nn.Module], None] | None = None
+
+
+Reshaped = tuple[nn.Module, ModelStructure]
+
+
 def reshape(
-    model: nn.Module,
-    structure: ModelStructure,
-    techniques: Iterable[Reshaping],
-    counts: Mapping[str, Tensor],
-    evidence: Callable[[], Evidence] | None = None,
-    between: Callable[[nn.Module], None] | None = None,
+    model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means
 ) -> tuple[nn.Module, ModelStructure]:
     """Apply the techniques in their order, forms of tables that follow each other at once, and return a changed copy of
     the model with its structure; without any, the model itself.
 
-    Args:
-        counts: (rows,) lookups of each id, by the table's dotted name
-        evidence: returns batches for the importance of units, called where they are needed
-        between: trains in place between two steps of pruning
-
     Raises:
         ValueError: a technique cannot be applied, or would leave a group unchanged.
     """
-    for _, alike in groupby(
-        techniques, key=lambda technique: TableForm if isinstance(technique, TableForm) else id(technique)
-    ):
-        match list(alike):
-            case [Architecture()]:
-                pass  # the student was built in its sizes
-            case [TableForm(), *_] as listed:
-                forms = [form for form in listed if isinstance(form, TableForm)]
-                model, structure = compress_tables(model, forms, structure, counts)
-            case [Attention() as attention]:
-                model = sparsify(model, attention)
-            case [Pruning() as pruning]:
-                batches = None if pruning.importance == "magnitude" or evidence is None else evidence()
-                model, structure = prune(model, pruning, structure, batches, between)
-            case [LowRank() as low_rank]:
-                model = factorize(model, low_rank, structure)
-            case unknown:
-                raise TypeError(f"A technique is one that `reshape` applies, but got {unknown}.")
+    for are_forms, alike in groupby(techniques, key=lambda technique: isinstance(technique, TableForm)):
+        if are_forms:
+            forms = [form for form in alike if isinstance(form, TableForm)]
+            model, structure = compress_tables(model, forms, structure, means.counts)
+        else:
+            for technique in alike:
+                model, structure = _apply(technique, model, structure, means)
     return model, structure
+
+
+@singledispatch
+def _apply(technique: object, model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    """Apply one technique; each registers below for the type of its record."""
+    raise TypeError(f"A technique is registered in {__name__}, but got {technique}.")
+
+
+@_apply.register
+def _(technique: Architecture, model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    return model, structure  # the student was built in its sizes
+
+
+@_apply.register
+def _(technique: Attention, model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    return sparsify(model, technique), structure
+
+
+@_apply.register
+def _(technique: Pruning, model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    batches = None if technique.importance == "magnitude" or means.evidence is None else means.evidence()
+    return prune(model, technique, structure, batches, means.between)
+
+
+@_apply.register
+def _(technique: LowRank, model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    return factorize(model, technique, structure), structure
