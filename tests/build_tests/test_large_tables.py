@@ -218,6 +218,7 @@ def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str,
     _check_bundle(task, found, artifact, Candidate(placement=placement), tmp_path / "bundle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_engines_read_large_weights(task: Task, engine: str) -> None:
     if engine not in engines_here():
