@@ -69,7 +69,7 @@ def size(count: float) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """auc is AUC, ndcg@10 is NDCG@10."""
+    """Return a metric's name as it is written in text: auc is AUC, ndcg@10 is NDCG@10."""
     return metric.upper() if len(metric.partition("@")[0]) <= 4 else metric
 
 

@@ -78,7 +78,7 @@ def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask
 def unit_objectives(
     p95_ratio: npt.ArrayLike, throughput_ratio: npt.ArrayLike, loss: npt.ArrayLike, max_loss: float
 ) -> Floats:
-    """l, t and q of DESIGN section 4, each clipped to [0, 1] and maximised: (n, 3). The baseline is (0, 0, 1)."""
+    """Return the coordinates of the hypervolume, (n, 3), each in [0, 1] and maximised; the baseline's are (0, 0, 1)."""
     columns = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, float)) for c in (p95_ratio, throughput_ratio, loss)))
     latency, throughput, lost = columns
     if not max_loss > 0:

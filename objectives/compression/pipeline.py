@@ -44,7 +44,7 @@ def epochs_of(weights: Weights) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Means:
-    """What techniques need besides the model.
+    """Inputs of techniques besides the model and its structure.
 
     counts: (rows,) lookups of each id, by the table's dotted name
     evidence: returns batches for the importance of units, called where they are needed
@@ -59,9 +59,7 @@ class Means:
 Reshaped = tuple[nn.Module, ModelStructure]
 
 
-def reshape(
-    model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means
-) -> tuple[nn.Module, ModelStructure]:
+def reshape(model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means) -> Reshaped:
     """Apply the techniques in their order, forms of tables that follow each other at once, and return a changed copy of
     the model with its structure; without any, the model itself.
 

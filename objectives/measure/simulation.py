@@ -27,7 +27,7 @@ from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placemen
 # Requests of the open loop, and for each replica when all are busy.
 _OPEN_REQUESTS = 200
 _BUSY_REQUESTS = 60
-# Utilisation of the open loop: half of its runs find a replica idle.
+# Utilisation of the open loop, at which some runs find a replica idle and others do not.
 _SHARE = 0.5
 # Requests of the first try to saturate a placement for as long as is asked.
 _SATURATING = 256

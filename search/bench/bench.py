@@ -181,7 +181,7 @@ def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int6
 
 
 def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | None:
-    """None is the closed loop. A day lasts as long as the run, so that the run sees all of it."""
+    """Return the traffic of a plan, None for a closed loop. A day lasts as long as the run, which sees all of it."""
     if plan.pattern == "closed":
         return None
     if log is None:

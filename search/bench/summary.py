@@ -37,7 +37,7 @@ class BesidePoisson:
 
 
 def percentiles(latency_ms: Floats) -> dict[str, Percentile | None]:
-    """p50, p95 and p99 in milliseconds, None where the answers are too few or where it was refused."""
+    """Return p50, p95 and p99 in milliseconds, None where the answers are too few or where it was refused."""
     return {f"p{percent}": _percentile(latency_ms, percent) for percent in PERCENTS}
 
 

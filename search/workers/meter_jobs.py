@@ -52,7 +52,7 @@ class MeterJobs:
 
     @property
     def baseline(self) -> Side:
-        """What every candidate is compared with: fp32, ONNX Runtime's own defaults, one replica."""
+        """Return the baseline, with which every candidate is compared: fp32, ONNX Runtime's own defaults, one replica."""
         return self.prepared.baseline, Candidate()
 
     def score(

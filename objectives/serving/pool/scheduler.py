@@ -14,7 +14,7 @@ from spaces.techniques.placement import Admission, Batching, Placement
 
 
 class Queued(Protocol):
-    """What a replica queues: a request, or a part of one."""
+    """An entry of a replica's queue: a request, or a part of one."""
 
     @property
     def rows(self) -> int: ...
@@ -66,7 +66,7 @@ class Scheduler(Generic[J]):
 
     @property
     def batches(self) -> bool:
-        """Whether several requests may be run together."""
+        """Return whether several requests may be run together."""
         return self._batching is not None
 
     @property
