@@ -34,7 +34,7 @@ IN_MILLISECONDS = "p95 latency in ms (faster to the left)"
 
 
 def describe_front(front: Front) -> Description:
-    """Describe the figure: p95 (log axis; ratio or ms) against loss in percent, throughput as colour, origin as symbol."""
+    """Describe a figure of p95 (log axis; ratio or ms) by loss in percent, throughput as colour, origin as symbol."""
     infeasible = [point for point in front.points if not point.feasible]
     dominated = [point for point in front.points if point.feasible and not point.on_front]
     edge, members = stairs(front), list(front.members)

@@ -52,7 +52,7 @@ class MeterJobs:
 
     @property
     def baseline(self) -> Side:
-        """Return the baseline, with which every candidate is compared: fp32, ONNX Runtime's own defaults, one replica."""
+        """Return the baseline, beside which candidates are measured: fp32, ONNX Runtime's own defaults, one replica."""
         return self.prepared.baseline, Candidate()
 
     def score(
