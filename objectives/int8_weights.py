@@ -25,5 +25,5 @@ def largest_code(bits: Int8WeightBits) -> int:
 
 
 def saturates(metadata: Mapping[str, str], cpu_bits: Int8WeightBits) -> bool:
-    """True if int8 products of a model file could saturate on a CPU that is exact up to `cpu_bits`."""
+    """Return True if int8 products of a model file could saturate on a CPU that is exact up to `cpu_bits`."""
     return int(metadata.get(WEIGHT_BITS, "0")) > cpu_bits

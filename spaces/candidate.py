@@ -45,13 +45,13 @@ class Candidate:
 
     @property
     def keeps_model(self) -> bool:
-        """True if the candidate runs the baseline's own model in fp32, in any placement."""
+        """Return True if the candidate runs the baseline's own model in fp32, in any placement."""
         widths = {width for _, width in self.precision.widths} | {self.precision.compute}
         return self.weights == Weights() and widths == {"fp32"}
 
     @property
     def is_baseline(self) -> bool:
-        """True if nothing differs from the baseline."""
+        """Return True if nothing differs from the baseline."""
         return self.keeps_model and self.placement == Placement()
 
     def trained_with(self, seed: int) -> Candidate:

@@ -91,7 +91,7 @@ class Group:
 
     @property
     def factorable(self) -> bool:
-        """True if the group's linear layers can be replaced by low-rank factors."""
+        """Return True if the group's linear layers can be replaced by low-rank factors."""
         return self.kind in ("linear", "attention") and self.unfactorable_reason is None
 
 

@@ -69,7 +69,7 @@ class Weights:
 
     @property
     def reshaped(self) -> bool:
-        """True if any technique is applied before training."""
+        """Return True if any technique is applied before training."""
         return bool(self.reshaping)
 
     @property

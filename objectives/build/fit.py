@@ -126,7 +126,7 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Model
 
 
 def _alike(student: nn.Module, recommender: Recommender) -> bool:
-    """True if both score alike; equal tensors may be used differently, for example by another number of heads."""
+    """Return True if both score alike: equal tensors may be used differently, as by another number of heads."""
     models = (student, recommender.model)
     ours, theirs = ({name: tensor.shape for name, tensor in model.state_dict().items()} for model in models)
     if ours != theirs:

@@ -85,7 +85,7 @@ class TechniqueChecks:
                 yield from (Tried(name, width, _NOT_HELD) for name in apart if name in absent)
 
     def _held(self, module: str) -> bool:
-        """True if the graph looks up the module's weight, or multiplies by it, under one of its names."""
+        """Return True if the graph looks up the module's weight, or multiplies by it, under one of its names."""
         model = self.recommender.model
         weight = f"{module}.{weight_of(model.get_submodule(module))}"
         names = (name.rpartition(".")[0] for name in names_of(model, weight))

@@ -26,7 +26,7 @@ class RequestLogError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class RequestLog:
-    """n requests in the order of arrival; several may arrive at the same time."""
+    """The n requests in the order of arrival; several may arrive at the same time."""
 
     seconds: NDArray[np.float64]  # (n,) from 0, ascending
     rows: NDArray[np.int64] | None = None  # (n,) 1 or more; None: not recorded

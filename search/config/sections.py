@@ -188,7 +188,7 @@ class StudyConfig(Section):
 
     @property
     def own(self) -> bool:
-        """True if the recommender is the user's own, with data, metric and requests from its factory."""
+        """Return True if the recommender is the user's own, with data, metric and requests from its factory."""
         return ":" in self.recommender
 
     @property

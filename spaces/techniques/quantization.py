@@ -74,17 +74,17 @@ class Precision:
 
     @property
     def rounds_products(self) -> bool:
-        """True if any product is computed in integers."""
+        """Return True if any product is computed in integers."""
         return any(width in ROUNDED_PRODUCTS for _, width in self.widths)
 
     @property
     def depends_on_batch(self) -> bool:
-        """True if the score of a row depends on the other rows that are scored with it."""
+        """Return True if the score of a row depends on the other rows that are scored with it."""
         return any(width in BATCH_DEPENDENT for _, width in self.widths)
 
     @property
     def packed(self) -> bool:
-        """True if any width can be read by ONNX Runtime only."""
+        """Return True if any width can be read by ONNX Runtime only."""
         return any(width in PACKED_WIDTHS for _, width in self.widths)
 
 

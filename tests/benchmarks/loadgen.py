@@ -98,7 +98,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Round:
-    """p50 in milliseconds from the scheduled arrival by each generator."""
+    """The p50 in milliseconds from the scheduled arrival by each generator."""
 
     verdict: str
     theirs_ms: float

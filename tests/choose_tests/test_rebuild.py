@@ -122,7 +122,7 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
 
 
 def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a comparison of the two, nothing may be replaced."""
+    """Nothing may be replaced when the two could not be compared."""
 
     def judged(*asked: object) -> object:
         raise LostJobError("The meter was ended by SIGKILL")

@@ -19,7 +19,7 @@ HEADS: tuple[Heads, ...] = get_args(Heads)
 
 
 class Residual(nn.Module):
-    """x + f(x), f with a hidden layer of its own."""
+    """A block x + f(x), f with a hidden layer of its own."""
 
     def __init__(self, width: int, hidden: int, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
 
 class AcceptAll(nn.Module):
-    """x times a gate between 0 and 1 for each unit."""
+    """A block x times a gate between 0 and 1 for each unit."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Squeeze(nn.Module):
 
 
 class Cross(nn.Module):
-    """x0 * (W x + b) + x."""
+    """The cross network x0 * (W x + b) + x."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()

@@ -96,7 +96,7 @@ def _fields(codes: Array, bits: int) -> Array:
 
 
 def _rounded(x: Array, low: float, high: float) -> Array:
-    """uint8 with a zero point: the QuantizeLinear of the ONNX standard, and back."""
+    """Quantize to uint8 with a zero point as the ONNX standard's QuantizeLinear does, and back."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / 255) or np.float32(1)
     zero = np.rint(-low / scale)
@@ -112,7 +112,7 @@ class Arithmetic:
     seen: Ranges
 
     def multiply(self, x: Array, name: str) -> Array:
-        """x W, with W (inputs, outputs); no weight of these tests is square."""
+        """Return x W, with W (inputs, outputs); no weight of these tests is square."""
         low, high = self.seen.get(name, (np.inf, -np.inf))
         self.seen[name] = min(low, float(x.min())), max(high, float(x.max()))
         inputs = x.shape[-1]

@@ -794,7 +794,7 @@ def _affinity(task: int) -> set[int]:
 
 
 def test_a_refused_request_is_freed_at_once() -> None:
-    """Without the cyclic collector, which is off during a measurement."""
+    """It does not wait for the cyclic collector, which is off during a measurement."""
 
     class Large(dict[str, Any]):
         """A request that can be referred to weakly."""

@@ -245,7 +245,7 @@ def test_constant_service_waits_as_pollaczek_and_khinchine_say(load: float) -> N
 
 
 def test_a_full_queue_loses_as_an_mm1k_queue() -> None:
-    """Of an M/M/1/K queue (here one in service, K - 1 waiting), (1 - rho) rho^K / (1 - rho^(K + 1)) are lost."""
+    """An M/M/1/K queue (here one in service, K - 1 waiting) loses (1 - rho) rho^K / (1 - rho^(K + 1))."""
     count, mean, load, places = 60_000, 1e6, 0.9, 4
     due = poisson(5, count, mean / load)
     placement = Placement(admission=Admission(queue=places - 1))

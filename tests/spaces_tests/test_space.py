@@ -190,7 +190,7 @@ def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: Sea
 
 
 def _holds(domain: Domain, value: Any) -> bool:
-    """Whether the value is one of a choice, or of a range and on its grid."""
+    """Return True if the value is one of a choice, or of a range and on its grid."""
     if isinstance(domain, Choice):
         return value in domain
     steps = 0.0 if domain.step is None else (value - domain.low) / domain.step

@@ -41,7 +41,7 @@ class Operation:
 
     @property
     def first_alone(self) -> bool:
-        """True if the first operand has rows and no other."""
+        """Return True if the first operand has rows and no other."""
         return self.node.inputs[0] in self.rowed and self.count == 1
 
     @property
