@@ -318,10 +318,22 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class QuickBenchmark(_Finite):
+    """Ratios of candidate to baseline: the time of a request, one by one, and the requests per second when saturated.
+    There are no intervals, and the result is never reported as a measurement.
+    """
+
+    service_ratio: float
+    saturated_ratio: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Outcome of one trial: complete with a measurement, or stopped on purpose or failed with a reason in one line.
 
     timings: path of the file of raw timings, relative to the home
+    quick_benchmark: its cost, where that was compared before the benchmark
+    quality: of a trial that was evaluated and not measured
     """
 
     state: State
@@ -331,6 +343,18 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
     timings: str | None = None
+    quick_benchmark: QuickBenchmark | None = None
+    quality: Quality | None = None
+
+    @property
+    def evaluated(self) -> Quality | None:
+        """Quality of the trial, if it was evaluated."""
+        return self.quality if self.measurement is None else self.measurement.quality
+
+    @property
+    def informative(self) -> bool:
+        """Return True if it tells something of its candidate, which was built or whose cost was compared."""
+        return self.artifact is not None or self.quick_benchmark is not None
 
     def __post_init__(self) -> None:
         if (self.state == "complete") != (self.measurement is not None):

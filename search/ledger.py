@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.records import Measurement, Outcome
 from search.ablation.records import Ablation, Difference, Effect
-from search.study import EndedTrial
+from search.trials import EndedTrial
 from spaces.candidate import Candidate
 from spaces.serialization import digest, to_plain
 
@@ -153,6 +153,10 @@ class Ledger:
             metrics["parity"] = outcome.artifact.parity
             tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
             tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
+        if outcome.quick_benchmark is not None:
+            metrics |= {f"quick_benchmark.{name}": ratio for name, ratio in vars(outcome.quick_benchmark).items()}
+        if outcome.quality is not None:
+            metrics |= _numbers(_flat(to_plain(outcome.quality), "quality."))
         if outcome.measurement is not None:
             metrics |= _measured(outcome.measurement)
         seconds, status = sum(outcome.seconds.values()), _STATUS[outcome.state]
@@ -252,7 +256,11 @@ def _measured(record: Measurement | Difference) -> dict[str, float]:
     for part in record.quality.slices:
         name = re.sub(r"[^A-Za-z0-9_ -]", "_", part.name)  # other characters MLflow does not accept
         found |= _flat(to_plain(part), f"quality.slice.{name}.")
-    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float))}
+    return _numbers(found)
+
+
+def _numbers(flat: Mapping[str, object]) -> dict[str, float]:
+    return {name: float(value) for name, value in flat.items() if isinstance(value, (int, float))}
 
 
 def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -84,7 +84,8 @@ def open_session(config: StudyConfig, home: Home) -> Session:
     """Make or find the study and its ledger; ConfigError where a study of that name was begun with other settings."""
     home.claim()
     with opening(home):
-        study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
+        storage, limits = home.storage(config.storage), config.quality.limits
+        study = Study(config.name, storage, config.objectives, limits, config.seed, config.sampler)
         settings = config.model_dump(mode="json")
         if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -13,8 +12,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
+from search.config.sections import SamplerName
 from search.front import resolved_front
-from search.samplers.tpe import tpe
+from search.samplers.expected_gain import Evidence, ExpectedGainSampler
+from search.samplers.samplers import make_sampler
+from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -24,52 +26,21 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
 
-# A candidate that keeps the SLO at no rate stands where one of this ratio would.
-_LEAST_THROUGHPUT = 1e-3
-
-
-def _inverse(ratio: float) -> float:
-    return 1 / max(ratio, _LEAST_THROUGHPUT)
-
-
-# What the sampler sees of each objective, lower is better; "throughput" is the one that is turned.
-_VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
-    "latency_p50": lambda m: m.latency.p50_ratio,
-    "latency_p95": lambda m: m.latency.p95_ratio,
-    "latency_p99": lambda m: m.latency.p99_ratio,
-    "throughput": lambda m: _inverse(m.throughput.ratio),
-    "quality": lambda m: m.quality.loss,
-    "model_bytes": lambda m: float(m.footprint.model_bytes),
-    "peak_memory_bytes": lambda m: m.footprint.peak_memory_bytes,
-    "cpu_seconds_per_1000": lambda m: m.footprint.cpu_seconds_per_1000,
-    # Of a machine at a given price, money goes as the inverse of what it answers.
-    "money_per_million": lambda m: _inverse(m.throughput.ratio),
-}
-
-
-@dataclass(frozen=True)
-class EndedTrial:
-    """A trial that ended: what was chosen, what came of it, the minutes of search until then, the name of the reference
-    point that it measures, None for one of the search, and the knobs that were suggested."""
-
-    number: int
-    candidate: Candidate
-    outcome: Outcome
-    minutes: float | None
-    reference: str | None = None
-    knobs: Mapping[str, Scalar] = field(default_factory=dict)
-
-    @property
-    def measurement(self) -> Measurement | None:
-        return self.outcome.measurement
-
-
 class Study:
     """One optuna study in a database; one coordinator asks and tells."""
 
-    def __init__(self, name: str, storage: str, objectives: Sequence[str], limits: Limits, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        storage: str,
+        objectives: Sequence[str],
+        limits: Limits,
+        seed: int,
+        sampler: SamplerName = "tpe",
+    ) -> None:
         self._objectives, self._limits = tuple(objectives), limits
-        self._name, self._storage, self._seed = name, storage, seed
+        self._name, self._storage = name, storage
+        self._sampler = make_sampler(sampler, objectives, limits, seed)
         self._study = self._open()
 
     def _open(self) -> optuna.Study:
@@ -77,7 +48,7 @@ class Study:
         return optuna.create_study(
             study_name=self._name,
             storage=self._storage,
-            sampler=tpe(self._seed),
+            sampler=self._sampler,
             directions=["minimize"] * len(self._objectives),
             load_if_exists=True,
         )
@@ -122,14 +93,23 @@ class Study:
 
     def ask(self, space: SearchSpace, settled: Mapping[str, Scalar] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
-        if settled and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if settled and not waiting:
             self.enqueue(settled)
+        if isinstance(self._sampler, ExpectedGainSampler) and not waiting:
+            self._sampler.evidence = Evidence(space, self.ended(), self._pending(), self.front(self.able()))
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
             return trial, from_plain(Candidate, trial.user_attrs["candidate"])
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
+
+    def _pending(self) -> list[Candidate]:
+        """Return the candidates of the trials that are under way."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        chosen = (trial.user_attrs.get("candidate") for trial in running if "outcome" not in trial.user_attrs)
+        return [from_plain(Candidate, plain) for plain in chosen if plain is not None]
 
     def tell(self, number: int, outcome: Outcome, minutes: float) -> None:
         """Keep the outcome first, then close the trial: a kill in between is mended by `sweep`."""
@@ -172,7 +152,7 @@ class Study:
         """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference
         point nor the baseline, nor a choice that was made before or was interrupted."""
         outcomes = (trial.outcome for trial in self.ended() if trial.number > 0 and trial.reference is None)
-        return sum(outcome.state != "stopped" or outcome.artifact is not None for outcome in outcomes)
+        return sum(outcome.state != "stopped" or outcome.informative for outcome in outcomes)
 
     def measured(self) -> dict[int, Measurement]:
         """Return the measurements of the complete trials, by number."""
@@ -196,30 +176,13 @@ class Study:
 
     def _close(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.measurement is None:
-            state = TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
-            self._study.tell(trial, state=state)
+            # A sampler is not to take a stopped trial for a good one.
+            trial.set_constraint("stopped", 1.0)
+            self._study.tell(trial, state=TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL)
             return
         for name, excess in self._limits.excesses(outcome.measurement.quality).items():
             trial.set_constraint(name, excess)
         self._study.tell(trial, sought(outcome.measurement, self._objectives))
-
-
-def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """Return the values that the search minimises, lower is better: ratios to the baseline, and the loss.
-
-    A loss below zero counts as 0: a gain over the baseline is welcome, but no search time is spent on it, and it does
-    not count in the hypervolume.
-
-    Raises:
-        ValueError: one of them was not measured.
-    """
-    found = []
-    for name in objectives:
-        value = _VALUES[name](measurement)
-        if value is None:
-            raise ValueError(f"Every objective must be measured, but got nothing for {name}.")
-        found.append(max(0.0, value) if name == "quality" else value)
-    return found
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:

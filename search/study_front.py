@@ -16,11 +16,12 @@ from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
 from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, numbers_of, read_choice
-from search.study import EndedTrial, Study
+from search.study import Study
+from search.trials import EndedTrial
 from search.verdict import doubts, interference_warnings
 from spaces.serialization import Json, fields_in
 
-_STAGES = ("fit", "export", "judge", "time")
+_STAGES = ("cost", "fit", "export", "judge", "time")
 
 
 def study_front(config: StudyConfig, study: Study) -> Front:

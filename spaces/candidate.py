@@ -44,6 +44,11 @@ class Candidate:
         return "c" + digest(self)[:12]
 
     @property
+    def untrained(self) -> Candidate:
+        """The same choice with weights before training, which cost as much to run."""
+        return replace(self, weights=self.weights.untrained)
+
+    @property
     def keeps_model(self) -> bool:
         """Return True if the candidate runs the baseline's own model in fp32, in any placement."""
         widths = {width for _, width in self.precision.widths} | {self.precision.compute}

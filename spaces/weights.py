@@ -15,6 +15,8 @@ from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.reshaping import Reshaping
 
+# Settings of weights that have their shapes, and no training.
+_UNTRAINED = Distillation(temperature=1.0, teacher_weight=0.0, epochs=0)
 # Prefix of the knob of each group that may train quantization-aware.
 AWARE = "weights.quantization_aware"
 
@@ -71,6 +73,14 @@ class Weights:
     def reshaped(self) -> bool:
         """Return True if any technique is applied before training."""
         return bool(self.reshaping)
+
+    @property
+    def untrained(self) -> Weights:
+        """The same shapes before training: what differs only in its training is the same."""
+        if not self.reshaped:
+            return self if self.distillation is None else Weights()
+        pruning = None if self.pruning is None else replace(self.pruning, importance="magnitude", steps=1)
+        return replace(self, pruning=pruning, distillation=_UNTRAINED, quantization_aware=())
 
     @property
     def origin(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -82,7 +83,7 @@ def fit(
         training.
     """
     given = weights.distillation
-    assert given is not None
+    assert given is not None and given.epochs > 0
     seed += given.seed
     torch.manual_seed(seed)
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
@@ -96,10 +97,7 @@ def fit(
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
         seconds.extend([(time.monotonic() - start) / (times * training_data.rows.batches_per_epoch)] * times)
 
-    start, made_of = _start(recommender, weights)
-    counts = recommender.counts(start, made_of.tables) if weights.table_forms else {}
-    evidence, between = partial(_evidence, recommender, seed), partial(learn, times=1)
-    model, structure = reshape(start, made_of, weights.techniques, Means(counts, evidence, between))
+    model, structure = _reshaped(recommender, weights, partial(_evidence, recommender, seed), partial(learn, times=1))
     learn(model, plain)
     if not weights.quantization_aware:
         return Fitted(model, structure, {}, fmean(seconds))
@@ -111,6 +109,28 @@ def fit(
     train = partial(learn, times=rounding)
     aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
     return Fitted(aware, structure, ranges, fmean(seconds))
+
+
+def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:
+    """Reshape the model as `fit` does, and train nothing: what it costs to run does not depend on trained weights.
+
+    Raises:
+        ValueError: a technique cannot be applied to this model, or would change nothing.
+    """
+    torch.manual_seed(seed)
+    model, structure = _reshaped(recommender, weights)
+    return Fitted(model.eval(), structure, {})
+
+
+def _reshaped(
+    recommender: Recommender,
+    weights: Weights,
+    evidence: Callable[[], Evidence] | None = None,
+    between: Callable[[nn.Module], None] | None = None,
+) -> tuple[nn.Module, ModelStructure]:
+    start, made_of = _start(recommender, weights)
+    counts = recommender.counts(start, made_of.tables) if weights.table_forms else {}
+    return reshape(start, made_of, weights.techniques, Means(counts, evidence, between))
 
 
 def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:

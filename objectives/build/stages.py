@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build.baseline_checks import check_metric, dry_facts, split_refused, undertrained, unlearnable
-from objectives.build.fit import Fitted
+from objectives.build.fit import Fitted, untrained
 from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
 from objectives.build.technique_checks import TechniqueChecks
@@ -309,6 +309,8 @@ def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
         return Fitted(recommender.reference(weights.reference), ModelStructure(()), {})
     if weights.distillation is None:
         return Fitted(recommender.model, of_baseline(recommender).structure, {})
+    if weights.distillation.epochs == 0:
+        return untrained(recommender, weights, task.seed)
     return Fitted.load(_weights_folder(task, recommender, weights))
 
 

@@ -11,7 +11,7 @@ from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
-from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
+from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, QuickBenchmark, Throughput
 from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.model_structure import Group
@@ -120,16 +120,6 @@ class CustomMetricRequest(Request[EvaluateResponse]):
     part: HeldPart
     seed: int
     confidence: float
-
-
-@dataclass(frozen=True)
-class QuickBenchmark:
-    """Ratios of candidate to baseline: the time of a request, one by one, and the requests per second when saturated.
-    There are no intervals, and the result is never reported as a measurement.
-    """
-
-    service_ratio: float
-    saturated_ratio: float
 
 
 @dataclass(frozen=True)

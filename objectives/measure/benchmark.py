@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, QuickBenchmark, QuickBenchmarkRequest
+from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, QuickBenchmarkRequest
 from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.interference import InterferenceMonitor, calm_share
@@ -21,7 +21,7 @@ from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.throughput import Probe, RateSearch, ServiceTimer, measure_capacity, search_rates
-from objectives.records import Footprint
+from objectives.records import Footprint, QuickBenchmark
 from spaces.serialization import from_plain, to_plain
 
 _WEIGH_SECONDS = 100

@@ -12,7 +12,7 @@ from rich.table import Table
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
 from search.results import Front, Point
-from search.study import EndedTrial
+from search.trials import EndedTrial
 from spaces.serialization import to_plain
 
 

@@ -27,6 +27,9 @@ Objective = Literal[
     "money_per_million",
 ]
 
+# `auto` is leanrec's own; the others are Optuna's.
+SamplerName = Literal["auto", "tpe", "random"]
+
 _Share = Annotated[float, Field(gt=0, lt=1)]
 # Largest seed that Optuna and scikit-learn accept.
 _LARGEST_SEED = 2**32 - 1
@@ -168,6 +171,7 @@ class StudyConfig(Section):
         description=f"a list of one or more different ones of {', '.join(get_args(Objective))}",
     )
     space: SpaceConfig = SpaceConfig()
+    sampler: SamplerName = Field(default="auto", description=f"one of {', '.join(get_args(SamplerName))}")
     training: TrainingConfig = TrainingConfig()
     price_per_hour: float | None = Field(
         default=None, gt=0, description="the price of the machine for an hour, above 0, or null"

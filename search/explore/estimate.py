@@ -13,8 +13,8 @@ from search.format import count
 QUICK_BENCHMARK_SECONDS = 2.0
 # Share of stopped trials before the study has shown its own: at least none; in long searches 93% were.
 _STOPPED = (0.0, 0.95)
-# Share of trials that train: every other choice may reuse trained weights.
-_TRAINED = (1.0, 0.5)
+# Share of trials that train: others reuse trained weights, or cost too much to be trained.
+_TRAINED = (1.0, 0.1)
 # Number of trials from which the study's own are more informative.
 _ENOUGH = 20
 
@@ -73,7 +73,7 @@ class Observed:
 
 def observed(outcomes: Sequence[Outcome]) -> Observed | None:
     """Summarise trials that were built; None while they are too few, or none was stopped or measured."""
-    built = [outcome for outcome in outcomes if outcome.artifact is not None]
+    built = [outcome for outcome in outcomes if outcome.informative]
     stopped, measured = ([o for o in built if o.state == state] for state in ("stopped", "complete"))
     if len(built) < _ENOUGH or not stopped or not measured:
         return None
@@ -81,10 +81,8 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
     def mean(stage: str, of: Sequence[Outcome]) -> float:
         return sum(outcome.seconds.get(stage, 0.0) for outcome in of) / len(of)
 
-    # A stopped trial had at most a quick benchmark.
-    quick = mean("time", stopped)
-    fit, export, evaluate = (mean(stage, built) for stage in ("fit", "export", "judge"))
-    stages = StageSeconds(fit, export, evaluate, quick, max(0.0, mean("time", measured) - quick))
+    cost, fit, export, evaluate = (mean(stage, built) for stage in ("cost", "fit", "export", "judge"))
+    stages = StageSeconds(fit, export, evaluate, cost, mean("time", measured))
     share = len(stopped) / len(built)
     sway = 1.96 * math.sqrt(share * (1 - share) / len(built))
     return Observed(stages, share, (max(0.0, share - sway), min(1.0, share + sway)))

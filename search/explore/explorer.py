@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
-from objectives.records import Measurement, Outcome, State
+from objectives.records import Measurement, Outcome, QuickBenchmark, State
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
-from search.study import EndedTrial, Study, sought
+from search.study import Study
+from search.trials import EndedTrial, sought
 from search.workers.meter_jobs import Length, MeterJobs, ratio_noise
 from search.workers.processes import Done, Worker, wait
+from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
 
@@ -42,7 +44,11 @@ class Explorer:
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
         self._running_trials: list[RunningTrial] = []
-        self._known = {ended.candidate.id for ended in study.ended() if _settled(ended.outcome)}
+        self._known: set[str] = set()
+        self._trained: set[str] = set()
+        self._costs: dict[str, QuickBenchmark] = {}
+        for ended in study.ended():
+            self._learn(ended.candidate, ended.outcome)
         self._duplicates = self._asked = 0
 
     def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
@@ -66,8 +72,7 @@ class Explorer:
                 if elapsed >= seconds or (trials is not None and told >= trials and not pending):
                     return "the budget is spent"
                 allowed = most if trials is None else min(most, trials - told)
-                while len(self._running_trials) < allowed and self._duplicates < _DUPLICATES:
-                    self._ask(elapsed + spent_seconds)
+                told += self._fill(allowed, elapsed + spent_seconds)
                 self._dispatch()
                 wait([*self._builders, self._meter], _POLL_SECONDS)
                 told += self._collect((time.monotonic() - start + spent_seconds) / 60)
@@ -76,21 +81,39 @@ class Explorer:
             self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
             self._abort()
 
-    def _ask(self, seconds: float) -> None:
+    def _fill(self, allowed: int, seconds: float) -> int:
+        """Begin trials until so many run; return how many ended at once, by what is known of their cost."""
+        ended = 0
+        for _ in range(_DUPLICATES):
+            if len(self._running_trials) + ended >= allowed or self._duplicates >= _DUPLICATES:
+                break
+            ended += self._ask(seconds)
+        return ended
+
+    def _ask(self, seconds: float) -> int:
+        """Begin a trial; return 1 where what is known of its cost ends it, else 0."""
         trial, candidate = self._study.ask(self._space, self._again())
         trial.set_user_attr("candidate_id", candidate.id)
-        running = RunningTrial(trial, candidate, "fit" if candidate.weights.distillation else "export")
+        running = RunningTrial(trial, candidate, "export")
         if candidate.id in self._known | {f.candidate.id for f in self._running_trials}:
             self._duplicates += 1
             self._tell(running, Outcome("stopped", "the same choice was made before"), seconds / 60)
-            return
+            return 0
         self._duplicates = 0
+        running.quick_benchmark = self._costs.get(candidate.untrained.id)
+        if (reason := self._screening.dominated(running)) is not None:
+            self._tell(running, self._ended(running, "stopped", reason), seconds / 60)
+            return 1
+        if candidate.weights.distillation is not None:
+            known = running.quick_benchmark is not None or candidate.weights.id in self._trained
+            running.stage = "fit" if known or not self._screening.compares_cost(running) else "export_untrained"
         self._running_trials.append(running)
+        return 0
 
     def _again(self) -> dict[str, Scalar] | None:
-        """Return the knobs of existing weights, every other time."""
+        """Return the knobs of existing weights, every other time; `auto` itself weighs them against new ones."""
         self._asked += 1
-        if self._asked % 2:
+        if self._asked % 2 or self._config.sampler == "auto":
             return None
         trial = self._screening.least_tried([running.candidate.weights.id for running in self._running_trials])
         return None if trial is None else self._space.weights_knobs(trial.knobs)
@@ -115,11 +138,17 @@ class Explorer:
         candidate, threads = running.candidate, self._threads
         if running.stage == "fit":
             return requests.FitRequest(self._jobs.task, candidate.weights, threads)
+        if running.stage == "export_untrained":
+            return requests.ExportRequest(self._jobs.task, candidate.untrained, threads)
         if running.stage == "export":
             return requests.ExportRequest(self._jobs.task, candidate, threads)
         if running.stage == "custom_metric":
             assert running.scored is not None
             return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, threads)
+        if running.stage == "quick_benchmark":
+            built = running.artifact or running.untrained
+            assert built is not None
+            return self._jobs.quick_benchmark((built, candidate))
         assert running.artifact is not None
         ours = (running.artifact, candidate)
         scores = self._jobs.score(ours, "validation", threads=threads)
@@ -128,8 +157,6 @@ class Explorer:
         if running.stage == "evaluate":
             reject_above = self._config.quality.limits.max_loss if self._screening.applies(running) else None
             return self._jobs.evaluate(scores, 0.95, reject_above)
-        if running.stage == "quick_benchmark":
-            return self._jobs.quick_benchmark(ours)
         seed = self._config.seed + running.number
         timings = [(m.latency, m.throughput) for m in self._study.measured().values()]
         jobs = replace(self._jobs, noise=ratio_noise(timings))
@@ -168,9 +195,12 @@ class Explorer:
         if result is None and running.measured is not None:
             # A failed visit leaves the earlier measurement, and its recording, unchanged.
             return self._ended(running, "complete", None, running.measured)
+        if result is None and running.stage == "export_untrained":
+            running.stage = "fit"  # untrained weights may not have scores to compare, where trained ones do
+            return None
         if result is None:
             return self._ended(running, "failed", done.error)
-        if isinstance(result, _CACHED) and result.reused:
+        if isinstance(result, _CACHED) and result.reused and running.stage != "export_untrained":
             running.reused.append(_told_as(running.stage))
         try:
             return self._next(running, result)
@@ -183,20 +213,21 @@ class Explorer:
         match result:
             case requests.FitResponse():
                 running.stage = "export"
+            case requests.ExportResponse() if running.stage == "export_untrained":
+                running.untrained, running.stage = result.artifact, "quick_benchmark"
             case requests.ExportResponse():
                 running.artifact = result.artifact
-                running.stage = "quick_benchmark" if self._screening.benchmarks_first(running) else self._evaluation
+                first = running.quick_benchmark is None and self._screening.compares_cost(running)
+                running.stage = "quick_benchmark" if first else self._evaluation
             case requests.ScoreResponse():
                 running.scored, running.stage = result, "custom_metric"
             case requests.EvaluateResponse():
                 running.quality = result.quality
-                reason = self._screening.rejects(running)
-                unseen = running.quick_benchmark is None and self._screening.applies(running)
-                running.stage = "quick_benchmark" if unseen else "benchmark"
-            case requests.QuickBenchmark():
-                running.quick_benchmark = result
+                reason, running.stage = self._screening.rejects(running), "benchmark"
+            case QuickBenchmark():
+                running.quick_benchmark = self._costs[running.candidate.untrained.id] = result
                 reason = self._screening.dominated(running)
-                running.stage = self._evaluation if running.quality is None else "benchmark"
+                running.stage = "fit" if running.artifact is None else self._evaluation
             case _:
                 assert isinstance(result, requests.BenchmarkResponse)
                 return self._timed(running, result)
@@ -222,7 +253,8 @@ class Explorer:
     ) -> Outcome:
         recording = None if measurement is None else self._recording(running.number, running.visits > 0)
         seconds, reused = dict(running.seconds), tuple(running.reused)
-        return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording)
+        cost, quality = running.quick_benchmark, running.quality if measurement is None else None
+        return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording, cost, quality)
 
     @property
     def _evaluation(self) -> Stage:
@@ -232,9 +264,17 @@ class Explorer:
         self._study.tell(running.number, outcome, minutes)
         # Only between benchmarks: a write to the database would disturb one.
         self._study.note(search_seconds=60 * minutes)
-        if _settled(outcome):
-            self._known.add(running.candidate.id)
+        self._learn(running.candidate, outcome)
         self._record(EndedTrial(running.number, running.candidate, outcome, minutes, running.reference))
+
+    def _learn(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Keep what need not be asked, trained or compared again."""
+        if outcome.state == "complete" or (outcome.state == "stopped" and outcome.informative):
+            self._known.add(candidate.id)
+        if outcome.artifact is not None:
+            self._trained.add(candidate.weights.id)
+        if outcome.quick_benchmark is not None:
+            self._costs[candidate.untrained.id] = outcome.quick_benchmark
 
     def _abort(self) -> None:
         """Abort the running trials; the next run asks for the same choices again."""
@@ -250,13 +290,10 @@ class Explorer:
 
 def _told_as(stage: Stage) -> str:
     """Return the name of the stage, in DESIGN's sense, that the seconds are recorded under."""
+    if stage in ("export_untrained", "quick_benchmark"):
+        return "cost"
     return "time" if stage in TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
 
 
 def _length(running: RunningTrial) -> Length:
     return "visit" if running.stage == "near" else "screen"
-
-
-def _settled(outcome: Outcome) -> bool:
-    """Return whether a candidate is measured, or built and stopped, so that it need not be asked for again."""
-    return outcome.state == "complete" or (outcome.state == "stopped" and outcome.artifact is not None)

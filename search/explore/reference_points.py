@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from objectives.jobs.requests import QuickBenchmark
-from objectives.records import Interval, Prepared
+from objectives.records import Interval, Prepared, QuickBenchmark
 from search.results import TUNED, Point, TunedRatios
-from search.study import EndedTrial
+from search.trials import EndedTrial
 from spaces.candidate import Candidate
 from spaces.domains import Choice, FixedValues, Scalar
 from spaces.serialization import Json

@@ -19,7 +19,8 @@ from search.report.profile import user_once
 from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
-from search.study import EndedTrial, Study
+from search.study import Study
+from search.trials import EndedTrial
 from search.verdict import best_compromise
 from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison

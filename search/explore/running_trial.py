@@ -9,14 +9,18 @@ from typing import Literal
 
 from optuna.trial import Trial
 
-from objectives.jobs.requests import QuickBenchmark, ScoreResponse
-from objectives.records import Artifact, Measurement, Quality
+from objectives.jobs.requests import ScoreResponse
+from objectives.records import Artifact, Measurement, Quality, QuickBenchmark
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
-# Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
-Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
-BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
+# The cost of new weights is compared before they are trained. Evaluation is one stage, or two with a custom metric: the
+# meter scores, and a builder evaluates.
+Stage = Literal[
+    "export_untrained", "quick_benchmark", "fit", "export", "evaluate", "score", "custom_metric", "benchmark", "near"
+]
+# The shorter ones first.
+BUILDING: tuple[Stage, ...] = ("custom_metric", "export_untrained", "export", "fit")
 # Evaluation of many users takes as long as training.
 LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
@@ -33,6 +37,7 @@ class RunningTrial:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     worker: Worker | None = None
+    untrained: Artifact | None = None
     artifact: Artifact | None = None
     quality: Quality | None = None
     quick_benchmark: QuickBenchmark | None = None
@@ -52,9 +57,11 @@ class RunningTrial:
 
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """Select the trial to advance, oldest first: measuring before building, never two fits of the same weights."""
+    """Select the trial to advance, of one stage the oldest: measuring before building, short stages before fits, never
+    two fits of the same weights."""
     waiting = [f for f in running_trials if f.worker is None]
     fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
     measuring = (f for stage in (*TIMING, "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
-    building = (f for f in waiting if builders_idle and f.stage in BUILDING and f.candidate.weights.id not in fitting)
+    free = [f for f in waiting if builders_idle and not (f.stage == "fit" and f.candidate.weights.id in fitting)]
+    building = (f for stage in BUILDING for f in free if f.stage == stage)
     return next(itertools.chain(measuring, building), None)

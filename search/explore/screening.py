@@ -7,20 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from objectives.jobs.requests import QuickBenchmark
-from objectives.records import Measurement
+from objectives.records import Measurement, QuickBenchmark
 from search.config.sections import StudyConfig
 from search.explore.reference_points import cost
 from search.explore.running_trial import RunningTrial
 from search.front import loses_no_more
-from search.study import EndedTrial, Study
+from search.study import Study
+from search.trials import EndedTrial
 
 # Error margin of a quick benchmark in each of its ratios.
 _MARGIN = 1.25
 # Objectives that a quick benchmark does not measure.
 _UNSEEN = frozenset({"model_bytes", "peak_memory_bytes", "cpu_seconds_per_1000"})
-# Seconds of evaluation from which the quick benchmark comes before it.
-_LONG_EVALUATION = 10.0
 # Number of ways to run weights on the front, before new ones are worth more.
 _WAYS = 6
 
@@ -78,26 +76,21 @@ class Screening:
             return None
         return f"pruned: {lost}" if (lost := limits.lost(quality)) else self.dominated(running)
 
-    def benchmarks_first(self, running: RunningTrial) -> bool:
-        """Return whether the quick benchmark comes before a long evaluation, which candidates slower than the baseline
-        then need not have. Cached scores do not count for the duration."""
-        if not self.applies(running) or _UNSEEN & set(self.config.objectives):
-            return False
-        outcomes = [trial.outcome for trial in self.study.ended()]
-        return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
+    def compares_cost(self, running: RunningTrial) -> bool:
+        """Return whether the cost decides if the trial goes on: every objective but quality follows from it."""
+        return self.applies(running) and not _UNSEEN & set(self.config.objectives)
 
     def dominated(self, running: RunningTrial) -> str | None:
-        """Return the reason why the trial is dominated; before its evaluation, by the baseline only."""
-        if running.quick_benchmark is None or _UNSEEN & set(self.config.objectives):
+        """Return the reason why the trial is dominated, before its evaluation even if it lost nothing."""
+        if running.quick_benchmark is None or not self.compares_cost(running):
             return None
-        if running.quality is None:
-            return dominated(running.quick_benchmark, 0.0, {}, 0.0)
         if running.candidate.keeps_model:
             # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
             return dominated(running.quick_benchmark, 0.0, kept, math.inf)
         front = {number: m for number, m in self.study.front(self.study.able()).items() if number > 0}
-        return dominated(running.quick_benchmark, running.quality.loss, front, self.study.resolution)
+        loss = 0.0 if running.quality is None else running.quality.loss
+        return dominated(running.quick_benchmark, loss, front, self.study.resolution)
 
     def least_tried(self, flying: Sequence[str]) -> EndedTrial | None:
         """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions

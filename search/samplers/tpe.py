@@ -8,6 +8,7 @@ import optuna
 
 
 def tpe(seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler; the constraint that a stopped trial is told with keeps it from the good ones."""
     with warnings.catch_warnings():
         # Grouped sampling is marked experimental; it is what a conditional space needs.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

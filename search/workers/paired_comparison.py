@@ -9,9 +9,9 @@ from statistics import fmean, variance
 from typing import TypeVar
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import BenchmarkResponse, ExportRequest, FitRequest, QuickBenchmark
+from objectives.jobs.requests import BenchmarkResponse, ExportRequest, FitRequest
 from objectives.measurement.metrics.paired_loss import resamples_for
-from objectives.records import Artifact, Interval, Quality, SliceQuality
+from objectives.records import Artifact, Interval, Quality, QuickBenchmark, SliceQuality
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
 from search.cli.console import Console

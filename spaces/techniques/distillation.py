@@ -12,7 +12,7 @@ from spaces.serialization import formerly
 @dataclass(frozen=True)
 class Distillation:
     """Settings of a distillation: the temperature of both softened outputs, the weight of the teacher's term (labels
-    get the rest) and the epochs.
+    get the rest) and the epochs, 0 for weights that are not trained.
 
     feature_weight: weight of the squared distance to the teacher's hidden features, added to the outputs' loss; 0 for
         none
@@ -30,8 +30,8 @@ class Distillation:
             raise ValueError(f"A temperature is at least 1, but got {self.temperature}.")
         if not 0.0 <= self.teacher_weight <= 1.0:
             raise ValueError(f"The teacher's weight lies in [0, 1], but got {self.teacher_weight}.")
-        if self.epochs < 1:
-            raise ValueError(f"There is at least one epoch, but got {self.epochs}.")
+        if self.epochs < 0:
+            raise ValueError(f"There are 0 epochs or more, but got {self.epochs}.")
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):

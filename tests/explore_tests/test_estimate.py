@@ -37,8 +37,8 @@ def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -
         drawn = {name: float(getattr(stages, name) * random.uniform(0.5, 1.5)) for name in vars(stages)}
         out = random.random() < stopped
         spent = {"fit": drawn["fit"], "export": drawn["export"], "judge": drawn["evaluate"]}
-        spent["time"] = drawn["quick_benchmark"] + (0.0 if out else drawn["time"])
-        clock += max(spent["fit"] + spent["export"], spent["judge"]) + spent["time"]
+        spent |= {"cost": drawn["quick_benchmark"], "time": 0.0 if out else drawn["time"]}
+        clock += max(spent["fit"] + spent["export"], spent["judge"]) + spent["cost"] + spent["time"]
         ended.append(
             Outcome("stopped", "outrun", None, complete.artifact, spent) if out else replace(complete, seconds=spent)
         )

@@ -7,7 +7,6 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +22,12 @@ from search.config.study_file import load
 from search.explore import explorer as explore
 from search.explore.explorer import Explorer
 from search.explore.running_trial import RunningTrial, next_job
-from search.study import EndedTrial, Study
+from search.study import Study
+from search.trials import EndedTrial
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
 from spaces.candidate import Candidate
+from spaces.domains import Choice, Float
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
@@ -104,7 +105,7 @@ def parts(tmp_path: Path) -> dict[str, Any]:
         "k", "holdout", structure, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
     )
     return {
-        "config": load("ml-100k"),
+        "config": load("ml-100k", ["sampler=tpe"]),
         "task": Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0),
         "prepared": prepared,
         "space": space,
@@ -190,7 +191,7 @@ def test_learning_and_judging_may_take_longer_than_other_jobs(
     """Ranking many users for each score takes as long as learning does."""
     limits: dict[str, float] = {}
     parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
-    search(parts, answers(), 4, monkeypatch, limits)
+    search(parts, answers(), 8, monkeypatch, limits)
     assert {job: limits[job] for job in ("fit", "export", "evaluate", "quick_benchmark")} == {
         "fit": 700,
         "export": 70,
@@ -259,7 +260,7 @@ def test_a_point_that_would_enter_the_front_is_measured_in_further_visits(
             f"trial-{number}-visits.npz" if entered else f"trial-{number}.npz"
         )
     assert all(
-        t.outcome.seconds["time"] in (pytest.approx(looks), pytest.approx(looks + 0.1))  # a glance at all but the first
+        t.outcome.seconds["time"] == pytest.approx(looks)
         for t in complete.values()
         for looks in [0.4 if t.number == 0 or t.number % 2 else 0.1]
     )
@@ -317,49 +318,75 @@ def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], m
     assert sum(job == "benchmark" for _, job in log) >= len(measured) + 1
 
 
-def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = {"service_ratio": 4.9, "saturated_ratio": 0.2}
-    _, told, log = search(parts, answers(quick_benchmark=lambda a: slow), 12, monkeypatch)
-    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+SLOW = {"service_ratio": 4.9, "saturated_ratio": 0.2}
+
+
+def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, told, _ = search(parts, answers(quick_benchmark=lambda a: SLOW), 12, monkeypatch)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.quick_benchmark]
     assert stopped
-    assert all(t.outcome.reason.startswith("pruned: 4.9x baseline latency") for t in stopped)
-    assert sum(job == "quick_benchmark" for _, job in log) >= len(stopped)
+    assert all((t.outcome.reason or "").startswith("pruned: 4.9x baseline latency") for t in stopped)
+    trained = {t.candidate.weights.id for t in told if t.outcome.state == "complete"}
+    new = [t for t in stopped if t.candidate.weights.distillation and t.candidate.weights.id not in trained]
+    assert new and all(set(t.outcome.seconds) == {"cost"} and t.outcome.artifact is None for t in new)
     again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
     parts["study"] = again
-    known = {t.candidate.id for t in told if t.outcome.artifact}
-    _, later, _ = search(parts, answers(quick_benchmark=lambda a: slow), 4, monkeypatch)
+    known = {t.candidate.id for t in stopped}
+    _, later, _ = search(parts, answers(quick_benchmark=lambda a: SLOW), 4, monkeypatch)
     assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
 
 
-@pytest.mark.parametrize(("seconds", "last"), [(0.1, "quick_benchmark"), (30.0, "evaluate")])
-def test_what_takes_long_comes_second(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float, last: str
+def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of which it is compared have the shape, and no training; the trained ones are not compared again."""
+    exports: list[tuple[str, int]] = []
+
+    def exported(arguments: Mapping[str, Any]) -> Any:
+        weights = arguments["candidate"]["weights"]
+        if weights["distillation"]:
+            exports.append((str(weights["pruning"]["ratios"]), weights["distillation"]["epochs"]))
+        return answers()["export"](arguments)
+
+    _, told, log = search(parts, answers(export=exported), 12, monkeypatch)
+    known = [t for t in told if t.outcome.quick_benchmark]
+    assert all(t.outcome.state == "complete" and "cost" in t.outcome.seconds for t in known)
+    assert sum(job == "quick_benchmark" for _, job in log) == len(known)
+    (first, _), *others = exports
+    for place, (shape, epochs) in enumerate(others):
+        assert epochs == 0 or shape == first or (shape, 0) in others[:place]
+    assert any(epochs == 0 for _, epochs in others)
+
+
+def test_a_cost_that_is_known_is_not_compared_again(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates that differ in their training only cost the same, in a later run of the study too."""
+    domains = {"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))}
+    weights = replace(parts["space"].weights, pruning={"mlp": Choice((0.5,))}, distillation=domains)
+    parts["space"] = replace(parts["space"], weights=weights)
+    told, compared = [], 0
+    for _ in range(2):
+        _, some, log = search(parts, answers(quick_benchmark=lambda a: SLOW), 20, monkeypatch)
+        told += some
+        compared += sum(job == "quick_benchmark" for _, job in log)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.quick_benchmark]
+    kinds = {(t.candidate.weights.pruning, t.candidate.precision, t.candidate.placement) for t in stopped}
+    # Two candidates of the same cost may be under way at once, in each of the runs.
+    assert len(kinds) <= compared <= len(kinds) + 4 < len(stopped)
+
+
+def test_weights_that_cannot_be_exported_untrained_are_trained(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A candidate slower than the baseline need not be evaluated; both are asked of each that is timed."""
-    monkeypatch.setattr(Scripted, "poll", partialmethod(polled, seconds))
-    _, _, log = search(parts, answers(), 8, monkeypatch)
-    asked = [job for kind, job in log if kind == "meter" and job in ("evaluate", "quick_benchmark")]
-    assert asked[:2] == ["evaluate", "evaluate"], "the baseline and the first candidate have no glance"
-    assert asked[-1] == last and asked.count("quick_benchmark") == asked.count("evaluate") - 2
-    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
-    _, told, log = search(parts, answers(quick_benchmark=slow), 12, monkeypatch)
-    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
-    judged = sum(job == "evaluate" for _, job in log)
-    assert stopped and (judged == 0) == (seconds > 10)
+    def exported(arguments: Mapping[str, Any]) -> Any:
+        untrained = (arguments["candidate"]["weights"]["distillation"] or {}).get("epochs") == 0
+        return "ParityError: all scores are equal" if untrained else answers()["export"](arguments)
 
-
-def polled(worker: Scripted, judging: float) -> Done:
-    worker.busy = False
-    job = job_of(worker.request)
-    answer = worker.script[job](to_plain(worker.request))
-    return done(worker.request, answer, judging if job == "evaluate" else 0.1)
+    _, told, _ = search(parts, answers(export=exported), 8, monkeypatch)
+    assert {t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")} == {"complete"}
 
 
 def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
-    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
     parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
-    _, told, _ = search(parts, answers(quick_benchmark=slow), 8, monkeypatch)
+    _, told, _ = search(parts, answers(quick_benchmark=lambda a: SLOW), 8, monkeypatch)
     assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from objectives.jobs.requests import QuickBenchmark
-from objectives.records import Artifact, InputSpec, Prepared, Tried
+from objectives.records import Artifact, InputSpec, Prepared, QuickBenchmark, Tried
 from search.choose.choose import Confirmed, choice
 from search.choose.run import tuned_ratios
 from search.cli.console import Console

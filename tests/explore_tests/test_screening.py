@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.jobs.requests import QuickBenchmark
-from objectives.records import Measurement, Quality
+from objectives.records import Measurement, Quality, QuickBenchmark
 from search.config.loss_limits import Limits
 from search.explore.screening import dominated
 from tests.search_tests.measurements import complete_outcome

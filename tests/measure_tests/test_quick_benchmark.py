@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from objectives.jobs.requests import QuickBenchmark
 from objectives.measure.benchmark import compare_quickly
 from objectives.measurement import load_generator as traffic
 from objectives.measurement.load_target import LiveTarget
+from objectives.records import QuickBenchmark
 from search.explore.screening import dominated
 
 REQUESTS = [{"item": np.zeros(rows, dtype=np.int64)} for rows in np.random.default_rng(0).integers(50, 400, 60)]

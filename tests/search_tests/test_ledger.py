@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from objectives.records import Outcome
 from search.ledger import Ledger
-from search.study import EndedTrial
+from search.trials import EndedTrial
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import ablation

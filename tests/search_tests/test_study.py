@@ -10,7 +10,8 @@ import pytest
 
 from objectives.records import NotFiniteError, Outcome, Quality
 from search.config.loss_limits import Limits
-from search.study import Study, sought
+from search.study import Study
+from search.trials import sought
 from spaces.search_space import SearchSpace
 from tests.search_tests.measurements import complete_outcome, small_space
 

@@ -1,0 +1,132 @@
+"""Sampler that proposes the candidate with the largest expected gain in hypervolume per second of work.
+
+Cost, loss and the seconds of each stage are predicted by surrogate models of all evidence, so that placements are tried
+often, other widths less often, and new weights rarely, as far as each pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from search.config.loss_limits import Limits
+from search.front import Floats
+from search.samplers.drawn import Drawn, draw
+from search.samplers.hypervolume_gain import HypervolumeGain
+from search.samplers.surrogates import NoEvidenceError, Prediction, Surrogates
+from search.trials import EndedTrial
+from spaces.candidate import Candidate
+from spaces.search_space import SearchSpace
+
+# Candidates of the pool that are drawn at random, and neighbours of members of the front.
+_RANDOM, _NEIGHBOURS = 200, 300
+# Probability that a neighbour changes a knob: one in ten, or a third.
+_CHANGES = (0.1, 0.33)
+# Share of the proposals that are random, so that no part of the space is excluded by a wrong model.
+_EXPLORED = 0.1
+# Draws of a pool until enough candidates are new.
+_TRIES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a proposal is made from.
+
+    ended: trials of the study
+    pending: candidates of trials that are under way
+    front: numbers of the trials on the front
+    """
+
+    space: SearchSpace
+    ended: Sequence[EndedTrial]
+    pending: Sequence[Candidate]
+    front: Collection[int]
+
+
+class ExpectedGainSampler(optuna.samplers.BaseSampler):
+    """Sampler over a study's whole space; `evidence` is set before each ask.
+
+    A proposal depends on the seed, the number of the trial and the evidence only, so a resumed study goes on as one
+    that was not interrupted.
+    """
+
+    evidence: Evidence | None = None
+
+    def __init__(self, objectives: Sequence[str], limits: Limits, seed: int) -> None:
+        self._objectives, self._limits, self._seed = tuple(objectives), limits, seed
+        self._fallback = optuna.samplers.RandomSampler(seed)
+        self._proposed: Drawn | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Propose a candidate, and return the distributions of its knobs; none for a trial that was enqueued."""
+        self._proposed = None
+        if self.evidence is None or "fixed_params" in trial.system_attrs:
+            return {}
+        self._proposed = self._propose(self.evidence, np.random.default_rng([self._seed, trial.number]))
+        return dict(self._proposed.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the knobs of the proposed candidate."""
+        return {} if self._proposed is None else dict(self._proposed.knobs)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return a random value of a knob that was not proposed."""
+        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+    def _propose(self, evidence: Evidence, random: np.random.Generator) -> Drawn:
+        pool = _pool(evidence, random)
+        if random.random() < _EXPLORED:
+            return pool[0]
+        try:
+            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, int(random.integers(2**31)))
+        except NoEvidenceError:
+            return pool[0]
+        front = surrogates.measured()
+        if evidence.pending:
+            # A trial under way counts as measured where it is expected.
+            front = np.concatenate([front, surrogates.predict(evidence.pending).units.mean(axis=0)])
+        gain = HypervolumeGain(front, surrogates.objectives)
+        predicted = surrogates.predict([drawn.candidate for drawn in pool])
+        return pool[int(np.argmax(gain_per_second(gain, predicted)))]
+
+
+def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
+    """Return the expected gain over the expected seconds, (n,): a candidate is trained with the probability that it
+    would gain if it lost nothing, and benchmarked with the probability that it gains.
+    """
+    gains, lossless = gain(predicted.units), gain(predicted.lossless)
+    trained, timed = (lossless > 0).mean(axis=0), (gains > 0).mean(axis=0)
+    seconds = predicted.cost_seconds + trained * predicted.build_seconds + timed * predicted.benchmark_seconds
+    return np.asarray(gains.mean(axis=0) / np.maximum(seconds, 1e-3))
+
+
+def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
+    """Draw different candidates that are neither known nor under way; the first is random. Where the space has no other
+    candidate, the pool is one that is known.
+    """
+    space, members = evidence.space, [t.knobs for t in evidence.ended if t.number in evidence.front and t.knobs]
+    taken = {t.candidate.id for t in evidence.ended if t.outcome.informative} | {c.id for c in evidence.pending}
+    pool: dict[str, Drawn] = {}
+    for turn in range(_TRIES):
+        if len(pool) >= _RANDOM + (_NEIGHBOURS if members else 0):
+            break
+        if turn < _RANDOM or not members:
+            drawn = draw(space, random)
+        else:
+            near = members[int(random.integers(len(members)))]
+            if random.random() < 0.5:
+                near = space.weights_knobs(near)
+            drawn = draw(space, random, near, _CHANGES[turn % len(_CHANGES)])
+        if drawn.candidate.id not in taken:
+            pool.setdefault(drawn.candidate.id, drawn)
+    return [*pool.values()] or [draw(space, random)]

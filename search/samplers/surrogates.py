@@ -1,0 +1,146 @@
+"""Surrogate models of cost and loss, over everything that the trials of a study have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+
+from objectives.records import QuickBenchmark
+from search.config.loss_limits import Limits
+from search.front import BEST_P95_RATIO, Floats
+from search.samplers.forest import Forest
+from search.trials import EndedTrial, sought
+from spaces.candidate import Candidate
+from spaces.domains import Scalar
+
+QUALITY = "quality"
+# Knobs that the cost does not depend on, since they change trained weights only, and those that the loss does not.
+_TRAINING = (
+    "distillation.", "weights.quantization_aware", "pruning.importance", "pruning.steps", "precision.calibration",
+)  # fmt: skip
+_SERVING = ("placement.",)
+# Multiple of the tolerated loss beyond which no loss is worse.
+_WORST_LOSS = 5.0
+# Smallest value whose logarithm is taken.
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predictions of n candidates.
+
+    units: (draws, n, objectives), coordinates of the hypervolume in the unit cube
+    lossless: the same if no candidate lost anything
+    cost_seconds, build_seconds, benchmark_seconds: (n,), of the stages before training, from training to evaluation,
+        and after it
+    """
+
+    units: Floats
+    lossless: Floats
+    cost_seconds: Floats
+    build_seconds: Floats
+    benchmark_seconds: Floats
+
+
+class Surrogates:
+    """Models of the objectives and of the seconds of the stages; what was measured is not modelled."""
+
+    def __init__(self, ended: Sequence[EndedTrial], objectives: Sequence[str], limits: Limits, seed: int) -> None:
+        """Fit the models to the trials that ended.
+
+        Raises:
+            NoEvidenceError: the baseline was not measured.
+        """
+        self._objectives, self._limits = tuple(objectives), limits
+        self._others = [name for name in objectives if name != QUALITY]
+        self._ended = [t for t in ended if t.outcome.informative and t.candidate.weights.reference is None]
+        baseline = next((t.measurement for t in self._ended if t.candidate.is_baseline and t.measurement), None)
+        if baseline is None:
+            raise NoEvidenceError("Surrogates need the measured baseline.")
+        self._base = _log(sought(baseline, self._others))
+        self._costs, self._losses = self._known_costs(), self._known_losses()
+        self._trained = {t.candidate.weights.id for t in self._ended if t.outcome.artifact is not None}
+        by_cost = {t.candidate.untrained.id: _knobs(t.candidate, _TRAINING) for t in self._ended}
+        by_loss = {t.candidate.variant_id: _knobs(t.candidate, _SERVING) for t in self._ended}
+        self._cost = Forest([by_cost[key] for key in self._costs], np.stack([*self._costs.values()]), seed)
+        losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
+        self._loss = Forest([by_loss[key] for key in self._losses], losses, seed + 1)
+
+    @property
+    def objectives(self) -> int:
+        """Number of objectives."""
+        return len(self._objectives)
+
+    def measured(self) -> Floats:
+        """Return the coordinates of the measured trials that keep the limits, (n, objectives)."""
+        able = [m for t in self._ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
+        costs = np.reshape([_log(sought(m, self._others)) for m in able], (len(able), len(self._others)))
+        return self._units(costs, np.array([m.quality.loss for m in able]))
+
+    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Predict the coordinates and the seconds of candidates."""
+        costs = self._cost.draw([_knobs(candidate, _TRAINING) for candidate in candidates])
+        losses = self._loss.draw([_knobs(candidate, _SERVING) for candidate in candidates])[..., 0]
+        for place, candidate in enumerate(candidates):
+            costs[:, place] = self._costs.get(candidate.untrained.id, costs[:, place])
+            losses[:, place] = self._losses.get(candidate.variant_id, losses[:, place])
+        untrained = [c.weights.distillation is not None and c.weights.id not in self._trained for c in candidates]
+        uncosted = [candidate.untrained.id not in self._costs for candidate in candidates]
+        return Prediction(
+            self._units(costs, losses),
+            self._units(costs, np.zeros_like(losses)),
+            self._seconds("cost") * np.array(uncosted),
+            self._seconds("fit") * np.array(untrained) + self._seconds("export") + self._seconds("judge"),
+            np.full(len(candidates), self._seconds("time")),
+        )
+
+    def _known_costs(self) -> dict[str, Floats]:
+        """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
+        quick benchmarks suggest them, corrected by the median ratio of the two where both were made.
+        """
+        timed = {t.candidate.untrained.id: m for t in self._ended if (m := t.measurement) is not None}
+        known = {key: _log(sought(measurement, self._others)) for key, measurement in timed.items()}
+        quick = {t.candidate.untrained.id: q for t in self._ended if (q := t.outcome.quick_benchmark) is not None}
+        suggested = {key: self._suggested(each) for key, each in quick.items()}
+        corrections = [known[key] - each for key, each in suggested.items() if key in known]
+        correction = np.median(corrections, axis=0) if corrections else 0.0
+        return {key: each + correction for key, each in suggested.items()} | known
+
+    def _suggested(self, quick: QuickBenchmark) -> Floats:
+        latency, rate = quick.service_ratio, 1 / max(quick.saturated_ratio, _LEAST)
+        return _log([latency if name.startswith("latency") else rate for name in self._others])
+
+    def _known_losses(self) -> dict[str, float]:
+        """Return the loss by variant."""
+        evaluated = {t.candidate.variant_id: q for t in self._ended if (q := t.outcome.evaluated) is not None}
+        return {variant: quality.loss for variant, quality in evaluated.items()}
+
+    def _units(self, costs: Floats, losses: Floats) -> Floats:
+        """Return coordinates for logarithms of the costs, (..., others), and losses, (...)."""
+        others = iter(np.moveaxis((costs - self._base) / np.log(BEST_P95_RATIO), -1, 0))
+        quality = 1 - np.maximum(losses, 0.0) / self._limits.max_loss
+        columns = [quality if name == QUALITY else next(others) for name in self._objectives]
+        units: Floats = np.clip(np.stack(columns, axis=-1), 0.0, 1.0)
+        return units
+
+    def _seconds(self, stage: str) -> float:
+        """Return the mean seconds of a stage where it ran."""
+        seconds = (t.outcome.seconds.get(stage, 0.0) for t in self._ended if stage not in t.outcome.reused)
+        return fmean([each for each in seconds if each > 0] or [1.0])
+
+
+class NoEvidenceError(ValueError):
+    """Too few trials ended for a model."""
+
+
+def _knobs(candidate: Candidate, without: tuple[str, ...]) -> dict[str, Scalar]:
+    return {name: value for name, value in candidate.knobs().items() if not name.startswith(without)}
+
+
+def _log(values: npt.ArrayLike) -> Floats:
+    logs: Floats = np.log(np.maximum(np.asarray(values, dtype=np.float64), _LEAST))
+    return logs

@@ -1,0 +1,67 @@
+"""Trials that ended, and the values that the search minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from objectives.records import Measurement, Outcome
+from spaces.candidate import Candidate
+from spaces.domains import Scalar
+
+# A candidate that keeps the SLO at no rate stands where one of this ratio would.
+_LEAST_THROUGHPUT = 1e-3
+
+
+def _inverse(ratio: float) -> float:
+    return 1 / max(ratio, _LEAST_THROUGHPUT)
+
+
+# What the sampler sees of each objective, lower is better; "throughput" is the one that is turned.
+_VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
+    "latency_p50": lambda m: m.latency.p50_ratio,
+    "latency_p95": lambda m: m.latency.p95_ratio,
+    "latency_p99": lambda m: m.latency.p99_ratio,
+    "throughput": lambda m: _inverse(m.throughput.ratio),
+    "quality": lambda m: m.quality.loss,
+    "model_bytes": lambda m: float(m.footprint.model_bytes),
+    "peak_memory_bytes": lambda m: m.footprint.peak_memory_bytes,
+    "cpu_seconds_per_1000": lambda m: m.footprint.cpu_seconds_per_1000,
+    # Of a machine at a given price, money goes as the inverse of what it answers.
+    "money_per_million": lambda m: _inverse(m.throughput.ratio),
+}
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that ended: what was chosen, what came of it, the minutes of search until then, the name of the reference
+    point that it measures, None for one of the search, and the knobs that were suggested."""
+
+    number: int
+    candidate: Candidate
+    outcome: Outcome
+    minutes: float | None
+    reference: str | None = None
+    knobs: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        return self.outcome.measurement
+
+
+def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
+    """Return the values that the search minimises, lower is better: ratios to the baseline, and the loss.
+
+    A loss below zero counts as 0: a gain over the baseline is welcome, but no search time is spent on it, and it does
+    not count in the hypervolume.
+
+    Raises:
+        ValueError: one of them was not measured.
+    """
+    found = []
+    for name in objectives:
+        value = _VALUES[name](measurement)
+        if value is None:
+            raise ValueError(f"Every objective must be measured, but got nothing for {name}.")
+        found.append(max(0.0, value) if name == "quality" else value)
+    return found

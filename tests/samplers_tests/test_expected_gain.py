@@ -1,0 +1,96 @@
+"""The sampler on a study in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import pytest
+
+from search.samplers.drawn import draw
+from search.samplers.surrogates import NoEvidenceError, Surrogates
+from search.study import Study
+from spaces.candidate import Candidate
+from tests.samplers_tests.problem import LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
+from tests.search_tests.measurements import in_memory
+
+
+def run(sampler: str, seed: int, seconds: float) -> Problem:
+    problem = Problem(sampler, seed)
+    while problem.seconds < seconds:
+        problem.step()
+    return problem
+
+
+def test_nothing_known_is_proposed_again() -> None:
+    problem = Problem("auto", 0)
+    ids = [problem.step().id for _ in range(40)]
+    assert len(set(ids)) == 40
+
+
+def test_one_seed_gives_one_sequence_also_after_an_interruption() -> None:
+    whole = Problem("auto", 3)
+    ids = [whole.step().id for _ in range(14)]
+    parts = Problem("auto", 3)
+    again = [parts.step().id for _ in range(9)]
+    parts.study = Study("s", parts.study._storage, OBJECTIVES, LIMITS, 3, "auto")
+    again += [parts.step().id for _ in range(5)]
+    assert ids == again
+
+
+def test_optuna_keeps_the_knobs_of_each_proposal() -> None:
+    problem = Problem("auto", 1)
+    for _ in range(12):
+        problem.step()
+    trials = problem.study.finished()
+    for trial in trials:
+        assert SPACE.suggest(optuna.trial.FixedTrial(trial.params)) in {t.candidate for t in problem.study.ended()}
+    assert all(trial.params for trial in trials)
+
+
+def test_a_study_without_a_baseline_is_explored_at_random() -> None:
+    study = Study("s", in_memory(), OBJECTIVES, LIMITS, 0, "auto")
+    ids = {study.ask(SPACE)[1].id for _ in range(5)}
+    assert len(ids) == 5
+    with pytest.raises(NoEvidenceError):
+        Surrogates([], OBJECTIVES, LIMITS, 0)
+
+
+def test_what_was_measured_is_not_modelled() -> None:
+    problem = Problem("auto", 2)
+    for _ in range(15):
+        problem.step()
+    surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)
+    measured = [trial for trial in problem.study.ended() if trial.measurement is not None]
+    predicted = surrogates.predict([trial.candidate for trial in measured])
+    assert np.ptp(predicted.units, axis=0).max() == 0
+    assert not predicted.cost_seconds.any()
+    able = [place for place, trial in enumerate(measured) if trial.number in problem.study.able()]
+    np.testing.assert_allclose(predicted.units[0, able], surrogates.measured())
+
+
+def test_predictions_of_what_was_not_measured_are_near_the_truth() -> None:
+    problem = run("auto", 0, 1200)
+    surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)
+    random = np.random.default_rng(5)
+    known = {trial.candidate.id for trial in problem.study.ended()}
+    new: list[Candidate] = [c for _ in range(200) if (c := draw(SPACE, random).candidate).id not in known]
+    predicted = surrogates.predict(new).units.mean(axis=0)
+    p95 = np.array([np.log(costs(candidate)[0]) / np.log(0.01) for candidate in new]).clip(0, 1)
+    quality = np.array([1 - loss(candidate) / LIMITS.max_loss for candidate in new]).clip(0, 1)
+    assert np.corrcoef(predicted[:, 0], p95)[0, 1] > 0.7
+    assert np.corrcoef(predicted[:, 2], quality)[0, 1] > 0.4
+
+
+def test_weights_that_are_trained_cost_less_than_new_ones() -> None:
+    problem = run("auto", 1, 600)
+    kinds = [t.candidate.weights.id for t in problem.study.ended() if t.candidate.weights.distillation is not None]
+    assert len(set(kinds)) < len(kinds), "weights are run in several placements and widths"
+
+
+@pytest.mark.slow
+def test_it_learns_faster_than_random_and_tpe() -> None:
+    """Ten minutes of the closed-form study, eight seeds each."""
+    names = ("auto", "tpe", "random")
+    found = {name: np.array([run(name, seed, 600).hypervolume() for seed in range(8)]) for name in names}
+    assert (found["auto"] > found["random"]).sum() >= 7, found
+    assert (found["auto"] > found["tpe"]).sum() >= 7, found
