@@ -47,7 +47,8 @@ class Runs:
 class Line:
     """Times of runs by rows, and how single runs deviate from them.
 
-    rows, ns: (knots,), ascending sizes and the median time at each, which does not fall
+    rows, ns: (knots,), ascending sizes and the median time at each, which does not fall; the first and the last are
+        those of the smallest and the largest run
     deviations: (n,), time of a run over that of the line
     """
 
@@ -59,11 +60,12 @@ class Line:
     def through(cls, rows: NDArray[np.int64], ns: NDArray[np.int64]) -> Line:
         """Draw a line through the medians of groups of equal size, in the order of rows, (n,)."""
         groups = np.array_split(np.argsort(rows, kind="stable"), min(_KNOTS, len(rows) // (FEWEST_RUNS // _KNOTS)))
-        # Groups of the same mean size are one.
-        knots, of = np.unique([rows[group].mean() for group in groups], return_inverse=True)
+        # Groups of the same median size are one.
+        knots, of = np.unique([np.median(rows[group]) for group in groups], return_inverse=True)
         joint = [np.concatenate([groups[i] for i in np.flatnonzero(of == knot)]) for knot in range(len(knots))]
         level: Floats = isotonic_regression([float(np.median(ns[group])) for group in joint]).x
-        return cls(knots, level, ns / np.interp(rows, knots, level))
+        sizes, level = _continued(knots, level, float(rows.min()), float(rows.max()))
+        return cls(sizes, level, ns / np.interp(rows, sizes, level))
 
     def __call__(self, rows: float) -> float:
         return float(np.interp(rows, self.rows, self.ns))
@@ -125,6 +127,19 @@ class ServiceCurve:
             return (alone + beside) * next(crowded_draws if busy else alone_draws)
 
         return draw
+
+
+def _continued(rows: Floats, level: Floats, least: float, most: float) -> tuple[Floats, Floats]:
+    """Continue a line to the least and the most rows that were run, with the slope of its lower and its upper half: the
+    groups at its ends stand for their median size, and with log-normal sizes the largest is twice that.
+    """
+    if len(rows) < 2:
+        return rows, level
+    middle = len(rows) // 2
+    lower = (level[middle] - level[0]) / (rows[middle] - rows[0])
+    upper = (level[-1] - level[middle - 1]) / (rows[-1] - rows[middle - 1])
+    first = max(level[0] - lower * (rows[0] - least), level[0] / 2)
+    return np.array([least, *rows, most]), np.array([first, *level, level[-1] + upper * (most - rows[-1])])
 
 
 def _endless(random: np.random.Generator, deviations: Floats) -> Iterator[float]:

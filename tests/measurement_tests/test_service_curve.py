@@ -29,6 +29,20 @@ def test_the_lines_are_those_of_the_law() -> None:
     assert (curve.others, curve.least_rows, curve.most_rows) == (1, 50, 499)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_requests_take_as_long_as_the_law_says(seed: int) -> None:
+    """Of log-normal sizes the largest eighth has a median of half the largest; a p95 is made of these."""
+    random = np.random.default_rng(seed)
+    rows = np.minimum(np.exp(random.normal(np.log(200), 0.6, 800)), 1000).astype(np.int64)
+    ns = (100_000 + 1000 * rows) * np.exp(random.normal(0, 0.1, 800))
+    curve = ServiceCurve.fit(Runs(rows, ns.astype(np.int64), np.zeros(800, np.bool_), np.zeros(800, np.int64)))
+    for size in (rows.min(), 400, 800, rows.max()):
+        assert curve.alone(size) == pytest.approx(100_000 + 1000 * size, rel=0.1)
+    draw = curve.sampler(seed)
+    drawn = np.array([draw(size, False, 0) for size in rows])
+    assert np.quantile(drawn, 0.95) == pytest.approx(np.quantile(ns, 0.95), rel=0.1)
+
+
 def test_draws_have_the_median_and_spread_of_the_runs() -> None:
     draw = ServiceCurve.fit(runs(4000)).sampler(1)
     drawn = np.log([draw(200, False, 0) for _ in range(4000)])
