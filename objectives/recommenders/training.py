@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -63,11 +64,17 @@ class BuiltIn(Recommender, Generic[M]):
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of a training; `history` is the validation metric after each epoch."""
+    """Result of a training.
+
+    best_epoch: from 0
+    history: the validation metric after each epoch
+    passes: over train in an epoch
+    """
 
     best_epoch: int
     history: tuple[float, ...]
     seconds: float
+    passes: int = 1
 
 
 def train_to_optimum(
@@ -76,6 +83,7 @@ def train_to_optimum(
     optimizer: torch.optim.Optimizer,
     batches: Callable[[], Iterable[Labelled]],
     validate: Callable[[nn.Module], float],
+    passes: int = 1,
     patience: int = 2,
     reductions: int = 2,
     most_epochs: int = 100,
@@ -85,6 +93,10 @@ def train_to_optimum(
 
     After `patience` epochs without an improvement the best weights are restored and the learning rate is divided by
     ten; after `reductions` such divisions training ends (the schedule of the FuxiCTR library, with which BARS was run).
+
+    Args:
+        batches: gives the batches of one pass over train
+        passes: over train in an epoch, between two validations
     """
     start = time.monotonic()
     best, best_epoch, history = float("-inf"), -1, list[float]()
@@ -92,7 +104,7 @@ def train_to_optimum(
     waited = fallen = 0
     for epoch in range(most_epochs):
         model.train()
-        for inputs, labels in batches():
+        for inputs, labels in chain.from_iterable(batches() for _ in range(passes)):
             optimizer.zero_grad(set_to_none=True)
             loss(model, inputs, labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -113,7 +125,7 @@ def train_to_optimum(
             settings["lr"] *= 0.1
     model.load_state_dict(kept)
     model.eval()
-    return Trained(best_epoch, tuple(history), time.monotonic() - start)
+    return Trained(best_epoch, tuple(history), time.monotonic() - start, passes)
 
 
 def open_baseline(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from objectives.records import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
@@ -18,7 +18,10 @@ from spaces.techniques.pruning import IMPORTANCES, ways_to_prune
 from spaces.techniques.quantization import CALIBRATIONS, WIDTHS, PrecisionSpace
 from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
+# Fewest passes over train of a smaller model's training; more where the baseline took more to its best, as far as they
+# take no longer than this at the baseline's speed.
 EPOCHS = 5
+_FIT_SECONDS = 30.0
 # 0 leaves a group whole while another is pruned. The remaining size of a dimension is rounded to what kernels handle
 # well, which may be half of it: in a dimension of two such steps, 0.25 and less round to nothing, and the trial fails.
 # From 0.3 on, every ratio removes something from every prunable dimension; 0.3, 0.6, 0.9 are the three ways to prune
@@ -42,6 +45,16 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
         ConfigError: the study file names an unavailable group, size, engine or width; it lists the available ones.
     """
     return SearchSpace(_weights(given, prepared), _precision(given, prepared), _placement(given.placement, prepared))
+
+
+def epochs_like(training: Mapping[str, object]) -> int:
+    """Return the epochs of a smaller model's training, each one pass over train, from facts of the baseline's."""
+    best, history, seconds, passes = (training.get(name) for name in ("best_epoch", "history", "seconds", "passes"))
+    if not (isinstance(best, int) and isinstance(history, Sequence) and isinstance(seconds, int | float)):
+        return EPOCHS  # a user's model, of whose training nothing is known
+    of_epoch = passes if isinstance(passes, int) else 1
+    affordable = _FIT_SECONDS * len(history) * of_epoch / max(float(seconds), 1e-3)
+    return max(EPOCHS, min((best + 1) * of_epoch, int(affordable)))
 
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
@@ -68,7 +81,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
             "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
         },
-        epochs=learning.epochs or EPOCHS,
+        epochs=learning.epochs or epochs_like(prepared.training),
         importance=Choice(given.pruning_importance or IMPORTANCES),
         steps=Choice(given.pruning_steps or STEPS.values),
         multiple=unit,

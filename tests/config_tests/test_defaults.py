@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial
 from objectives.compression.low_rank import rank_of
 from objectives.records import Artifact, InputSpec, Prepared
 from search.config import defaults
-from search.config.defaults import RANKS, RATIOS, space_for
+from search.config.defaults import RANKS, RATIOS, epochs_like, space_for
 from search.config.study_file import parse
 from search.errors import ConfigError
 from spaces.candidate import Candidate
@@ -492,3 +492,21 @@ def test_layers_that_cannot_be_factors_have_no_ranks() -> None:
     assert set(space().weights.low_rank) == set(whole)
     groups = tuple(replace(g, unfactorable_reason="it fails") if g.name == whole[0] else g for g in ANATOMY.groups)
     assert set(space(structure=replace(ANATOMY, groups=groups)).weights.low_rank) == set(whole[1:])
+
+
+@pytest.mark.parametrize(
+    ("training", "epochs"),
+    [
+        ({}, 5),
+        ({"best_epoch": 1, "history": [0.6, 0.7, 0.6], "seconds": 30.0}, 5),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 20.0}, 15),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 20.0, "passes": 3}, 45),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 200.0, "passes": 3}, 9),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 2000.0, "passes": 1}, 5),
+    ],
+)
+def test_a_smaller_model_trains_as_long_as_the_baseline_did_as_far_as_that_is_short(
+    training: dict[str, object], epochs: int
+) -> None:
+    """Twenty validations, so 60 passes of three in each, in 200 s: 9 passes take 30 s."""
+    assert epochs_like(training) == epochs

@@ -279,10 +279,11 @@ def test_an_epoch_has_batches_enough_to_learn_from(
         loss: Any,
         optimizer: Any,
         batches: Callable[[], Iterable[tuple[Inputs, Labels]]],
-        *_: Any,
-        **__: Any,
+        validate: Any,
+        passes: int,
+        **_: Any,
     ) -> Any:
-        epochs.append([len(labels) for _, labels in batches()])
+        epochs.append([len(labels) for _ in range(passes) for _, labels in batches()])
         return Trained(0, (0.5,), 0.0)
 
     monkeypatch.setattr(sequential, "_lessons", drawn)

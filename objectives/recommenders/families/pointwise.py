@@ -195,7 +195,9 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     of_tables = {id(p) for p in tables}
     others = [p for p in model.parameters() if id(p) not in of_tables]
     return torch.optim.Adam(
-        [{"params": tables, "weight_decay": TABLE_DECAY}, {"params": others, "weight_decay": 0.0}], lr=LEARNING_RATE
+        [{"params": tables, "weight_decay": TABLE_DECAY}, {"params": others, "weight_decay": 0.0}],
+        lr=LEARNING_RATE,
+        fused=True,
     )
 
 

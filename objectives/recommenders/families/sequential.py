@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import repeat
 from typing import ClassVar
 
 import numpy as np
@@ -133,7 +133,7 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
         return iter(draw_requests(self.sequences, request_rows(self.task, seed), self._sizes.length, seed))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
+        return _optimizer(model)
 
     def build(self, architecture: Architecture) -> nn.Module:
         return sasrec.SASRec(self.sequences.items, resized(self._sizes, architecture.as_dict()))
@@ -192,6 +192,10 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     return SequentialRecommender(task, baseline, sequences)
 
 
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=True)
+
+
 def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
     generator = torch.Generator().manual_seed(seed)
     held = _held_out(sequences, "validation", length, _EARLY_STOPPING_USERS, seed)
@@ -199,9 +203,10 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, p
     return train_to_optimum(
         fresh,
         lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
-        torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
-        lambda: chain.from_iterable(_lessons(sequences, length, NEGATIVES, generator) for _ in range(passes)),
+        _optimizer(fresh),
+        lambda: _lessons(sequences, length, NEGATIVES, generator),
         lambda model: _ndcg(_all_scores(model, held), held),  # type: ignore[arg-type]
+        passes,
         progress=progress,
     )
 

@@ -177,7 +177,7 @@ class UserRecommender(Recommender):
         """Make the user's own optimizer, else AdamW, as `optimizer_of` does for tables with sparse gradients."""
         make, where = getattr(self.given, "optimizer", None), f"{self.given.name}: optimizer"
         if make is None:
-            return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
+            return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE, fused=True))
         made = called(f"{where}(parameters)", lambda: optimizer_of(model, make))
         if not isinstance(made, torch.optim.Optimizer):
             raise FactoryError(f"{where} must give a torch.optim.Optimizer, but gave {type(made).__name__}")
