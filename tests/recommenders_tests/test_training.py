@@ -67,3 +67,9 @@ def test_a_gain_begins_the_waiting_anew() -> None:
 def test_it_ends_at_the_most_epochs_with_the_best_of_them() -> None:
     trained, left, _, _ = _trained([0.1, 0.3, 0.2], most_epochs=3)
     assert (max(trained.history), len(trained.history), left) == (0.3, 3, -2.0)
+
+
+def test_an_epoch_of_several_passes_takes_the_batches_of_each() -> None:
+    trained, left, _, weights = _trained([0.1, 0.3], passes=3, most_epochs=2)
+    assert weights == pytest.approx([-3, -6])
+    assert (trained.passes, left) == (3, -6.0)
