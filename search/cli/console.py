@@ -81,9 +81,9 @@ class SearchBar:
             left = max(0, self._seconds - elapsed)
             self._bar.update(self._task, completed=elapsed, description=self.best or "searching", left=f"{left:.0f} s")
 
-    def told(self, told: EndedTrial, hypervolume: float, best: Point | None, complete: int, spent: float) -> None:
-        """One trial ended."""
-        self.best = f"{complete} trials, hypervolume {hypervolume:.3f}"
+    def told(self, told: EndedTrial, hypervolume: float, best: Point | None, counts: str, spent: float) -> None:
+        """Report a trial that ended; `counts` says how far the candidates came."""
+        self.best = f"{counts}, hypervolume {hypervolume:.3f}"
         if best is not None:
             self.best += f", best {best.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)

@@ -86,3 +86,10 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
     share = len(stopped) / len(built)
     sway = 1.96 * math.sqrt(share * (1 - share) / len(built))
     return Observed(stages, share, (max(0.0, share - sway), min(1.0, share + sway)))
+
+
+def stages_reached(outcomes: Sequence[Outcome]) -> str:
+    """Return how many candidates' cost is known, and how many were evaluated and benchmarked, in words."""
+    costed = sum(outcome.informative for outcome in outcomes)
+    evaluated = sum(outcome.evaluated is not None for outcome in outcomes)
+    return f"{costed} costed, {evaluated} evaluated, {sum(o.measurement is not None for o in outcomes)} benchmarked"

@@ -8,7 +8,7 @@ from search.config.defaults import space_for
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.errors import ConfigError
-from search.explore.estimate import observed, trials_in
+from search.explore.estimate import observed, stages_reached, trials_in
 from search.explore.explorer import Explorer
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
 from search.explore.reference_points import references_of, tuned_placement
@@ -78,7 +78,8 @@ def search(session: Session, console: Console) -> None:
                 found = session.front()
                 able = [point for point in found.points if point.feasible and point.trial != 0]
                 best = best_compromise(able, config.quality.max_loss) if able else None
-                bar.told(told, found.hypervolume, best, len(found.points), 60 * (told.minutes or 0.0))
+                counts = stages_reached([ended.outcome for ended in study.ended()])
+                bar.told(told, found.hypervolume, best, counts, 60 * (told.minutes or 0.0))
 
             return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from objectives.records import Outcome
-from search.explore.estimate import StageSeconds, observed, trials_in
+from objectives.records import Outcome, QuickBenchmark
+from search.explore.estimate import StageSeconds, observed, stages_reached, trials_in
 from tests.search_tests.measurements import complete_outcome
 
 
@@ -63,3 +63,14 @@ def test_what_a_study_has_shown_narrows_the_range(stopped: float) -> None:
 def test_a_few_trials_show_nothing() -> None:
     assert observed([complete_outcome()] * 30) is None, "none was stopped"
     assert observed([complete_outcome(), Outcome("stopped", "x", None, complete_outcome().artifact)]) is None
+
+
+def test_candidates_are_counted_by_how_far_they_came() -> None:
+    complete = complete_outcome()
+    assert complete.measurement is not None
+    cost = QuickBenchmark(2.0, 0.5)
+    evaluated = replace(
+        complete, state="stopped", reason="it lost", measurement=None, quality=complete.measurement.quality
+    )
+    outcomes = [complete, complete, evaluated, Outcome("stopped", "slow", quick_benchmark=cost), Outcome("failed", "x")]
+    assert stages_reached(outcomes) == "4 costed, 3 evaluated, 2 benchmarked"
