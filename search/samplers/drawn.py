@@ -13,6 +13,9 @@ from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
 
+# Standard deviation of a step between neighbours, as a share of the range.
+_STEP = 0.2
+
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
@@ -30,7 +33,8 @@ def draw(
 
     Args:
         near: knobs that are kept where the space still offers them
-        change: probability that a knob is drawn anew all the same
+        change: probability that a knob is changed all the same: a choice is drawn anew, a number moves by a normal step
+            of a fifth of its range
     """
     suggester = _RandomSuggester(random, {} if near is None else near, change)
     candidate = space.suggest(suggester)
@@ -50,39 +54,49 @@ class _RandomSuggester:
             name,
             CategoricalDistribution(choices),
             lambda kept: kept in choices,
-            lambda: choices[int(self.random.integers(len(choices)))],
+            lambda _: choices[int(self.random.integers(len(choices)))],
         )
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        def value() -> int:
+        def value(near: Any) -> int:
             if log:
-                return int(np.clip(round(self._logarithmic(low - 0.5, high + 0.5)), low, high))
-            return low + step * int(self.random.integers((high - low) // step + 1))
+                return round(self._number(low - 0.49, high + 0.49, True, near))
+            return low + step * round(self._number(-0.49, (high - low) // step + 0.49, False, _steps(near, low, step)))
 
         return int(self._keep(name, IntDistribution(low, high, log, step), lambda kept: low <= kept <= high, value))
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        def value() -> float:
-            if log:
-                return float(np.clip(self._logarithmic(low, high), low, high))
+        def value(near: Any) -> float:
             if step is not None:
-                return low + step * int(self.random.integers(round((high - low) / step) + 1))
-            return float(self.random.uniform(low, high))
+                most = round((high - low) / step)
+                return low + step * round(self._number(-0.49, most + 0.49, False, _steps(near, low, step)))
+            return self._number(low, high, log, near)
 
         return float(self._keep(name, FloatDistribution(low, high, log, step), lambda kept: low <= kept <= high, value))
 
-    def _logarithmic(self, low: float, high: float) -> float:
-        return float(np.exp(self.random.uniform(np.log(low), np.log(high))))
+    def _number(self, low: float, high: float, log: bool, near: float | None) -> float:
+        """Draw a number uniformly, or around another one."""
+        if log:
+            return float(np.exp(self._number(np.log(low), np.log(high), False, None if near is None else np.log(near))))
+        if near is None:
+            return float(self.random.uniform(low, high))
+        return float(np.clip(self.random.normal(near, _STEP * (high - low)), low, high))
 
     def _keep(
-        self, name: str, domain: BaseDistribution, offers: Callable[[Any], bool], value: Callable[[], Scalar]
+        self, name: str, domain: BaseDistribution, offers: Callable[[Any], bool], value: Callable[[Any], Scalar]
     ) -> Any:
         """Return the value that the knob has already, the one that is near and still on offer, or a new one."""
         if name not in self.knobs:
             near = self.near.get(name)
-            stays = near is not None and offers(near) and self.random.random() >= self.change
-            self.knobs[name] = near if stays and near is not None else value()
+            if near is not None and not offers(near):
+                near = None
+            stays = near is not None and self.random.random() >= self.change
+            self.knobs[name] = near if near is not None and stays else value(near)
             self.distributions[name] = domain
         return self.knobs[name]
+
+
+def _steps(near: Any, low: float, step: float) -> float | None:
+    return None if near is None else (near - low) / step

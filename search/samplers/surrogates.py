@@ -12,7 +12,7 @@ import numpy.typing as npt
 from objectives.records import QuickBenchmark
 from search.config.loss_limits import Limits
 from search.front import BEST_P95_RATIO, Floats
-from search.samplers.forest import Forest
+from search.samplers.gaussian_process import GaussianProcess
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
@@ -66,9 +66,9 @@ class Surrogates:
         self._trained = {t.candidate.weights.id for t in self._ended if t.outcome.artifact is not None}
         by_cost = {t.candidate.untrained.id: _knobs(t.candidate, _TRAINING) for t in self._ended}
         by_loss = {t.candidate.variant_id: _knobs(t.candidate, _SERVING) for t in self._ended}
-        self._cost = Forest([by_cost[key] for key in self._costs], np.stack([*self._costs.values()]), seed)
+        self._cost = GaussianProcess([by_cost[key] for key in self._costs], np.stack([*self._costs.values()]), seed)
         losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
-        self._loss = Forest([by_loss[key] for key in self._losses], losses, seed + 1)
+        self._loss = GaussianProcess([by_loss[key] for key in self._losses], losses, seed + 1)
 
     @property
     def objectives(self) -> int:
