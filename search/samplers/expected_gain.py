@@ -115,8 +115,8 @@ def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
     candidate, the pool is one that is known.
     """
     space, members = evidence.space, [t.knobs for t in evidence.ended if t.number in evidence.front and t.knobs]
-    taken = {t.candidate.id for t in evidence.ended if t.outcome.informative} | {c.id for c in evidence.pending}
-    pool: dict[str, Drawn] = {}
+    taken = {t.candidate for t in evidence.ended if t.outcome.informative}.union(evidence.pending)
+    pool: dict[Candidate, Drawn] = {}
     for turn in range(_TRIES):
         if len(pool) >= _RANDOM + (_NEIGHBOURS if members else 0):
             break
@@ -127,6 +127,6 @@ def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
             if random.random() < 0.5:
                 near = space.weights_knobs(near)
             drawn = draw(space, random, near, _CHANGES[turn % len(_CHANGES)])
-        if drawn.candidate.id not in taken:
-            pool.setdefault(drawn.candidate.id, drawn)
+        if drawn.candidate not in taken:
+            pool.setdefault(drawn.candidate, drawn)
     return [*pool.values()] or [draw(space, random)]

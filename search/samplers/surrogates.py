@@ -16,6 +16,8 @@ from search.samplers.gaussian_process import GaussianProcess
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
+from spaces.techniques.quantization import Precision
+from spaces.weights import Weights
 
 QUALITY = "quality"
 # Knobs that the cost does not depend on, since they change trained weights only, and those that the loss does not.
@@ -27,6 +29,7 @@ _SERVING = ("placement.",)
 _WORST_LOSS = 5.0
 # Smallest value whose logarithm is taken.
 _LEAST = 1e-9
+Variant = tuple[Weights, Precision]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +66,9 @@ class Surrogates:
             raise NoEvidenceError("Surrogates need the measured baseline.")
         self._base = _log(sought(baseline, self._others))
         self._costs, self._losses = self._known_costs(), self._known_losses()
-        self._trained = {t.candidate.weights.id for t in self._ended if t.outcome.artifact is not None}
-        by_cost = {t.candidate.untrained.id: _knobs(t.candidate, _TRAINING) for t in self._ended}
-        by_loss = {t.candidate.variant_id: _knobs(t.candidate, _SERVING) for t in self._ended}
+        self._trained = {t.candidate.weights for t in self._ended if t.outcome.artifact is not None}
+        by_cost = {t.candidate.untrained: _knobs(t.candidate, _TRAINING) for t in self._ended}
+        by_loss = {_variant(t.candidate): _knobs(t.candidate, _SERVING) for t in self._ended}
         self._cost = GaussianProcess([by_cost[key] for key in self._costs], np.stack([*self._costs.values()]), seed)
         losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
         self._loss = GaussianProcess([by_loss[key] for key in self._losses], losses, seed + 1)
@@ -86,10 +89,10 @@ class Surrogates:
         costs = self._cost.draw([_knobs(candidate, _TRAINING) for candidate in candidates])
         losses = self._loss.draw([_knobs(candidate, _SERVING) for candidate in candidates])[..., 0]
         for place, candidate in enumerate(candidates):
-            costs[:, place] = self._costs.get(candidate.untrained.id, costs[:, place])
-            losses[:, place] = self._losses.get(candidate.variant_id, losses[:, place])
-        untrained = [c.weights.distillation is not None and c.weights.id not in self._trained for c in candidates]
-        uncosted = [candidate.untrained.id not in self._costs for candidate in candidates]
+            costs[:, place] = self._costs.get(candidate.untrained, costs[:, place])
+            losses[:, place] = self._losses.get(_variant(candidate), losses[:, place])
+        untrained = [c.weights.distillation is not None and c.weights not in self._trained for c in candidates]
+        uncosted = [candidate.untrained not in self._costs for candidate in candidates]
         return Prediction(
             self._units(costs, losses),
             self._units(costs, np.zeros_like(losses)),
@@ -98,13 +101,13 @@ class Surrogates:
             np.full(len(candidates), self._seconds("time")),
         )
 
-    def _known_costs(self) -> dict[str, Floats]:
+    def _known_costs(self) -> dict[Candidate, Floats]:
         """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
         quick benchmarks suggest them, corrected by the median ratio of the two where both were made.
         """
-        timed = {t.candidate.untrained.id: m for t in self._ended if (m := t.measurement) is not None}
+        timed = {t.candidate.untrained: m for t in self._ended if (m := t.measurement) is not None}
         known = {key: _log(sought(measurement, self._others)) for key, measurement in timed.items()}
-        quick = {t.candidate.untrained.id: q for t in self._ended if (q := t.outcome.quick_benchmark) is not None}
+        quick = {t.candidate.untrained: q for t in self._ended if (q := t.outcome.quick_benchmark) is not None}
         suggested = {key: self._suggested(each) for key, each in quick.items()}
         corrections = [known[key] - each for key, each in suggested.items() if key in known]
         correction = np.median(corrections, axis=0) if corrections else 0.0
@@ -114,9 +117,9 @@ class Surrogates:
         latency, rate = quick.service_ratio, 1 / max(quick.saturated_ratio, _LEAST)
         return _log([latency if name.startswith("latency") else rate for name in self._others])
 
-    def _known_losses(self) -> dict[str, float]:
+    def _known_losses(self) -> dict[Variant, float]:
         """Return the loss by variant."""
-        evaluated = {t.candidate.variant_id: q for t in self._ended if (q := t.outcome.evaluated) is not None}
+        evaluated = {_variant(t.candidate): q for t in self._ended if (q := t.outcome.evaluated) is not None}
         return {variant: quality.loss for variant, quality in evaluated.items()}
 
     def _units(self, costs: Floats, losses: Floats) -> Floats:
@@ -135,6 +138,11 @@ class Surrogates:
 
 class NoEvidenceError(ValueError):
     """Too few trials ended for a model."""
+
+
+def _variant(candidate: Candidate) -> Variant:
+    """Return what the loss depends on; as keys, the records themselves are found faster than their digests."""
+    return candidate.weights, candidate.precision
 
 
 def _knobs(candidate: Candidate, without: tuple[str, ...]) -> dict[str, Scalar]:
