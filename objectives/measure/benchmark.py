@@ -19,8 +19,9 @@ from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.pace import Pace, ServiceTimer
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
-from objectives.measurement.throughput import Probe, RateSearch, ServiceTimer, measure_capacity, search_rates
+from objectives.measurement.throughput import Probe, RateSearch, measure_capacity, search_rates
 from objectives.records import Footprint, QuickBenchmark
 from spaces.serialization import from_plain, to_plain
 
@@ -45,11 +46,15 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
         footprint = weigh(holdout, request.candidate)
     requests = read_requests(holdout)
     visits = list(read_recording(recording).visits) if request.append else []
+    sides = (request.candidate, request.baseline)
     for number in range(len(visits), len(visits) + window.visits):
         # On newly opened pools: the location of a process in memory and on the cores is part of the variance between
-        # visits.
-        with open_targets(request.candidate, request.baseline, requests) as targets:
-            visits.append(measure_visit(*targets, requests, load, window, request.seed + 1000 * number))
+        # visits. Which one is opened first alternates.
+        turn = 1 if number % 2 == 0 else -1
+        first, second = sides[::turn]
+        with open_targets(first, second, requests) as opened:
+            candidate, baseline = opened[::turn]
+            visits.append(measure_visit(candidate, baseline, requests, load, window, request.seed + 1000 * number))
     recorded = Recording(tuple(visits), load.slo_ms, load.percent, request.seed)
     latency, throughput = recorded.summarize(request.noise)
     write_recording(recorded, recording)
@@ -95,26 +100,24 @@ def measure_visit(
     """Measure the latency of both deployments in alternating blocks, then their capacity and their rate under one SLO
     in turn.
 
-    Capacity and rates are measured after the latency, when the machine may have another speed: they follow the
-    baseline's service time, and are scaled to its value during the latency measurement.
+    Capacity and rates are measured after the latency, when the machine may have another speed: they follow its pace,
+    and are scaled to that during the latency measurement.
     """
-    for target in (candidate, baseline):
-        target.settle()
-    pace = ServiceTimer(baseline, requests)
+    targets = (candidate, baseline)
+    pace = Pace(targets, requests)
+    # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
+    initial_rps = load.share * 1000 / pace.service_ms[1]
 
-    def rate_rps() -> float:
-        # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
-        return load.share * 1000 / pace()
+    def rate_rps(first: int) -> float:
+        return initial_rps / pace(first)
 
     timings = measure_latency(candidate, baseline, requests, load.traffic, rate_rps, window, seed, monitor)
     kept = timings.kept()
     rate = float(np.median(kept.rate_rps))
 
-    def slowness() -> float:
-        baseline.settle()  # a deployment that has just become idle would still occupy a core
-        return pace() / (load.share * 1000 / rate)
+    def slowness(first: int) -> float:
+        return pace(first) * rate / initial_rps
 
-    targets = (candidate, baseline)
     calm = calm_share(timings.taken.max(axis=1))
     capacity = measure_capacity(targets, requests, slowness, calm, monitor)
     sides = ((kept.candidate, kept.candidate_service), (kept.baseline, kept.baseline_service))

@@ -36,13 +36,13 @@ def open_deployment(deployment: Deployment) -> Pool:
 
 @contextmanager
 def open_targets(
-    candidate: Deployment, baseline: Deployment, requests: Sequence[Request]
+    first: Deployment, second: Deployment, requests: Sequence[Request]
 ) -> Iterator[tuple[LiveTarget, LiveTarget]]:
-    """Open candidate and baseline on new pools, warmed up, under `quiet`."""
-    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
-        warm_up(ours.submit, requests, candidate.placement)
-        warm_up(theirs.submit, requests, baseline.placement)
-        yield load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests)
+    """Open two deployments on new pools, in this order, warmed up, under `quiet`."""
+    with quiet(), open_deployment(first) as one, open_deployment(second) as other:
+        warm_up(one.submit, requests, first.placement)
+        warm_up(other.submit, requests, second.placement)
+        yield load_target(one, first.placement, requests), load_target(other, second.placement, requests)
 
 
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:

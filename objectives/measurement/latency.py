@@ -137,7 +137,7 @@ def measure_latency(
     baseline: LoadTarget,
     requests: Sequence[Request],
     traffic: Traffic,
-    rate: Callable[[], float],
+    rate: Callable[[int], float],
     window: Window,
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
@@ -148,9 +148,12 @@ def measure_latency(
     The schedule of a pair is stretched to the requests per second that `rate` gives before it. Disturbed pairs are kept
     in the record and further ones are run, until there are enough undisturbed ones, three times as many in all, or the
     time limit is reached.
+
+    Args:
+        rate: called before each pair with 0 where the candidate's block comes first, and 1 where the baseline's does
     """
     targets = (candidate, baseline)
-    first = rate()
+    first = rate(0)
     most = _MOST_PAIRS * window.blocks
     warm_up = _warm_up(targets, requests, traffic, first, seed)
     length = warm_up + window.requests
@@ -161,10 +164,9 @@ def measure_latency(
     while _goes_on(pairs, window.blocks, most, end):
         number = len(pairs)
         chosen = drawn_requests(requests, length + window.service_requests, seed, number)
-        baseline.settle()
-        rates.append(rate())
-        stretched = np.maximum(np.rint(schedule[number] * (first / rates[-1])), 1).astype(np.int64)
         turn = 1 if number % 2 == 0 else -1
+        rates.append(rate(0 if turn == 1 else 1))
+        stretched = np.maximum(np.rint(schedule[number] * (first / rates[-1])), 1).astype(np.int64)
         pairs.append([_block(target, chosen, stretched, warm_up, monitor) for target in targets[::turn]][::turn])
     return _timings(pairs, rates, window.blocks, warm_up)
 

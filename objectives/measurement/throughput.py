@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +13,9 @@ from scipy.optimize import isotonic_regression
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
+from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.pace import Slowness
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
 from objectives.records import rows_of
@@ -37,8 +36,6 @@ _NEAREST = 0.97
 # Deviation from the monotone fit (logarithm of the percentile) from which a probe is repeated.
 _CONTRADICTION = 0.2
 _CAPACITY_SECONDS = 0.1
-_PACE_REQUESTS = 12
-_PACE_LOOKS = 3
 # Replaces an infinite percentile, which has no mean.
 _LARGEST = 1e12
 
@@ -65,35 +62,10 @@ class RateSearch:
     service_ms: Floats
 
 
-# Ratio of the machine's current service time to that of a reference moment.
-Slowness = Callable[[], float]
-
-
-class ServiceTimer:
-    """Timer of a deployment's current service time, one request at a time.
-
-    A machine's speed may change by half within minutes. At a fixed rate the queue in its slow phases would dominate a
-    window's p95, and a rate found in a fast phase could not be compared with one of a slow phase.
-    """
-
-    def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
-        self._target = target
-        self._requests = typical_requests(requests, _PACE_REQUESTS)
-        self._recent = deque((self._service_ms() for _ in range(_PACE_LOOKS)), maxlen=_PACE_LOOKS)
-
-    def __call__(self) -> float:
-        """Return the mean milliseconds of a request: the median of this measurement and the two before."""
-        self._recent.append(self._service_ms())
-        return statistics.median(self._recent)
-
-    def _service_ms(self) -> float:
-        return float(self._target.closed_loop(self._requests).mean())
-
-
 def measure_capacity(
     targets: Sequence[LoadTarget],
     requests: Sequence[Request],
-    slowness: Slowness = lambda: 1.0,
+    slowness: Slowness = lambda first: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
@@ -105,9 +77,10 @@ def measure_capacity(
     """
 
     def burst(turn: int) -> list[float]:
-        slower = slowness()
+        turns = _turns(len(targets), turn)
+        slower = slowness(turns[0])
         found = [0.0] * len(targets)
-        for which in _turns(len(targets), turn):
+        for which in turns:
             targets[which].settle()
             found[which] = slower * targets[which].saturated(requests, _CAPACITY_SECONDS)
         return found
@@ -155,7 +128,7 @@ def search_rates(
     slo_ms: float,
     window: Window,
     seed: int,
-    slowness: Slowness = lambda: 1.0,
+    slowness: Slowness = lambda first: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[RateSearch, ...]:
@@ -175,7 +148,7 @@ def search_rates(
         def run() -> Probe:
             return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
 
-        slower = slowness()
+        slower = slowness(which)
         done = least_disturbed(run, calm, monitor)
         ordered = tuple(sorted((*search.probes, done), key=lambda one: one.rate_rps))
         found[which] = RateSearch(ordered, search.capacity_rps, search.service_ms)

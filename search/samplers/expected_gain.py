@@ -58,8 +58,9 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
 
     evidence: Evidence | None = None
 
-    def __init__(self, objectives: Sequence[str], limits: Limits, seed: int) -> None:
-        self._objectives, self._limits, self._seed = tuple(objectives), limits, seed
+    def __init__(self, objectives: Sequence[str], limits: Limits, seed: int, explored: float = _EXPLORED) -> None:
+        """Make the sampler; `explored` is the share of its proposals that are random."""
+        self._objectives, self._limits, self._seed, self._explored = tuple(objectives), limits, seed, explored
         self._fallback = optuna.samplers.RandomSampler(seed)
         self._proposed: Drawn | None = None
 
@@ -85,7 +86,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
 
     def _propose(self, evidence: Evidence, random: np.random.Generator) -> Drawn:
         pool = _pool(evidence, random)
-        if random.random() < _EXPLORED:
+        if random.random() < self._explored:
             return pool[0]
         try:
             surrogates = Surrogates(evidence.ended, self._objectives, self._limits, int(random.integers(2**31)))

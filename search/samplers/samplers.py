@@ -16,6 +16,8 @@ def make_sampler(
     name: SamplerName, objectives: Sequence[str], limits: Limits, seed: int
 ) -> optuna.samplers.BaseSampler:
     """Return the sampler of a study."""
-    if name == "auto":
-        return ExpectedGainSampler(objectives, limits, seed)
-    return tpe(seed) if name == "tpe" else optuna.samplers.RandomSampler(seed)
+    if name == "tpe":
+        return tpe(seed)
+    if name == "random":
+        return ExpectedGainSampler(objectives, limits, seed, explored=1.0)
+    return ExpectedGainSampler(objectives, limits, seed)

@@ -80,11 +80,11 @@ class Pair:
 
 def measure(pair: Pair, requests: Requests, window: Window, seed: int) -> Recording:
     """Measure as a study's meter does, but with the engine that waits."""
-    visits = tuple(_visit(pair, requests, window, seed + number) for number in range(window.visits))
+    visits = tuple(_visit(pair, requests, window, seed, number) for number in range(window.visits))
     return Recording(visits, pair.load.slo_ms, pair.load.percent, seed)
 
 
-def _visit(pair: Pair, requests: Requests, window: Window, seed: int) -> Visit:
+def _visit(pair: Pair, requests: Requests, window: Window, seed: int, number: int) -> Visit:
     def candidate(instance_group: InstanceGroup) -> Engine:
         engine = open_engine(instance_group.engine, pair.candidate, instance_group.device, instance_group.threads)
         return Slower(engine, pair.slower) if pair.slower else engine
@@ -92,12 +92,13 @@ def _visit(pair: Pair, requests: Requests, window: Window, seed: int) -> Visit:
     def baseline(instance_group: InstanceGroup) -> Engine:
         return open_engine(instance_group.engine, pair.baseline, instance_group.device, instance_group.threads)
 
-    placement = Placement()
-    with quiet(), Pool(placement, candidate) as ours, Pool(placement, baseline) as theirs:
-        for pool in (ours, theirs):
+    placement, turn = Placement(), 1 if number % 2 == 0 else -1
+    first, second = (candidate, baseline)[::turn]
+    with quiet(), Pool(placement, first) as one, Pool(placement, second) as other:
+        for pool in (one, other):
             warm_up(pool.submit, requests, placement)
-        targets = [load_target(pool, placement, requests) for pool in (ours, theirs)]
-        return measure_visit(targets[0], targets[1], requests, pair.load, window, seed)
+        ours, theirs = [load_target(pool, placement, requests) for pool in (one, other)][::turn]
+        return measure_visit(ours, theirs, requests, pair.load, window, seed + number)
 
 
 @contextlib.contextmanager

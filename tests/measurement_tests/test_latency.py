@@ -65,8 +65,8 @@ class Bench:
         requests = requests_of(range(1, 38))
         return measure_latency(ours, theirs, requests, Traffic(), self.rate, window, seed, self.monitor)
 
-    def rate(self) -> float:
-        self.events.append(("theirs", "rate"))
+    def rate(self, first: int) -> float:
+        self.events.append(("theirs" if first else "ours", "rate"))
         return RATE
 
 
@@ -244,7 +244,7 @@ def test_a_pair_is_stretched_to_the_rate_that_was_found_before_it() -> None:
 
         looks = 0
 
-        def rate(self) -> float:
+        def rate(self, first: int) -> float:
             self.looks += 1
             return RATE if self.looks < 5 else RATE / 2
 

@@ -21,7 +21,6 @@ from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import (
     Probe,
     RateSearch,
-    ServiceTimer,
     contradicted_rate,
     measure_capacity,
     next_rate,
@@ -221,7 +220,7 @@ def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> N
     reference = probe(target(1.0), ONE, Traffic(), 300.0, 500.0, 500, 1)
     assert slow.rate_rps == 300.0
     np.testing.assert_allclose(slow.latency_ms, reference.latency_ms, rtol=1e-3)
-    capacity = measure_capacity([target(slower)], ONE, lambda: slower, monitor=QuietMonitor)
+    capacity = measure_capacity([target(slower)], ONE, lambda first: slower, monitor=QuietMonitor)
     assert capacity == pytest.approx(np.full((5, 1), 500.0))
 
 
@@ -238,19 +237,6 @@ def test_a_probe_is_one_stream_in_segments_after_its_warm_up(rate: float, count:
     assert found.latency_ms.shape == (5, count // 5)
     assert count < lengths[0] < 1.1 * count
     assert np.array_equal(found.latency_ms, found.latency_ms.astype(np.float32)), "as it is kept"
-
-
-def test_the_pace_follows_the_machine() -> None:
-    """A request takes a millisecond for each of its rows, 1 to 300, times how slow the machine is."""
-    slowness = [1.0]
-    sizes = np.random.default_rng(0).permutation(300) + 1
-    target = SimulatedTarget(lambda requests: np.array([len(r["item"]) * slowness[0] for r in requests]))
-    pace = ServiceTimer(target, requests_of(sizes.tolist()))
-    mean = np.mean(sizes)
-    assert pace() == pytest.approx(mean, rel=0.01), "a few sizes have the mean of all"
-    slowness[0] = 5.0
-    assert pace() == pytest.approx(mean, rel=0.01), "one slow look is no slower machine"
-    assert pace() == pytest.approx(5 * mean, rel=0.01), "two are"
 
 
 @pytest.mark.parametrize("name", ["expon", "lognorm", "uniform"])

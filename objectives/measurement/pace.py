@@ -1,0 +1,64 @@
+"""Pace of the machine during a measurement, from the service times of the deployments themselves."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from objectives.measurement.load_generator import Request, typical_requests
+from objectives.measurement.load_target import LoadTarget
+
+_REQUESTS = 12
+_LOOKS = 3
+# Ratio of the machine's current service time to that of a reference moment. The argument is the number of the target
+# that runs next.
+Slowness = Callable[[int], float]
+
+
+class ServiceTimer:
+    """Timer of a deployment's current service time, one request at a time.
+
+    A machine's speed may change by half within minutes. At a fixed rate the queue in its slow phases would dominate a
+    window's p95, and a rate found in a fast phase could not be compared with one of a slow phase.
+    """
+
+    def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
+        self._target = target
+        self._requests = typical_requests(requests, _REQUESTS)
+        self._recent = deque((self._service_ms() for _ in range(_LOOKS)), maxlen=_LOOKS)
+
+    def __call__(self) -> float:
+        """Return the mean milliseconds of a request: the median of this measurement and the two before."""
+        self._recent.append(self._service_ms())
+        return statistics.median(self._recent)
+
+    def _service_ms(self) -> float:
+        return float(self._target.closed_loop(self._requests).mean())
+
+
+class Pace:
+    """How many times slower the machine is than when this was made, by all targets alike.
+
+    Each is measured, and the one that runs next is measured last, so that whatever a deployment finds when its turn
+    comes (caches, cores, its standing with the kernel's scheduler) the other finds as often. With the baseline's pace
+    alone, a baseline whose block came next had just run: of two equal deployments the other one's p95 was 7% higher.
+    """
+
+    def __init__(self, targets: Sequence[LoadTarget], requests: Sequence[Request]) -> None:
+        self._targets, self._timers = targets, []
+        for target in targets:
+            target.settle()
+            self._timers.append(ServiceTimer(target, requests))
+        self.service_ms = tuple(timer() for timer in self._timers)
+
+    def __call__(self, first: int) -> float:
+        """Measure the slowness, the geometric mean over the targets; of one that refuses requests nothing is known."""
+        logs = []
+        for which in sorted(range(len(self._targets)), key=lambda which: which == first):
+            self._targets[which].settle()
+            slower = self._timers[which]() / self.service_ms[which]
+            if math.isfinite(slower):
+                logs.append(math.log(slower))
+        return math.exp(statistics.fmean(logs))
