@@ -72,7 +72,9 @@ class Explorer:
                 if elapsed >= seconds or (trials is not None and told >= trials and not pending):
                     return "the budget is spent"
                 allowed = most if trials is None else min(most, trials - told)
-                told += self._fill(allowed, elapsed + spent_seconds)
+                if not self._timing:
+                    # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
+                    told += self._fill(allowed, elapsed + spent_seconds)
                 self._dispatch()
                 wait([*self._builders, self._meter], _POLL_SECONDS)
                 told += self._collect((time.monotonic() - start + spent_seconds) / 60)
@@ -119,7 +121,7 @@ class Explorer:
         return None if trial is None else self._space.weights_knobs(trial.knobs)
 
     def _dispatch(self) -> None:
-        while not (self._meter.busy and any(f.stage in TIMING and f.worker is not None for f in self._running_trials)):
+        while not self._timing:
             idle = [b for b in self._builders if not b.busy]
             running = next_job(self._running_trials, len(idle), not self._meter.busy)
             if running is None:
@@ -133,6 +135,11 @@ class Explorer:
             if running.stage in ("benchmark", "near"):
                 limit = self._jobs.limit_seconds(_length(running))
             running.worker.start(self._request(running), limit)
+
+    @property
+    def _timing(self) -> bool:
+        """True while a deployment is measured, which has the machine to itself."""
+        return any(running.stage in TIMING and running.worker is not None for running in self._running_trials)
 
     def _request(self, running: RunningTrial) -> Request[object]:
         candidate, threads = running.candidate, self._threads

@@ -185,6 +185,31 @@ def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkey
             assert not timing, "nothing is built during a timing"
 
 
+def test_nothing_is_proposed_while_the_clock_runs(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proposal takes time of a core, which would be part of what is measured."""
+    looks, timing, asked = Counter[int](), set[int](), []
+    poll, ask = Scripted.poll, Study.ask
+
+    def slow(worker: Scripted) -> Done | None:
+        key = id(worker.request)
+        if job_of(worker.request) in ("quick_benchmark", "benchmark"):
+            looks[key] += 1
+            if looks[key] <= 2:
+                timing.add(key)
+                return None
+            timing.discard(key)
+        return poll(worker)
+
+    def noted(study: Study, *arguments: Any) -> Any:
+        asked.append(len(timing))
+        return ask(study, *arguments)
+
+    monkeypatch.setattr(Scripted, "poll", slow)
+    monkeypatch.setattr(Study, "ask", noted)
+    search(parts, answers(), 8, monkeypatch)
+    assert len(asked) >= 8 and not any(asked)
+
+
 def test_learning_and_judging_may_take_longer_than_other_jobs(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
