@@ -52,11 +52,11 @@ class GaussianProcess:
     def draw(self, knobs: Sequence[Mapping[str, Scalar]]) -> Floats:
         """Return (DRAWS, n, m) draws of the targets of n candidates; a draw is equally lucky for all of them."""
         rows = self._scaled(self._features.transform([_numbers(each) for each in knobs]))
-        columns = []
+        columns = [np.empty((DRAWS, len(rows), 0))]
         for process, normal in zip(self._processes, self._normal.T, strict=True):
             mean, deviation = process.predict(rows, return_std=True)
-            columns.append(mean + np.multiply.outer(normal, deviation))
-        draws: Floats = self._mean + self._spread * np.stack(columns, axis=-1)
+            columns.append((mean + np.multiply.outer(normal, deviation))[..., None])
+        draws: Floats = self._mean + self._spread * np.concatenate(columns, axis=-1)
         return draws
 
     def _scaled(self, rows: Floats) -> Floats:

@@ -25,6 +25,8 @@ _TRAINING = (
     "distillation.", "weights.quantization_aware", "pruning.importance", "pruning.steps", "precision.calibration",
 )  # fmt: skip
 _SERVING = ("placement.",)
+# Objectives of which a quick benchmark tells.
+_TOLD = ("latency_", "throughput", "money_per_million")
 # Multiple of the tolerated loss beyond which no loss is worse.
 _WORST_LOSS = 5.0
 # Smallest value whose logarithm is taken.
@@ -108,7 +110,8 @@ class Surrogates:
         timed = {t.candidate.untrained: m for t in self._ended if (m := t.measurement) is not None}
         known = {key: _log(sought(measurement, self._others)) for key, measurement in timed.items()}
         quick = {t.candidate.untrained: q for t in self._ended if (q := t.outcome.quick_benchmark) is not None}
-        suggested = {key: self._suggested(each) for key, each in quick.items()}
+        told = all(name.startswith(_TOLD) for name in self._others)
+        suggested = {key: self._suggested(each) for key, each in quick.items()} if told else {}
         corrections = [known[key] - each for key, each in suggested.items() if key in known]
         correction = np.median(corrections, axis=0) if corrections else 0.0
         return {key: each + correction for key, each in suggested.items()} | known

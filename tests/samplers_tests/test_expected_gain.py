@@ -94,3 +94,21 @@ def test_it_learns_faster_than_random_and_tpe() -> None:
     found = {name: np.array([run(name, seed, 600).hypervolume() for seed in range(8)]) for name in names}
     assert (found["auto"] > found["random"]).sum() >= 7, found
     assert (found["auto"] > found["tpe"]).sum() >= 7, found
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        ("quality",),
+        ("latency_p95",),
+        ("latency_p99", "quality"),
+        ("latency_p95", "throughput", "quality", "model_bytes"),
+    ],
+)
+def test_any_objectives_can_be_proposed_for(objectives: tuple[str, ...]) -> None:
+    problem = Problem("auto", 0)
+    problem.study = Study("o", in_memory(), objectives, LIMITS, 0, "auto")
+    for start in SPACE.starts()[:4]:
+        problem.study.enqueue(start)
+    ids = [problem.step().id for _ in range(10)]
+    assert len(set(ids)) == 10
