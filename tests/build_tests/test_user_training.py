@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from objectives.build import stages as build
 from objectives.build.baseline_checks import undertrained
-from objectives.build.fit import Fitted, fit
+from objectives.build.fit import Fitted, fit, untrained
 from objectives.build.model_structure import of_baseline
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model import load as opening
@@ -343,6 +343,32 @@ def test_a_student_comes_to_every_output_of_its_teacher(home: Path, monkeypatch:
 def test_kinds_by_hand(scores: list[float], labels: list[float] | None, kind: OutputKind) -> None:
     found = kind_of(np.array(scores), None if labels is None else np.array(labels))
     assert found.scale == kind.scale and found.spread == pytest.approx(kind.spread)
+
+
+# -- weights before training
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_untrained_weights_have_the_shapes_of_the_trained_ones(
+    importance: Any, steps: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they cost to run is known before anything is trained, and the same for all trainings of a shape."""
+    found = opened(Shop(Ranker()), home, monkeypatch)
+    pruning = Pruning((("tower", 0.5),), importance, steps, multiple=8)
+    weights = Weights(pruning=pruning, distillation=Distillation(2.0, 0.5, 3))
+    other = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=Distillation(4.0, 0.2, 1))
+    assert weights.untrained == other.untrained != weights
+    trained, before = fit(found, weights, 0, _quiet), untrained(found, weights.untrained, 0)
+    shapes = [{name: tensor.shape for name, tensor in of.model.state_dict().items()} for of in (trained, before)]
+    assert shapes[0] == shapes[1] and trained.structure == before.structure
+    assert shapes[0] != {name: tensor.shape for name, tensor in found.model.state_dict().items()}
+    assert not _same(_state(trained.model), _state(before.model))
+
+
+def test_weights_that_are_only_trained_cost_as_much_as_the_baselines() -> None:
+    weights = Weights(distillation=Distillation(2.0, 0.5, 3), quantization_aware=("tower",))
+    assert weights.untrained == Weights() == Weights().untrained
 
 
 # -- tables of sparse gradients

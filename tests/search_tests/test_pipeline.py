@@ -62,7 +62,7 @@ class Road:
         said = []
         for line in process.stderr:
             said.append(line)
-            if line.startswith("trial") and f"| {complete} trials" in line:
+            if line.startswith("trial") and f", {complete} benchmarked" in line:
                 process.send_signal(sent)
                 break
         said.append(process.communicate(timeout=60)[1])

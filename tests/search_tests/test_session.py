@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.samplers import BaseSampler, TPESampler
 
 from objectives.records import Artifact, Prepared
 from search import locking
@@ -22,6 +23,7 @@ from search.errors import ConfigError
 from search.explore import run as explore_run
 from search.home import Home
 from search.locking import stoppable
+from search.samplers.expected_gain import ExpectedGainSampler
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.quantization import PrecisionSpace
@@ -162,3 +164,15 @@ def test_a_signal_is_an_interruption_whatever_a_library_makes_of_it(number: sign
 def test_an_error_without_a_signal_stays_as_it_is() -> None:
     with pytest.raises(ImportError), stoppable():
         raise ImportError("initialization failed")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("auto", ExpectedGainSampler), ("tpe", TPESampler)])
+def test_a_study_goes_on_with_another_sampler(name: str, kind: type[BaseSampler], home: Home) -> None:
+    """What was measured does not depend on what proposed it."""
+    given = {"name": "shop", "data": {"source": "synthetic"}}
+    session = launch.open_session(parse({**given, "sampler": "random"}), home)
+    trial, _ = session.study.ask(small_space())
+    session.study.tell(trial.number, complete_outcome(), 0.1)
+    session = launch.open_session(parse({**given, "sampler": name}), home)
+    assert type(session.study._study.sampler) is kind
+    assert len(session.study.ended()) == 1

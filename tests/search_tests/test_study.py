@@ -89,6 +89,7 @@ def test_a_failed_and_a_stopped_trial_have_no_values(space: SearchSpace, storage
         study.tell(trial.number, Outcome(state, "why"), 0)  # type: ignore[arg-type]
     states = [t.state for t in study.finished()]
     assert states == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.PRUNED]
+    assert all(trial.constraints == {"stopped": 1.0} for trial in study.finished()), "no sampler takes them for good"
 
 
 def test_restart_forgets_trials_and_keeps_facts(space: SearchSpace, storage: str) -> None:
