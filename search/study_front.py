@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from objectives.measurement.footprint import money_per_million
+from objectives.measurement.profile.footprint import money_per_million
 from objectives.records import Measurement
 from search.ablation.records import AblationSummary, ablations
 from search.ablation.verdict import ablation_summary

@@ -14,12 +14,12 @@ import numpy as np
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, QuickBenchmarkRequest
 from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
-from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Pace, ServiceTimer
+from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.throughput import Probe, RateSearch, measure_capacity, search_rates
 from objectives.records import Footprint, QuickBenchmark

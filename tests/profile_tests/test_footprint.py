@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.measurement import footprint
 from objectives.measurement import load_generator as traffic
-from objectives.measurement.footprint import cpu_seconds_per_1000, money_per_million, peak_memory_bytes
+from objectives.measurement.profile import footprint
+from objectives.measurement.profile.footprint import cpu_seconds_per_1000, money_per_million, peak_memory_bytes
 
 STATUS = """Name:\tpython
 VmPeak:\t  900000 kB
