@@ -39,7 +39,7 @@ class ServiceTimer:
 
 
 class Pace:
-    """How many times slower the machine is than when this was made, by all targets alike.
+    """Slowness of the machine since this was made, measured on all targets alike.
 
     Each is measured, and the one that runs next is measured last, so that whatever a deployment finds when its turn
     comes (caches, cores, its standing with the kernel's scheduler) the other finds as often. With the baseline's pace

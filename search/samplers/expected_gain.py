@@ -36,7 +36,7 @@ _TRIES = 2000
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a proposal is made from.
+    """Evidence of a study that a proposal is made from.
 
     ended: trials of the study
     pending: candidates of trials that are under way

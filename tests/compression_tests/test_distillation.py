@@ -109,7 +109,7 @@ def test_two_candidates_are_one_logit() -> None:
 
 @pytest.mark.parametrize("temperature", [300.0, 3000.0])
 def test_gradients_keep_their_size_at_any_temperature(temperature: float) -> None:
-    """For large T a list of mean zero has the gradient (z - v) / N (Hinton et al., eq. 4), one logit (z - v) / 4."""
+    """A list of mean zero has the gradient (z - v) / N for large T (Hinton et al., eq. 4), one logit (z - v) / 4."""
     generator = torch.Generator().manual_seed(4)
     student, teacher = torch.randn(2, 5, 8, dtype=torch.float64, generator=generator)
     student, teacher = (z - z.mean(1, keepdim=True) for z in (student, teacher))

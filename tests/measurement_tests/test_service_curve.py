@@ -31,7 +31,7 @@ def test_the_lines_are_those_of_the_law() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_largest_requests_take_as_long_as_the_law_says(seed: int) -> None:
-    """Of log-normal sizes the largest eighth has a median of half the largest; a p95 is made of these."""
+    """The largest eighth of log-normal sizes has a median of half the largest; a p95 is made of these."""
     random = np.random.default_rng(seed)
     rows = np.minimum(np.exp(random.normal(np.log(200), 0.6, 800)), 1000).astype(np.int64)
     ns = (100_000 + 1000 * rows) * np.exp(random.normal(0, 0.1, 800))

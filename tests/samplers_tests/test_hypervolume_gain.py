@@ -34,7 +34,7 @@ def test_in_four_dimensions_it_is_the_share_of_points_that_nothing_else_dominate
 
 
 def test_a_front_too_large_for_the_grid_keeps_the_points_that_dominate_most() -> None:
-    """With fewer points in the front, a gain is never underestimated."""
+    """A gain is never underestimated with fewer points in the front."""
     random = np.random.default_rng(1)
     angles = random.uniform(0.1, 1.4, 300)
     front = np.column_stack([np.cos(angles), np.sin(angles), random.uniform(0.5, 1.0, 300)])

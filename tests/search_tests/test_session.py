@@ -168,7 +168,7 @@ def test_an_error_without_a_signal_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("auto", ExpectedGainSampler), ("tpe", TPESampler)])
 def test_a_study_goes_on_with_another_sampler(name: str, kind: type[BaseSampler], home: Home) -> None:
-    """What was measured does not depend on what proposed it."""
+    """Measurements do not depend on the sampler that proposed the candidates."""
     given = {"name": "shop", "data": {"source": "synthetic"}}
     session = launch.open_session(parse({**given, "sampler": "random"}), home)
     trial, _ = session.study.ask(small_space())
