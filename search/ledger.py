@@ -39,6 +39,8 @@ _AGAIN_SECONDS = 60.0
 # MLflow opens a database ten times over, in 100 seconds: as of a server, once more is enough.
 _TIMES = 2
 _PAGE = 1000
+# Tag of a run: the raw timings that its numbers were computed from.
+_TIMINGS = "leanrec.timings"
 
 
 class Ledger:
@@ -142,25 +144,15 @@ class Ledger:
         self._client.set_terminated(self._parent)
 
     def _write(self, trial: EndedTrial) -> None:
-        number, candidate, outcome = trial.number, trial.candidate, trial.outcome
-        tags = {"state": outcome.state, "weights": candidate.weights.id, "variant": candidate.variant_id}
-        metrics = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
-        if outcome.reused:
-            tags["reused"] = ", ".join(outcome.reused)
-        if trial.minutes is not None:
-            metrics["minutes"] = trial.minutes
-        if outcome.artifact is not None:
-            metrics["parity"] = outcome.artifact.parity
-            tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
-            tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
-        if outcome.quick_benchmark is not None:
-            metrics |= {f"quick_benchmark.{name}": ratio for name, ratio in vars(outcome.quick_benchmark).items()}
-        if outcome.quality is not None:
-            metrics |= _numbers(_flat(to_plain(outcome.quality), "quality."))
-        if outcome.measurement is not None:
-            metrics |= _measured(outcome.measurement)
+        number, outcome = trial.number, trial.outcome
+        tags, metrics = _tags_and_metrics(trial)
         seconds, status = sum(outcome.seconds.values()), _STATUS[outcome.state]
-        self._add("trial", number, f"trial {number}", candidate, outcome, tags, metrics, status, seconds)
+        self._add("trial", number, f"trial {number}", trial.candidate, outcome, tags, metrics, status, seconds)
+
+    def _update(self, run: str, trial: EndedTrial) -> None:
+        """Add the numbers of a final benchmark to a trial's run, as a second step of each metric."""
+        tags, metrics = _tags_and_metrics(trial)
+        self._log(run, trial.outcome, tags, metrics, step=1)
 
     def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
         tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}
@@ -185,15 +177,26 @@ class Ledger:
             tags={**whose, "leanrec.trial": str(trial)},
         )
         reason = {} if record.reason is None else {"reason": record.reason}
-        self._client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
-            params=[Param(key, str(value)) for key, value in candidate.knobs().items()],
-            tags=[RunTag(key, value) for key, value in {"candidate": candidate.id, **reason, **tags}.items()],
-        )
-        if record.timings is not None and (self._home / record.timings).exists():
-            self._client.log_artifact(run.info.run_id, str(self._home / record.timings), "timings")
+        params = {key: str(value) for key, value in candidate.knobs().items()}
+        self._log(run.info.run_id, record, {"candidate": candidate.id, **reason, **tags}, metrics, params)
         self._client.set_terminated(run.info.run_id, status)
+
+    def _log(
+        self, run: str, record: Outcome | Effect, tags: Mapping[str, str], metrics: Mapping[str, float],
+        params: Mapping[str, str] | None = None, step: int = 0,
+    ) -> None:  # fmt: skip
+        """Write numbers and raw timings; which timings they are is known once all is written."""
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run,
+            metrics=[Metric(key, value, now, step) for key, value in metrics.items()],
+            params=[Param(key, value) for key, value in (params or {}).items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        if record.timings is not None:
+            if (self._home / record.timings).exists():
+                self._client.log_artifact(run, str(self._home / record.timings), "timings")
+            self._client.set_tag(run, _TIMINGS, record.timings)
 
     def _level(
         self, trials: Sequence[EndedTrial], front: Container[int], effects: Mapping[str, tuple[int, Effect]]
@@ -202,8 +205,12 @@ class Ledger:
         for trial in trials:
             if str(trial.number) not in kept:
                 self._write(trial)
+        by_number = {str(trial.number): trial for trial in trials}
         for run in self._runs("trial"):
-            member = "true" if int(run.data.tags["leanrec.trial"]) in front else "false"
+            trial = by_number[run.data.tags["leanrec.trial"]]
+            if trial.outcome.timings != run.data.tags.get(_TIMINGS):
+                self._update(run.info.run_id, trial)
+            member = "true" if trial.number in front else "false"
             if run.data.tags.get("on_front", "false") != member:
                 self._client.set_tag(run.info.run_id, "on_front", member)
         kept = self._kept("ablation", "leanrec.effect", effects)
@@ -248,6 +255,29 @@ class Ledger:
             return False
         self.trouble, self._down_since = None, None
         return True
+
+
+def _tags_and_metrics(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:
+    candidate, outcome = trial.candidate, trial.outcome
+    tags = {"state": outcome.state, "weights": candidate.weights.id, "variant": candidate.variant_id}
+    metrics = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
+    if outcome.measurement is not None:
+        tags["benchmark"] = "final" if trial.final else "search"
+    if outcome.reused:
+        tags["reused"] = ", ".join(outcome.reused)
+    if trial.minutes is not None:
+        metrics["minutes"] = trial.minutes
+    if outcome.artifact is not None:
+        metrics["parity"] = outcome.artifact.parity
+        tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
+        tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
+    if outcome.quick_benchmark is not None:
+        metrics |= {f"quick_benchmark.{name}": ratio for name, ratio in vars(outcome.quick_benchmark).items()}
+    if outcome.quality is not None:
+        metrics |= _numbers(_flat(to_plain(outcome.quality), "quality."))
+    if outcome.measurement is not None:
+        metrics |= _measured(outcome.measurement)
+    return tags, metrics
 
 
 def _measured(record: Measurement | Difference) -> dict[str, float]:

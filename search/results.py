@@ -96,6 +96,7 @@ class Point(Row):
 
     tuned: its ratios to the tuned baseline
     repeated_blocks: pairs of blocks that were left out for a disturbance
+    final: whether the numbers are those of a final benchmark, of the whole front in one run
     warnings: what weakens its timing, in sentences
     """
 
@@ -113,6 +114,7 @@ class Point(Row):
     money_per_million: float | None = None
     repeated_blocks: int = 0
     visits: int = 0
+    final: bool = False
     warnings: tuple[str, ...] = ()
     tuned: TunedRatios | None = None
 

@@ -16,7 +16,7 @@ from search.config.sections import SamplerName
 from search.front import resolved_front
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.samplers import make_sampler
-from search.trials import EndedTrial, sought
+from search.trials import EndedTrial, FinalNumbers, sought
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -24,6 +24,9 @@ from spaces.serialization import Json, from_plain, to_plain
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
+
+# Facts of the final benchmarks: the numbers of each trial, how many there were, and the last trial before the last one.
+_FINAL, _FINAL_RUNS, _FINAL_UNTIL = "final:", "final:runs", "final:until"
 
 
 class Study:
@@ -55,7 +58,7 @@ class Study:
 
     def restart(self) -> None:
         """Forget all trials; what is known of the study as a whole stays."""
-        facts = self.facts
+        facts = {key: value for key, value in self.facts.items() if not key.startswith(_FINAL)}
         self.forget()
         self.note(**facts)
 
@@ -97,7 +100,7 @@ class Study:
         if settled and not waiting:
             self.enqueue(settled)
         if isinstance(self._sampler, ExpectedGainSampler) and not waiting:
-            self._sampler.evidence = Evidence(space, self.ended(), self._pending(), self.front(self.able()))
+            self._sampler.evidence = Evidence(space, self.ended(), self._pending(), self.front(self.contenders()))
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
             return trial, from_plain(Candidate, trial.user_attrs["candidate"])
@@ -140,13 +143,36 @@ class Study:
     def ended(self) -> list[EndedTrial]:
         """The trials that ended and whose choice was settled; each is read once, however often it is asked for."""
         settled = [trial for trial in self.finished() if {"candidate", "outcome"} <= trial.user_attrs.keys()]
-        for trial in settled:
-            if trial.number not in self._ended:
-                candidate = from_plain(Candidate, trial.user_attrs["candidate"])
-                minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
-                told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
-                self._ended[trial.number] = told
+        unread = [trial for trial in settled if trial.number not in self._ended]
+        facts = self.facts if unread else {}
+        for trial in unread:
+            candidate = from_plain(Candidate, trial.user_attrs["candidate"])
+            minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
+            told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
+            final = facts.get(_FINAL + str(trial.number))
+            self._ended[trial.number] = told if final is None else told.with_final(from_plain(FinalNumbers, final))
         return [self._ended[trial.number] for trial in settled]
+
+    def begin_final(self) -> int:
+        """Return the number of a new final benchmark, from 0."""
+        run = int(self.facts.get(_FINAL_RUNS, 0))
+        self.note(**{_FINAL_RUNS: run + 1})
+        return run
+
+    def note_final(self, number: int, numbers: FinalNumbers | None) -> None:
+        """Replace a trial's numbers by those of a final benchmark; None for those of the search again."""
+        self.note(**{_FINAL + str(number): None if numbers is None else to_plain(numbers)})
+        self._ended.pop(number, None)
+
+    def end_final(self) -> None:
+        """Leave to the front, of the trials that ended so far, those of the final benchmark only."""
+        self.note(**{_FINAL_UNTIL: max((trial.number for trial in self.ended()), default=-1)})
+
+    @property
+    def final_is_due(self) -> bool:
+        """Return True if a trial of the front was not part of a final benchmark."""
+        final = {trial.number for trial in self.ended() if trial.final}
+        return not self.front(self.contenders()).keys() <= final
 
     def spent(self) -> int:
         """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference
@@ -161,6 +187,16 @@ class Study:
     def able(self) -> dict[int, Measurement]:
         """Return the measurements within the tolerated losses, by number."""
         return {number: m for number, m in self.measured().items() if self._limits.kept(m.quality)}
+
+    def contenders(self) -> dict[int, Measurement]:
+        """Return those of `able` that may be on the front.
+
+        One that the final benchmark passed over is not: its single visit may have been a lucky one, and those that it
+        was dominated by have been measured more often since.
+        """
+        until = int(self.facts.get(_FINAL_UNTIL, -1))
+        final = {trial.number for trial in self.ended() if trial.final}
+        return {number: m for number, m in self.able().items() if number > until or number in final}
 
     def front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
         """Return those on their common front, with losses at the resolution of the data; ValueError as in `sought`."""

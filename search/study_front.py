@@ -27,11 +27,14 @@ _STAGES = ("cost", "fit", "export", "judge", "time")
 def study_front(config: StudyConfig, study: Study) -> Front:
     """The result of a study so far. Trials whose choice was never settled are left out."""
     facts, settled, measured, able = study.facts, study.ended(), study.measured(), study.able()
-    members = study.front(able)
+    contenders = study.contenders()
+    members = study.front(contenders)
     rows = _beside_references(
-        [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled], settled
+        [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled],
+        settled,
+        tuned_baseline([one for one in settled if one.number in contenders]),
     )
-    ratios = [(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in able.values()]
+    ratios = [(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in contenders.values()]
     p95, throughput, loss = np.reshape(ratios, (-1, 3)).T
     prepared, chosen = facts.get("prepared", {}), facts.get("chosen")
     references = dict(prepared.get("references", {}))
@@ -59,10 +62,9 @@ def study_front(config: StudyConfig, study: Study) -> Front:
     return replace(front, warnings=tuple(doubts(front)))
 
 
-def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial]) -> list[Row]:
-    """The rows with the names of the reference points, and every point's ratios to the tuned baseline, so far."""
+def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial], number: int | None) -> list[Row]:
+    """The rows with the names of the reference points, and every point's ratios to the tuned baseline, this trial."""
     names = {one.candidate.id: one.reference for one in settled if one.reference}
-    number = tuned_baseline(settled)
     tuned = next((row for row in rows if isinstance(row, Point) and row.trial == number), None)
     found = []
     for row in rows:
@@ -106,10 +108,10 @@ def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -
         knobs=one.candidate.knobs(),
         minutes=one.minutes,
     )
-    return row if outcome.measurement is None else _point(row, outcome.measurement, price)
+    return row if outcome.measurement is None else _point(row, outcome.measurement, one.final, price)
 
 
-def _point(row: Row, m: Measurement, price: float | None) -> Point:
+def _point(row: Row, m: Measurement, final: bool, price: float | None) -> Point:
     numbers, ours, rate = numbers_of(m), m.latency.candidate, m.throughput.rps
     latency = PointLatency(
         p50=ours.p50_ms,
@@ -122,6 +124,7 @@ def _point(row: Row, m: Measurement, price: float | None) -> Point:
     derived = {
         "quality": PointQuality(**fields_in(PointQuality, numbers)),
         "latency_ms": latency,
+        "final": final,
         "money_per_million": money_per_million(rate, price) if price and rate else None,
         "warnings": tuple(interference_warnings(m.latency)),
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from objectives.records import Measurement, Outcome
+from objectives.records import Footprint, Latency, Measurement, Outcome, Throughput
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 
@@ -33,9 +33,20 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
 
 
 @dataclass(frozen=True)
+class FinalNumbers:
+    """Numbers of a trial in a final benchmark, which replace those of the search; `timings` as in `Outcome`."""
+
+    latency: Latency
+    throughput: Throughput
+    footprint: Footprint
+    timings: str
+
+
+@dataclass(frozen=True)
 class EndedTrial:
     """A trial that ended: what was chosen, what came of it, the minutes of search until then, the name of the reference
-    point that it measures, None for one of the search, and the knobs that were suggested."""
+    point that it measures, None for one of the search, the knobs that were suggested, and whether the numbers are those
+    of a final benchmark."""
 
     number: int
     candidate: Candidate
@@ -43,6 +54,13 @@ class EndedTrial:
     minutes: float | None
     reference: str | None = None
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
+    final: bool = False
+
+    def with_final(self, final: FinalNumbers) -> EndedTrial:
+        """Return the trial with the numbers of a final benchmark."""
+        assert self.measurement is not None, "a final benchmark is of measured trials"
+        measured = Measurement(self.measurement.quality, final.latency, final.throughput, final.footprint)
+        return replace(self, outcome=replace(self.outcome, measurement=measured, timings=final.timings), final=True)
 
     @property
     def measurement(self) -> Measurement | None:

@@ -245,6 +245,11 @@ def doubts(front: Front) -> list[str]:
     complete = front.counts["complete"]
     if complete < FEW_TRIALS:
         said.append(f"Only {count(complete, 'trial')} ran to the end, so a longer search may well find better.")
+    if not all(point.final for point in front.members):
+        said.append(
+            "Points of the front have the numbers of a single visit in the search, of which the luckiest come first: "
+            "`leanrec run` benchmarks the whole front once more when the search is over."
+        )
     own = front.references.get("baseline")
     others = {name: value for name, value in front.references.items() if name != "baseline" and value is not None}
     ahead = {name: value for name, value in others.items() if own is not None and value >= own}

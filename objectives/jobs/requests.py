@@ -142,7 +142,7 @@ class BenchmarkResponse:
 class BenchmarkRequest(Request[BenchmarkResponse]):
     """Measure latency and throughput of two deployments side by side.
 
-    recording: the file of raw timings; where `append`, the visits in it count too
+    recording: the file of raw timings
     weighed: whether memory and CPU time are measured as well
     noise: how ratios differ between visits, by earlier benchmarks
     """
@@ -156,7 +156,39 @@ class BenchmarkRequest(Request[BenchmarkResponse]):
     recording: str
     weighed: bool
     noise: RatioNoise = NO_RATIO_NOISE
-    append: bool = False
+
+
+@dataclass(frozen=True)
+class VisitResponse:
+    """Number of visits in the recording of each candidate."""
+
+    visits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VisitRequest(Request[VisitResponse]):
+    """Measure one visit of several deployments beside one baseline, and append it to the recording of each.
+
+    number: of the visit
+    recordings: the file of raw timings of each candidate
+    """
+
+    holdout: str
+    candidates: tuple[Deployment, ...]
+    baseline: Deployment
+    load: Load
+    window: Window
+    seed: int
+    number: int
+    recordings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WeighRequest(Request[Footprint]):
+    """Measure memory and CPU time of a deployment in a process of its own."""
+
+    holdout: str
+    candidate: Deployment
 
 
 @dataclass(frozen=True)

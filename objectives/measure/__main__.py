@@ -12,7 +12,7 @@ from pathlib import Path
 from objectives.held_out_rows import read_requests
 from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, serve
-from objectives.measure.benchmark import benchmark, quick_benchmark, weigh_here
+from objectives.measure.benchmark import benchmark, quick_benchmark, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.evaluate import evaluate, score
 from objectives.measurement.profile.profile import median_request, profile_model
@@ -32,6 +32,8 @@ JOBS: Jobs = {
     jobs.ScoreRequest: score,
     jobs.QuickBenchmarkRequest: quick_benchmark,
     jobs.BenchmarkRequest: benchmark,
+    jobs.VisitRequest: visit_together,
+    jobs.WeighRequest: lambda request: weigh(Path(request.holdout), request.candidate),
     jobs.ProfileRequest: profile,
 }
 

@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, QuickBenchmarkRequest
+from objectives.jobs.requests import (
+    BenchmarkRequest,
+    BenchmarkResponse,
+    QuickBenchmarkRequest,
+    VisitRequest,
+    VisitResponse,
+)
 from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
@@ -21,6 +27,7 @@ from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Pace, ServiceTimer
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
+from objectives.measurement.statistics import Floats
 from objectives.measurement.throughput import Probe, RateSearch, measure_capacity, search_rates
 from objectives.records import Footprint, QuickBenchmark
 from spaces.serialization import from_plain, to_plain
@@ -44,21 +51,36 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     footprint = Footprint(request.candidate.artifact.model_bytes)
     if request.weighed:
         footprint = weigh(holdout, request.candidate)
-    requests = read_requests(holdout)
-    visits = list(read_recording(recording).visits) if request.append else []
-    sides = (request.candidate, request.baseline)
-    for number in range(len(visits), len(visits) + window.visits):
-        # On newly opened pools: the location of a process in memory and on the cores is part of the variance between
-        # visits. Which one is opened first alternates.
-        turn = 1 if number % 2 == 0 else -1
-        first, second = sides[::turn]
-        with open_targets(first, second, requests) as opened:
-            candidate, baseline = opened[::turn]
-            visits.append(measure_visit(candidate, baseline, requests, load, window, request.seed + 1000 * number))
+    requests, sides = read_requests(holdout), (request.candidate, request.baseline)
+    visits = [_visit(sides, requests, load, window, request.seed, number)[0] for number in range(window.visits)]
     recorded = Recording(tuple(visits), load.slo_ms, load.percent, request.seed)
     latency, throughput = recorded.summarize(request.noise)
     write_recording(recorded, recording)
     return BenchmarkResponse(latency, throughput, footprint)
+
+
+def visit_together(request: VisitRequest) -> VisitResponse:
+    """Measure one more visit of several candidates beside one baseline, and append it to the recording of each."""
+    load, window, requests = request.load, request.window, read_requests(Path(request.holdout))
+    sides = (*request.candidates, request.baseline)
+    visits = _visit(sides, requests, load, window, request.seed, request.number)
+    counts = []
+    for path, visit in zip(map(Path, request.recordings), visits, strict=True):
+        earlier = read_recording(path).visits if path.exists() else ()
+        write_recording(Recording((*earlier, visit), load.slo_ms, load.percent, request.seed), path)
+        counts.append(len(earlier) + 1)
+    return VisitResponse(tuple(counts))
+
+
+def _visit(
+    sides: Sequence[Deployment], requests: Sequence[Request], load: Load, window: Window, seed: int, number: int
+) -> tuple[Visit, ...]:
+    """Measure one visit of all candidates, the baseline being the last side, on newly opened pools: the location of a
+    process in memory and on the cores is part of the variance between visits. Who is opened first alternates.
+    """
+    turn = 1 if number % 2 == 0 else -1
+    with open_targets(sides[::turn], requests) as opened:
+        return measure_visit(opened[::turn], requests, load, window, seed + 1000 * number)
 
 
 def weigh(holdout: Path, deployment: Deployment) -> Footprint:
@@ -89,52 +111,57 @@ def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
 
 
 def measure_visit(
-    candidate: LoadTarget,
-    baseline: LoadTarget,
+    targets: Sequence[LoadTarget],
     requests: Sequence[Request],
     load: Load,
     window: Window,
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
-) -> Visit:
-    """Measure the latency of both deployments in alternating blocks, then their capacity and their rate under one SLO
-    in turn.
+) -> tuple[Visit, ...]:
+    """Measure the latency of all targets in alternating blocks, then their capacity and their rate under one SLO in
+    turn; return a visit for each candidate, beside the baseline, which is the last target.
 
     Capacity and rates are measured after the latency, when the machine may have another speed: they follow its pace,
     and are scaled to that during the latency measurement.
     """
-    targets = (candidate, baseline)
     pace = Pace(targets, requests)
     # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
-    initial_rps = load.share * 1000 / pace.service_ms[1]
+    initial_rps = load.share * 1000 / pace.service_ms[-1]
 
     def rate_rps(first: int) -> float:
         return initial_rps / pace(first)
 
-    timings = measure_latency(candidate, baseline, requests, load.traffic, rate_rps, window, seed, monitor)
-    kept = timings.kept()
-    rate = float(np.median(kept.rate_rps))
+    timings = measure_latency(targets, requests, load.traffic, rate_rps, window, seed, monitor)
+    kept = [one.kept() for one in timings]
+    rate = float(np.median(np.concatenate([one.rate_rps for one in kept])))
 
     def slowness(first: int) -> float:
         return pace(first) * rate / initial_rps
 
-    calm = calm_share(timings.taken.max(axis=1))
-    capacity = measure_capacity(targets, requests, slowness, calm, monitor)
-    sides = ((kept.candidate, kept.candidate_service), (kept.baseline, kept.baseline_service))
-    searches = [
-        RateSearch((Probe(rate, loop),), bursts, service)
-        for (loop, service), bursts in zip(sides, capacity.T, strict=True)
-    ]
-    limit = slo_of(timings, load.slo_ms, load.percent)
-    ours, theirs = search_rates(targets, searches, requests, load, limit, window, seed, slowness, calm, monitor)
-    return Visit(timings, ours, theirs)
+    calm = calm_share(np.concatenate([one.taken.max(axis=1) for one in timings]))
+    capacity = measure_capacity(targets, requests, slowness, calm, monitor).T
+
+    def search(latency_ms: Floats, service_ms: Floats, which: int) -> RateSearch:
+        return RateSearch((Probe(rate, latency_ms),), capacity[which], service_ms)
+
+    ours = [search(one.candidate, one.candidate_service, which) for which, one in enumerate(kept)]
+    theirs = [search(one.baseline, one.baseline_service, -1) for one in kept]
+    limit = float(np.median([slo_of(one, load.slo_ms, load.percent) for one in timings]))
+    searched = search_rates(targets, [*ours, theirs[0]], requests, load, limit, window, seed, slowness, calm, monitor)
+    # Each candidate's undisturbed pairs hold other blocks of the baseline; its further probes are the same for all.
+    (begun,) = theirs[0].probes
+    further = [one for one in searched[-1].probes if one is not begun]
+    return tuple(
+        Visit(one, found, beside.with_probes(further))
+        for one, found, beside in zip(timings, searched, theirs, strict=False)
+    )
 
 
 def quick_benchmark(request: QuickBenchmarkRequest) -> QuickBenchmark:
     """Compare both deployments in closed loops that alternate, in one or two seconds."""
     requests = read_requests(Path(request.holdout))
-    with open_targets(request.candidate, request.baseline, requests) as targets:
-        return compare_quickly(*targets, requests)
+    with open_targets((request.candidate, request.baseline), requests) as (candidate, baseline):
+        return compare_quickly(candidate, baseline, requests)
 
 
 def compare_quickly(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> QuickBenchmark:

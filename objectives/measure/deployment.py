@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +35,13 @@ def open_deployment(deployment: Deployment) -> Pool:
 
 
 @contextmanager
-def open_targets(
-    first: Deployment, second: Deployment, requests: Sequence[Request]
-) -> Iterator[tuple[LiveTarget, LiveTarget]]:
-    """Open two deployments on new pools, in this order, warmed up, under `quiet`."""
-    with quiet(), open_deployment(first) as one, open_deployment(second) as other:
-        warm_up(one.submit, requests, first.placement)
-        warm_up(other.submit, requests, second.placement)
-        yield load_target(one, first.placement, requests), load_target(other, second.placement, requests)
+def open_targets(deployments: Sequence[Deployment], requests: Sequence[Request]) -> Iterator[tuple[LiveTarget, ...]]:
+    """Open deployments on new pools, in this order, warmed up, under `quiet`."""
+    with quiet(), ExitStack() as stack:
+        pools = [stack.enter_context(open_deployment(each)) for each in deployments]
+        for pool, each in zip(pools, deployments, strict=True):
+            warm_up(pool.submit, requests, each.placement)
+        yield tuple(load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
 
 
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:

@@ -1,9 +1,9 @@
-"""Paired latency of a candidate and the baseline: short alternating blocks, the same requests at the same times."""
+"""Paired latency of candidates and the baseline: short alternating blocks, the same requests at the same times."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -133,57 +133,67 @@ class Timings:
 
 
 def measure_latency(
-    candidate: LoadTarget,
-    baseline: LoadTarget,
+    targets: Sequence[LoadTarget],
     requests: Sequence[Request],
     traffic: Traffic,
     rate: Callable[[int], float],
     window: Window,
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
-) -> Timings:
-    """Measure alternating blocks of both deployments; the first of each pair alternates too, so a drift of the machine
-    affects both.
+) -> tuple[Timings, ...]:
+    """Measure alternating blocks of candidates and the baseline, which is the last target; one result each candidate.
 
-    The schedule of a pair is stretched to the requests per second that `rate` gives before it. Disturbed pairs are kept
-    in the record and further ones are run, until there are enough undisturbed ones, three times as many in all, or the
-    time limit is reached.
+    A turn is one block of each target, with the same requests at the same times; the order rotates from turn to turn,
+    so a drift of the machine affects all. The schedule of a turn is stretched to the requests per second that `rate`
+    gives before it. Turns are repeated until each candidate has enough undisturbed pairs of blocks, three times as many
+    in all, or the time limit is reached; disturbed pairs are kept in the record.
 
     Args:
-        rate: called before each pair with 0 where the candidate's block comes first, and 1 where the baseline's does
+        rate: called before each turn with the number of the target whose block comes first
     """
-    targets = (candidate, baseline)
     first = rate(0)
     most = _MOST_PAIRS * window.blocks
     warm_up = _warm_up(targets, requests, traffic, first, seed)
     length = warm_up + window.requests
     schedule = gaps(traffic, first, most * length, seed).reshape(most, length)
-    pairs: list[list[_Block]] = []
+    turns: list[list[_Block]] = []
     rates: list[float] = []
     end = time.monotonic() + window.patience_seconds
-    while _goes_on(pairs, window.blocks, most, end):
-        number = len(pairs)
+    while _goes_on(turns, window.blocks, most, end):
+        number = len(turns)
         chosen = drawn_requests(requests, length + window.service_requests, seed, number)
-        turn = 1 if number % 2 == 0 else -1
-        rates.append(rate(0 if turn == 1 else 1))
+        leads = number % len(targets)
+        rates.append(rate(leads))
         stretched = np.maximum(np.rint(schedule[number] * (first / rates[-1])), 1).astype(np.int64)
-        pairs.append([_block(target, chosen, stretched, warm_up, monitor) for target in targets[::turn]][::turn])
-    return _timings(pairs, rates, window.blocks, warm_up)
+        order = [*range(leads, len(targets)), *range(leads)]
+        blocks = {which: _block(targets[which], chosen, stretched, warm_up, monitor) for which in order}
+        turns.append([blocks[which] for which in range(len(targets))])
+    return tuple(_timings(pairs, rates, window.blocks, warm_up) for pairs in _pairs(turns))
 
 
-def _goes_on(pairs: Sequence[Sequence[_Block]], wanted: int, most: int, end: float) -> bool:
-    """Return whether another pair is to be run."""
-    if len(pairs) < wanted:
+def _pairs(turns: Sequence[Sequence[_Block]]) -> Iterator[list[tuple[_Block, _Block]]]:
+    """Yield each candidate's blocks with the baseline's of the same turns."""
+    for which in range(len(turns[0]) - 1):
+        yield [(blocks[which], blocks[-1]) for blocks in turns]
+
+
+def _goes_on(turns: Sequence[Sequence[_Block]], wanted: int, most: int, end: float) -> bool:
+    """Return whether another turn is to be run."""
+    if len(turns) < wanted:
         return True
+    return len(turns) < most and time.monotonic() < end and not all(_enough(pairs, wanted) for pairs in _pairs(turns))
+
+
+def _enough(pairs: Sequence[Sequence[_Block]], wanted: int) -> bool:
+    """Return whether so many pairs of blocks are undisturbed."""
     interference = np.array([[block.interference for block in pair] for pair in pairs])
-    enough = bool((disturbance(taken_share(interference)) <= 1).sum() >= wanted)
-    return not enough and len(pairs) < most and time.monotonic() < end
+    return bool((disturbance(taken_share(interference)) <= 1).sum() >= wanted)
 
 
 def _warm_up(
     targets: Sequence[LoadTarget], requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int
 ) -> int:
-    """Return the number of warm-up requests that the busier deployment needs at this rate."""
+    """Return the number of warm-up requests that the busiest deployment needs at this rate."""
     arrivals = gaps(traffic, rate_rps, _DRAWN, seed)
     sample = typical_requests(requests, _SAMPLED)
     found = 0

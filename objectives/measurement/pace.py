@@ -27,7 +27,12 @@ class ServiceTimer:
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
         self._target = target
         self._requests = typical_requests(requests, _REQUESTS)
-        self._recent = deque((self._service_ms() for _ in range(_LOOKS)), maxlen=_LOOKS)
+        self._recent: deque[float] = deque(maxlen=_LOOKS)
+        self.restart()
+
+    def restart(self) -> None:
+        """Measure all that the next median is of anew."""
+        self._recent.extend(self._service_ms() for _ in range(_LOOKS))
 
     def __call__(self) -> float:
         """Return the mean milliseconds of a request: the median of this measurement and the two before."""
@@ -41,8 +46,8 @@ class ServiceTimer:
 class Pace:
     """Slowness of the machine since this was made, measured on all targets alike.
 
-    Each is measured, and the one that runs next is measured last, so that whatever a deployment finds when its turn
-    comes (caches, cores, its standing with the kernel's scheduler) the other finds as often. With the baseline's pace
+    The one that runs next is measured, after the one that follows it, so that whatever a deployment finds when its turn
+    comes (caches, cores, its standing with the kernel's scheduler) the others find as often. With the baseline's pace
     alone, a baseline whose block came next had just run: of two equal deployments the other one's p95 was 7% higher.
     """
 
@@ -52,13 +57,18 @@ class Pace:
             target.settle()
             self._timers.append(ServiceTimer(target, requests))
         self.service_ms = tuple(timer() for timer in self._timers)
+        self._recent = frozenset(range(len(targets)))
 
     def __call__(self, first: int) -> float:
-        """Measure the slowness, the geometric mean over the targets; of one that refuses requests nothing is known."""
-        logs = []
-        for which in sorted(range(len(self._targets)), key=lambda which: which == first):
+        """Measure the slowness, the geometric mean over two targets; of one that refuses requests nothing is known."""
+        logs, measured = [], ((first + 1) % len(self._targets), first)
+        for which in measured:
             self._targets[which].settle()
+            if which not in self._recent:
+                # Its last times are those of several turns ago.
+                self._timers[which].restart()
             slower = self._timers[which]() / self.service_ms[which]
             if math.isfinite(slower):
                 logs.append(math.log(slower))
+        self._recent = frozenset(measured)
         return math.exp(statistics.fmean(logs))

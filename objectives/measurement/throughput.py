@@ -1,11 +1,11 @@
-"""Highest open-loop rate at which a percentile of latency stays within the SLO, for two deployments in turn."""
+"""Highest open-loop rate at which a percentile of latency stays within the SLO, for several deployments in turn."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -60,6 +60,10 @@ class RateSearch:
     probes: tuple[Probe, ...]
     capacity_rps: Floats
     service_ms: Floats
+
+    def with_probes(self, further: Sequence[Probe]) -> RateSearch:
+        """Return the search with more probes."""
+        return replace(self, probes=tuple(sorted((*self.probes, *further), key=lambda one: one.rate_rps)))
 
 
 def measure_capacity(
@@ -149,9 +153,7 @@ def search_rates(
             return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
 
         slower = slowness(which)
-        done = least_disturbed(run, calm, monitor)
-        ordered = tuple(sorted((*search.probes, done), key=lambda one: one.rate_rps))
-        found[which] = RateSearch(ordered, search.capacity_rps, search.service_ms)
+        found[which] = search.with_probes([least_disturbed(run, calm, monitor)])
 
     for number in range(window.probes):
         for which in _turns(len(targets), number):

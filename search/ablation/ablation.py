@@ -90,7 +90,7 @@ def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, 
     try:
         theirs = (pairs.built(other), other)
         sides = (chosen, theirs) if kind == "without" else (theirs, pairs.jobs.baseline)
-        difference = pairs.difference(*sides, "near", recording)
+        difference = pairs.difference(*sides, "final", recording)
     except (JobError, ValueError) as error:
         say(f"{head}: not measured: {error}")
         return Effect(part.name, part.group, kind, other, reason=str(error))

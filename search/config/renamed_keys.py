@@ -13,6 +13,7 @@ _KEYS: Mapping[tuple[str, ...], str] = {
     ("space", "distillation", "passes"): "epochs",
     ("space", "placement", "lookup"): "embedding_device",
     ("space", "quantisation_aware"): "quantization_aware",
+    ("timing", "near_blocks"): "final_blocks",
 }
 _VALUES = {("space", "tables", "form"): {"shared-rows": "quotient-remainder"}}
 

@@ -113,7 +113,7 @@ class TimingConfig(Section):
     """Blocks of candidate and baseline in a benchmark, by its purpose, and how long it waits for undisturbed ones."""
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
-    near_blocks: int = Field(default=60, ge=20, description="a whole number, at least 20")
+    final_blocks: int = Field(default=60, ge=20, description="a whole number, at least 20")
     confirm_blocks: int = Field(default=120, ge=20, description="a whole number, at least 20")
     patience_seconds: float = Field(default=60.0, gt=0, description="seconds above 0")
 
@@ -127,9 +127,11 @@ class TrainingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Minutes of the search, and trials that end in it, baseline and reference points aside; None: as many as fit."""
+    """Minutes of the study, the share of them that its final benchmark may take, and trials that end in the search,
+    baseline and reference points aside; None: as many as fit."""
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
+    final_share: float = Field(default=0.4, ge=0, lt=1, description="a number from 0 to below 1")
     trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
 
 

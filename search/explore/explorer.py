@@ -13,7 +13,7 @@ from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, S
 from search.explore.screening import Screening
 from search.study import Study
 from search.trials import EndedTrial, sought
-from search.workers.meter_jobs import Length, MeterJobs, ratio_noise
+from search.workers.meter_jobs import MeterJobs, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
@@ -38,11 +38,12 @@ class Explorer:
         threads: int,
         record: Callable[[EndedTrial], None],
         tick: Callable[[float], None],
+        reserve: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._config, self._jobs = jobs.config, jobs
         self._space, self._study, self._screening = space, study, Screening(jobs.config, study)
         self._builders, self._meter, self._threads = builders, meter, threads
-        self._record, self._tick = record, tick
+        self._record, self._tick, self._reserve = record, tick, reserve
         self._running_trials: list[RunningTrial] = []
         self._known: set[str] = set()
         self._trained: set[str] = set()
@@ -55,12 +56,12 @@ class Explorer:
         """Search until the time or the trials are used up, and return the reason of the end in one line.
 
         Args:
-            seconds: seconds left for this call
+            seconds: seconds left for this call and for what `reserve` keeps for later
             trials: number of trials to end in this call, in any state, without reference points; None for no limit
             spent_seconds: search time of earlier calls, for the trials' minutes
         """
         start = time.monotonic()
-        told = 0
+        told, reserve = 0, self._reserve()
         # One more than the builders, so that the meter always has work.
         most = len(self._builders) + 1
         try:
@@ -69,7 +70,7 @@ class Explorer:
                 if self._duplicates >= _DUPLICATES:
                     return f"the last {_DUPLICATES} choices were all made before"
                 pending = any(running.reference is not None for running in self._running_trials)
-                if elapsed >= seconds or (trials is not None and told >= trials and not pending):
+                if elapsed + reserve >= seconds or (trials is not None and told >= trials and not pending):
                     return "the budget is spent"
                 allowed = most if trials is None else min(most, trials - told)
                 if not self._timing:
@@ -77,7 +78,8 @@ class Explorer:
                     told += self._fill(allowed, elapsed + spent_seconds)
                 self._dispatch()
                 wait([*self._builders, self._meter], _POLL_SECONDS)
-                told += self._collect((time.monotonic() - start + spent_seconds) / 60)
+                if ended := self._collect((time.monotonic() - start + spent_seconds) / 60):
+                    told, reserve = told + ended, self._reserve()
                 self._tick(time.monotonic() - start)
         finally:
             self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
@@ -132,8 +134,8 @@ class Explorer:
                     builder.pause()
             workers = self._config.workers
             limit = workers.fit_seconds if running.stage in LONG else workers.job_seconds
-            if running.stage in ("benchmark", "near"):
-                limit = self._jobs.limit_seconds(_length(running))
+            if running.stage == "benchmark":
+                limit = self._jobs.limit_seconds("screen")
             running.worker.start(self._request(running), limit)
 
     @property
@@ -164,16 +166,12 @@ class Explorer:
         if running.stage == "evaluate":
             reject_above = self._config.quality.limits.max_loss if self._screening.applies(running) else None
             return self._jobs.evaluate(scores, 0.95, reject_above)
-        seed = self._config.seed + running.number
         timings = [(m.latency, m.throughput) for m in self._study.measured().values()]
         jobs = replace(self._jobs, noise=ratio_noise(timings))
-        # The visits of a point that would enter the front exclude the first measurement, which is biased by the
-        # selection.
-        near, append = running.stage == "near", running.visits > 0
-        return jobs.time(ours, _length(running), seed, self._recording(running.number, near), append=append)
+        return jobs.time(ours, "screen", self._config.seed + running.number, self._recording(running.number))
 
-    def _recording(self, number: int, near: bool) -> str:
-        return self._jobs.recording(f"trial-{number}-visits" if near else f"trial-{number}")
+    def _recording(self, number: int) -> str:
+        return self._jobs.recording(f"trial-{number}")
 
     def _collect(self, minutes: float) -> int:
         """Advance the trials whose jobs are done; return how many ended, without reference points."""
@@ -199,9 +197,6 @@ class Explorer:
     def _advance(self, running: RunningTrial, done: Done) -> Outcome | None:
         """Process the end of a stage, and return the trial's outcome after the last one."""
         result = done.result
-        if result is None and running.measured is not None:
-            # A failed visit leaves the earlier measurement, and its recording, unchanged.
-            return self._ended(running, "complete", None, running.measured)
         if result is None and running.stage == "export_untrained":
             running.stage = "fit"  # untrained weights may not have scores to compare, where trained ones do
             return None
@@ -240,25 +235,16 @@ class Explorer:
                 return self._timed(running, result)
         return None if reason is None else self._ended(running, "stopped", reason)
 
-    def _timed(self, running: RunningTrial, result: requests.BenchmarkResponse) -> Outcome | None:
+    def _timed(self, running: RunningTrial, result: requests.BenchmarkResponse) -> Outcome:
         assert running.quality is not None
-        footprint = result.footprint
-        if footprint.peak_memory_bytes is None and running.measured is not None:
-            footprint = running.measured.footprint
-        measurement = Measurement(running.quality, result.latency, result.throughput, footprint)
+        measurement = Measurement(running.quality, result.latency, result.throughput, result.footprint)
         sought(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
-        running.visits += running.stage == "near"
-        longer = running.number == 0 or running.stage == "near" or self._screening.worth_longer(running, measurement)
-        if longer:
-            running.stage, running.measured = "near", measurement
-            if running.visits < self._jobs.window("near").visits:
-                return None
         return self._ended(running, "complete", None, measurement)
 
     def _ended(
         self, running: RunningTrial, state: State, reason: str | None, measurement: Measurement | None = None
     ) -> Outcome:
-        recording = None if measurement is None else self._recording(running.number, running.visits > 0)
+        recording = None if measurement is None else self._recording(running.number)
         seconds, reused = dict(running.seconds), tuple(running.reused)
         cost, quality = running.quick_benchmark, running.quality if measurement is None else None
         return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording, cost, quality)
@@ -300,7 +286,3 @@ def _told_as(stage: Stage) -> str:
     if stage in ("export_untrained", "quick_benchmark"):
         return "cost"
     return "time" if stage in TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
-
-
-def _length(running: RunningTrial) -> Length:
-    return "visit" if running.stage == "near" else "screen"

@@ -10,6 +10,7 @@ from search.config.sections import StudyConfig
 from search.errors import ConfigError
 from search.explore.estimate import observed, stages_reached, trials_in
 from search.explore.explorer import Explorer
+from search.explore.final_benchmark import FinalBenchmark
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
@@ -56,7 +57,8 @@ def search(session: Session, console: Console) -> None:
     spent = float(study.facts.get("search_seconds", 0.0)) if is_done(study) else 0.0
     budget = config.budget.minutes * 60
     ended = study.spent()
-    if spent >= budget or (config.budget.trials is not None and ended >= config.budget.trials):
+    searched = spent >= budget or (config.budget.trials is not None and ended >= config.budget.trials)
+    if searched and not study.final_is_due:
         console.say(f"The budget is spent ({spent / 60:.1f} minutes, {ended} trials); --minutes or --trials give more.")
         return
     cores = cores_allowed()
@@ -81,7 +83,9 @@ def search(session: Session, console: Console) -> None:
                 counts = stages_reached([ended.outcome for ended in study.ended()])
                 bar.told(told, found.hypervolume, best, counts, 60 * (told.minutes or 0.0))
 
-            return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick)
+            return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick, final.reserve)
+
+        final = FinalBenchmark(session, jobs, meter, console)
 
         _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
         if not is_done(study):
@@ -94,10 +98,13 @@ def search(session: Session, console: Console) -> None:
             console.say(
                 f"so far {seen.stopped:.0%} of the trials were stopped early: the time left holds {left.sentence}"
             )
-        with SearchBar(console, budget) as bar:
-            trials = None if config.budget.trials is None else config.budget.trials - study.spent()
-            end = explorer(bar).run(budget - spent, trials, spent)
-        console.say(f"search: {end}")
+        if not searched:
+            with SearchBar(console, budget) as bar:
+                trials = None if config.budget.trials is None else config.budget.trials - study.spent()
+                end = explorer(bar).run(budget - spent, trials, spent)
+            console.say(f"search: {end}")
+            spent = float(study.facts["search_seconds"])
+        final.run(budget - spent, spent)
 
 
 def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:

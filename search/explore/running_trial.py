@@ -10,21 +10,21 @@ from typing import Literal
 from optuna.trial import Trial
 
 from objectives.jobs.requests import ScoreResponse
-from objectives.records import Artifact, Measurement, Quality, QuickBenchmark
+from objectives.records import Artifact, Quality, QuickBenchmark
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
 # The cost of new weights is compared before they are trained. Evaluation is one stage, or two with a custom metric: the
 # meter scores, and a builder evaluates.
 Stage = Literal[
-    "export_untrained", "quick_benchmark", "fit", "export", "evaluate", "score", "custom_metric", "benchmark", "near"
+    "export_untrained", "quick_benchmark", "fit", "export", "evaluate", "score", "custom_metric", "benchmark"
 ]
 # The shorter ones first.
 BUILDING: tuple[Stage, ...] = ("custom_metric", "export_untrained", "export", "fit")
 # Evaluation of many users takes as long as training.
 LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
-TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
+TIMING: tuple[Stage, ...] = ("benchmark", "quick_benchmark")
 
 
 @dataclass
@@ -41,8 +41,6 @@ class RunningTrial:
     artifact: Artifact | None = None
     quality: Quality | None = None
     quick_benchmark: QuickBenchmark | None = None
-    measured: Measurement | None = None
-    visits: int = 0
     scored: ScoreResponse | None = None
 
     @property

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from objectives.records import Measurement, QuickBenchmark
 from search.config.sections import StudyConfig
-from search.explore.reference_points import cost
 from search.explore.running_trial import RunningTrial
 from search.front import loses_no_more
 from search.study import Study
@@ -88,7 +87,7 @@ class Screening:
             # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
             return dominated(running.quick_benchmark, 0.0, kept, math.inf)
-        front = {number: m for number, m in self.study.front(self.study.able()).items() if number > 0}
+        front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
         loss = 0.0 if running.quality is None else running.quality.loss
         return dominated(running.quick_benchmark, loss, front, self.study.resolution)
 
@@ -96,7 +95,7 @@ class Screening:
         """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions
         and placements, which count as much for the cost; None where all were tried in enough."""
         trials = self.study.ended()
-        front = self.study.front({number: m for number, m in self.study.able().items() if number > 0})
+        front = self.study.front({number: m for number, m in self.study.contenders().items() if number > 0})
         tried = Counter([*(trial.candidate.weights.id for trial in trials), *flying])
         ways = (trial for trial in trials if trial.number in front and trial.knobs)
         least = min(ways, key=lambda trial: tried[trial.candidate.weights.id], default=None)
@@ -106,15 +105,3 @@ class Screening:
         """Return the measurements of the baseline's own model, by trial."""
         kept = (trial for trial in self.study.ended() if trial.candidate.keeps_model)
         return {trial.number: m for trial in kept if (m := trial.measurement) is not None}
-
-    def worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
-        """Return whether the trial may be a point of comparison: of the front, or a reference."""
-        if running.reference is not None:
-            return True
-        kept = self.config.quality.limits.kept(measurement.quality)
-        if kept and running.number in self.study.front({running.number: measurement, **self.study.able()}):
-            return True
-        if not running.candidate.keeps_model:
-            return False
-        known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
-        return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)

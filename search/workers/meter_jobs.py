@@ -20,10 +20,10 @@ from spaces.candidate import Candidate
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
 # Number of rates that a visit tries for the rate under the SLO.
-_PROBES = {"screen": 3, "near": 4}
-# brief: the fewest requests that show a percentile, for a dry run; screen: one visit; near: several visits in one job;
-# visit: one of those in a separate job; confirm: more visits.
-Length = Literal["brief", "screen", "near", "visit", "confirm"]
+_PROBES = {"screen": 3, "final": 3, "confirm": 4}
+# brief: the fewest requests that show a percentile, for a dry run; screen: one visit, in the search; final: several
+# visits, for the numbers of a front; confirm: more visits.
+Length = Literal["brief", "screen", "final", "confirm"]
 _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_requests=50, patience_seconds=1.0)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
@@ -76,23 +76,38 @@ class MeterJobs:
         return requests.CustomMetricRequest(self.task, threads, scored, *how)
 
     def time(
-        self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None, append: bool = False
+        self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None
     ) -> requests.BenchmarkRequest:
-        """The recording is relative to the home, its visits go on where `append`; `beside` is as in `score`."""
-        slo, objectives = self.config.slo, set(self.config.objectives)
+        """The recording is relative to the home; `beside` is as in `score`."""
         # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
-        weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & objectives)
+        weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & set(self.config.objectives))
         return requests.BenchmarkRequest(
             self._holdout,
             *self._pair(ours, beside),
-            Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms),
+            self._load,
             self.window(length),
             seed,
             f"{self.task.home}/{recording}",
-            beside is None and not append and weighed,
+            beside is None and weighed,
             self.noise,
-            append,
         )
+
+    def visit(self, sides: Sequence[Side], seed: int, number: int, recordings: Sequence[str]) -> requests.VisitRequest:
+        """One visit of several candidates beside the baseline, in a window of the length `final`; recordings as in
+        `time`, of each candidate."""
+        return requests.VisitRequest(
+            self._holdout,
+            tuple(self._deployment(*side) for side in sides),
+            self._deployment(*self.baseline),
+            self._load,
+            self.window("final"),
+            seed,
+            number,
+            tuple(f"{self.task.home}/{recording}" for recording in recordings),
+        )
+
+    def weigh(self, ours: Side) -> requests.WeighRequest:
+        return requests.WeighRequest(self._holdout, self._deployment(*ours))
 
     def quick_benchmark(self, ours: Side) -> requests.QuickBenchmarkRequest:
         return requests.QuickBenchmarkRequest(self._holdout, *self._pair(ours))
@@ -109,14 +124,10 @@ class MeterJobs:
             percent = 99
         if length == "brief":
             return _BRIEF.extended(percent)
-        blocks = {"screen": timing.screen_blocks, "confirm": timing.confirm_blocks}.get(length, timing.near_blocks)
+        blocks = {"screen": timing.screen_blocks, "final": timing.final_blocks}.get(length, timing.confirm_blocks)
         visits = 1 if length == "screen" else max(1, blocks // FEWEST_BLOCKS)
-        window = Window(
-            -(-blocks // visits),
-            probes=_PROBES["screen" if length == "screen" else "near"],
-            visits=1 if length == "visit" else visits,
-            patience_seconds=timing.patience_seconds,
-        )
+        patience = timing.patience_seconds
+        window = Window(-(-blocks // visits), probes=_PROBES[length], visits=visits, patience_seconds=patience)
         return window.extended(percent)
 
     def profile(self) -> requests.ProfileRequest:
@@ -127,6 +138,11 @@ class MeterJobs:
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
+
+    @property
+    def _load(self) -> Load:
+        slo = self.config.slo
+        return Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms)
 
     @property
     def _holdout(self) -> str:

@@ -98,7 +98,7 @@ def _visit(pair: Pair, requests: Requests, window: Window, seed: int, number: in
         for pool in (one, other):
             warm_up(pool.submit, requests, placement)
         ours, theirs = [load_target(pool, placement, requests) for pool in (one, other)][::turn]
-        return measure_visit(ours, theirs, requests, pair.load, window, seed + number)
+        return measure_visit((ours, theirs), requests, pair.load, window, seed + number)[0]
 
 
 @contextlib.contextmanager

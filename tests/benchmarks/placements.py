@@ -292,7 +292,7 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
 
 
 def _paired(targets: tuple[LoadTarget, ...], requests: Requests, load: Load, window: Window) -> str:
-    visits = tuple(measure_visit(targets[0], targets[1], requests, load, window, seed) for seed in range(window.visits))
+    visits = tuple(measure_visit(targets[:2], requests, load, window, seed)[0] for seed in range(window.visits))
     found, _ = Recording(visits, load.slo_ms, load.percent, 0).summarize()
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"

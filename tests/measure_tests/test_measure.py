@@ -23,7 +23,14 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
-from objectives.jobs.requests import BenchmarkRequest, EvaluateRequest, EvaluateResponse, ScoreRequest
+from objectives.jobs.requests import (
+    BenchmarkRequest,
+    EvaluateRequest,
+    EvaluateResponse,
+    ScoreRequest,
+    VisitRequest,
+    VisitResponse,
+)
 from objectives.measure import benchmark as timing
 from objectives.measure import evaluate as judging
 from objectives.measure.benchmark import weigh
@@ -272,7 +279,6 @@ def _time(
     baseline: Deployment | None = None,
     load: Load = LOAD,
     window: Window = SMALL,
-    append: bool = False,
 ) -> tuple[Latency, Throughput]:
     """Benchmark a deployment beside the baseline, by default itself."""
     request = BenchmarkRequest(
@@ -284,7 +290,6 @@ def _time(
         seed=5,
         recording=str(recording),
         weighed=False,
-        append=append,
     )
     found = timing.benchmark(request)
     assert found.footprint == Footprint(4321), "nothing but the file's size"
@@ -317,18 +322,26 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
-def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp_path: Path) -> None:
-    deployment, recording = Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
-    first, _ = _time(holdout, deployment, recording, window=replace(SMALL, visits=2))
-    before = read_recording(recording)
-    found, throughput_found = _time(holdout, deployment, recording, append=True)
-    after = read_recording(recording)
-    assert (len(before.visits), len(after.visits)) == (2, 3)
-    assert found.p95_visits[:2] == first.p95_visits and len(throughput_found.ratio_visits) == 3
-    schedules = [visit.timings.candidate[0].tolist() for visit in after.visits]
-    assert schedules[0] != schedules[1] != schedules[2]
-    _time(holdout, deployment, recording)
-    assert len(read_recording(recording).visits) == 1, "begun anew"
+def test_visits_of_several_deployments_are_added_to_their_recordings(
+    model: Path, holdout: Path, tmp_path: Path
+) -> None:
+    """Both are beside the same baseline: its probes and bursts are the same in both recordings."""
+    both = tuple(Deployment(_artifact(key), str(model), ONE_THREAD, "fp32") for key in ("ours", "others"))
+    recordings = tuple(str(tmp_path / f"{number}.npz") for number in (3, 5))
+    for number in range(2):
+        asked = VisitRequest(str(holdout), both, both[0], LOAD, SMALL, 5, number, recordings)
+        assert timing.visit_together(asked) == VisitResponse((number + 1, number + 1))
+    ours, others = (read_recording(Path(path)) for path in recordings)
+    assert len(ours.summarize()[0].p95_visits) == 2
+    for one, other in zip(ours.visits, others.visits, strict=True):
+        assert np.array_equal(one.baseline.capacity_rps, other.baseline.capacity_rps)
+        assert not np.array_equal(one.candidate.capacity_rps, other.candidate.capacity_rps)
+        assert np.array_equal(one.timings.baseline, other.timings.baseline)
+        assert not np.array_equal(one.timings.candidate, other.timings.candidate)
+        mine, theirs = ({probe.latency_ms.tobytes() for probe in each.baseline.probes} for each in (one, other))
+        assert len(mine & theirs) >= SMALL.probes
+    schedules = [visit.timings.candidate[0].tolist() for visit in ours.visits]
+    assert schedules[0] != schedules[1]
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
@@ -392,7 +405,7 @@ def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
 
     deployment, recording = Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
-    monkeypatch.setattr(timing, "measure_visit", lambda *asked: None)
+    monkeypatch.setattr(timing, "measure_visit", lambda *asked: (None,))
     monkeypatch.setattr(Recording, "summarize", summarize)
     with pytest.raises(NotFiniteError):
         _time(holdout, deployment, recording)

@@ -65,9 +65,8 @@ def test_p95_and_the_rate_under_the_slo_are_those_of_the_queue(name: str, load: 
     found_p95, found_rates = [], []
     for seed in range(5):
         target = SimulatedTarget(service_ms)
-        visit = measure_visit(
-            target, target, requests, Load(Traffic(), load, 95, 2 * exact), window, seed, QuietMonitor
-        )
+        both, asked = (target, target), Load(Traffic(), load, 95, 2 * exact)
+        (visit,) = measure_visit(both, requests, asked, window, seed, QuietMonitor)
         found_p95.append(percentile(visit.timings.baseline, 95))
         found_rates.append(rate_under_slo(visit.baseline, 2 * exact, 95))
         assert rate_under_slo(visit.candidate, 2 * exact, 95) == found_rates[-1], "both are searched in the same way"
@@ -75,6 +74,25 @@ def test_p95_and_the_rate_under_the_slo_are_those_of_the_queue(name: str, load: 
     rate = 1000 * (1 - (1 - load) / 2) if name == "M/M/1" else oracle_rate(rows, 2 * exact)
     assert np.mean(found_p95) == pytest.approx(exact, rel=0.03)
     assert np.mean(found_rates) == pytest.approx(rate, rel=0.03)
+
+
+def test_candidates_that_are_measured_together_have_the_ratios_that_they_have_alone() -> None:
+    """Without noise a candidate's timings beside others are those without them, but for the warm-up of the slowest."""
+    requests, asked = requests_of(ROWS["rows"].tolist()), Load(Traffic(), 0.4, 95, None)
+    window = Window(blocks=300, probe_requests=5000)
+
+    def target(slower: float) -> SimulatedTarget:
+        return SimulatedTarget(lambda requests: slower * service_ms(requests))
+
+    candidates = (0.1, 0.5, 1.0)
+    together = measure_visit([*map(target, candidates), target(1.0)], requests, asked, window, 0, QuietMonitor)
+    for slower, visit in zip(candidates, together, strict=True):
+        (alone,) = measure_visit((target(slower), target(1.0)), requests, asked, window, 0, QuietMonitor)
+        both = [Recording((one,), None, 95, 0).summarize() for one in (visit, alone)]
+        (latency, throughput), (latency_alone, throughput_alone) = both
+        assert latency.p95_ratio == pytest.approx(latency_alone.p95_ratio, rel=0.03)
+        assert throughput.ratio == pytest.approx(throughput_alone.ratio, rel=0.03)
+        assert throughput.capacity_ratio == pytest.approx(1 / slower)
 
 
 class Noisy(SimulatedTarget):
@@ -97,14 +115,13 @@ def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float,
         random = np.random.default_rng([run, visits])
         made = tuple(
             measure_visit(
-                Noisy(random, slower),
-                Noisy(random),
+                (Noisy(random, slower), Noisy(random)),
                 requests,
                 Load(Traffic(), 0.4, 95, None),
                 Window(),
                 1000 * run + visit,
                 QuietMonitor,
-            )
+            )[0]
             for visit in range(visits)
         )
         latency, throughput = Recording(made, None, 95, run).summarize()

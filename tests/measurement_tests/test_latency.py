@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -63,7 +64,7 @@ class Bench:
     def run(self, seed: int = 3, window: Window = WINDOW) -> Timings:
         ours, theirs = self.target("ours", 2), self.target("theirs", 4)
         requests = requests_of(range(1, 38))
-        return measure_latency(ours, theirs, requests, Traffic(), self.rate, window, seed, self.monitor)
+        return measure_latency((ours, theirs), requests, Traffic(), self.rate, window, seed, self.monitor)[0]
 
     def rate(self, first: int) -> float:
         self.events.append(("theirs" if first else "ours", "rate"))
@@ -109,6 +110,41 @@ def test_both_get_the_same_requests_after_the_same_gaps() -> None:
     assert len(set(drawn)) > 30, "drawn anew in each pair"
 
 
+def test_several_candidates_share_the_baseline_and_each_goes_first_equally_often() -> None:
+    bench = Bench()
+    names = ("ours", "others", "theirs")
+    targets = [bench.target(name, milliseconds) for name, milliseconds in zip(names, (2, 3, 4), strict=True)]
+    window = replace(WINDOW, blocks=21)
+    leads: list[int] = []
+    found = measure_latency(
+        targets,
+        requests_of(range(1, 38)),
+        Traffic(),
+        lambda first: leads.append(first) or RATE,
+        window,
+        3,
+        bench.monitor,
+    )
+    assert [(one.candidate == value).all() for one, value in zip(found, (2.0, 3.0), strict=True)] == [True, True]
+    assert all((one.baseline == 4.0).all() and one.rate_rps.shape == (21,) for one in found)
+    turns = [[name for name, *_ in bench.played[turn : turn + 3]] for turn in range(0, 63, 3)]
+    assert all(sorted(turn) == sorted(names) for turn in turns)
+    assert Counter(turn[0] for turn in turns) == dict.fromkeys(names, 7)
+    assert [names[lead] for lead in leads[1:]] == [turn[0] for turn in turns]
+    for turn in range(0, 63, 3):
+        (_, rows, schedule), *others = bench.played[turn : turn + 3]
+        assert all(rows == other and np.array_equal(schedule, gaps) for _, other, gaps in others)
+
+
+def test_a_disturbed_block_is_left_out_for_its_own_candidate_only() -> None:
+    """Block 0 is the first candidate's and block 5 is the baseline's, of the turns 0 and 1."""
+    bench = Bench(loud=(0, 4))
+    targets = [bench.target(name, 2) for name in ("ours", "others", "theirs")]
+    ours, others = measure_latency(targets, requests_of([1]), Traffic(), bench.rate, WINDOW, 3, bench.monitor)
+    assert np.flatnonzero(~ours.undisturbed()).tolist() == [0, 1]
+    assert np.flatnonzero(~others.undisturbed()).tolist() == [1]
+
+
 def test_the_requests_that_bring_it_to_steady_state_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "warm_up_requests", lambda *_: 13)
     bench = Bench()
@@ -125,7 +161,7 @@ def test_the_warm_up_is_that_of_the_busier_of_both(
     monkeypatch.setattr(module, "warm_up_requests", lambda utilisation, _: asked.append(utilisation) or 1)
     bench = Bench()
     ours, theirs = bench.target("ours", milliseconds), bench.target("theirs", 20)
-    measure_latency(ours, theirs, requests_of([1]), Traffic(), bench.rate, WINDOW, 0, bench.monitor)
+    measure_latency((ours, theirs), requests_of([1]), Traffic(), bench.rate, WINDOW, 0, bench.monitor)
     assert max(asked) == pytest.approx(share)
 
 

@@ -34,7 +34,7 @@ def test_the_pace_follows_the_machine() -> None:
 
 
 def machine(slowness: Sequence[float], order: list[int]) -> list[SimulatedTarget]:
-    """Return two targets of 1 and 3 ms, each as many times slower as it says now, and note which runs."""
+    """Return targets of 1, 3 and 2 ms, each as many times slower as it says now, and note which runs."""
 
     class Noted(SimulatedTarget):
         def __init__(self, number: int, milliseconds: float) -> None:
@@ -45,7 +45,9 @@ def machine(slowness: Sequence[float], order: list[int]) -> list[SimulatedTarget
             order.append(self.number)
             return super().closed_loop(requests)
 
-    return [Noted(0, 1.0), Noted(1, 3.0)]
+    return [
+        Noted(number, milliseconds) for number, milliseconds in zip(range(len(slowness)), (1.0, 3.0, 2.0), strict=False)
+    ]
 
 
 def test_the_slowness_is_that_of_both_in_equal_parts() -> None:
@@ -70,8 +72,21 @@ def test_the_one_that_comes_next_is_measured_last(first: int) -> None:
     assert order == [1 - first, first]
 
 
-def test_of_two_equal_deployments_neither_is_favoured_by_what_ran_before() -> None:
-    """A deployment takes a fifth longer when the other one ran last, as with cold caches. With the baseline's pace
+def test_one_that_was_not_measured_for_some_turns_is_measured_as_it_is_now() -> None:
+    """Of three targets two are measured in a turn: the one that runs next, and before it the one that follows it."""
+    slowness, order = [1.0, 1.0, 1.0], list[int]()
+    pace = Pace(machine(slowness, order), requests_of([1]))
+    order.clear()
+    assert pace(0) == 1.0 and order == [1, 0]
+    slowness[:] = [4.0, 4.0, 4.0]
+    order.clear()
+    assert pace(1) == pytest.approx(2.0), "the other one's last two looks are of the machine before"
+    assert order == [2, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: int) -> None:
+    """A deployment takes a fifth longer when another one ran last, as with cold caches. With the baseline's pace
     alone before each pair, the candidate's p95 is higher, and this fails.
     """
     random, last = np.random.default_rng(0), [""]
@@ -83,14 +98,16 @@ def test_of_two_equal_deployments_neither_is_favoured_by_what_ran_before() -> No
 
         return SimulatedTarget(service)
 
-    visits = tuple(
+    targets = [target(str(number)) for number in range(candidates + 1)]
+    visits = [
         measure_visit(
-            target("ours"), target("theirs"), requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
+            targets, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
             Window(100, probes=3, probe_requests=2000), seed, QuietMonitor,
         )
         for seed in range(12)
-    )  # fmt: skip
-    latency, throughput = Recording(visits, None, 95, 0).summarize()
-    assert latency.p95_ratio == pytest.approx(1.0, abs=0.025)
-    low, high = throughput.ratio_interval
-    assert low < 1 < high and throughput.ratio == pytest.approx(1.0, abs=0.1)
+    ]  # fmt: skip
+    for of_one in zip(*visits, strict=True):
+        latency, throughput = Recording(of_one, None, 95, 0).summarize()
+        assert latency.p95_ratio == pytest.approx(1.0, abs=0.025)
+        low, high = throughput.ratio_interval
+        assert low < 1 < high and throughput.ratio == pytest.approx(1.0, abs=0.1)

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from objectives.records import Outcome
 from search.ledger import Ledger
-from search.trials import EndedTrial
+from search.trials import EndedTrial, FinalNumbers
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import ablation
@@ -67,6 +67,33 @@ def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: P
     assert found["2"].data.tags["reason"] == "it broke"
     parent = MlflowClient(uri).get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.params["quality.max_loss"] == "0.01"
+
+
+def test_the_numbers_of_a_final_benchmark_are_a_second_step_of_the_same_run(uri: str, tmp_path: Path) -> None:
+    ledger, wanted = opened(uri, tmp_path), entries(2)
+    wanted[1] = replace(wanted[1], outcome=replace(wanted[1].outcome, timings="mlruns/timings/s/trial-1.npz"))
+    assert ledger.level(wanted, front=[])
+    before = runs(uri)
+    measured = complete_outcome(0.25, 4.0).measurement
+    assert measured is not None
+    recording = tmp_path / "final-0" / "trial-1.npz"
+    recording.parent.mkdir()
+    recording.write_bytes(b"timings")
+    numbers = FinalNumbers(measured.latency, measured.throughput, measured.footprint, "final-0/trial-1.npz")
+    wanted[1] = wanted[1].with_final(numbers)
+    for _ in range(2):
+        assert ledger.level(wanted, front=[1])
+    after = runs(uri)
+    run = after["1"]
+    assert run.info.run_id == before["1"].info.run_id and run.info.status == "FINISHED"
+    assert run.data.metrics["throughput.ratio"] == 4.0 and run.data.tags["benchmark"] == "final"
+    history = MlflowClient(uri).get_metric_history(run.info.run_id, "throughput.ratio")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 2.0), (1, 4.0)]
+    assert [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id, "timings")] == [
+        "timings/trial-1.npz"
+    ]
+    assert after["0"].data.metrics == before["0"].data.metrics
+    assert after["0"].data.tags["benchmark"] == "search"
 
 
 def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

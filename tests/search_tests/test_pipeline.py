@@ -27,7 +27,7 @@ quality: {max_loss: 0.4}
 traffic: {rows: {median: 200, sigma: 0.3, max: 400}}
 space: {distillation: {epochs: 1}}
 price_per_hour: 0.36
-timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 3}
+timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 3}
 budget: {minutes: 15, trials: 4}
 """
 

@@ -35,7 +35,7 @@ space:
   architecture: {width: [256, 384]}
   precision: {tables: [fp32], gate: [fp32], tower: [fp32], compute: [fp32]}
   placement: {engines: [onnxruntime], layouts: [1xauto, 1x1]}
-timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 3}
+timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 3}
 budget: {minutes: 10, trials: 2}
 """
 MORE = """

@@ -1,0 +1,180 @@
+"""Final benchmark of a study: its front and its reference points in one run, whose numbers replace those of the search.
+
+A point is on the front partly because its single visit was a lucky one. So the last part of the budget measures all
+points of the front anew, in several visits, each of which takes every point: several together beside one baseline, in
+groups that are drawn anew for each visit.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise, Recording, read_recording
+from objectives.records import Footprint, Latency, NotFiniteError, Throughput
+from search.cli.console import Console
+from search.errors import JobError
+from search.explore.reference_points import tuned_baseline
+from search.format import count
+from search.session import Session
+from search.study import Study
+from search.trials import EndedTrial, FinalNumbers
+from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
+from search.workers.processes import Worker, call
+
+# Deployments that are open together beside the baseline: the more, the less time the baseline takes, and the farther
+# apart are the blocks that are compared. Models together hold at most so many bytes.
+_TOGETHER = 6
+_BYTES = 2 << 30
+# Share of a visit's time that does not depend on the number of candidates, the baseline's own.
+_BASELINE_SHARE = 0.6
+# Seconds of a visit of one candidate, before a study has shown its own.
+_VISIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class FinalBenchmark:
+    """The final benchmark of one study, on one worker."""
+
+    session: Session
+    jobs: MeterJobs
+    meter: Worker
+    console: Console
+
+    def reserve(self) -> float:
+        """Return the seconds of the budget to keep for it, by the trials so far: those of all visits, or of as many as
+        fit into its share of the budget, at least one."""
+        budget, points = self.session.config.budget, len(participants(self.session.study))
+        measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.ended() if trial.measurement]
+        visit = fmean(measured) if measured else _VISIT_SECONDS
+        groups = -(-points // _TOGETHER)
+        seconds = visit * (_BASELINE_SHARE * groups + (1 - _BASELINE_SHARE) * points)
+        fit = int(60 * budget.minutes * budget.final_share / seconds)
+        return min(max(fit, 1), self._visits) * seconds
+
+    def run(self, seconds: float, spent_seconds: float) -> None:
+        """Benchmark all points once, and again for as long as the time holds and their visits are not complete.
+
+        Args:
+            seconds: left of the budget
+            spent_seconds: of the budget, before this
+        """
+        study, start, longest = self.session.study, time.monotonic(), 0.0
+        folder = f"final-{study.begin_final()}"
+        for number in range(self._visits):
+            begun = time.monotonic()
+            if number and begun - start + longest > seconds:
+                self.console.say(f"final benchmark: the time is spent after {count(number, 'visit')} of {self._visits}")
+                break
+            points = participants(study)
+            what = f"visit {number + 1} of {self._visits}, {count(len(points), 'point')} beside the baseline"
+            self.console.say(f"final benchmark: {what}")
+            for group in grouped(points, self.session.config.seed + number):
+                self._visit(group, number, folder)
+            self._note(folder)
+            study.note(search_seconds=spent_seconds + time.monotonic() - start)
+            longest = max(longest, time.monotonic() - begun)
+        study.end_final()
+
+    @property
+    def _visits(self) -> int:
+        return self.jobs.window("final").visits
+
+    def _visit(self, group: Sequence[EndedTrial], number: int, folder: str) -> None:
+        """Measure a visit of a group; where that fails, of each half of it, so that one that fails fails alone."""
+        recordings = [self._recording(trial, folder) for trial in group]
+        request = self.jobs.visit([_side(trial) for trial in group], self.session.config.seed, number, recordings)
+        try:
+            call(self.meter, request, len(group) * self.jobs.limit_seconds("screen"), self.console.say)
+        except JobError as error:
+            if len(group) == 1:
+                self.console.warn(f"trial {group[0].number} failed in the final benchmark: {error}")
+                return
+            middle = len(group) // 2
+            for half in (group[:middle], group[middle:]):
+                self._visit(half, number, folder)
+
+    def _note(self, folder: str) -> None:
+        """Replace the points' numbers by those of the visits so far, each with the variance between the visits of the
+        others; one that has none, since it refused too many requests in a visit, keeps none."""
+        study, found = self.session.study, {}
+        for trial in study.ended():
+            path = self.session.home.root / self._recording(trial, folder)
+            if trial.measurement is not None and path.exists():
+                found[trial.number] = trial, read_recording(path)
+        timed = {number: _numbers(recording) for number, (_, recording) in found.items()}
+        for number, (trial, recording) in found.items():
+            noise = ratio_noise([each for other, each in timed.items() if other != number and each is not None])
+            numbers = _numbers(recording, noise)
+            if numbers is None:
+                study.note_final(number, None)
+                continue
+            study.note_final(number, FinalNumbers(*numbers, self._footprint(trial), self._recording(trial, folder)))
+
+    def _footprint(self, trial: EndedTrial) -> Footprint:
+        """Return a trial's footprint with memory and CPU time, if they can be measured."""
+        assert trial.measurement is not None
+        known = trial.measurement.footprint
+        if known.peak_memory_bytes is not None:
+            return known
+        limit = self.session.config.workers.job_seconds
+        try:
+            return call(self.meter, self.jobs.weigh(_side(trial)), limit, self.console.say)
+        except JobError as error:
+            self.console.warn(f"trial {trial.number}: {error}")
+            return known
+
+    def _recording(self, trial: EndedTrial, folder: str) -> str:
+        return self.jobs.recording(f"{folder}/trial-{trial.number}")
+
+
+def participants(study: Study) -> list[EndedTrial]:
+    """Return the trials of the front, the baseline, the reference points and the best placement of the baseline's own
+    model, by number."""
+    contenders, trials = study.contenders(), study.ended()
+    tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])
+    numbers = {*study.front(contenders), 0, tuned}
+    return [
+        trial
+        for trial in trials
+        if trial.measurement is not None and (trial.number in numbers or trial.reference is not None)
+    ]
+
+
+def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial]]:
+    """Yield groups of about equal size of the points that are measured together, drawn at random."""
+    drawn = random.Random(seed).sample(points, len(points))
+    groups = -(-len(drawn) // _TOGETHER)
+    for group in range(groups):
+        yield from _fitting(drawn[group::groups])
+
+
+def _fitting(group: list[EndedTrial]) -> Iterator[list[EndedTrial]]:
+    """Yield the group in parts whose models fit into memory together."""
+    part: list[EndedTrial] = []
+    for trial in group:
+        if part and _bytes([*part, trial]) > _BYTES:
+            yield part
+            part = []
+        part.append(trial)
+    yield part
+
+
+def _bytes(group: Sequence[EndedTrial]) -> int:
+    return sum(_side(trial)[0].model_bytes for trial in group)
+
+
+def _side(trial: EndedTrial) -> Side:
+    assert trial.outcome.artifact is not None, "a measured trial was built"
+    return trial.outcome.artifact, trial.candidate
+
+
+def _numbers(recording: Recording, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput] | None:
+    """Return the numbers of a recording, None where too many requests were refused in a visit."""
+    try:
+        return recording.summarize(noise)
+    except NotFiniteError:
+        return None

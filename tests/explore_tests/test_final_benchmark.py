@@ -1,0 +1,225 @@
+"""The final benchmark: which points it measures, in which visits, and that the front's numbers are its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.jobs.requests import VisitRequest, VisitResponse, WeighRequest
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
+from objectives.records import Footprint
+from search.cli.console import Console
+from search.errors import JobError
+from search.explore import final_benchmark as module
+from search.explore.final_benchmark import FinalBenchmark, grouped, participants
+from search.home import Home
+from search.study import Study
+from search.study_front import study_front
+from search.workers.meter_jobs import MeterJobs
+from spaces.candidate import Candidate
+from spaces.weights import Weights
+from tests.explore_tests.test_explorer import parts
+from tests.measurement_tests.test_recording import random_search, random_timings
+from tests.search_tests.measurements import complete_outcome, small_space
+
+__all__ = ["parts"]
+
+
+class Meter:
+    """A meter that writes recordings: of a candidate by its number the throughput ratio that is planted, else 3."""
+
+    def __init__(self, planted: dict[int, float], failing: Callable[[list[int], int], bool] = lambda *_: False) -> None:
+        self.planted, self.failing = planted, failing
+        self.visits: list[tuple[int, list[int]]] = []
+        self.weighed = 0
+
+    def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
+        if isinstance(request, WeighRequest):
+            self.weighed += 1
+            return Footprint(1000, 2_000_000, 0.5)
+        assert isinstance(request, VisitRequest)
+        numbers = [int(Path(path).stem.removeprefix("trial-")) for path in request.recordings]
+        self.visits.append((request.number, numbers))
+        if self.failing(numbers, request.number):
+            raise JobError("gone")
+        for number, path in zip(numbers, map(Path, request.recordings), strict=True):
+            random = np.random.default_rng([number, request.number])
+            capacity = 1000 * self.planted.get(number, 3.0)
+            visit = Visit(random_timings(random), random_search(capacity, random), random_search(1000.0, random))
+            earlier = read_recording(path).visits if path.exists() else ()
+            write_recording(Recording((*earlier, visit), None, 95, 0), path)
+        return VisitResponse((1,) * len(numbers))
+
+
+def study_of(parts: dict[str, Any], outcomes: dict[str, tuple[float, float, float]]) -> Study:
+    """A study of these trials in their order: p95 ratio, throughput ratio, and loss; `tuned` is a reference point."""
+    study: Study = parts["study"]
+    space = small_space()
+    baseline, pruned, *_ = space.starts()
+    for number, (name, numbers) in enumerate(outcomes.items()):
+        if name == "reference":
+            study.enqueue_reference("logistic regression", Candidate(Weights(reference="logistic_regression")))
+        else:
+            study.enqueue(pruned | {"pruning.mlp": 0.25 + 0.01 * number} if number else baseline)
+        trial, _ = study.ask(space)
+        assert trial.number == number
+        study.tell(number, complete_outcome(*numbers, key=name), number)
+    return study
+
+
+def final_of(
+    parts: dict[str, Any], study: Study, meter: Meter, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> FinalBenchmark:
+    monkeypatch.setattr(module, "call", meter)
+    jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+    session: Any = SimpleNamespace(config=parts["config"], home=Home(home), study=study)
+    worker: Any = None
+    return FinalBenchmark(session, jobs, worker, Console(quiet=True, as_json=False))
+
+
+OUTCOMES = {
+    "baseline": (1.0, 1.0, 0.0),
+    "reference": (0.9, 0.9, 0.005),
+    "lucky": (0.1, 5.0, 0.001),
+    "dominated": (0.2, 4.0, 0.001),
+    "exact": (0.5, 3.0, 0.0),
+    "lossy": (0.05, 9.0, 0.02),
+}
+
+
+def test_the_front_and_the_reference_points_take_part(parts: dict[str, Any]) -> None:
+    study = study_of(parts, OUTCOMES)
+    assert [trial.number for trial in participants(study)] == [0, 1, 2, 4]
+
+
+def test_its_numbers_replace_those_of_the_search(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The lucky point is measured as a poor one, and the one that it had dominated from the second visit on; what only
+    the search has measured is not on the front."""
+    study = study_of(parts, {**OUTCOMES, "worse": (0.6, 2.0, 0.0)})
+    meter = Meter({0: 1.0, 1: 0.9, 2: 2.0, 4: 4.0})
+    assert study.final_is_due
+    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 100.0)
+    assert not study.final_is_due
+    assert [number for number, _ in meter.visits] == [0, 1, 2] and meter.weighed == 5
+    assert sorted(meter.visits[0][1]) == [0, 1, 2, 4] and 3 in meter.visits[1][1]
+    rows = {point.trial: point for point in study_front(parts["config"], study).points}
+    assert [number for number, point in rows.items() if point.final] == [0, 1, 2, 3, 4]
+    assert rows[2].capacity_ratio == pytest.approx(2.0, rel=0.01)
+    assert rows[3].capacity_ratio == pytest.approx(3.0, rel=0.01)
+    assert rows[6].capacity_ratio == 2.0 and not rows[6].on_front
+    assert rows[4].capacity_ratio == pytest.approx(4.0, rel=0.01) and rows[4].on_front
+    assert rows[4].peak_memory_bytes == 2_000_000
+    assert rows[4].quality.loss == 0.0, "quality is that of the search"
+    kept = read_recording(tmp_path / str(rows[4].timings))
+    assert len(kept.visits) == 3
+    assert study.facts["search_seconds"] >= 100.0
+
+
+def test_the_variance_between_visits_is_that_of_the_other_points(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, {"baseline": (1.0, 1.0, 0.0), "fast": (0.1, 5.0, 0.001)})
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    ended = {trial.number: trial for trial in study.ended()}
+    latencies = {number: trial.measurement.latency for number, trial in ended.items() if trial.measurement}
+    recording = read_recording(tmp_path / str(ended[1].outcome.timings))
+    other = module.ratio_noise([(latencies[0], m.throughput) for m in [ended[0].measurement] if m is not None])
+    assert recording.summarize(other)[0] == latencies[1]
+    assert recording.summarize()[0].p95_ratio_interval != latencies[1].p95_ratio_interval
+
+
+def test_a_point_that_fails_fails_alone_and_leaves_the_front(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, OUTCOMES)
+    meter = Meter({}, failing=lambda numbers, _: 2 in numbers)
+    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 0.0)
+    final = {trial.number for trial in study.ended() if trial.final}
+    assert final == {0, 1, 4}
+    assert 2 not in study.front(study.contenders())
+
+
+def test_a_point_that_a_regressed_one_had_dominated_joins_the_next_visit(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Capacity stands for throughput here: the p95 ratios of the recordings are about the same."""
+    study = study_of(parts, {**OUTCOMES, "other": (0.15, 4.5, 0.001)})
+    meter = Meter({2: 1.5})
+    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 0.0)
+    taken = {number: set(numbers) for number, numbers in meter.visits}
+    assert 6 not in taken[0] and 6 in taken[1]
+
+
+def test_only_one_visit_where_the_time_is_over(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study, meter = study_of(parts, OUTCOMES), Meter({})
+    final_of(parts, study, meter, monkeypatch, tmp_path).run(0.0, 0.0)
+    assert [number for number, _ in meter.visits] == [0]
+    assert not study.final_is_due
+
+
+def test_trials_after_a_final_benchmark_may_enter_the_front_until_the_next_one(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, OUTCOMES)
+    final = final_of(parts, study, Meter({}), monkeypatch, tmp_path)
+    final.run(1e9, 0.0)
+    trial, _ = study.ask(small_space())
+    study.tell(trial.number, complete_outcome(0.01, 30.0, 0.0, "new"), 9)
+    assert study.front(study.contenders()).keys() == {trial.number} and study.final_is_due
+    final.run(1e9, 0.0)
+    assert not study.final_is_due
+    folders = {Path(str(one.outcome.timings)).parent.name for one in study.ended() if one.final}
+    assert "final-1" in folders, "a second one has recordings of its own"
+
+
+def test_a_study_that_is_begun_anew_has_no_final_numbers(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, OUTCOMES)
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    study.restart()
+    study.enqueue(small_space().starts()[0])
+    trial, _ = study.ask(small_space())
+    study.tell(trial.number, complete_outcome(), 1)
+    (ended,) = study.ended()
+    assert not ended.final and study.contenders().keys() == {0}
+
+
+def test_groups_are_drawn_anew_and_hold_each_point_once(parts: dict[str, Any]) -> None:
+    trials = study_of(parts, {str(number): (0.5, 1.0, 0.0) for number in range(14)}).ended()
+    drawn = [[[trial.number for trial in group] for group in grouped(trials, seed)] for seed in range(2)]
+    for groups in drawn:
+        assert Counter(number for group in groups for number in group) == Counter(range(14))
+        assert sorted(map(len, groups)) == [4, 5, 5]
+    assert drawn[0] != drawn[1]
+
+
+def test_models_that_do_not_fit_into_memory_together_are_measured_apart(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = study_of(parts, OUTCOMES).ended()
+    monkeypatch.setattr(module, "_BYTES", 2500)
+    assert sorted(map(len, grouped(trials, 0))) == [2, 2, 2]
+
+
+def test_the_reserve_is_what_it_takes_up_to_its_share(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Four points in one group: three visits of 2 s x (0.6 + 4 x 0.4)."""
+    final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path)
+    assert final.reserve() == pytest.approx(3 * 2 * (0.6 + 4 * 0.4))
+    for minutes, visits in ((0.42, 2), (0.1, 1)):  # 10 s hold two visits; one is left in any case
+        budget = parts["config"].budget.model_copy(update={"minutes": minutes})
+        final.session.config = parts["config"].model_copy(update={"budget": budget})  # type: ignore[misc]
+        assert final.reserve() == pytest.approx(visits * 2 * (0.6 + 4 * 0.4))
