@@ -318,13 +318,18 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class QuickBenchmark(_Finite):
-    """Ratios of candidate to baseline: the time of a request, one by one, and the requests per second when saturated.
-    There are no intervals, and the result is never reported as a measurement.
+class SimulatedRatios(_Finite):
+    """Ratios of candidate to baseline from a simulation with measured service times: of latency one request at a time
+    and at the study's load, of the rate under the SLO, and of capacity. None where requests are refused, or the
+    baseline keeps the SLO at no rate. There are no intervals, and none is reported as a measurement.
     """
 
-    service_ratio: float
-    saturated_ratio: float
+    service_p50_ratio: float
+    capacity_ratio: float
+    p50_ratio: float | None
+    p95_ratio: float | None
+    p99_ratio: float | None
+    throughput_ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -332,7 +337,7 @@ class Outcome:
     """Outcome of one trial: complete with a measurement, or stopped on purpose or failed with a reason in one line.
 
     timings: path of the file of raw timings, relative to the home
-    quick_benchmark: its cost, where that was compared before the benchmark
+    simulated: its cost, where that was simulated before the benchmark
     quality: of a trial that was evaluated and not measured
     """
 
@@ -343,7 +348,7 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
     timings: str | None = None
-    quick_benchmark: QuickBenchmark | None = None
+    simulated: SimulatedRatios | None = None
     quality: Quality | None = None
 
     @property
@@ -353,8 +358,8 @@ class Outcome:
 
     @property
     def informative(self) -> bool:
-        """Return True if it tells something of its candidate, which was built or whose cost was compared."""
-        return self.artifact is not None or self.quick_benchmark is not None
+        """Return True if it tells something of its candidate, which was built or whose cost was simulated."""
+        return self.artifact is not None or self.simulated is not None
 
     def __post_init__(self) -> None:
         if (self.state == "complete") != (self.measurement is not None):

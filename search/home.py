@@ -57,6 +57,10 @@ class Home:
     def artifacts(self) -> Path:
         return self.mlruns / "artifacts"
 
+    def service_curves(self, study: str) -> Path:
+        """The file of a study's service curves, one JSON line each."""
+        return self.mlruns / "timings" / study / "service_curves.jsonl"
+
     def reports(self, study: str) -> Path:
         return self.root / "reports" / study
 

@@ -271,8 +271,8 @@ def _tags_and_metrics(trial: EndedTrial) -> tuple[dict[str, str], dict[str, floa
         metrics["parity"] = outcome.artifact.parity
         tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
         tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
-    if outcome.quick_benchmark is not None:
-        metrics |= {f"quick_benchmark.{name}": ratio for name, ratio in vars(outcome.quick_benchmark).items()}
+    if outcome.simulated is not None:
+        metrics |= _numbers(_flat(to_plain(outcome.simulated), "simulated."))
     if outcome.quality is not None:
         metrics |= _numbers(_flat(to_plain(outcome.quality), "quality."))
     if outcome.measurement is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from objectives.records import Interval, Latency, Measurement, QuickBenchmark, SliceQuality, State, Throughput
+from objectives.records import Interval, Latency, Measurement, SimulatedRatios, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
 from spaces.domains import Scalar
 from spaces.serialization import Json, fields_in, from_plain, to_plain
@@ -66,7 +66,7 @@ class Row:
     minutes: of the search, when it ended
     seconds: by stage, None where a stage did not run
     timings: the file of raw timings, relative to the home
-    quick_benchmark: ratios to the baseline that were compared before training and benchmark
+    simulated: ratios to the baseline that were simulated before training and benchmark
     widths, units: read back from the exported graph, by layer group
     """
 
@@ -85,7 +85,7 @@ class Row:
     seconds: Mapping[str, float | None] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
     timings: str | None = None
-    quick_benchmark: QuickBenchmark | None = None
+    simulated: SimulatedRatios | None = None
     widths: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -13,7 +13,8 @@ from spaces.domains import Scalar
 _LEAST_THROUGHPUT = 1e-3
 
 
-def _inverse(ratio: float) -> float:
+def inverse(ratio: float) -> float:
+    """Return the value, lower is better, of a throughput ratio."""
     return 1 / max(ratio, _LEAST_THROUGHPUT)
 
 
@@ -22,13 +23,13 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     "latency_p50": lambda m: m.latency.p50_ratio,
     "latency_p95": lambda m: m.latency.p95_ratio,
     "latency_p99": lambda m: m.latency.p99_ratio,
-    "throughput": lambda m: _inverse(m.throughput.ratio),
+    "throughput": lambda m: inverse(m.throughput.ratio),
     "quality": lambda m: m.quality.loss,
     "model_bytes": lambda m: float(m.footprint.model_bytes),
     "peak_memory_bytes": lambda m: m.footprint.peak_memory_bytes,
     "cpu_seconds_per_1000": lambda m: m.footprint.cpu_seconds_per_1000,
     # Of a machine at a given price, money goes as the inverse of what it answers.
-    "money_per_million": lambda m: _inverse(m.throughput.ratio),
+    "money_per_million": lambda m: inverse(m.throughput.ratio),
 }
 
 

@@ -11,7 +11,8 @@ from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
-from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, QuickBenchmark, Throughput
+from objectives.measurement.service_curve import ServiceCurve
+from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
 from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.model_structure import Group
@@ -123,12 +124,31 @@ class CustomMetricRequest(Request[EvaluateResponse]):
 
 
 @dataclass(frozen=True)
-class QuickBenchmarkRequest(Request[QuickBenchmark]):
-    """Compare two deployments in a second or two."""
+class ServiceCurveResponse:
+    """Service curve of a deployment, and the milliseconds that a request took the baseline meanwhile."""
+
+    curve: ServiceCurve
+    baseline_ms: float
+
+
+@dataclass(frozen=True)
+class ServiceCurveRequest(Request[ServiceCurveResponse]):
+    """Measure the service curve of a deployment of one instance group, in half a second or so.
+
+    share: utilisation of the baseline at the study's load
+    batch_rows: rows of the largest batches that will be simulated, None for none
+    split_over: parts that requests will be split into, None for none
+    reference_ms: milliseconds of a request to the baseline at the machine's reference speed, None for that of now
+    """
 
     holdout: str
-    candidate: Deployment
+    deployment: Deployment
     baseline: Deployment
+    seed: int
+    share: float
+    batch_rows: int | None = None
+    split_over: int | None = None
+    reference_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from objectives.held_out_rows import read_requests
 from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, serve
-from objectives.measure.benchmark import benchmark, quick_benchmark, visit_together, weigh, weigh_here
+from objectives.measure.benchmark import benchmark, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.evaluate import evaluate, score
+from objectives.measure.service_curves import service_curve
 from objectives.measurement.profile.profile import median_request, profile_model
 from objectives.measurement.profile.roofline import measure_roofline
 
@@ -30,7 +31,7 @@ def profile(request: jobs.ProfileRequest) -> jobs.ProfileResponse:
 JOBS: Jobs = {
     jobs.EvaluateRequest: evaluate,
     jobs.ScoreRequest: score,
-    jobs.QuickBenchmarkRequest: quick_benchmark,
+    jobs.ServiceCurveRequest: service_curve,
     jobs.BenchmarkRequest: benchmark,
     jobs.VisitRequest: visit_together,
     jobs.WeighRequest: lambda request: weigh(Path(request.holdout), request.candidate),

@@ -1,9 +1,8 @@
-"""Benchmarks of a deployment beside the baseline: latency and throughput, footprint, and quick ratios."""
+"""Benchmarks of a deployment beside the baseline: latency and throughput, and footprint."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import (
     BenchmarkRequest,
     BenchmarkResponse,
-    QuickBenchmarkRequest,
     VisitRequest,
     VisitResponse,
 )
@@ -24,19 +22,15 @@ from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import Pace, ServiceTimer
+from objectives.measurement.pace import Pace
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.statistics import Floats
 from objectives.measurement.throughput import Probe, RateSearch, measure_capacity, search_rates
-from objectives.records import Footprint, QuickBenchmark
+from objectives.records import Footprint
 from spaces.serialization import from_plain, to_plain
 
 _WEIGH_SECONDS = 100
-# Of a quick benchmark.
-_TIMER_REPEATS = 5
-_SATURATION_REPEATS = 3
-_SATURATION_SECONDS = 0.1
 
 
 def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
@@ -155,30 +149,3 @@ def measure_visit(
         Visit(one, found, beside.with_probes(further))
         for one, found, beside in zip(timings, searched, theirs, strict=False)
     )
-
-
-def quick_benchmark(request: QuickBenchmarkRequest) -> QuickBenchmark:
-    """Compare both deployments in closed loops that alternate, in one or two seconds."""
-    requests = read_requests(Path(request.holdout))
-    with open_targets((request.candidate, request.baseline), requests) as (candidate, baseline):
-        return compare_quickly(candidate, baseline, requests)
-
-
-def compare_quickly(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> QuickBenchmark:
-    """Return the median ratios of a few paired measurements."""
-    candidate.settle()
-    timer = ServiceTimer(candidate, requests)
-    candidate.settle()
-    their_timer = ServiceTimer(baseline, requests)
-    service, most = [], []
-    for _ in range(_TIMER_REPEATS):
-        baseline.settle()
-        mine = timer()
-        candidate.settle()
-        service.append(mine / their_timer())
-    for _ in range(_SATURATION_REPEATS):
-        baseline.settle()
-        mine = candidate.saturated(requests, _SATURATION_SECONDS)
-        candidate.settle()
-        most.append(mine / baseline.saturated(requests, _SATURATION_SECONDS))
-    return QuickBenchmark(statistics.median(service), statistics.median(most))

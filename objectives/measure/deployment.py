@@ -36,7 +36,8 @@ def open_deployment(deployment: Deployment) -> Pool:
 
 @contextmanager
 def open_targets(deployments: Sequence[Deployment], requests: Sequence[Request]) -> Iterator[tuple[LiveTarget, ...]]:
-    """Open deployments on new pools, in this order, warmed up, under `quiet`."""
+    """Open deployments on new pools, in this order, warmed up, under `quiet`; no other pool stays open."""
+    close_kept()
     with quiet(), ExitStack() as stack:
         pools = [stack.enter_context(open_deployment(each)) for each in deployments]
         for pool, each in zip(pools, deployments, strict=True):
@@ -44,11 +45,39 @@ def open_targets(deployments: Sequence[Deployment], requests: Sequence[Request])
         yield tuple(load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
 
 
+class _KeptOpen:
+    """The pool that stays open between jobs, of one deployment."""
+
+    deployment: Deployment | None = None
+    pool: Pool | None = None
+
+
+def kept_open(deployment: Deployment, requests: Sequence[Request]) -> Pool:
+    """Return the pool of a deployment, warmed up, which stays open until `close_kept` or another one is asked for."""
+    if _KeptOpen.pool is None or _KeptOpen.deployment != deployment:
+        close_kept()
+        _KeptOpen.deployment, _KeptOpen.pool = deployment, open_deployment(deployment)
+        warm_up(_KeptOpen.pool.submit, requests, deployment.placement)
+    return _KeptOpen.pool
+
+
+def close_kept() -> None:
+    """Close the pool that `kept_open` opened, if any."""
+    if _KeptOpen.pool is not None:
+        _KeptOpen.pool.close()
+    _KeptOpen.deployment = _KeptOpen.pool = None
+
+
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
-    """Wrap a pool for the load generator: saturated, each replica has one more request, or batch of them, waiting."""
+    """Wrap a pool for the load generator."""
+    return LiveTarget(pool.submit, placement.replicas, saturating(placement, requests), placement.in_turn)
+
+
+def saturating(placement: Placement, requests: Sequence[Request]) -> int:
+    """Return the requests in flight with which each replica has one more request, or batch of them, waiting."""
     rows, batching = int(np.median([rows_of(request) for request in requests])), placement.batching
     together = 1 if batching is None else max(1, batching.rows // rows)
-    return LiveTarget(pool.submit, placement.replicas, 2 * placement.replicas * together, placement.in_turn)
+    return 2 * placement.replicas * together
 
 
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import bisect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ FEWEST_RUNS = 24
 # How far a run may lie beyond the sizes that were measured.
 _BEYOND = 1.05
 _DRAWN_TOGETHER = 1000
+# Quantiles that stand for the deviations of a line.
+_DEVIATIONS = 199
 
 
 class OutsideRangeError(ValueError):
@@ -29,32 +33,32 @@ class Runs:
     """Runs of a deployment's replicas as they were measured, (n,) each.
 
     ns: from the scheduled arrival to the answer where the replica was idle, else from the replica's answer before
-    idle: the replica had nothing to do before
+    idle_ns: how long the replica had nothing to do before; negative where it was busy
     busy: other replicas that ran when it began
     """
 
     rows: NDArray[np.int64]
     ns: NDArray[np.int64]
-    idle: NDArray[np.bool_]
+    idle_ns: NDArray[np.int64]
     busy: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if not len(self.rows) == len(self.ns) == len(self.idle) == len(self.busy) >= FEWEST_RUNS:
+        if not len(self.rows) == len(self.ns) == len(self.idle_ns) == len(self.busy) >= FEWEST_RUNS:
             raise ValueError(f"A service curve needs {FEWEST_RUNS} runs or more, but got {len(self.rows)}.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Line:
     """Times of runs by rows, and how single runs deviate from them.
 
     rows, ns: (knots,), ascending sizes and the median time at each, which does not fall; the first and the last are
         those of the smallest and the largest run
-    deviations: (n,), time of a run over that of the line
+    deviations: (n,), quantiles of a run's time over that of the line
     """
 
-    rows: Floats
-    ns: Floats
-    deviations: Floats
+    rows: tuple[float, ...]
+    ns: tuple[float, ...]
+    deviations: tuple[float, ...]
 
     @classmethod
     def through(cls, rows: NDArray[np.int64], ns: NDArray[np.int64]) -> Line:
@@ -65,65 +69,112 @@ class Line:
         joint = [np.concatenate([groups[i] for i in np.flatnonzero(of == knot)]) for knot in range(len(knots))]
         level: Floats = isotonic_regression([float(np.median(ns[group])) for group in joint]).x
         sizes, level = _continued(knots, level, float(rows.min()), float(rows.max()))
-        return cls(sizes, level, ns / np.interp(rows, sizes, level))
+        deviations = ns / np.interp(rows, sizes, level)
+        count = min(len(deviations), _DEVIATIONS)
+        quantiles = np.quantile(deviations, (np.arange(count) + 0.5) / count)
+        return cls(*(tuple(np.round(each, 4).tolist()) for each in (sizes, level, quantiles)))
 
     def __call__(self, rows: float) -> float:
-        return float(np.interp(rows, self.rows, self.ns))
+        """Return the nanoseconds of a run of so many rows, interpolated."""
+        above = bisect.bisect_left(self.rows, rows)
+        if above == 0 or above == len(self.rows):
+            return self.ns[min(above, len(self.rows) - 1)]
+        low, high = self.rows[above - 1], self.rows[above]
+        share = (rows - low) / (high - low)
+        return self.ns[above - 1] + share * (self.ns[above] - self.ns[above - 1])
+
+    def scaled(self, factor: float) -> Line:
+        """Return the line of a machine on which a run takes so many times as long."""
+        return replace(self, ns=tuple(factor * ns for ns in self.ns))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ServiceCurve:
-    """Service times of a replica that was idle, of one that is kept busy alone, and of one beside busy others.
+    """Service times of a replica that was idle for a short and for a long time, of one that is kept busy alone, and of
+    one beside busy others.
 
+    A run after a long idle time takes longer: caches hold other data, and cores slow down or sleep. A small model at
+    the load of a large one has only such runs.
+
+    idle_ns, rested_ns: the median idle times of the first two
     others: number of other replicas in `crowded`
     least_rows, most_rows: sizes between which runs were measured
     """
 
     idle: Line
+    rested: Line
     alone: Line
     crowded: Line
+    idle_ns: float
+    rested_ns: float
     others: int
     least_rows: int
     most_rows: int
 
     @classmethod
-    def fit(cls, runs: Runs) -> ServiceCurve:
-        """Fit the three lines; a condition of too few runs takes the line of the nearest one that has enough.
+    def fit(cls, runs: Runs, rested: Runs | None = None) -> ServiceCurve:
+        """Fit the lines; a condition of too few runs takes the line of the nearest one that has enough.
+
+        Args:
+            rested: runs of which those of an idle replica have the line `rested`
 
         Raises:
             ValueError: no condition has enough runs.
         """
-        others = int(runs.busy.max())
+        others, idle = int(runs.busy.max()), runs.idle_ns >= 0
         kinds = {
-            "idle": runs.idle & (runs.busy == 0),
-            "alone": ~runs.idle & (runs.busy == 0),
-            "crowded": ~runs.idle & (runs.busy == others),
+            "idle": (runs, idle & (runs.busy == 0)),
+            "alone": (runs, ~idle & (runs.busy == 0)),
+            "crowded": (runs, ~idle & (runs.busy == others)),
         }
-        enough = {name: of for name, of in kinds.items() if np.count_nonzero(of) >= FEWEST_RUNS}
-        lines = {name: Line.through(runs.rows[of], runs.ns[of]) for name, of in enough.items()}
+        if rested is not None:
+            kinds["rested"] = rested, (rested.idle_ns >= 0) & (rested.busy == 0)
+        enough = {name: (part, of) for name, (part, of) in kinds.items() if np.count_nonzero(of) >= FEWEST_RUNS}
+        lines = {name: Line.through(part.rows[of], part.ns[of]) for name, (part, of) in enough.items()}
+        waited = {name: float(np.median(part.idle_ns[of])) for name, (part, of) in enough.items()}
         if not lines:
             raise ValueError(f"A service curve needs {FEWEST_RUNS} runs of one kind, but got {len(runs.rows)} in all.")
         alone = lines.get("alone") or lines.get("crowded") or lines["idle"]
-        crowded, idle = lines.get("crowded", alone), lines.get("idle", alone)
-        return cls(idle, alone, crowded, others, int(runs.rows.min()), int(runs.rows.max()))
-
-    def sampler(self, seed: int) -> Callable[[int, bool, int], float]:
-        """Return a function that draws the nanoseconds of a run of so many rows, by a replica that was idle or not,
-        beside so many busy others. It raises OutsideRangeError for a size that was not measured.
-        """
-        random = np.random.default_rng(seed)
-        idle_draws, alone_draws, crowded_draws = (
-            _endless(random, line.deviations) for line in (self.idle, self.alone, self.crowded)
+        idle_line = lines.get("idle") or lines.get("rested", alone)
+        idle_ns = waited.get("idle", 0.0)
+        return cls(
+            idle_line,
+            lines.get("rested", idle_line),
+            alone,
+            lines.get("crowded", alone),
+            idle_ns,
+            max(waited.get("rested", 0.0), idle_ns),
+            others,
+            int(runs.rows.min()),
+            int(runs.rows.max()),
         )
 
-        def draw(rows: int, idle: bool, busy: int) -> float:
+    def scaled(self, factor: float) -> ServiceCurve:
+        """Return the curve of a machine on which a run takes so many times as long."""
+        lines = {name: getattr(self, name).scaled(factor) for name in ("idle", "rested", "alone", "crowded")}
+        return replace(self, **lines)
+
+    def sampler(self, seed: int) -> Callable[[int, int | None, int], float]:
+        """Return a function that draws the nanoseconds of a run of so many rows, by a replica that was idle for so many
+        nanoseconds (None for a busy one), beside so many busy others. It raises OutsideRangeError for a size that was
+        not measured.
+        """
+        random = np.random.default_rng(seed)
+        idle_draws, rested_draws, alone_draws, crowded_draws = (
+            _endless(random, line.deviations) for line in (self.idle, self.rested, self.alone, self.crowded)
+        )
+        apart = math.log(self.rested_ns / self.idle_ns) if self.rested_ns > self.idle_ns > 0 else math.inf
+
+        def draw(rows: int, idle_ns: int | None, busy: int) -> float:
             if not self.least_rows / _BEYOND <= rows <= self.most_rows * _BEYOND:
                 measured = f"{self.least_rows} to {self.most_rows}"
                 raise OutsideRangeError(f"A simulated run has {measured} rows, but got {rows}.")
             alone = self.alone(rows)
             beside = (self.crowded(rows) - alone) * min(busy / self.others, 1.0) if self.others else 0.0
-            if idle:
-                return (self.idle(rows) + beside) * next(idle_draws)
+            if idle_ns is not None:
+                share = min(max(math.log(max(idle_ns, 1) / max(self.idle_ns, 1)) / apart, 0.0), 1.0)
+                line = (1 - share) * self.idle(rows) + share * self.rested(rows)
+                return (line + beside) * next(rested_draws if share > 0.5 else idle_draws)
             return (alone + beside) * next(crowded_draws if busy else alone_draws)
 
         return draw
@@ -142,6 +193,6 @@ def _continued(rows: Floats, level: Floats, least: float, most: float) -> tuple[
     return np.array([least, *rows, most]), np.array([first, *level, level[-1] + upper * (most - rows[-1])])
 
 
-def _endless(random: np.random.Generator, deviations: Floats) -> Iterator[float]:
+def _endless(random: np.random.Generator, deviations: Sequence[float]) -> Iterator[float]:
     while True:
         yield from random.choice(deviations, _DRAWN_TOGETHER).tolist()

@@ -154,7 +154,7 @@ def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
         fit=(config.space.distillation.epochs or EPOCHS) * prepared.batches_per_epoch * found.batch_seconds,
         export=found.seconds["export"],
         evaluate=prepared.rows["validation"] / found.profile.rows * request,
-        quick_benchmark=found.seconds["quick benchmark"],
+        cost=found.seconds["service curve"],
         time=_REQUESTS_TIMED * request / config.traffic.load + _WAITED_SECONDS,
     )
     builders = config.workers.builders or min(cores_allowed(), 4)

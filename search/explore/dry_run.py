@@ -21,7 +21,7 @@ from search.errors import JobError
 from search.explore.first_trials import MOST_CANDIDATES
 from search.home import Home
 from search.session import task_of
-from search.workers.meter_jobs import MeterJobs
+from search.workers.meter_jobs import MeterJobs, curve_parts
 from search.workers.processes import Response, Worker, Workers, call
 from spaces.candidate import Candidate
 from spaces.domains import FixedValues
@@ -94,7 +94,8 @@ def _through(candidate: Candidate, jobs: MeterJobs, workers: Workers, stages: _S
         scored = stages.run("evaluate", meter, scores)
         if jobs.prepared.custom_metric:
             stages.run("metric", builder, jobs.evaluate_custom_metric(scored, "validation", 0.95, threads))
-    stages.run("quick benchmark", meter, jobs.quick_benchmark(ours))
+    for part in curve_parts(candidate.placement):
+        stages.run("service curve", meter, jobs.service_curve(ours, part, None))
     recording = str(Path(task.dry_run, "recording.npz").relative_to(task.home))
     stages.run("benchmark", meter, jobs.time(ours, "brief", jobs.config.seed, recording))
     return batch_seconds

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from objectives.records import Interval, Outcome
 from search.format import count
 
-# Five measurements of both sides' service time and three of saturation, with the model opened and warmed up.
-QUICK_BENCHMARK_SECONDS = 2.0
+# An export of untrained weights, and their service curve, with the model opened and warmed up.
+COST_SECONDS = 2.0
 # Share of stopped trials before the study has shown its own: at least none; in long searches 93% were.
 _STOPPED = (0.0, 0.95)
 # Share of trials that train: others reuse trained weights, or cost too much to be trained.
@@ -21,12 +21,12 @@ _ENOUGH = 20
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Seconds that a trial spends in each stage: those of the builders, evaluation, and both benchmarks."""
+    """Seconds that a trial spends in each stage: those of the builders, evaluation, cost and benchmark."""
 
     fit: float
     export: float
     evaluate: float
-    quick_benchmark: float
+    cost: float
     time: float
 
 
@@ -56,7 +56,7 @@ def trials_in(seconds: float, stages: StageSeconds, builders: int, stopped: Inte
 
     def trials(share: float, trained: float) -> int:
         beside = max((trained * stages.fit + stages.export) / builders, stages.evaluate)
-        alone = stages.quick_benchmark + (1 - share) * stages.time
+        alone = stages.cost + (1 - share) * stages.time
         return max(1, round(seconds / (beside + alone)))
 
     return TrialRange(trials(low, few), trials(high, many))

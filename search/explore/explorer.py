@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
-from objectives.records import Measurement, Outcome, QuickBenchmark, State
+from objectives.records import Measurement, Outcome, SimulatedRatios, State
+from search.explore.cost_model import CostModel
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
 from search.study import Study
@@ -31,6 +33,7 @@ class Explorer:
     def __init__(
         self,
         jobs: MeterJobs,
+        costs: CostModel,
         space: SearchSpace,
         study: Study,
         builders: Sequence[Worker],
@@ -40,14 +43,13 @@ class Explorer:
         tick: Callable[[float], None],
         reserve: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self._config, self._jobs = jobs.config, jobs
+        self._config, self._jobs, self._costs = jobs.config, jobs, costs
         self._space, self._study, self._screening = space, study, Screening(jobs.config, study)
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick, self._reserve = record, tick, reserve
         self._running_trials: list[RunningTrial] = []
         self._known: set[str] = set()
         self._trained: set[str] = set()
-        self._costs: dict[str, QuickBenchmark] = {}
         for ended in study.ended():
             self._learn(ended.candidate, ended.outcome)
         self._duplicates = self._asked = 0
@@ -78,7 +80,8 @@ class Explorer:
                     told += self._fill(allowed, elapsed + spent_seconds)
                 self._dispatch()
                 wait([*self._builders, self._meter], _POLL_SECONDS)
-                if ended := self._collect((time.monotonic() - start + spent_seconds) / 60):
+                minutes = (time.monotonic() - start + spent_seconds) / 60
+                if ended := self._collect(minutes) + self._simulate(minutes):
                     told, reserve = told + ended, self._reserve()
                 self._tick(time.monotonic() - start)
         finally:
@@ -104,13 +107,13 @@ class Explorer:
             self._tell(running, Outcome("stopped", "the same choice was made before"), seconds / 60)
             return 0
         self._duplicates = 0
-        running.quick_benchmark = self._costs.get(candidate.untrained.id)
+        running.simulated = self._simulated(candidate)
         if (reason := self._screening.dominated(running)) is not None:
             self._tell(running, self._ended(running, "stopped", reason), seconds / 60)
             return 1
         if candidate.weights.distillation is not None:
-            known = running.quick_benchmark is not None or candidate.weights.id in self._trained
-            running.stage = "fit" if known or not self._screening.compares_cost(running) else "export_untrained"
+            costed = running.simulated is not None or candidate.weights.id in self._trained
+            running.stage = "fit" if costed or not self._to_measure(running) else "export_untrained"
         self._running_trials.append(running)
         return 0
 
@@ -154,10 +157,11 @@ class Explorer:
         if running.stage == "custom_metric":
             assert running.scored is not None
             return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, threads)
-        if running.stage == "quick_benchmark":
+        if running.stage == "curve":
             built = running.artifact or running.untrained
             assert built is not None
-            return self._jobs.quick_benchmark((built, candidate))
+            running.curve_part = self._costs.missing(candidate)[0]
+            return self._costs.request(built, candidate, running.curve_part)
         assert running.artifact is not None
         ours = (running.artifact, candidate)
         scores = self._jobs.score(ours, "validation", threads=threads)
@@ -194,6 +198,19 @@ class Explorer:
                 ended += running.reference is None
         return ended
 
+    def _simulate(self, minutes: float) -> int:
+        """Simulate the trials whose service curves are known by now; return how many ended by it."""
+        ended = 0
+        waiting = [f for f in self._running_trials if f.stage == "curve" and f.worker is None]
+        for running in [f for f in waiting if not self._costs.missing(f.candidate)]:
+            running.simulated = self._simulated(running.candidate)
+            running.stage = "fit" if running.artifact is None else self._evaluation
+            if (reason := self._screening.dominated(running)) is not None:
+                self._running_trials.remove(running)
+                self._tell(running, self._ended(running, "stopped", reason), minutes)
+                ended += running.reference is None
+        return ended
+
     def _advance(self, running: RunningTrial, done: Done) -> Outcome | None:
         """Process the end of a stage, and return the trial's outcome after the last one."""
         result = done.result
@@ -216,20 +233,18 @@ class Explorer:
             case requests.FitResponse():
                 running.stage = "export"
             case requests.ExportResponse() if running.stage == "export_untrained":
-                running.untrained, running.stage = result.artifact, "quick_benchmark"
+                running.untrained, running.stage = result.artifact, "curve"
             case requests.ExportResponse():
                 running.artifact = result.artifact
-                first = running.quick_benchmark is None and self._screening.compares_cost(running)
-                running.stage = "quick_benchmark" if first else self._evaluation
+                running.stage = "curve" if self._to_measure(running) else self._evaluation
             case requests.ScoreResponse():
                 running.scored, running.stage = result, "custom_metric"
             case requests.EvaluateResponse():
                 running.quality = result.quality
                 reason, running.stage = self._screening.rejects(running), "benchmark"
-            case QuickBenchmark():
-                running.quick_benchmark = self._costs[running.candidate.untrained.id] = result
-                reason = self._screening.dominated(running)
-                running.stage = "fit" if running.artifact is None else self._evaluation
+            case requests.ServiceCurveResponse():
+                assert running.curve_part is not None
+                self._costs.learn(running.candidate, running.curve_part, result)
             case _:
                 assert isinstance(result, requests.BenchmarkResponse)
                 return self._timed(running, result)
@@ -246,8 +261,20 @@ class Explorer:
     ) -> Outcome:
         recording = None if measurement is None else self._recording(running.number)
         seconds, reused = dict(running.seconds), tuple(running.reused)
-        cost, quality = running.quick_benchmark, running.quality if measurement is None else None
+        cost, quality = running.simulated, running.quality if measurement is None else None
         return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording, cost, quality)
+
+    def _simulated(self, candidate: Candidate) -> SimulatedRatios | None:
+        """Return the simulated cost; None while a service curve is missing, or where it cannot be simulated."""
+        if self._costs.missing(candidate):
+            return None
+        with contextlib.suppress(ValueError):
+            return self._costs.ratios(candidate)
+        return None
+
+    def _to_measure(self, running: RunningTrial) -> bool:
+        """Return whether a service curve is to be measured, since the cost decides if the trial goes on."""
+        return self._screening.compares_cost(running) and bool(self._costs.missing(running.candidate))
 
     @property
     def _evaluation(self) -> Stage:
@@ -266,8 +293,6 @@ class Explorer:
             self._known.add(candidate.id)
         if outcome.artifact is not None:
             self._trained.add(candidate.weights.id)
-        if outcome.quick_benchmark is not None:
-            self._costs[candidate.untrained.id] = outcome.quick_benchmark
 
     def _abort(self) -> None:
         """Abort the running trials; the next run asks for the same choices again."""
@@ -283,6 +308,6 @@ class Explorer:
 
 def _told_as(stage: Stage) -> str:
     """Return the name of the stage, in DESIGN's sense, that the seconds are recorded under."""
-    if stage in ("export_untrained", "quick_benchmark"):
+    if stage in ("export_untrained", "curve"):
         return "cost"
     return "time" if stage in TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage

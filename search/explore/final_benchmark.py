@@ -47,7 +47,7 @@ class FinalBenchmark:
     def reserve(self) -> float:
         """Return the seconds of the budget to keep for it, by the trials so far: those of all visits, or of as many as
         fit into its share of the budget, at least one."""
-        budget, points = self.session.config.budget, len(participants(self.session.study))
+        budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.ended() if trial.measurement]
         visit = fmean(measured) if measured else _VISIT_SECONDS
         groups = -(-points // _TOGETHER)

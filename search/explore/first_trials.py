@@ -9,7 +9,7 @@ from objectives.records import Outcome
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.errors import JobError
-from search.explore.estimate import QUICK_BENCHMARK_SECONDS, StageSeconds, trials_in
+from search.explore.estimate import COST_SECONDS, StageSeconds, trials_in
 from search.study import Study
 
 # Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
@@ -60,7 +60,7 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
     shown, seconds = resolution(first.measurement.quality), first.seconds
     study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
     fit, export, evaluate = (seconds.get(stage, 0.0) for stage in ("fit", "export", "judge"))
-    stages = StageSeconds(fit, export, evaluate, QUICK_BENCHMARK_SECONDS, seconds["time"])
+    stages = StageSeconds(fit, export, evaluate, COST_SECONDS, seconds["time"])
     holds = trials_in(60 * config.budget.minutes, stages, builders)
     console.say(
         f"dry run: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "

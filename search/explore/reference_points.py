@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from objectives.records import Interval, Prepared, QuickBenchmark
+from objectives.records import Interval, Prepared, SimulatedRatios
 from search.results import TUNED, Point, TunedRatios
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
@@ -40,21 +40,21 @@ def _quantized_widths(prepared: Prepared) -> dict[str, str]:
     return {group.name: DYNAMIC for group in groups if prepared.refused(group.modules, DYNAMIC) is None}
 
 
-def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBenchmark]) -> Placement:
-    """Return the placement of the baseline's own model that is best in quick benchmarks: engine and layout together,
-    then the other knobs one by one, each around the best so far. `quick` compares a placement with the baseline's own,
-    and raises ValueError where it cannot be run."""
+def tuned_placement(space: PlacementSpace, simulated: Callable[[Placement], SimulatedRatios]) -> Placement:
+    """Return the placement of the baseline's own model that is best in simulation: engine and layout together, then the
+    other knobs one by one, each around the best so far. `simulated` compares a placement with the baseline's own, and
+    raises ValueError where it cannot be run."""
     known: dict[Placement, float] = {Placement(): 1.0}
 
     def cost_of(knobs: Mapping[str, Scalar]) -> float:
         placement = space.suggest(FixedValues(knobs), Precision())
         if placement not in known:
             try:
-                found = quick(placement)
+                found = simulated(placement)
             except ValueError:
                 known[placement] = math.inf
             else:
-                known[placement] = cost(found.service_ratio, found.saturated_ratio)
+                known[placement] = cost(found.p95_ratio or math.inf, found.throughput_ratio or found.capacity_ratio)
         return known[placement]
 
     best: dict[str, Scalar] = space.baseline()

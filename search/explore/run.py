@@ -7,7 +7,8 @@ from search.cli.console import Console, SearchBar
 from search.config.defaults import space_for
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
+from search.explore.cost_model import BASELINE, CostModel
 from search.explore.estimate import observed, stages_reached, trials_in
 from search.explore.explorer import Explorer
 from search.explore.final_benchmark import FinalBenchmark
@@ -26,6 +27,7 @@ from search.verdict import best_compromise
 from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker, call, open_workers
+from spaces.candidate import Candidate
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import digest, to_plain
@@ -52,6 +54,7 @@ def search(session: Session, console: Console) -> None:
     if not begun(study):
         # What was left would only stand in trial 0's place.
         study.restart()
+        home.service_curves(config.name).unlink(missing_ok=True)
     study.sweep()
     # The dry run is not part of the budget, whether it ended or was interrupted.
     spent = float(study.facts.get("search_seconds", 0.0)) if is_done(study) else 0.0
@@ -83,11 +86,11 @@ def search(session: Session, console: Console) -> None:
                 counts = stages_reached([ended.outcome for ended in study.ended()])
                 bar.told(told, found.hypervolume, best, counts, 60 * (told.minutes or 0.0))
 
-            return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick, final.reserve)
+            own = workers.builders, meter, threads
+            return Explorer(jobs, costs, space, study, *own, record, bar.tick, final.reserve)
 
-        final = FinalBenchmark(session, jobs, meter, console)
-
-        _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
+        costs, final = CostModel(jobs, home.service_curves(config.name)), FinalBenchmark(session, jobs, meter, console)
+        _enqueue(study, space, costs, PairedComparison(jobs, workers.builder, meter, console))
         if not is_done(study):
             console.say("dry run: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
@@ -107,15 +110,23 @@ def search(session: Session, console: Console) -> None:
         final.run(budget - spent, spent)
 
 
-def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
-    """Enqueue the first trials: the baseline, the reference points, and the starting points of the search."""
+def _enqueue(study: Study, space: SearchSpace, costs: CostModel, pairs: PairedComparison) -> None:
+    """Enqueue the first trials: the baseline, the reference points, and the starting points of the search.
+
+    Raises:
+        JobError: the baseline's service curve cannot be measured.
+    """
     new, prepared = not begun(study), pairs.jobs.prepared
+    try:
+        costs.simulated(BASELINE, pairs)
+    except ValueError as error:
+        raise JobError(f"the baseline's service time could not be measured: {error}") from error
     first, *starts = space.starts()
     if new:
         study.enqueue(first)
     if not study.references:
         pairs.console.say("references: looking for the best placement of the baseline")
-        tuned = tuned_placement(space.placement, pairs.quick)
+        tuned = tuned_placement(space.placement, lambda tried: costs.simulated(Candidate(placement=tried), pairs))
         for name, candidate in references_of(prepared, space.precision, tuned).items():
             study.enqueue_reference(name, candidate)
     for start in starts if new else ():

@@ -10,21 +10,20 @@ from typing import Literal
 from optuna.trial import Trial
 
 from objectives.jobs.requests import ScoreResponse
-from objectives.records import Artifact, Quality, QuickBenchmark
+from objectives.records import Artifact, Quality, SimulatedRatios
+from search.workers.meter_jobs import CurvePart
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
-# The cost of new weights is compared before they are trained. Evaluation is one stage, or two with a custom metric: the
-# meter scores, and a builder evaluates.
-Stage = Literal[
-    "export_untrained", "quick_benchmark", "fit", "export", "evaluate", "score", "custom_metric", "benchmark"
-]
+# The cost of new weights is simulated before they are trained, from a service curve for each instance group. Evaluation
+# is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
+Stage = Literal["export_untrained", "curve", "fit", "export", "evaluate", "score", "custom_metric", "benchmark"]
 # The shorter ones first.
 BUILDING: tuple[Stage, ...] = ("custom_metric", "export_untrained", "export", "fit")
 # Evaluation of many users takes as long as training.
 LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
-TIMING: tuple[Stage, ...] = ("benchmark", "quick_benchmark")
+TIMING: tuple[Stage, ...] = ("benchmark", "curve")
 
 
 @dataclass
@@ -40,7 +39,8 @@ class RunningTrial:
     untrained: Artifact | None = None
     artifact: Artifact | None = None
     quality: Quality | None = None
-    quick_benchmark: QuickBenchmark | None = None
+    curve_part: CurvePart | None = None
+    simulated: SimulatedRatios | None = None
     scored: ScoreResponse | None = None
 
     @property

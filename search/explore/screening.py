@@ -7,46 +7,57 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from objectives.records import Measurement, QuickBenchmark
+from objectives.records import Measurement
 from search.config.sections import StudyConfig
+from search.expected_cost import QUALITY, correction, is_simulated, simulated_values
 from search.explore.running_trial import RunningTrial
 from search.front import loses_no_more
 from search.study import Study
-from search.trials import EndedTrial
+from search.trials import EndedTrial, sought
+from spaces.candidate import Candidate
 
-# Error margin of a quick benchmark in each of its ratios.
-_MARGIN = 1.25
-# Objectives that a quick benchmark does not measure.
-_UNSEEN = frozenset({"model_bytes", "peak_memory_bytes", "cpu_seconds_per_1000"})
+# Error margin of the simulation and of a single visit together, in each objective.
+_MARGIN = 1.15
 # Number of ways to run weights on the front, before new ones are worth more.
 _WAYS = 6
 
 
 def dominated(
-    quick_benchmark: QuickBenchmark, loss: float, front: Mapping[int, Measurement], resolution: float
+    expected: Sequence[float],
+    loss: float,
+    front: Mapping[int, Measurement],
+    objectives: Sequence[str],
+    resolution: float,
 ) -> str | None:
-    """Return the reason to prune a candidate for its speed, None to keep it: by more than the margin, in service time
-    and in saturated throughput, it is slower than the baseline, at any quality, or than a candidate of the front that
-    loses no more at the resolution of the data.
+    """Return the reason to prune a candidate for its cost, None to keep it: by more than the margin, in all objectives
+    but quality, it is worse than the baseline, at any quality, or than a candidate of the front that loses no more at
+    the resolution of the data.
 
     Args:
+        expected: values of these objectives but quality, lower is better
         front: measurements by trial, without the baseline. A dominated point excludes no candidate: a loss equal to its
             own need not equal that of the point that dominates it.
     """
-    told = (
-        f"pruned: {quick_benchmark.service_ratio:.3g}x baseline latency and "
-        f"{quick_benchmark.saturated_ratio:.3g}x throughput in a quick benchmark"
-    )
-    rivals = [(told, 1.0, 1.0)]
+    others = [name for name in objectives if name != QUALITY]
+    told = f"pruned: simulated at {_words(others, expected)} of the baseline"
+    rivals = [(told, [1.0] * len(others))]
     for trial, rival in front.items():
         if loses_no_more(rival.quality.loss, loss, resolution):
-            service, most = rival.latency.service_p50_ratio, rival.throughput.capacity_ratio
-            reason = f"{told}; trial {trial} has {service:.3g}x and {most:.3g}x at no higher loss"
-            rivals.append((reason, service, most))
-    for reason, service, most in rivals:
-        if quick_benchmark.service_ratio > _MARGIN * service and _MARGIN * quick_benchmark.saturated_ratio < most:
+            values = sought(rival, others)
+            rivals.append((f"{told}; trial {trial} has {_words(others, values)} at no higher loss", values))
+    for reason, values in rivals:
+        if all(ours > _MARGIN * theirs for ours, theirs in zip(expected, values, strict=True)):
             return reason
     return None
+
+
+def _words(objectives: Sequence[str], values: Sequence[float]) -> str:
+    """Tell values as ratios to the baseline: `0.22x p95 and 3.4x throughput`."""
+    parts = []
+    for name, value in zip(objectives, values, strict=True):
+        latency = name.startswith("latency_")
+        parts.append(f"{value:.3g}x {name.removeprefix('latency_')}" if latency else f"{1 / value:.3g}x throughput")
+    return " and ".join(dict.fromkeys(parts))
 
 
 @dataclass(frozen=True)
@@ -73,23 +84,47 @@ class Screening:
             return f"pruned: its loss of {quality.loss:.2%} is above the tolerated"
         if not self.applies(running):
             return None
-        return f"pruned: {lost}" if (lost := limits.lost(quality)) else self.dominated(running)
+        if lost := limits.lost(quality):
+            return f"pruned: {lost}"
+        return self.equalled(running) or self.dominated(running)
+
+    def equalled(self, running: RunningTrial) -> str | None:
+        """Return the reason why an evaluated trial need not be benchmarked: one of the same cost, which differs in its
+        training only, loses no more at the resolution of the data."""
+        assert running.quality is not None
+        untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
+        for number, (candidate, measured) in self._candidates().items():
+            if candidate.untrained == untrained and loses_no_more(measured.quality.loss, loss, resolution):
+                return f"pruned: trial {number} differs in its training only, and loses no more"
+        return None
+
+    def _candidates(self) -> dict[int, tuple[Candidate, Measurement]]:
+        """Return the measured trials that are no reference points."""
+        return {
+            trial.number: (trial.candidate, measured)
+            for trial in self.study.ended()
+            if trial.reference is None and (measured := trial.measurement) is not None
+        }
 
     def compares_cost(self, running: RunningTrial) -> bool:
         """Return whether the cost decides if the trial goes on: every objective but quality follows from it."""
-        return self.applies(running) and not _UNSEEN & set(self.config.objectives)
+        return self.applies(running) and is_simulated(self.config.objectives)
 
     def dominated(self, running: RunningTrial) -> str | None:
         """Return the reason why the trial is dominated, before its evaluation even if it lost nothing."""
-        if running.quick_benchmark is None or not self.compares_cost(running):
+        objectives = self.config.objectives
+        if running.simulated is None or not self.compares_cost(running):
             return None
+        if (simulated := simulated_values(running.simulated, objectives)) is None:
+            return None
+        expected = list(simulated * correction(self.study.ended(), objectives))
         if running.candidate.keeps_model:
             # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
-            return dominated(running.quick_benchmark, 0.0, kept, math.inf)
+            return dominated(expected, 0.0, kept, objectives, math.inf)
         front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
         loss = 0.0 if running.quality is None else running.quality.loss
-        return dominated(running.quick_benchmark, loss, front, self.study.resolution)
+        return dominated(expected, loss, front, objectives, self.study.resolution)
 
     def least_tried(self, flying: Sequence[str]) -> EndedTrial | None:
         """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions

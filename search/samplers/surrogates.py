@@ -9,8 +9,8 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from objectives.records import QuickBenchmark
 from search.config.loss_limits import Limits
+from search.expected_cost import QUALITY, correction, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.gaussian_process import GaussianProcess
 from search.trials import EndedTrial, sought
@@ -19,14 +19,11 @@ from spaces.domains import Scalar
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
-QUALITY = "quality"
 # Knobs that the cost does not depend on, since they change trained weights only, and those that the loss does not.
 _TRAINING = (
     "distillation.", "weights.quantization_aware", "pruning.importance", "pruning.steps", "precision.calibration",
 )  # fmt: skip
 _SERVING = ("placement.",)
-# Objectives of which a quick benchmark tells.
-_TOLD = ("latency_", "throughput", "money_per_million")
 # Multiple of the tolerated loss beyond which no loss is worse.
 _WORST_LOSS = 5.0
 # Smallest value whose logarithm is taken.
@@ -105,20 +102,14 @@ class Surrogates:
 
     def _known_costs(self) -> dict[Candidate, Floats]:
         """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
-        quick benchmarks suggest them, corrected by the median ratio of the two where both were made.
+        they were simulated, corrected by the median ratio of the two where both were made.
         """
         timed = {t.candidate.untrained: m for t in self._ended if (m := t.measurement) is not None}
         known = {key: _log(sought(measurement, self._others)) for key, measurement in timed.items()}
-        quick = {t.candidate.untrained: q for t in self._ended if (q := t.outcome.quick_benchmark) is not None}
-        told = all(name.startswith(_TOLD) for name in self._others)
-        suggested = {key: self._suggested(each) for key, each in quick.items()} if told else {}
-        corrections = [known[key] - each for key, each in suggested.items() if key in known]
-        correction = np.median(corrections, axis=0) if corrections else 0.0
-        return {key: each + correction for key, each in suggested.items()} | known
-
-    def _suggested(self, quick: QuickBenchmark) -> Floats:
-        latency, rate = quick.service_ratio, 1 / max(quick.saturated_ratio, _LEAST)
-        return _log([latency if name.startswith("latency") else rate for name in self._others])
+        corrected = _log(correction(self._ended, self._objectives))
+        simulated = {t.candidate.untrained: s for t in self._ended if (s := t.outcome.simulated) is not None}
+        values = {key: simulated_values(ratios, self._objectives) for key, ratios in simulated.items()}
+        return {key: _log(each) + corrected for key, each in values.items() if each is not None} | known
 
     def _known_losses(self) -> dict[Variant, float]:
         """Return the loss by variant."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from objectives.held_out_rows import HeldPart
@@ -17,6 +17,7 @@ from objectives.records import Artifact, Latency, Prepared, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from spaces.candidate import Candidate
+from spaces.techniques.placement import Placement
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
 # Number of rates that a visit tries for the rate under the SLO.
@@ -37,6 +38,31 @@ def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
         service_p50=pooled_noise([latency.service_p50_visits for latency, _ in timings]),
         throughput=pooled_noise([throughput.ratio_visits for _, throughput in timings]),
         capacity=pooled_noise([throughput.capacity_visits for _, throughput in timings]),
+    )
+
+
+@dataclass(frozen=True)
+class CurvePart:
+    """Part of a placement that has a service curve of its own: an instance group by itself, and the sizes of its runs.
+
+    batch_rows, split_over: as in `ServiceCurveRequest`
+    """
+
+    placement: Placement
+    batch_rows: int | None
+    split_over: int | None
+
+
+def curve_parts(placement: Placement) -> tuple[CurvePart, ...]:
+    """Return the parts of a placement, one for each instance group."""
+    bare = Placement(embedding_device=placement.embedding_device, user_once=placement.user_once)
+    return tuple(
+        CurvePart(
+            replace(bare, instance_group=group, inline=placement.inline and number == 0),
+            None if placement.batching is None else placement.batching.rows,
+            group.replicas if placement.split_rows is not None and group.replicas > 1 else None,
+        )
+        for number, group in enumerate(placement.instance_groups)
     )
 
 
@@ -84,7 +110,7 @@ class MeterJobs:
         return requests.BenchmarkRequest(
             self._holdout,
             *self._pair(ours, beside),
-            self._load,
+            self.load,
             self.window(length),
             seed,
             f"{self.task.home}/{recording}",
@@ -99,7 +125,7 @@ class MeterJobs:
             self._holdout,
             tuple(self._deployment(*side) for side in sides),
             self._deployment(*self.baseline),
-            self._load,
+            self.load,
             self.window("final"),
             seed,
             number,
@@ -109,8 +135,19 @@ class MeterJobs:
     def weigh(self, ours: Side) -> requests.WeighRequest:
         return requests.WeighRequest(self._holdout, self._deployment(*ours))
 
-    def quick_benchmark(self, ours: Side) -> requests.QuickBenchmarkRequest:
-        return requests.QuickBenchmarkRequest(self._holdout, *self._pair(ours))
+    def service_curve(self, ours: Side, of: CurvePart, reference_ms: float | None) -> requests.ServiceCurveRequest:
+        """`reference_ms` is as in the request."""
+        artifact, candidate = ours
+        return requests.ServiceCurveRequest(
+            self._holdout,
+            self._deployment(artifact, replace(candidate, placement=of.placement)),
+            self._deployment(*self.baseline),
+            self.config.seed,
+            self.config.traffic.load,
+            of.batch_rows,
+            of.split_over,
+            reference_ms,
+        )
 
     def limit_seconds(self, length: Length) -> float:
         """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
@@ -140,7 +177,7 @@ class MeterJobs:
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
     @property
-    def _load(self) -> Load:
+    def load(self) -> Load:
         slo = self.config.slo
         return Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms)
 

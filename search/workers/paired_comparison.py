@@ -11,15 +11,13 @@ from typing import TypeVar
 from objectives.held_out_rows import HeldPart
 from objectives.jobs.requests import BenchmarkResponse, ExportRequest, FitRequest
 from objectives.measurement.metrics.paired_loss import resamples_for
-from objectives.records import Artifact, Interval, Quality, QuickBenchmark, SliceQuality
+from objectives.records import Artifact, Interval, Quality, SliceQuality
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
 from search.cli.console import Console
-from search.errors import JobError
 from search.workers.meter_jobs import Length, MeterJobs, Side
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Placement
 
 Q = TypeVar("Q", Quality, SliceQuality)
 # Trainings of either side whose mean is compared: the luck of a seed is part of the interval.
@@ -41,16 +39,6 @@ class PairedComparison:
         if candidate.weights.distillation is not None:
             call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limits.fit_seconds, say)
         return call(self.builder, ExportRequest(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
-
-    def quick(self, placement: Placement) -> QuickBenchmark:
-        """Run a quick benchmark of the baseline's own model in another placement; ValueError where it cannot be run."""
-        candidate, limit = Candidate(placement=placement), self.jobs.config.workers.job_seconds
-        try:
-            asked = self.jobs.quick_benchmark((self.built(candidate), candidate))
-            return call(self.meter, asked, limit, self.console.say)
-        except JobError as error:
-            self.console.say(f"not benchmarked in another placement: {error}")
-            raise ValueError(str(error)) from error
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
         """Evaluate a candidate; `beside` is as in `MeterJobs.score`."""

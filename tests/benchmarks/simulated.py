@@ -20,13 +20,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure.deployment import load_target, quiet, warm_up
-from objectives.measure.simulation import VirtualTarget, joined, measure_service_curve
+from objectives.measure.service_curves import further_sizes, measure_service_curve
+from objectives.measure.virtual_target import VirtualTarget
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.load_generator import drawn_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import percentile
 from objectives.serving.engines import open_engine
 from objectives.serving.pool import Pool
+from search.workers.meter_jobs import curve_parts
 from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route
 from tests.benchmarks.models import SMALL_STUDENT, STUDENT, Requests, baseline_model, lognormal_requests, write_model
 
@@ -52,17 +54,15 @@ def percentiles(target: LoadTarget, requests: Requests, rate: float, seed: int) 
 
 
 def compare(name: str, model: Path, placement: Placement, requests: Requests, repeats: int) -> None:
-    sizes = joined(requests, placement.batching.rows) if placement.batching else []
-    if placement.split_rows is not None:
-        sizes = [{key: values[: len(values) // 2] for key, values in request.items()} for request in requests]
+    parts = curve_parts(placement)
     start = time.monotonic()
     with quiet():
         curves = [
             measure_service_curve(
                 lambda group: open_engine(group.engine, model, group.device, group.threads),
-                group, [*requests, *sizes], seed, inline=placement.inline and seed == 0,
+                part.placement, [*requests, *further_sizes(requests, part.batch_rows, part.split_over)], seed,
             )
-            for seed, group in enumerate(placement.instance_groups)
+            for seed, part in enumerate(parts)
         ]  # fmt: skip
         took = time.monotonic() - start
         with Pool.open(model, placement) as pool:

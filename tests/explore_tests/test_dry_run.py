@@ -21,7 +21,7 @@ from search.home import Home
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from tests.workers_tests.scripted import job_of
 
-STAGES = ["prepare", "profile", "fit", "export", "score", "quick_benchmark", "benchmark"]
+STAGES = ["prepare", "profile", "fit", "export", "score", "service_curve", "benchmark"]
 STRUCTURE = ModelStructure(
     (Group("mlp", "linear", ("mlp.0",), 10, (PrunableDim("mlp.0", 32, (AxisSlice("mlp.0.weight", 0),)),)),)
 )
@@ -70,7 +70,7 @@ def test_every_stage_is_run_once_and_nothing_is_left_in_the_cache(
     found = jobs.run()
     assert jobs.names == STAGES
     assert set(found.seconds) == {
-        "prepare", "profile", "fit", "export", "evaluate", "quick benchmark", "benchmark"
+        "prepare", "profile", "fit", "export", "evaluate", "service curve", "benchmark"
     }  # fmt: skip
     assert found.batch_seconds == 0.25
     task: Any = jobs.requests[0]

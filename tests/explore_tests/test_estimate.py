@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from objectives.records import Outcome, QuickBenchmark
+from objectives.records import Outcome, SimulatedRatios
 from search.explore.estimate import StageSeconds, observed, stages_reached, trials_in
 from tests.search_tests.measurements import complete_outcome
 
@@ -17,10 +17,10 @@ def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
     fits, of 78 weights, 11% exports, 10% evaluation and 36% benchmarks. The former estimate had every trial
     benchmarked.
     """
-    timing, quick_benchmark = 0.36 * 984, 2.0
+    timing, cost = 0.36 * 984, 2.0
     stages = StageSeconds(
-        fit=0.42 * 984 / 78, export=0.11 * 984 / 114, evaluate=0.10 * 984 / 114, quick_benchmark=quick_benchmark,
-        time=(timing - 106 * quick_benchmark) / 8,
+        fit=0.42 * 984 / 78, export=0.11 * 984 / 114, evaluate=0.10 * 984 / 114, cost=cost,
+        time=(timing - 106 * cost) / 8,
     )  # fmt: skip
     found = trials_in(600, stages, builders=2)
     assert found.fewest <= 114 <= found.most
@@ -37,7 +37,7 @@ def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -
         drawn = {name: float(getattr(stages, name) * random.uniform(0.5, 1.5)) for name in vars(stages)}
         out = random.random() < stopped
         spent = {"fit": drawn["fit"], "export": drawn["export"], "judge": drawn["evaluate"]}
-        spent |= {"cost": drawn["quick_benchmark"], "time": 0.0 if out else drawn["time"]}
+        spent |= {"cost": drawn["cost"], "time": 0.0 if out else drawn["time"]}
         clock += max(spent["fit"] + spent["export"], spent["judge"]) + spent["cost"] + spent["time"]
         ended.append(
             Outcome("stopped", "outrun", None, complete.artifact, spent) if out else replace(complete, seconds=spent)
@@ -47,7 +47,7 @@ def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -
 
 @pytest.mark.parametrize("stopped", [0.2, 0.6, 0.9])
 def test_what_a_study_has_shown_narrows_the_range(stopped: float) -> None:
-    stages = StageSeconds(fit=8.0, export=1.0, evaluate=0.5, quick_benchmark=2.0, time=12.0)
+    stages = StageSeconds(fit=8.0, export=1.0, evaluate=0.5, cost=2.0, time=12.0)
     wide = trials_in(1200, stages, 1)
     later = float(np.median([simulated(1200, stages, stopped, 1000 + seed)[0] for seed in range(40)]))
     held = 0
@@ -68,9 +68,9 @@ def test_a_few_trials_show_nothing() -> None:
 def test_candidates_are_counted_by_how_far_they_came() -> None:
     complete = complete_outcome()
     assert complete.measurement is not None
-    cost = QuickBenchmark(2.0, 0.5)
+    cost = SimulatedRatios(2.0, 0.5, 2.0, 2.0, 2.0, 0.5)
     evaluated = replace(
         complete, state="stopped", reason="it lost", measurement=None, quality=complete.measurement.quality
     )
-    outcomes = [complete, complete, evaluated, Outcome("stopped", "slow", quick_benchmark=cost), Outcome("failed", "x")]
+    outcomes = [complete, complete, evaluated, Outcome("stopped", "slow", simulated=cost), Outcome("failed", "x")]
     assert stages_reached(outcomes) == "4 costed, 3 evaluated, 2 benchmarked"

@@ -29,10 +29,12 @@ from search.workers.processes import Done
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Float
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
+from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
 from spaces.weights import Weights
+from tests.explore_tests.curves import cost_model, curve_answer
 from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 from tests.workers_tests.scripted import done, job_of
 
@@ -102,7 +104,17 @@ def parts(tmp_path: Path) -> dict[str, Any]:
     )
     baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
     prepared = Prepared(
-        "k", "holdout", structure, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
+        "k",
+        str(tmp_path / "holdout"),
+        structure,
+        {},
+        (InputSpec("item", "int64", (), 5),),
+        baseline,
+        "split",
+        {},
+        3,
+        {},
+        {},
     )
     return {
         "config": load("ml-100k", ["sampler=tpe"]),
@@ -129,7 +141,10 @@ def search(
     monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     workers = builders, meter, 1
-    explorer = Explorer(jobs, parts["space"], parts["study"], *workers, told.append, lambda seconds: None, reserve)
+    costs = cost_model(jobs, Path(parts["task"].home))
+    explorer = Explorer(
+        jobs, costs, parts["space"], parts["study"], *workers, told.append, lambda seconds: None, reserve
+    )
     end = explorer.run(60, trials, 0.0)
     for worker in (*builders, meter):
         (limits if limits is not None else {}).update(worker.limits)
@@ -155,7 +170,7 @@ def answers(**changes: Any) -> dict[str, Any]:
         "fit": lambda a: {"reused": False},
         "export": lambda a: {"artifact": artifact, "reused": True},
         "evaluate": lambda a: {"quality": to_plain(measured.quality), "reused": False},
-        "quick_benchmark": lambda a: {"service_ratio": 0.5, "saturated_ratio": 2.0},
+        "service_curve": lambda a: curve_answer(0.5),
         "benchmark": lambda a: timed(),
     }  # fmt: skip
     return good | changes
@@ -171,7 +186,7 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     )
     assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
     assert all(t.outcome.reused == ("export",) for t in complete)
-    assert {kind for kind, job in log if job in ("evaluate", "quick_benchmark", "benchmark")} == {"meter"}
+    assert {kind for kind, job in log if job in ("evaluate", "service_curve", "benchmark")} == {"meter"}
     assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
 
 
@@ -179,7 +194,7 @@ def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkey
     _, _, log = search(parts, answers(), 6, monkeypatch)
     timing = False
     for kind, job in log:
-        if job in ("quick_benchmark", "benchmark"):
+        if job in ("service_curve", "benchmark"):
             timing = True
         elif kind == "builder" and job == "resume":
             timing = False
@@ -194,7 +209,7 @@ def test_nothing_is_proposed_while_the_clock_runs(parts: dict[str, Any], monkeyp
 
     def slow(worker: Scripted) -> Done | None:
         key = id(worker.request)
-        if job_of(worker.request) in ("quick_benchmark", "benchmark"):
+        if job_of(worker.request) in ("service_curve", "benchmark"):
             looks[key] += 1
             if looks[key] <= 2:
                 timing.add(key)
@@ -219,11 +234,11 @@ def test_learning_and_judging_may_take_longer_than_other_jobs(
     limits: dict[str, float] = {}
     parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
     search(parts, answers(), 8, monkeypatch, limits)
-    assert {job: limits[job] for job in ("fit", "export", "evaluate", "quick_benchmark")} == {
+    assert {job: limits[job] for job in ("fit", "export", "evaluate", "service_curve")} == {
         "fit": 700,
         "export": 70,
         "evaluate": 700,
-        "quick_benchmark": 70,
+        "service_curve": 70,
     }
 
 
@@ -312,21 +327,22 @@ def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], m
     assert sum(job == "benchmark" for _, job in log) >= len(measured) + 1
 
 
-SLOW = {"service_ratio": 4.9, "saturated_ratio": 0.2}
+def slow(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return curve_answer(4.9)
 
 
 def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, told, _ = search(parts, answers(quick_benchmark=lambda a: SLOW), 12, monkeypatch)
-    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.quick_benchmark]
+    _, told, _ = search(parts, answers(service_curve=slow), 12, monkeypatch)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.simulated]
     assert stopped
-    assert all((t.outcome.reason or "").startswith("pruned: 4.9x baseline latency") for t in stopped)
+    assert all((t.outcome.reason or "").startswith("pruned: simulated at") for t in stopped)
     trained = {t.candidate.weights.id for t in told if t.outcome.state == "complete"}
     new = [t for t in stopped if t.candidate.weights.distillation and t.candidate.weights.id not in trained]
     assert new and all(set(t.outcome.seconds) == {"cost"} and t.outcome.artifact is None for t in new)
     again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
     parts["study"] = again
     known = {t.candidate.id for t in stopped}
-    _, later, _ = search(parts, answers(quick_benchmark=lambda a: SLOW), 4, monkeypatch)
+    _, later, _ = search(parts, answers(service_curve=slow), 4, monkeypatch)
     assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
 
 
@@ -341,9 +357,9 @@ def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any], mo
         return answers()["export"](arguments)
 
     _, told, log = search(parts, answers(export=exported), 12, monkeypatch)
-    known = [t for t in told if t.outcome.quick_benchmark]
+    known = [t for t in told if t.outcome.simulated]
     assert all(t.outcome.state == "complete" and "cost" in t.outcome.seconds for t in known)
-    assert sum(job == "quick_benchmark" for _, job in log) == len(known)
+    assert sum(job == "service_curve" for _, job in log) == len(known)
     (first, _), *others = exports
     for place, (shape, epochs) in enumerate(others):
         assert epochs == 0 or shape == first or (shape, 0) in others[:place]
@@ -357,13 +373,40 @@ def test_a_cost_that_is_known_is_not_compared_again(parts: dict[str, Any], monke
     parts["space"] = replace(parts["space"], weights=weights)
     told, compared = [], 0
     for _ in range(2):
-        _, some, log = search(parts, answers(quick_benchmark=lambda a: SLOW), 20, monkeypatch)
+        _, some, log = search(parts, answers(service_curve=slow), 20, monkeypatch)
         told += some
-        compared += sum(job == "quick_benchmark" for _, job in log)
-    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.quick_benchmark]
+        compared += sum(job == "service_curve" for _, job in log)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.simulated]
     kinds = {(t.candidate.weights.pruning, t.candidate.precision, t.candidate.placement) for t in stopped}
     # Two candidates of the same cost may be under way at once, in each of the runs.
     assert len(kinds) <= compared <= len(kinds) + 4 < len(stopped)
+
+
+def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss falls with each evaluation, by less than the data can show but for the tenth."""
+    domains = {"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))}
+    weights = replace(parts["space"].weights, pruning={"mlp": Choice((0.5,))}, distillation=domains)
+    precision = replace(parts["space"].precision, widths={"mlp": Choice(("fp32",))})
+    placement = replace(parts["space"].placement, layout=Choice(("1xauto",)))
+    parts["space"] = SearchSpace(weights, precision, placement)
+    parts["study"].note(resolution=0.002)
+    calls = iter(range(1000))
+
+    def evaluated(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        number = next(calls)
+        loss = 0.008 - 0.0001 * number - (0.004 if number >= 10 else 0.0)
+        measured = complete_outcome(loss=loss).measurement
+        assert measured is not None
+        return {"quality": to_plain(measured.quality), "reused": False}
+
+    _, told, _ = search(parts, answers(evaluate=evaluated), 30, monkeypatch)
+    trained = [t for t in told if t.candidate.weights.distillation and t.outcome.evaluated]
+    losses = [t.outcome.evaluated.loss for t in trained if t.outcome.state == "complete"]
+    assert len(trained) > 12 and len(losses) == 2 and losses[1] < losses[0] - 0.002
+    stopped = [t for t in trained if t.outcome.state == "stopped"]
+    assert all("differs in its training only" in (t.outcome.reason or "") for t in stopped)
 
 
 def test_weights_that_cannot_be_exported_untrained_are_trained(
@@ -377,10 +420,10 @@ def test_weights_that_cannot_be_exported_untrained_are_trained(
     assert {t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")} == {"complete"}
 
 
-def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulation_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
     parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
-    _, told, _ = search(parts, answers(quick_benchmark=lambda a: SLOW), 8, monkeypatch)
+    _, told, _ = search(parts, answers(service_curve=slow), 8, monkeypatch)
     assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from objectives.records import Artifact, InputSpec, Prepared, QuickBenchmark, Tried
+from objectives.records import Artifact, InputSpec, Prepared, SimulatedRatios, Tried
 from search.choose.choose import Confirmed, choice
 from search.choose.run import tuned_ratios
 from search.cli.console import Console
@@ -31,7 +31,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace, layouts
 from spaces.techniques.quantization import Precision, PrecisionSpace
 from spaces.weights import Weights
-from tests.explore_tests.test_explorer import answers, parts, search, timed
+from tests.explore_tests.test_explorer import answers, parts, search, slow, timed
 from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 __all__ = ["parts"]
@@ -42,13 +42,17 @@ SPACE = PlacementSpace(
 )  # fmt: skip
 
 
+def simulated(p95: float, throughput: float) -> SimulatedRatios:
+    return SimulatedRatios(p95, throughput, p95, p95, p95, throughput)
+
+
 class Bench:
     """A bench of placements of known speed."""
 
     def __init__(self, best: Placement) -> None:
         self.best, self.asked = best, list[Placement]()
 
-    def __call__(self, placement: Placement) -> QuickBenchmark:
+    def __call__(self, placement: Placement) -> SimulatedRatios:
         self.asked.append(placement)
         if placement.instance_group.layout == "1x2" and placement.instance_group.engine == "onnxruntime":
             raise ValueError("it cannot be run so")
@@ -63,7 +67,7 @@ class Bench:
                 (placement.split_rows, self.best.split_rows),
             )
         )
-        return QuickBenchmark(0.2 * 1.3**wrong, 1.5)
+        return simulated(0.2 * 1.3**wrong, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +86,10 @@ def test_the_best_placement_is_found_without_trying_all(best: Placement) -> None
 
 
 def test_a_baseline_that_no_placement_betters_stays_as_it_is() -> None:
-    assert tuned_placement(SPACE, lambda placement: QuickBenchmark(1.2, 1.1)) == Placement()
+    assert tuned_placement(SPACE, lambda placement: simulated(1.2, 1.1)) == Placement()
     # Twice the throughput for less than twice the time is worth it.
     several = tuned_placement(
-        SPACE, lambda p: QuickBenchmark(1.7, 2.0) if p.instance_group.replicas == 2 else QuickBenchmark(1.2, 1.1)
+        SPACE, lambda p: simulated(1.7, 2.0) if p.instance_group.replicas == 2 else simulated(1.2, 1.1)
     )
     assert several.replicas == 2
 
@@ -170,10 +174,9 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
         visits[Path(arguments["recording"]).stem] += 1
         return timed(0.9, 1.1)
 
-    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
     study = begin(parts)
     script = answers(
-        quick_benchmark=slow, benchmark=time, export=exported, evaluate=losing({"popularity": 0.2, "base": 0.0})
+        service_curve=slow, benchmark=time, export=exported, evaluate=losing({"popularity": 0.2, "base": 0.0})
     )
     search(parts, script, 6, monkeypatch)
     rows = told(parts).rows
@@ -210,13 +213,9 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return timed(*by(arguments))
 
-    def quick_benchmark(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        service, most = by(arguments)
-        return {"service_ratio": service, "saturated_ratio": most}
-
     study = begin(parts)
     better = {**parts["space"].starts()[0], "placement.layout": "2x1"}
-    script = answers(quick_benchmark=quick_benchmark, benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
+    script = answers(benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
     search(parts, script, 4, monkeypatch)
     before = told(parts)
     assert before.tuned_baseline is not None and before.tuned_baseline.trial == 1
@@ -250,8 +249,7 @@ def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     begin(parts)
     count = iter(range(1000))
     flaky = lambda a: "SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
-    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
-    script = answers(fit=flaky, quick_benchmark=slow, export=exported, evaluate=losing({}))
+    script = answers(fit=flaky, service_curve=slow, export=exported, evaluate=losing({}))
     _, ended, _ = search(parts, script, 12, monkeypatch)
     states = {t.outcome.state for t in ended}
     assert states == {"complete", "stopped", "failed"}

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.records import Measurement, Quality, QuickBenchmark
+from objectives.records import Measurement, Quality, SimulatedRatios
 from search.config.loss_limits import Limits
+from search.expected_cost import correction, simulated_values
 from search.explore.screening import dominated
+from search.trials import EndedTrial
+from spaces.candidate import Candidate
 from tests.search_tests.measurements import complete_outcome
 
 LIMITS = Limits(0.01)
 
 
-def measured(service: float, most: float, loss: float) -> Measurement:
-    found = complete_outcome(loss=loss).measurement
+OBJECTIVES = ("latency_p95", "throughput", "quality")
+
+
+def measured(p95: float, throughput: float, loss: float) -> Measurement:
+    found = complete_outcome(p95, throughput, loss).measurement
     assert found is not None
-    return replace(
-        found,
-        latency=replace(found.latency, service_p50_ratio=service),
-        throughput=replace(found.throughput, capacity_ratio=most),
-    )
+    return found
+
+
+def why(p95: float, throughput: float, loss: float, front: Mapping[int, Measurement], resolution: float) -> str | None:
+    return dominated([p95, 1 / throughput], loss, front, OBJECTIVES, resolution)
 
 
 def quality(low: float, high: float) -> Quality:
@@ -39,31 +47,52 @@ def test_only_a_whole_interval_beyond_the_tolerated_loss_loses() -> None:
 
 @pytest.mark.parametrize(
     ("service", "most", "stopped"),
-    [(1.3, 0.7, True), (1.3, 0.9, False), (1.2, 0.2, False), (0.2, 9.0, False), (4.9, 1.4, False)],
+    [(1.3, 0.7, True), (1.3, 0.9, False), (1.1, 0.2, False), (0.2, 9.0, False), (4.9, 1.4, False)],
 )
 def test_slower_than_the_baseline_is_slower_in_both(service: float, most: float, stopped: bool) -> None:
-    assert (dominated(QuickBenchmark(service, most), -0.1, {}, 0.0) is not None) == stopped
+    assert (why(service, most, -0.1, {}, 0.0) is not None) == stopped
 
 
 def test_a_rival_outruns_what_is_slower_and_loses_no_less() -> None:
     rivals = {7: measured(0.2, 5.0, 0.004)}
-    told = dominated(QuickBenchmark(0.4, 3.0), 0.005, rivals, 0.0)
-    assert told is not None and "trial 7 has 0.2x and 5x" in told
-    assert dominated(QuickBenchmark(0.4, 3.0), 0.003, rivals, 0.0) is None
-    assert dominated(QuickBenchmark(0.24, 3.0), 0.005, rivals, 0.0) is None
-    assert dominated(QuickBenchmark(0.4, 4.5), 0.005, rivals, 0.0) is None
-    gains = dominated(QuickBenchmark(0.4, 3.0), -0.02, {7: measured(0.2, 5.0, -0.001)}, 0.0)
+    told = why(0.4, 3.0, 0.005, rivals, 0.0)
+    assert told is not None and "trial 7 has 0.2x p95 and 5x throughput" in told
+    assert why(0.4, 3.0, 0.003, rivals, 0.0) is None
+    assert why(0.22, 3.0, 0.005, rivals, 0.0) is None
+    assert why(0.4, 4.5, 0.005, rivals, 0.0) is None
+    gains = why(0.4, 3.0, -0.02, {7: measured(0.2, 5.0, -0.001)}, 0.0)
     assert gains is not None, "a gain over the baseline is not searched for"
 
 
 def test_a_rival_outruns_what_loses_less_than_it_by_no_more_than_the_data_can_show() -> None:
     rivals = {7: measured(0.2, 5.0, 0.004)}
-    assert dominated(QuickBenchmark(0.4, 3.0), 0.002, rivals, 0.0015) is None
-    told = dominated(QuickBenchmark(0.4, 3.0), 0.002, rivals, 0.0025)
-    assert told is not None and "trial 7 has 0.2x and 5x" in told
+    assert why(0.4, 3.0, 0.002, rivals, 0.0015) is None
+    told = why(0.4, 3.0, 0.002, rivals, 0.0025)
+    assert told is not None and "trial 7 has 0.2x p95 and 5x throughput" in told
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 10), st.floats(-0.1, 0.1))
 def test_nothing_outruns_itself(service: float, most: float, loss: float) -> None:
-    told = dominated(QuickBenchmark(service, most), loss, {3: measured(service, most, loss)}, 0.0)
+    told = why(service, most, loss, {3: measured(service, most, loss)}, 0.0)
     assert told is None or "trial" not in told
+
+
+def test_each_objective_that_is_simulated_counts() -> None:
+    """A latency at another percentile alone, and one that nothing is simulated of."""
+    assert dominated([1.3], 0.0, {}, ("latency_p99", "quality"), 0.0) is not None
+    assert dominated([1.1], 0.0, {}, ("latency_p99", "quality"), 0.0) is None
+    ratios = SimulatedRatios(0.1, 8.0, 0.2, 0.3, None, 5.0)
+    assert simulated_values(ratios, OBJECTIVES) == [0.3, 0.2]
+    assert simulated_values(ratios, ("latency_p50", "money_per_million")) == [0.2, 0.2]
+    assert simulated_values(ratios, ("latency_p99", "quality")) is None
+    assert simulated_values(ratios, ("latency_p95", "model_bytes")) is None
+
+
+def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured() -> None:
+    trials = [
+        EndedTrial(number, Candidate(), replace(complete_outcome(times * 0.1, 8.0), simulated=simulated), 0.0)
+        for number, times in enumerate((1.0, 1.5, 4.0))
+        for simulated in [SimulatedRatios(0.1, 8.0, 0.1, 0.1, 0.1, 10.0)]
+    ]
+    np.testing.assert_allclose(correction(trials, OBJECTIVES), [1.5, 1.25])
+    np.testing.assert_allclose(correction([], OBJECTIVES), [1.0, 1.0])

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from objectives.measure.benchmark import Load, measure_visit
-from objectives.measure.simulation import VirtualTarget, joined, measure_service_curve
+from objectives.measure.service_curves import joined, measure_service_curve
+from objectives.measure.virtual_target import VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording
@@ -20,8 +21,8 @@ from spaces.techniques.placement import Admission, InstanceGroup, Placement
 from tests.measurement_tests.simulated import QuietMonitor, requests_of
 
 
-def by_rows(rows: int, idle: bool, busy: int) -> float:
-    return 1e4 * rows + (2e5 if idle else 0)
+def by_rows(rows: int, idle_ns: int | None, busy: int) -> float:
+    return 1e4 * rows + (0 if idle_ns is None else 2e5)
 
 
 def test_one_at_a_time_takes_what_an_idle_replica_takes() -> None:
@@ -63,11 +64,14 @@ class Sleeping:
 def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     """No time is compared: on a busy machine a run takes longer."""
     requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
-    curve = measure_service_curve(lambda group: Sleeping(), InstanceGroup(replicas=replicas), requests, seed=0)
+    curve = measure_service_curve(
+        lambda group: Sleeping(), Placement(InstanceGroup(replicas=replicas)), requests, 0, rate_rps=100.0
+    )
     assert 2 <= curve.least_rows <= 4 and 17 <= curve.most_rows <= 19
     assert curve.others == replicas - 1
-    for line in (curve.idle, curve.alone, curve.crowded):
-        assert line.deviations.min() > 0.1, "no run took nearly no time"
+    assert curve.rested_ns > curve.idle_ns > 0
+    for line in (curve.idle, curve.rested, curve.alone, curve.crowded):
+        assert min(line.deviations) > 0.1, "no run took nearly no time"
         assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
 
 

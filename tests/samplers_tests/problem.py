@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from objectives.records import Measurement, Outcome, QuickBenchmark
+from objectives.records import Measurement, Outcome, SimulatedRatios
 from search.config.loss_limits import Limits
 from search.front import hypervolume, unit_objectives
 from search.study import Study
@@ -72,7 +72,8 @@ class Problem:
         trial, candidate = self.study.ask(SPACE)
         (p95, throughput), lost = costs(candidate), loss(candidate)
         spent: dict[str, float] = {}
-        quick = QuickBenchmark(p95 * 0.95, throughput * 1.02)
+        slower, faster = p95 * 0.95, throughput * 1.02
+        simulated = SimulatedRatios(slower, faster, slower, slower, slower, faster)
         front = self.study.front(self.study.able())
         outrun = trial.number > 1 and any(
             m.latency.p95_ratio < p95 / 1.25 and m.throughput.ratio > throughput * 1.25 and m.quality.loss <= 0
@@ -84,7 +85,7 @@ class Problem:
             outcome = Outcome("stopped", "the same choice was made before")
         elif outrun:
             spent = {"cost": COST}
-            outcome = Outcome("stopped", "slow", None, None, spent, quick_benchmark=quick)
+            outcome = Outcome("stopped", "slow", None, None, spent, simulated=simulated)
         else:
             new = candidate.weights.distillation is not None and candidate.weights.id not in self.trained
             spent = {"cost": COST, "fit": FIT * new, "export": 1.0, "judge": BUILD - 1.0}
@@ -92,11 +93,11 @@ class Problem:
             if lost > LIMITS.max_loss:
                 outcome = replace(
                     outcome, state="stopped", reason="lossy", measurement=None, quality=outcome.measurement.quality,
-                    seconds=spent, quick_benchmark=quick,
+                    seconds=spent, simulated=simulated,
                 )  # fmt: skip
             else:
                 spent["time"] = BENCHMARK
-                outcome = replace(outcome, seconds=spent, quick_benchmark=quick)
+                outcome = replace(outcome, seconds=spent, simulated=simulated)
         self.known.add(candidate.id)
         self.seconds += max(sum(spent.values()), 0.1)
         self.study.tell(trial.number, outcome, self.seconds / 60)

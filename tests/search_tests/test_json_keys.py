@@ -16,7 +16,7 @@ import numpy as np
 from objectives.bags import Bags
 from objectives.measurement.interference import Interference
 from objectives.measurement.profile.profile import GroupCost, Profile
-from objectives.records import Artifact, InputSpec, Outcome, Prepared, QuickBenchmark, SliceQuality, Tried
+from objectives.records import Artifact, InputSpec, Outcome, Prepared, SimulatedRatios, SliceQuality, Tried
 from search.ablation.records import FACT, DistillationGain, fact
 from search.bench import bench
 from search.choose import rebuild as recipe
@@ -86,7 +86,7 @@ def study_of(folder: Path) -> Study:
     """Trials of each state, a reference point, an ablation and a choice."""
     study = Study("s", f"sqlite:///{folder / 'o.db'}", load("ml-100k").objectives, Limits(0.01), 0)
     candidates = [Candidate(), CHOSEN]
-    stopped = Outcome("stopped", "slow", quick_benchmark=QuickBenchmark(2.0, 0.5))
+    stopped = Outcome("stopped", "slow", simulated=SimulatedRatios(2.0, 0.5, 2.0, 2.0, 2.0, 0.5))
     outcomes = [complete_outcome(1.0, 1.0, 0.0), measured("b"), stopped, Outcome("failed", "broken")]
     for number, outcome in enumerate(outcomes):
         trial, _ = study.ask(small_space())
@@ -144,7 +144,7 @@ def validated() -> Any:
         rows={"validation": 100}, batches_per_epoch=5,
     )  # fmt: skip
     profile = Profile(200, 1.0, None, (GroupCost("mlp", "linear", 1.0, 1.0, 1, 1, 1),), (), ())
-    found = DryRun(prepared, profile, {"export": 0.2, "quick benchmark": 1.0}, 0.1)
+    found = DryRun(prepared, profile, {"export": 0.2, "service curve": 1.0}, 0.1)
     return to_plain(validation.report(load("ml-100k"), found, 2.0))
 
 

@@ -22,14 +22,15 @@ from tests.serving_tests.test_pool import placements, rows
 Process = Generator[simpy.Event, Any, None]
 
 
-def by_rows(group: int, count: int, idle: bool, busy: int) -> float:
-    """A run takes longer by rows, group, neighbours, and after an idle time; odd numbers, so that no two times tie."""
-    return alone(group, count, idle, busy) + 3_301 * busy
+def by_rows(group: int, count: int, idle_ns: int | None, busy: int) -> float:
+    """A run takes longer by rows, group, neighbours, and by the time that the replica was idle; odd numbers, so that no
+    two times tie."""
+    return alone(group, count, idle_ns, busy) + 3_301 * busy
 
 
-def alone(group: int, count: int, idle: bool, busy: int) -> float:
+def alone(group: int, count: int, idle_ns: int | None, busy: int) -> float:
     """The parts of a split request begin at the same moment, in no given order: neighbours do not count."""
-    return 100_003 * count + 7_919 * (1 + group) + 50_021 * idle
+    return 100_003 * count + 7_919 * (1 + group) + (0 if idle_ns is None else 50_021 + idle_ns % 1009)
 
 
 class Model:
@@ -65,7 +66,8 @@ class Model:
                 continue
             self.left[request] = len(parts)
             if self.placement.inline and group == 0:
-                yield self.env.process(servers[0].run([(request, size, self.env.now)], idle=False))
+                server = servers[0]
+                yield self.env.process(server.run([(request, size, self.env.now)], self.env.now > server.freed))
                 continue
             for part in parts:
                 server = min(servers, key=lambda each: (each.rows, each.count))
@@ -124,7 +126,7 @@ class Server:
     def __init__(self, model: Model, number: int, group: InstanceGroup) -> None:
         self.model, self.number = model, number
         self.queue: list[tuple[int, int, int]] = []
-        self.rows, self.count, self.together = 0, 0, 1
+        self.rows, self.count, self.together, self.freed = 0, 0, 1, 0
         self.bell = model.env.event()
         if not (model.placement.inline and number == 0):
             model.env.process(self.serve())
@@ -166,10 +168,12 @@ class Server:
         model, size = self.model, sum(job[1] for job in jobs)
         counted = self.count > 0
         self.together = len(jobs)
-        takes = round(model.service(self.number, size, idle, model.running))
+        idle_ns = int(model.env.now) - self.freed if idle else None
+        takes = round(model.service(self.number, size, idle_ns, model.running))
         model.running += 1
         yield model.env.timeout(takes)
         model.running -= 1
+        self.freed = int(model.env.now)
         model.learn(self.number, size, takes)
         if counted:
             self.rows, self.count = self.rows - size, self.count - len(jobs)

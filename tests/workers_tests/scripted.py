@@ -11,7 +11,7 @@ from spaces.serialization import from_plain
 
 
 def job_of(request: Request[object]) -> str:
-    """The job by name: `quick_benchmark` of a `QuickBenchmarkRequest`."""
+    """The job by name: `service_curve` of a `ServiceCurveRequest`."""
     name = type(request).__name__.removesuffix("Request")
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 

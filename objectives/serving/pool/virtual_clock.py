@@ -20,13 +20,14 @@ from spaces.techniques.placement import Placement
 class ServiceTime(Protocol):
     """Duration of a run, as a replica of an instance group needs it from taking the jobs to their answers."""
 
-    def __call__(self, group: int, rows: int, idle: bool, busy: int) -> float:
+    def __call__(self, group: int, rows: int, idle_ns: int | None, busy: int) -> float:
         """Return the nanoseconds of a run.
 
         Args:
             group: number of the instance group
             rows: rows of all jobs of the run
-            idle: the replica had nothing to do before it, so that its thread has to be woken
+            idle_ns: how long the replica had nothing to do, so that its thread has to be woken and its caches have
+                cooled; None where it comes from another run
             busy: other replicas of the pool that run at the start
         """
         ...
@@ -94,6 +95,7 @@ class _Simulation:
         self._placement, self._service = placement, service
         self._schedulers: list[Scheduler[_Job]] = schedulers(placement)
         self._busy: set[tuple[int, int]] = set()
+        self._freed: dict[tuple[int, int], int] = {}  # when each replica last ended a run
         self._events: list[_Event] = []
         self._order = itertools.count()
         self._submitted = [0] * requests
@@ -152,10 +154,12 @@ class _Simulation:
         here, _ = scheduler.enter(job)
         assert here, "one caller, which waits for each inline run, finds the replica idle"
         self._parts[job.request] = 1
-        ended = job.submitted_ns + self._duration(0, job.rows, idle=False)
-        self._busy.add((0, 0))
+        key = (0, 0)
+        ended = job.submitted_ns + self._duration(key, job.rows, (job.submitted_ns - self._freed.get(key, 0)) or None)
+        self._busy.add(key)
         self._until(ended)
-        self._busy.discard((0, 0))
+        self._busy.discard(key)
+        self._freed[key] = ended
         self._finish(0, 0, (job,), ended - job.submitted_ns)
         self._end_part(job.request, ended)
         return ended
@@ -174,7 +178,9 @@ class _Simulation:
             begun = [job for job in jobs if self._begins(scheduler, replica, job, now_ns)]
             if begun:
                 scheduler.run_together(replica, len(begun))
-                taken = self._duration(group, sum(job.rows for job in begun), idle)
+                taken = self._duration(
+                    key, sum(job.rows for job in begun), now_ns - self._freed.get(key, 0) if idle else None
+                )
                 self._busy.add(key)
                 self._push(_Event(now_ns + taken, next(self._order), group, replica, begun, taken))
                 return
@@ -194,6 +200,7 @@ class _Simulation:
 
     def _end_run(self, event: _Event) -> None:
         self._busy.discard((event.group, event.replica))
+        self._freed[event.group, event.replica] = event.at_ns
         self._finish(event.group, event.replica, event.jobs, event.taken_ns)
         for job in event.jobs:
             self._end_part(job.request, event.at_ns)
@@ -213,8 +220,8 @@ class _Simulation:
         self._refused[request] = self._answered[request] = True
         self._finished[request] = now_ns
 
-    def _duration(self, group: int, rows: int, idle: bool) -> int:
-        return max(1, round(self._service(group, rows, idle, len(self._busy))))
+    def _duration(self, replica: tuple[int, int], rows: int, idle_ns: int | None) -> int:
+        return max(1, round(self._service(replica[0], rows, idle_ns, len(self._busy))))
 
     def _push(self, event: _Event) -> None:
         heapq.heappush(self._events, event)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -30,13 +31,14 @@ from search.cli.console import Console
 from search.config.defaults import space_for
 from search.config.study_file import load
 from search.errors import JobError
+from search.explore.cost_model import BASELINE, CostModel
 from search.explore.run import profiled
 from search.home import Home
 from search.locking import locked
 from search.session import Session, jobs_of, open_session, prepare
 from search.workers.meter_jobs import Length, Side
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import Worker, call
+from search.workers.processes import Worker
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import SHARE
@@ -243,15 +245,19 @@ def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -
 
 
 def closed_loop(pairs: PairedComparison, side: Side) -> str:
-    """Return median, least and most of the ratios to the baseline without a load generator, which some placements leave
-    no core.
+    """Return median, least and most of the simulated ratios to the baseline, for placements that leave the load
+    generator no core.
     """
-    asked, limit, say = pairs.jobs.quick_benchmark(side), pairs.jobs.config.workers.job_seconds, pairs.console.say
+    looks = []
     try:
-        looks = [call(pairs.meter, asked, limit, say) for _ in range(_LOOKS)]
-    except JobError as error:
-        return f"not in a closed loop: {error}"
-    service, rate = (sorted(getattr(look, name) for look in looks) for name in ("service_ratio", "saturated_ratio"))
+        for _ in range(_LOOKS):
+            with TemporaryDirectory() as folder:
+                costs = CostModel(pairs.jobs, Path(folder, "curves.jsonl"))
+                costs.simulated(BASELINE, pairs)
+                looks.append(costs.simulated(side[1], pairs))
+    except ValueError as error:
+        return f"not simulated: {error}"
+    service, rate = (sorted(getattr(look, name) for look in looks) for name in ("service_p50_ratio", "capacity_ratio"))
     return (
         f"one by one {median(service):.3f} [{service[0]:.3f}, {service[-1]:.3f}] of the time, saturated "
         f"{median(rate):.2f}x [{rate[0]:.2f}, {rate[-1]:.2f}], "

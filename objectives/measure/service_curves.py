@@ -1,0 +1,179 @@
+"""Measurement of service curves, in one short open loop and in one with every replica busy, beside the baseline."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.arrays import Arrays
+from objectives.held_out_rows import read_requests
+from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
+from objectives.measure.deployment import kept_open, load_target, quiet, warm_up
+from objectives.measurement.arrivals import Traffic, gaps
+from objectives.measurement.load_generator import Request, drawn_requests
+from objectives.measurement.load_target import LiveTarget
+from objectives.measurement.pace import ServiceTimer
+from objectives.measurement.service_curve import FEWEST_RUNS, Runs, ServiceCurve
+from objectives.records import rows_of
+from objectives.serving.engines import open_replica
+from objectives.serving.pool import Pool
+from objectives.serving.split_engine import Engine
+from spaces.techniques.placement import InstanceGroup, Placement
+
+# Requests of the open loop, and for each replica when all are busy.
+_OPEN_REQUESTS = 200
+_BUSY_REQUESTS = 60
+# Utilisation of the open loop, at which some runs find a replica idle and others do not.
+_SHARE = 0.5
+# The study's rate is played too where that one is so many times as high, for so long.
+_RESTED = 3.0
+_RESTED_SECONDS = 0.5
+
+
+class Observed:
+    """An engine that notes which requests it ran, and when each run began and ended.
+
+    runs: (id of the request, nanoseconds) of the start and of the end
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.once = engine, engine.once
+        self.runs: list[tuple[int, int, int]] = []
+
+    def run(self, inputs: Arrays) -> NDArray[np.float32]:
+        start = time.perf_counter_ns()
+        scores = self._engine.run(inputs)
+        self.runs.append((id(inputs), start, time.perf_counter_ns()))
+        return scores
+
+
+def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
+    """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile, whose
+    pool stays open for the next such request.
+
+    The curve is that of the machine at its reference speed, at which the baseline takes `reference_ms`.
+    """
+    measured = request.deployment
+    requests = read_requests(Path(request.holdout))
+    sizes = [*requests, *further_sizes(requests, request.batch_rows, request.split_over)]
+
+    def engine(group: InstanceGroup) -> Engine:
+        return open_replica(Path(measured.model), group, measured.placement.embedding_device, measured.compute)
+
+    with quiet():
+        baseline = kept_open(request.baseline, requests)
+        beside = load_target(baseline, request.baseline.placement, requests)
+        beside.settle()
+        timer = ServiceTimer(beside, requests)
+        looks = [timer()]
+        rate_rps = 1000 * request.share / looks[0]
+        curve = measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps)
+        beside.settle()
+        timer.restart()
+        looks.append(timer())
+    baseline_ms = math.sqrt(math.prod(looks))
+    factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
+    return ServiceCurveResponse(curve.scaled(factor), baseline_ms)
+
+
+def further_sizes(requests: Sequence[Request], batch_rows: int | None, split_over: int | None) -> list[Request]:
+    """Return requests of the sizes that batches and the parts of split requests have."""
+    found = [] if batch_rows is None else joined(requests, batch_rows)
+    if split_over is not None:
+        found += [_first_rows(request, -(-rows_of(request) // split_over)) for request in requests]
+    return found
+
+
+def _first_rows(request: Request, rows: int) -> Request:
+    """Return the first rows of a request; the user's inputs may be given once."""
+    return {name: values if len(values) == 1 else values[:rows] for name, values in request.items()}
+
+
+def measure_service_curve(
+    open_engine: Callable[[InstanceGroup], Engine],
+    placement: Placement,
+    requests: Sequence[Request],
+    seed: int,
+    rate_rps: float | None = None,
+) -> ServiceCurve:
+    """Measure an instance group by itself, in a placement that neither batches, splits, routes nor refuses.
+
+    Args:
+        requests: of the sizes that will be simulated, batches included
+        rate_rps: rate of the study, at which a small model has long idle times; None for none
+    """
+    instance_group = placement.instance_group
+    engines: list[Observed] = []
+
+    def observed(group: InstanceGroup) -> Engine:
+        engines.append(Observed(open_engine(group)))
+        return engines[-1]
+
+    with Pool(placement, observed) as pool:
+        warm_up(pool.submit, requests, placement)
+        target = load_target(pool, placement, requests)
+        target.settle()
+        # With the smallest and the largest of all, so that every size lies between two that were measured.
+        some = drawn_requests(requests, _OPEN_REQUESTS, seed)
+        some[:2] = min(requests, key=rows_of), max(requests, key=rows_of)
+        mean_ms = float(target.closed_loop(some[:20]).mean())
+        rate = _SHARE * 1000 * instance_group.replicas / mean_ms
+        apart = gaps(Traffic(), rate, len(some), seed)
+        together = np.ones(_BUSY_REQUESTS * instance_group.replicas, dtype=np.int64)
+        parts = [
+            _play(target, engines, some, apart),
+            _play(target, engines, drawn_requests(requests, len(together), seed, 1), together),
+        ]
+        rested = None
+        if rate_rps is not None and rate_rps < rate / _RESTED:
+            count = min(max(int(rate_rps * _RESTED_SECONDS), FEWEST_RUNS), _OPEN_REQUESTS)
+            apart = gaps(Traffic(), rate_rps, count, seed)
+            rested = Runs(*_play(target, engines, drawn_requests(requests, count, seed, 2), apart))
+    return ServiceCurve.fit(Runs(*(np.concatenate(column) for column in zip(*parts, strict=True))), rested)
+
+
+Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _play(
+    target: LiveTarget, engines: Sequence[Observed], requests: Sequence[Request], gaps_ns: NDArray[np.int64]
+) -> Columns:
+    """Play a schedule, and return the columns of `Runs`."""
+    own = [dict(request) for request in requests]  # so that each has an identity
+    place = {id(request): number for number, request in enumerate(own)}
+    for engine in engines:
+        engine.runs.clear()
+    played = target.open_loop(own, gaps_ns)
+    due_ns = played.start_ns + np.cumsum(gaps_ns)
+    finished_ns = due_ns + np.rint(played.latency_ms * 1e6).astype(np.int64)
+    ns, idle_ns, busy = (np.zeros(len(own), np.int64) for _ in range(3))
+    # The target also runs some of the requests before the schedule begins.
+    runs = [
+        [(place[key], start, end) for key, start, end in engine.runs if start >= played.start_ns] for engine in engines
+    ]
+    for own_runs in runs:
+        before_ns = played.start_ns
+        for number, start, _ in own_runs:
+            idle_ns[number] = due_ns[number] - before_ns
+            ns[number] = finished_ns[number] - max(due_ns[number], before_ns)
+            before_ns = finished_ns[number]
+            busy[number] = sum(
+                any(begun <= start < ended for _, begun, ended in others) for others in runs if others is not own_runs
+            )
+    return np.array([rows_of(request) for request in own]), ns, idle_ns, busy
+
+
+def joined(requests: Sequence[Request], most_rows: int) -> list[Request]:
+    """Join neighbouring requests to batches of at most so many rows, for the sizes that a batching placement runs."""
+    found: list[Request] = []
+    for request in requests:
+        if found and rows_of(found[-1]) + rows_of(request) <= most_rows:
+            found[-1] = {name: np.concatenate([found[-1][name], values]) for name, values in request.items()}
+        else:
+            found.append(request)
+    return found

@@ -1,0 +1,122 @@
+"""Cost of candidates, simulated from service curves: each is measured once, and serves every placement of its graph."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from objectives.held_out_rows import read_requests
+from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
+from objectives.measure.deployment import saturating
+from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
+from objectives.measurement.load_generator import Request
+from objectives.measurement.service_curve import OutsideRangeError, ServiceCurve
+from objectives.records import Artifact, SimulatedRatios, rows_of
+from search.errors import JobError
+from search.workers.meter_jobs import CurvePart, MeterJobs, curve_parts
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import call
+from spaces.candidate import Candidate
+from spaces.serialization import digest, from_plain, to_plain
+
+# The candidate whose curve is measured first.
+BASELINE = Candidate()
+
+
+class CostModel:
+    """Service curves of a study, kept in a file of lines that is read again when the study goes on, and the ratios that
+    are simulated with them.
+
+    The baseline's own curve is the first: its service time then is the machine's reference speed, to which every later
+    curve is scaled.
+    """
+
+    def __init__(self, jobs: MeterJobs, file: Path) -> None:
+        """Read the curves that are known."""
+        self._jobs, self._file = jobs, file
+        self._curves: dict[str, ServiceCurve] = {}
+        self._reference_ms: float | None = None
+        self._ratios: dict[str, SimulatedRatios | str] = {}
+        for line in file.read_text().splitlines() if file.exists() else ():
+            with contextlib.suppress(ValueError):  # a line that a kill left unfinished
+                known = json.loads(line)
+                self._keep(known["key"], from_plain(ServiceCurveResponse, known["measured"]))
+
+    def missing(self, candidate: Candidate) -> tuple[CurvePart, ...]:
+        """Return the parts of a candidate whose service curves are to be measured, after the baseline's own."""
+        return tuple(part for part in curve_parts(candidate.placement) if _key(candidate, part) not in self._curves)
+
+    def simulated(self, candidate: Candidate, pairs: PairedComparison) -> SimulatedRatios:
+        """Return the simulated ratios of a candidate, whose curves are measured now where they are missing.
+
+        Raises:
+            ValueError: it cannot be built, run or simulated.
+        """
+        limit, say = self._jobs.config.workers.job_seconds, pairs.console.say
+        try:
+            artifact = pairs.built(candidate)
+            for part in self.missing(candidate):
+                self.learn(candidate, part, call(pairs.meter, self.request(artifact, candidate, part), limit, say))
+        except JobError as error:
+            raise ValueError(str(error)) from error
+        return self.ratios(candidate)
+
+    def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
+        """Return the request for a curve; the model file may be of untrained weights."""
+        return self._jobs.service_curve((artifact, candidate), part, self._reference_ms)
+
+    def learn(self, candidate: Candidate, part: CurvePart, measured: ServiceCurveResponse) -> None:
+        """Keep a curve, in the file too."""
+        key = _key(candidate, part)
+        self._keep(key, measured)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as lines:
+            # A line that a kill left unfinished ends here.
+            lines.write("\n" + json.dumps({"key": key, "measured": to_plain(measured)}))
+
+    def ratios(self, candidate: Candidate) -> SimulatedRatios:
+        """Return the simulated ratios of a candidate whose curves are known.
+
+        Raises:
+            ValueError: it cannot be simulated, since a run has a size for which no time was measured.
+        """
+        key = candidate.untrained.id
+        if key not in self._ratios:
+            try:
+                self._ratios[key] = self._load.ratios(self._target(candidate))
+            except OutsideRangeError as error:
+                self._ratios[key] = str(error)
+        found = self._ratios[key]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
+
+    def _keep(self, key: str, measured: ServiceCurveResponse) -> None:
+        if self._reference_ms is None:
+            self._reference_ms = measured.baseline_ms
+        self._curves[key] = measured.curve
+
+    def _target(self, candidate: Candidate) -> VirtualTarget:
+        placement, seed = candidate.placement, self._jobs.config.seed
+        curves = [self._curves[_key(candidate, part)] for part in curve_parts(placement)]
+        outstanding = saturating(placement, self._requests)
+        return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding)
+
+    @cached_property
+    def _load(self) -> SimulatedLoad:
+        return SimulatedLoad.of(self._target(BASELINE), self._requests, self._jobs.load, self._jobs.config.seed)
+
+    @cached_property
+    def _requests(self) -> list[Request]:
+        """Requests of the study's sizes: nothing but their rows counts on a virtual clock."""
+        sizes = map(rows_of, read_requests(Path(self._jobs.prepared.holdout)))
+        return [{"rows": np.empty(size, np.bool_)} for size in sizes]
+
+
+def _key(candidate: Candidate, part: CurvePart) -> str:
+    """Identify a service curve by what it depends on, which trained weights are not part of."""
+    return digest(candidate.untrained.variant_id, part)[:16]

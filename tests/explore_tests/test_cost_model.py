@@ -1,0 +1,97 @@
+"""The cost model: which curves it needs, what it simulates with them, and that it goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives.jobs.requests import ServiceCurveResponse
+from objectives.measurement.arrivals import Traffic
+from search.explore.cost_model import CostModel
+from search.workers.meter_jobs import MeterJobs, curve_parts
+from spaces.candidate import Candidate
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route
+from spaces.techniques.pruning import Pruning
+from spaces.weights import Weights
+from tests.explore_tests.curves import cost_model, curve
+from tests.explore_tests.test_explorer import parts
+
+__all__ = ["parts"]
+
+
+@pytest.fixture
+def jobs(parts: dict[str, Any]) -> MeterJobs:
+    return MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+
+
+def student(temperature: float, placement: Placement) -> Candidate:
+    weights = Weights(pruning=Pruning((("mlp", 0.5),)), distillation=Distillation(temperature, 0.5, 1))
+    return Candidate(weights, placement=placement)
+
+
+def learn(model: CostModel, candidate: Candidate, times: float) -> None:
+    for part in model.missing(candidate):
+        model.learn(candidate, part, ServiceCurveResponse(curve(times), 3.0))
+
+
+ONE = Placement(InstanceGroup(threads=1))
+
+
+def test_a_curve_serves_every_training_and_every_path_of_requests(jobs: MeterJobs, tmp_path: Path) -> None:
+    """Queues, deadlines and routes are simulated; what changes the runs is measured."""
+    model = cost_model(jobs, tmp_path)
+    ours = student(2.0, ONE)
+    assert [part.placement for part in model.missing(ours)] == [ONE]
+    learn(model, ours, 0.5)
+    assert not model.missing(student(4.0, ONE)), "other training, the same cost"
+    routed = student(2.0, Placement(InstanceGroup(threads=1), route=Route(200, InstanceGroup(threads=2))))
+    assert [part.placement for part in model.missing(routed)] == [Placement(InstanceGroup(threads=2))]
+    assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), batching=Batching(600))))
+    assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), inline=True)))
+
+
+def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
+    two = InstanceGroup(replicas=2, threads=1)
+    (split,) = curve_parts(Placement(two, split_rows=100))
+    assert (split.placement, split.batch_rows, split.split_over) == (Placement(two), None, 2)
+    (batched,) = curve_parts(Placement(batching=Batching(600)))
+    assert (batched.placement, batched.batch_rows, batched.split_over) == (Placement(), 600, None)
+
+
+def test_ratios_are_those_of_the_curves(jobs: MeterJobs, tmp_path: Path) -> None:
+    """Runs of half the time: one request at a time takes half, and twice as many are served."""
+    model = cost_model(jobs, tmp_path)
+    ours = student(2.0, ONE)
+    learn(model, ours, 0.5)
+    found = model.ratios(ours)
+    assert found.service_p50_ratio == pytest.approx(0.5) and found.capacity_ratio == pytest.approx(2.0, rel=0.02)
+    assert found.p95_ratio is not None and found.p95_ratio < 0.5, "it waits less besides"
+    same = model.ratios(Candidate())
+    assert (same.service_p50_ratio, same.p95_ratio, same.throughput_ratio) == (1.0, 1.0, 1.0)
+
+
+def test_a_size_without_a_time_is_not_simulated(jobs: MeterJobs, tmp_path: Path) -> None:
+    """Curves of the tests end at 1000 rows; batches are larger."""
+    model = cost_model(jobs, tmp_path)
+    ours = student(2.0, Placement(InstanceGroup(threads=1), batching=Batching(5000, wait_us=1_000_000)))
+    learn(model, ours, 0.5)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="has 25 to 1000 rows"):
+            model.ratios(ours)
+
+
+def test_curves_are_read_again_up_to_a_line_that_a_kill_left(jobs: MeterJobs, tmp_path: Path) -> None:
+    model = cost_model(jobs, tmp_path)
+    ours, others = student(2.0, ONE), student(2.0, Placement(InstanceGroup(threads=2)))
+    for candidate in (ours, others):
+        learn(model, candidate, 0.5)
+    file = tmp_path / "curves.jsonl"
+    file.write_text(file.read_text()[:-30])
+    again = CostModel(jobs, file)
+    assert not again.missing(ours) and again.missing(others)
+    assert again.ratios(ours) == model.ratios(ours)
+    learn(again, others, 0.7)
+    assert not CostModel(jobs, file).missing(others), "a line that was cut is ended before the next one"

@@ -1,0 +1,126 @@
+"""Service curves of real models beside the baseline, and loads that are simulated with them, against closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from objectives.jobs.requests import ServiceCurveRequest
+from objectives.measure import deployment as opening
+from objectives.measure.deployment import Deployment, close_kept, open_targets
+from objectives.measure.service_curves import further_sizes, service_curve
+from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.latency import Load
+from objectives.measurement.service_curve import Line, ServiceCurve
+from objectives.records import rows_of
+from objectives.serving.pool import Pool
+from spaces.techniques.placement import Admission, InstanceGroup, Placement
+from tests.measure_tests.test_measure import ONE_THREAD, _artifact, holdout, model
+from tests.measurement_tests.simulated import requests_of
+
+__all__ = ["holdout", "model"]
+
+# Runs of 1 ms on average whose times are exponential, by 999 quantiles.
+EXPONENTIAL = Line((1.0, 1000.0), (1e6, 1e6), tuple((-np.log1p(-(np.arange(999) + 0.5) / 999)).tolist()))
+
+
+def curve(times: float) -> ServiceCurve:
+    return ServiceCurve(*[EXPONENTIAL] * 4, 0.0, 0.0, 0, 1, 1000).scaled(times)
+
+
+def target(times: float, placement: Placement = Placement(), seed: int = 0) -> VirtualTarget:  # noqa: B008
+    return VirtualTarget(placement, [curve(times).sampler(seed)], 2 * placement.replicas)
+
+
+@pytest.mark.parametrize("times", [1.0, 0.5])
+def test_a_simulated_load_is_that_of_an_mm1_queue(times: float) -> None:
+    """The time in the system is exponential with rate mu - lambda: at load 0.4 the p95 is ln 20 / (0.6 mu), the SLO is
+    twice that, and the rate that keeps it is 0.3 mu below each deployment's own mu."""
+    requests, found = requests_of([10] * 50), []
+    for seed in range(8):
+        load = SimulatedLoad.of(target(1.0, seed=seed), requests, Load(Traffic(), 0.4, 95, None), seed)
+        found.append(load.ratios(target(times, seed=100 + seed)))
+    mu = 1 / times
+    mean = {name: np.mean([getattr(one, name) for one in found]) for name in vars(found[0])}
+    assert mean["p95_ratio"] == pytest.approx(0.6 / (mu - 0.4), rel=0.07)
+    assert mean["p50_ratio"] == pytest.approx(0.6 / (mu - 0.4), rel=0.05)
+    assert mean["throughput_ratio"] == pytest.approx((mu - 0.3) / 0.7, rel=0.07)
+    assert mean["capacity_ratio"] == pytest.approx(mu, rel=0.07)
+    assert mean["service_p50_ratio"] == pytest.approx(times, rel=0.1)
+
+
+def test_a_second_replica_waits_less_and_serves_twice_as_much() -> None:
+    """Of runs that take equally long; of exponential ones the caller waits for the longer one."""
+    requests, one, two = requests_of([10] * 50), Placement(), Placement(InstanceGroup(replicas=2))
+    same = replace(
+        curve(1.0), **dict.fromkeys(("idle", "rested", "alone", "crowded"), Line((1.0, 99.0), (1e6, 1e6), (1.0,)))
+    )
+    targets = [VirtualTarget(each, [same.sampler(0)], 2 * each.replicas) for each in (one, two)]
+    found = SimulatedLoad.of(targets[0], requests, Load(Traffic(), 0.8, 95, None), 0).ratios(targets[1])
+    assert found.p95_ratio is not None and found.p95_ratio < 0.5
+    assert found.capacity_ratio == pytest.approx(2, rel=0.01) and found.service_p50_ratio == 1.0
+
+
+def test_what_refuses_requests_has_no_percentiles() -> None:
+    requests = requests_of([10] * 50)
+    load = SimulatedLoad.of(target(1.0), requests, Load(Traffic(), 0.8, 95, 5.0), 0)
+    found = load.ratios(target(1.0, Placement(admission=Admission(queue=1))))
+    assert found.p95_ratio is None and found.p50_ratio is not None
+    assert load.slo_ms == 5.0
+    slow = load.ratios(target(6.0))
+    assert slow.throughput_ratio == 0.0 and slow.p95_ratio is not None and slow.p95_ratio > 10
+
+
+def test_a_run_after_a_long_idle_time_takes_its_own_line() -> None:
+    """Between the median idle times of both lines the time follows the logarithm of the idle time."""
+    flat = Line((1.0, 1000.0), (1e6, 1e6), (1.0,))
+    rested = replace(curve(1.0), idle=flat, rested=flat.scaled(3.0), idle_ns=1e4, rested_ns=1e6)
+    draw = rested.sampler(0)
+    found = [draw(10, idle_ns, 0) for idle_ns in (0, 10_000, 100_000, 1_000_000, 10_000_000)]
+    assert found == pytest.approx([1e6, 1e6, 2e6, 3e6, 3e6])
+    same = replace(rested, rested=flat, rested_ns=1e4).sampler(0)
+    assert same(10, 10_000_000, 0) == pytest.approx(1e6)
+
+
+def test_sizes_of_batches_and_of_parts_are_measured_too() -> None:
+    requests = [{"user": np.zeros(1), "item": np.zeros(rows)} for rows in (10, 21)]
+    assert further_sizes(requests, None, None) == []
+    assert [rows_of(request) for request in further_sizes(requests, None, 2)] == [5, 11]
+    assert len(further_sizes(requests, None, 2)[0]["user"]) == 1
+    assert [rows_of(request) for request in further_sizes(requests_of([3, 4, 9]), 8, None)] == [7, 9]
+
+
+@pytest.fixture
+def closed() -> Iterator[None]:
+    yield
+    close_kept()
+
+
+@pytest.mark.usefixtures("closed")
+def test_curves_of_a_real_model_are_measured_beside_a_baseline_that_stays_open(
+    model: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time is compared: on a busy machine a run takes longer."""
+    opened: list[Deployment] = []
+    open_deployment = opening.open_deployment
+
+    def noted(deployment: Deployment) -> Pool:
+        opened.append(deployment)
+        return open_deployment(deployment)
+
+    monkeypatch.setattr(opening, "open_deployment", noted)
+    deployment = Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32")
+    asked = ServiceCurveRequest(str(holdout), deployment, deployment, 0, 0.4)
+    first = service_curve(asked)
+    assert first.baseline_ms > 0 and first.curve.alone(first.curve.most_rows) > 0
+    again = service_curve(replace(asked, reference_ms=1e3 * first.baseline_ms))
+    assert opened == [deployment], "the baseline's pool stays open"
+    assert math.log10(again.curve.alone(10) / first.curve.alone(10)) > 1.5, "as on a machine a thousand times as slow"
+    with open_targets((deployment,), requests_of([4])):
+        assert opening._KeptOpen.pool is None, "nothing else is open during a benchmark"
