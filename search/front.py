@@ -94,6 +94,12 @@ def unit_objectives(
     return unit
 
 
+def largest_box(p95_ratio: npt.ArrayLike, throughput_ratio: npt.ArrayLike, loss: npt.ArrayLike, max_loss: float) -> int:
+    """Return the row, of (n,) each, that alone dominates most of the cube; where none dominates any, the lowest p95."""
+    boxes = unit_objectives(p95_ratio, throughput_ratio, loss, max_loss).prod(axis=1)
+    return int(np.lexsort((np.asarray(p95_ratio, dtype=np.float64), -boxes))[0])
+
+
 def hypervolume(points: npt.ArrayLike) -> float:
     """Volume of the unit cube that `points` (n, 3), maximised, dominate from (0, 0, 0). Exact.
 

@@ -63,6 +63,7 @@ class Row:
 
     candidate, weights, variant: ids
     reference: name of the reference point that it is, None for one of the search
+    suggested: the knobs as the search chose them, from which another study can start; none for a reference point
     minutes: of the search, when it ended
     seconds: by stage, None where a stage did not run
     timings: the file of raw timings, relative to the home
@@ -81,6 +82,7 @@ class Row:
     reference: str | None = None
     origin: str
     knobs: Mapping[str, Scalar]
+    suggested: Mapping[str, Scalar] = field(default_factory=dict)
     minutes: float | None = None
     seconds: Mapping[str, float | None] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
@@ -97,6 +99,7 @@ class Point(Row):
     tuned: its ratios to the tuned baseline
     repeated_blocks: pairs of blocks that were left out for a disturbance
     final: whether the numbers are those of a final benchmark, of the whole front in one run
+    passed_over: whether a final benchmark left it out, so that it cannot be on the front
     warnings: what weakens its timing, in sentences
     """
 
@@ -115,6 +118,7 @@ class Point(Row):
     repeated_blocks: int = 0
     visits: int = 0
     final: bool = False
+    passed_over: bool = False
     warnings: tuple[str, ...] = ()
     tuned: TunedRatios | None = None
 
@@ -206,7 +210,8 @@ class Choice:
 class Front:
     """The whole result of a study; `rows` are all settled trials by number.
 
-    minutes: of search
+    minutes: of search and final benchmark
+    final_seconds: of the final benchmark
     resolution: the smallest loss that the data can show, None until that is known
     rate_rps, slo_ms: the median over the trials
     bayes_auc: the best AUC that is possible, where the data are synthetic
@@ -222,6 +227,7 @@ class Front:
     objectives: tuple[str, ...]
     hypervolume: float
     minutes: float
+    final_seconds: float = 0.0
     resolution: float | None
     machine: str
     rate_rps: float | None

@@ -18,11 +18,11 @@ from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
 from search.format import metric_name
-from search.home import Home
+from search.home import Home, write_json
 from search.ledger import Ledger
 from search.locking import locked, opening
 from search.report.report import write_report
-from search.results import Front
+from search.results import Front, front_json
 from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
@@ -66,9 +66,10 @@ class Session:
         return PairedComparison(self.jobs(front), workers.builder, workers.meter, console)
 
     def level(self, console: Console) -> Front:
-        """Bring the ledger level with the trials, write the report, and give the result."""
+        """Bring the ledger level with the trials, write the front and the report, and give the result."""
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
+        write_json(front_json(found), path.with_name("front.json"))
         write_report(found, path)
         members = {point.trial for point in found.members}
         if self.ledger.level(self.study.ended(), members, ablations(self.study.facts)):

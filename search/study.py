@@ -25,12 +25,16 @@ from spaces.serialization import Json, from_plain, to_plain
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
-# Facts of the final benchmarks: the numbers of each trial, how many there were, and the last trial before the last one.
-_FINAL, _FINAL_RUNS, _FINAL_UNTIL = "final:", "final:runs", "final:until"
+# Facts of the final benchmarks: the numbers of each trial, how many there were, the last trial before, their seconds.
+_FINAL, _FINAL_RUNS, _FINAL_UNTIL, _FINAL_SECONDS = "final:", "final:runs", "final:until", "final:seconds"
+
+
+# Ended trials, the last ones, that a proposal is made from, besides all that were measured.
+_RECENT = 1000
 
 
 class Study:
-    """One optuna study in a database; one coordinator asks and tells."""
+    """One optuna study in a database; one coordinator asks and tells, so that what it read stays as it is."""
 
     def __init__(
         self,
@@ -47,7 +51,10 @@ class Study:
         self._study = self._open()
 
     def _open(self) -> optuna.Study:
-        self._ended: dict[int, EndedTrial] = {}
+        self._facts: Json | None = None
+        self._ended: dict[int, EndedTrial] | None = None
+        self._measured: dict[int, EndedTrial] = {}
+        self._known: set[Candidate] = set()
         return optuna.create_study(
             study_name=self._name,
             storage=self._storage,
@@ -70,7 +77,9 @@ class Study:
     @property
     def facts(self) -> Json:
         """Facts of the study as a whole."""
-        return dict(self._study.user_attrs)
+        if self._facts is None:
+            self._facts = self._study.user_attrs
+        return dict(self._facts)
 
     @property
     def resolution(self) -> float:
@@ -80,6 +89,8 @@ class Study:
     def note(self, **facts: object) -> None:
         for key, value in facts.items():
             self._study.set_user_attr(key, value)
+            if self._facts is not None:
+                self._facts[key] = json.loads(json.dumps(value))  # as it is read again
 
     def enqueue(self, params: Mapping[str, Scalar]) -> None:
         self._study.enqueue_trial(dict(params))
@@ -100,13 +111,20 @@ class Study:
         if settled and not waiting:
             self.enqueue(settled)
         if isinstance(self._sampler, ExpectedGainSampler) and not waiting:
-            self._sampler.evidence = Evidence(space, self.ended(), self._pending(), self.front(self.contenders()))
+            front = self.front(self.contenders())
+            self._sampler.evidence = Evidence(space, self._recent(), self._known, self._pending(), front)
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
             return trial, from_plain(Candidate, trial.user_attrs["candidate"])
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
+
+    def _recent(self) -> list[EndedTrial]:
+        """Return the trials that were measured, and the last of the others, by number."""
+        ended = self.ended()
+        earlier = (trial for trial in ended[:-_RECENT] if trial.number in self._measured)
+        return [*earlier, *ended[-_RECENT:]]
 
     def _pending(self) -> list[Candidate]:
         """Return the candidates of the trials that are under way."""
@@ -142,16 +160,33 @@ class Study:
 
     def ended(self) -> list[EndedTrial]:
         """The trials that ended and whose choice was settled; each is read once, however often it is asked for."""
-        settled = [trial for trial in self.finished() if {"candidate", "outcome"} <= trial.user_attrs.keys()]
-        unread = [trial for trial in settled if trial.number not in self._ended]
-        facts = self.facts if unread else {}
-        for trial in unread:
-            candidate = from_plain(Candidate, trial.user_attrs["candidate"])
-            minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
-            told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
-            final = facts.get(_FINAL + str(trial.number))
-            self._ended[trial.number] = told if final is None else told.with_final(from_plain(FinalNumbers, final))
-        return [self._ended[trial.number] for trial in settled]
+        return [*self._by_number().values()]
+
+    def _by_number(self) -> dict[int, EndedTrial]:
+        """Return the ended trials in the order of their numbers; each is read once."""
+        if self._ended is None:
+            self._ended = {}
+            for trial in self.finished():
+                self._keep(trial)
+        return self._ended
+
+    def _keep(self, trial: FrozenTrial) -> None:
+        """Read a trial that ended, if its choice was settled."""
+        if self._ended is None or not {"candidate", "outcome"} <= trial.user_attrs.keys():
+            return
+        candidate = from_plain(Candidate, trial.user_attrs["candidate"])
+        minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
+        told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
+        final = self.facts.get(_FINAL + str(trial.number))
+        told = told if final is None else told.with_final(from_plain(FinalNumbers, final))
+        late = trial.number < max(self._ended, default=-1)
+        self._ended[trial.number] = told
+        if late:  # trials end in another order than they begin
+            self._ended = dict(sorted(self._ended.items()))
+        if told.measurement is not None:
+            self._measured = dict(sorted({**self._measured, trial.number: told}.items()))
+        if told.outcome.informative:
+            self._known.add(candidate)
 
     def begin_final(self) -> int:
         """Return the number of a new final benchmark, from 0."""
@@ -162,16 +197,22 @@ class Study:
     def note_final(self, number: int, numbers: FinalNumbers | None) -> None:
         """Replace a trial's numbers by those of a final benchmark; None for those of the search again."""
         self.note(**{_FINAL + str(number): None if numbers is None else to_plain(numbers)})
-        self._ended.pop(number, None)
+        self._keep(self._study.get_trials(deepcopy=False)[number])
 
-    def end_final(self) -> None:
-        """Leave to the front, of the trials that ended so far, those of the final benchmark only."""
-        self.note(**{_FINAL_UNTIL: max((trial.number for trial in self.ended()), default=-1)})
+    def end_final(self, seconds: float) -> None:
+        """Leave to the front, of the trials that ended, those of the final benchmark only, which took so long."""
+        last = max((trial.number for trial in self.ended()), default=-1)
+        self.note(**{_FINAL_UNTIL: last, _FINAL_SECONDS: self.final_seconds + seconds})
+
+    @property
+    def final_seconds(self) -> float:
+        """Seconds of all final benchmarks."""
+        return float(self.facts.get(_FINAL_SECONDS, 0.0))
 
     @property
     def final_is_due(self) -> bool:
         """Return True if a trial of the front was not part of a final benchmark."""
-        final = {trial.number for trial in self.ended() if trial.final}
+        final = {trial.number for trial in self.measured_trials() if trial.final}
         return not self.front(self.contenders()).keys() <= final
 
     def spent(self) -> int:
@@ -182,7 +223,12 @@ class Study:
 
     def measured(self) -> dict[int, Measurement]:
         """Return the measurements of the complete trials, by number."""
-        return {trial.number: m for trial in self.ended() if (m := trial.measurement) is not None}
+        return {trial.number: m for trial in self.measured_trials() if (m := trial.measurement) is not None}
+
+    def measured_trials(self) -> list[EndedTrial]:
+        """The complete trials, by number."""
+        self._by_number()
+        return [*self._measured.values()]
 
     def able(self) -> dict[int, Measurement]:
         """Return the measurements within the tolerated losses, by number."""
@@ -195,7 +241,7 @@ class Study:
         was dominated by have been measured more often since.
         """
         until = int(self.facts.get(_FINAL_UNTIL, -1))
-        final = {trial.number for trial in self.ended() if trial.final}
+        final = {trial.number for trial in self.measured_trials() if trial.final}
         return {number: m for number, m in self.able().items() if number > until or number in final}
 
     def front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
@@ -214,11 +260,12 @@ class Study:
         if outcome.measurement is None:
             # A sampler is not to take a stopped trial for a good one.
             trial.set_constraint("stopped", 1.0)
-            self._study.tell(trial, state=TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL)
+            state = TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
+            self._keep(self._study.tell(trial, state=state))
             return
         for name, excess in self._limits.excesses(outcome.measurement.quality).items():
             trial.set_constraint(name, excess)
-        self._study.tell(trial, sought(outcome.measurement, self._objectives))
+        self._keep(self._study.tell(trial, sought(outcome.measurement, self._objectives)))
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:

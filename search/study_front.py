@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +30,7 @@ def study_front(config: StudyConfig, study: Study) -> Front:
     contenders = study.contenders()
     members = study.front(contenders)
     rows = _beside_references(
-        [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled],
+        [_row(one, (able, contenders, members), config.price_per_hour) for one in settled],
         settled,
         tuned_baseline([one for one in settled if one.number in contenders]),
     )
@@ -46,6 +46,7 @@ def study_front(config: StudyConfig, study: Study) -> Front:
         objectives=tuple(config.objectives),
         hypervolume=hypervolume(unit_objectives(p95, throughput, loss, config.quality.max_loss)),
         minutes=facts.get("search_seconds", 0.0) / 60,
+        final_seconds=study.final_seconds,
         resolution=facts.get("resolution"),
         machine=facts.get("machine", ""),
         rate_rps=_median([m.latency.rate_rps for m in measured.values()]),
@@ -92,7 +93,9 @@ def _median(numbers: Sequence[float]) -> float | None:
     return float(np.median(numbers)) if numbers else None
 
 
-def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -> Row:
+def _row(one: EndedTrial, standing: tuple[Container[int], Container[int], Container[int]], price: float | None) -> Row:
+    """`standing` are the trials that keep the limits, those that may be on the front, and those that are."""
+    able, contenders, members = standing
     outcome = one.outcome
     found = {**vars(outcome), **({} if outcome.artifact is None else vars(outcome.artifact))}
     found["seconds"] = {stage: outcome.seconds.get(stage) for stage in _STAGES}
@@ -102,16 +105,18 @@ def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -
         candidate=one.candidate.id,
         weights=one.candidate.weights.id,
         variant=one.candidate.variant_id,
-        on_front=on_front,
-        feasible=feasible,
+        on_front=one.number in members,
+        feasible=one.number in able,
         origin=one.candidate.weights.origin,
         knobs=one.candidate.knobs(),
+        suggested=one.knobs,
         minutes=one.minutes,
     )
-    return row if outcome.measurement is None else _point(row, outcome.measurement, one.final, price)
+    passed_over = row.feasible and one.number not in contenders
+    return row if outcome.measurement is None else _point(row, outcome.measurement, one.final, passed_over, price)
 
 
-def _point(row: Row, m: Measurement, final: bool, price: float | None) -> Point:
+def _point(row: Row, m: Measurement, final: bool, passed_over: bool, price: float | None) -> Point:
     numbers, ours, rate = numbers_of(m), m.latency.candidate, m.throughput.rps
     latency = PointLatency(
         p50=ours.p50_ms,
@@ -125,6 +130,7 @@ def _point(row: Row, m: Measurement, final: bool, price: float | None) -> Point:
         "quality": PointQuality(**fields_in(PointQuality, numbers)),
         "latency_ms": latency,
         "final": final,
+        "passed_over": passed_over,
         "money_per_million": money_per_million(rate, price) if price and rate else None,
         "warnings": tuple(interference_warnings(m.latency)),
     }

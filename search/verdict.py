@@ -11,7 +11,7 @@ from objectives.measurement.interference import BUSY
 from objectives.records import Interval, Latency
 from search.explore.reference_points import QUANTIZED
 from search.format import count, metric_name, milliseconds, percent, ranged, rate, span, times
-from search.front import indistinguishable, unit_objectives
+from search.front import indistinguishable, largest_box
 from search.results import Confirmation, Front, Point, TunedRatios
 
 FEW_TRIALS = 20
@@ -107,12 +107,8 @@ def helps(point: Point) -> bool:
 
 def best_compromise(points: Sequence[Point], max_loss: float) -> Point:
     """The point that alone dominates most of the objectives' cube; where none dominates any, the lowest p95."""
-
-    def worth(point: Point) -> tuple[float, float]:
-        box = unit_objectives(point.p95_ratio, point.throughput_ratio, point.quality.loss, max_loss)
-        return float(box.prod()), -point.p95_ratio
-
-    return max(points, key=worth)
+    p95, throughput = [point.p95_ratio for point in points], [point.throughput_ratio for point in points]
+    return points[largest_box(p95, throughput, [point.quality.loss for point in points], max_loss)]
 
 
 def subject(front: Front) -> Point | None:

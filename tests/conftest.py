@@ -188,6 +188,7 @@ def build_document(trials: int = 60, seed: int = 3) -> dict[str, Any]:
                 "seconds": {"fit": 21.0, "export": 1.2, "judge": 0.4, "time": 3.0},
                 "reused": ["fit"] if trial % 3 else [],
                 "knobs": knobs,
+                "final": True,
                 **(numbers if ending[0] == "complete" else copy.deepcopy(NOT_MEASURED)),
             }
         )

@@ -15,6 +15,7 @@ from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
 from objectives.measure.deployment import kept_open, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
+from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.pace import ServiceTimer
@@ -33,6 +34,8 @@ _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
 _RESTED_SECONDS = 0.5
+# Share of a core that other processes may take without a repetition, besides the margin of every block.
+_CALM = 0.02
 
 
 class Observed:
@@ -72,7 +75,11 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
         timer = ServiceTimer(beside, requests)
         looks = [timer()]
         rate_rps = 1000 * request.share / looks[0]
-        curve = measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps)
+
+        def run() -> ServiceCurve:
+            return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps)
+
+        curve = least_disturbed(run, _CALM, InterferenceMonitor)
         beside.settle()
         timer.restart()
         looks.append(timer())

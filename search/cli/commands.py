@@ -225,12 +225,9 @@ def front(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    from search.results import front_json
-
     console, session = _console(options), _existing(options)
     found, folder = session.level(console), session.home.reports(session.config.name)
     front, picture = folder / "front.json", folder / "front.png"
-    front.write_text(json.dumps(front_json(found), indent=1) + "\n")
     files = [folder / "report.html", front]
     if options.png:
         from search.report.report import write_png

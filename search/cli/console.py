@@ -9,9 +9,10 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from objectives.records import Measurement
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
-from search.results import Front, Point
+from search.results import Front
 from search.trials import EndedTrial
 from spaces.serialization import to_plain
 
@@ -81,11 +82,11 @@ class SearchBar:
             left = max(0, self._seconds - elapsed)
             self._bar.update(self._task, completed=elapsed, description=self.best or "searching", left=f"{left:.0f} s")
 
-    def told(self, told: EndedTrial, hypervolume: float, best: Point | None, counts: str, spent: float) -> None:
+    def told(self, told: EndedTrial, hypervolume: float, best: Measurement | None, counts: str, spent: float) -> None:
         """Report a trial that ended; `counts` says how far the candidates came."""
         self.best = f"{counts}, hypervolume {hypervolume:.3f}"
         if best is not None:
-            self.best += f", best {best.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
+            self.best += f", best {best.latency.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 

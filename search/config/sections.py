@@ -131,7 +131,7 @@ class BudgetConfig(Section):
     baseline and reference points aside; None: as many as fit."""
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
-    final_share: float = Field(default=0.4, ge=0, lt=1, description="a number from 0 to below 1")
+    final_share: float = Field(default=0.3, ge=0, lt=1, description="a number from 0 to below 1")
     trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
 
 
@@ -174,6 +174,7 @@ class StudyConfig(Section):
     )
     space: SpaceConfig = SpaceConfig()
     sampler: SamplerName = Field(default="auto", description=f"one of {', '.join(get_args(SamplerName))}")
+    start_from: Listed[str] = Field(default=(), description="names of studies, or files with candidates")
     training: TrainingConfig = TrainingConfig()
     price_per_hour: float | None = Field(
         default=None, gt=0, description="the price of the machine for an hour, above 0, or null"

@@ -22,7 +22,7 @@ from search.config.yaml_reader import dotted, nearest, plain, replaced, show, va
 from search.errors import ConfigError
 
 # Sections that a resumed study may have changed: duration and place of the search, not its subject.
-FREE_SECTIONS = ("sampler", "budget", "workers", "tracking_uri", "storage")
+FREE_SECTIONS = ("sampler", "start_from", "budget", "workers", "tracking_uri", "storage")
 
 _PRESETS = resources.files("search.config").joinpath("presets")
 _TEMPLATE = "template.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from search.workers.processes import call
 from spaces.candidate import Candidate
 from spaces.serialization import digest, from_plain, to_plain
 
-# The candidate whose curve is measured first.
+# The candidate whose curve is measured first, and so many times, since every ratio is to it.
 BASELINE = Candidate()
+_TIMES = 5
 
 
 class CostModel:
@@ -50,20 +52,36 @@ class CostModel:
         """Return the parts of a candidate whose service curves are to be measured, after the baseline's own."""
         return tuple(part for part in curve_parts(candidate.placement) if _key(candidate, part) not in self._curves)
 
+    def measure_baseline(self, pairs: PairedComparison) -> None:
+        """Measure the baseline's own curve, where it is not known: of several, the one whose p95 is in the middle.
+
+        Raises:
+            JobError: it cannot be measured.
+        """
+        for part in self.missing(BASELINE):
+            found = [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
+            found.sort(key=lambda one: self._load_of(self._target_of(BASELINE, [one.curve])).baseline.p95_ms)
+            self.learn(BASELINE, part, found[_TIMES // 2])
+
     def simulated(self, candidate: Candidate, pairs: PairedComparison) -> SimulatedRatios:
         """Return the simulated ratios of a candidate, whose curves are measured now where they are missing.
 
         Raises:
             ValueError: it cannot be built, run or simulated.
         """
-        limit, say = self._jobs.config.workers.job_seconds, pairs.console.say
         try:
             artifact = pairs.built(candidate)
             for part in self.missing(candidate):
-                self.learn(candidate, part, call(pairs.meter, self.request(artifact, candidate, part), limit, say))
+                self.learn(candidate, part, self._measured(candidate, artifact, part, pairs))
         except JobError as error:
             raise ValueError(str(error)) from error
         return self.ratios(candidate)
+
+    def _measured(
+        self, candidate: Candidate, artifact: Artifact, part: CurvePart, pairs: PairedComparison
+    ) -> ServiceCurveResponse:
+        limit = self._jobs.config.workers.job_seconds
+        return call(pairs.meter, self.request(artifact, candidate, part), limit, pairs.console.say)
 
     def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
         """Return the request for a curve; the model file may be of untrained weights."""
@@ -101,14 +119,20 @@ class CostModel:
         self._curves[key] = measured.curve
 
     def _target(self, candidate: Candidate) -> VirtualTarget:
+        curves = [self._curves[_key(candidate, part)] for part in curve_parts(candidate.placement)]
+        return self._target_of(candidate, curves)
+
+    def _target_of(self, candidate: Candidate, curves: Sequence[ServiceCurve]) -> VirtualTarget:
         placement, seed = candidate.placement, self._jobs.config.seed
-        curves = [self._curves[_key(candidate, part)] for part in curve_parts(placement)]
         outstanding = saturating(placement, self._requests)
         return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding)
 
     @cached_property
     def _load(self) -> SimulatedLoad:
-        return SimulatedLoad.of(self._target(BASELINE), self._requests, self._jobs.load, self._jobs.config.seed)
+        return self._load_of(self._target(BASELINE))
+
+    def _load_of(self, baseline: VirtualTarget) -> SimulatedLoad:
+        return SimulatedLoad.of(baseline, self._requests, self._jobs.load, self._jobs.config.seed)
 
     @cached_property
     def _requests(self) -> list[Request]:

@@ -48,7 +48,7 @@ class FinalBenchmark:
         """Return the seconds of the budget to keep for it, by the trials so far: those of all visits, or of as many as
         fit into its share of the budget, at least one."""
         budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
-        measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.ended() if trial.measurement]
+        measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.measured_trials()]
         visit = fmean(measured) if measured else _VISIT_SECONDS
         groups = -(-points // _TOGETHER)
         seconds = visit * (_BASELINE_SHARE * groups + (1 - _BASELINE_SHARE) * points)
@@ -77,7 +77,7 @@ class FinalBenchmark:
             self._note(folder)
             study.note(search_seconds=spent_seconds + time.monotonic() - start)
             longest = max(longest, time.monotonic() - begun)
-        study.end_final()
+        study.end_final(time.monotonic() - start)
 
     @property
     def _visits(self) -> int:
@@ -101,9 +101,9 @@ class FinalBenchmark:
         """Replace the points' numbers by those of the visits so far, each with the variance between the visits of the
         others; one that has none, since it refused too many requests in a visit, keeps none."""
         study, found = self.session.study, {}
-        for trial in study.ended():
+        for trial in study.measured_trials():
             path = self.session.home.root / self._recording(trial, folder)
-            if trial.measurement is not None and path.exists():
+            if path.exists():
                 found[trial.number] = trial, read_recording(path)
         timed = {number: _numbers(recording) for number, (_, recording) in found.items()}
         for number, (trial, recording) in found.items():
@@ -134,14 +134,10 @@ class FinalBenchmark:
 def participants(study: Study) -> list[EndedTrial]:
     """Return the trials of the front, the baseline, the reference points and the best placement of the baseline's own
     model, by number."""
-    contenders, trials = study.contenders(), study.ended()
+    contenders, trials = study.contenders(), study.measured_trials()
     tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])
     numbers = {*study.front(contenders), 0, tuned}
-    return [
-        trial
-        for trial in trials
-        if trial.measurement is not None and (trial.number in numbers or trial.reference is not None)
-    ]
+    return [trial for trial in trials if trial.number in numbers or trial.reference is not None]
 
 
 def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial]]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from objectives.records import Measurement
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console, SearchBar
 from search.config.defaults import space_for
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
-from search.errors import ConfigError, JobError
-from search.explore.cost_model import BASELINE, CostModel
+from search.errors import ConfigError
+from search.explore.cost_model import CostModel
 from search.explore.estimate import observed, stages_reached, trials_in
 from search.explore.explorer import Explorer
 from search.explore.final_benchmark import FinalBenchmark
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
+from search.explore.warm_start import starting_points
+from search.format import count
+from search.front import hypervolume, largest_box, unit_objectives
 from search.home import Home
 from search.locking import locked, stoppable
 from search.report.profile import user_once
@@ -23,7 +29,6 @@ from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
 from search.study import Study
 from search.trials import EndedTrial
-from search.verdict import best_compromise
 from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker, call, open_workers
@@ -65,8 +70,8 @@ def search(session: Session, console: Console) -> None:
         console.say(f"The budget is spent ({spent / 60:.1f} minutes, {ended} trials); --minutes or --trials give more.")
         return
     cores = cores_allowed()
-    count = config.workers.builders or min(cores, 4)
-    with open_workers(home.logs(config.name), count) as workers:
+    builders = config.workers.builders or min(cores, 4)
+    with open_workers(home.logs(config.name), builders) as workers:
         meter = workers.meter
         prepared = prepare(session, workers.builder, console)
         check_slices(config.quality.slices, prepared.parts)
@@ -75,16 +80,13 @@ def search(session: Session, console: Console) -> None:
         if config.space.focus > 0:
             space = focused(space, profiled(study, jobs, meter, console), prepared.structure, console)
         _same_choices(study, space, config.name)
-        threads = max(1, cores // count)
+        threads = max(1, cores // builders)
 
         def explorer(bar: SearchBar) -> Explorer:
             def record(told: EndedTrial) -> None:
                 session.ledger.record(told)
-                found = session.front()
-                able = [point for point in found.points if point.feasible and point.trial != 0]
-                best = best_compromise(able, config.quality.max_loss) if able else None
                 counts = stages_reached([ended.outcome for ended in study.ended()])
-                bar.told(told, found.hypervolume, best, counts, 60 * (told.minutes or 0.0))
+                bar.told(told, *_progress(study, config.quality.max_loss), counts, 60 * (told.minutes or 0.0))
 
             own = workers.builders, meter, threads
             return Explorer(jobs, costs, space, study, *own, record, bar.tick, final.reserve)
@@ -95,9 +97,9 @@ def search(session: Session, console: Console) -> None:
             console.say("dry run: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
                 first = run_first_trials(study, lambda trials: explorer(bar).run(float("inf"), trials, 0.0))
-            report_first_trials(config, study, first, console, count)
+            report_first_trials(config, study, first, console, builders)
         elif (seen := observed([ended.outcome for ended in study.ended() if ended.number > 0])) is not None:
-            left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
+            left = trials_in(budget - spent, seen.stages, builders, seen.stopped_interval)
             console.say(
                 f"so far {seen.stopped:.0%} of the trials were stopped early: the time left holds {left.sentence}"
             )
@@ -110,6 +112,16 @@ def search(session: Session, console: Console) -> None:
         final.run(budget - spent, spent)
 
 
+def _progress(study: Study, max_loss: float) -> tuple[float, Measurement | None]:
+    """Return the hypervolume so far, and the best compromise."""
+    able = [m for number, m in study.contenders().items() if number != 0]
+    if not able:
+        return 0.0, None
+    p95, throughput = [m.latency.p95_ratio for m in able], [m.throughput.ratio for m in able]
+    ratios = p95, throughput, [m.quality.loss for m in able]
+    return hypervolume(unit_objectives(*ratios, max_loss)), able[largest_box(*ratios, max_loss)]
+
+
 def _enqueue(study: Study, space: SearchSpace, costs: CostModel, pairs: PairedComparison) -> None:
     """Enqueue the first trials: the baseline, the reference points, and the starting points of the search.
 
@@ -117,10 +129,7 @@ def _enqueue(study: Study, space: SearchSpace, costs: CostModel, pairs: PairedCo
         JobError: the baseline's service curve cannot be measured.
     """
     new, prepared = not begun(study), pairs.jobs.prepared
-    try:
-        costs.simulated(BASELINE, pairs)
-    except ValueError as error:
-        raise JobError(f"the baseline's service time could not be measured: {error}") from error
+    costs.measure_baseline(pairs)
     first, *starts = space.starts()
     if new:
         study.enqueue(first)
@@ -129,8 +138,23 @@ def _enqueue(study: Study, space: SearchSpace, costs: CostModel, pairs: PairedCo
         tuned = tuned_placement(space.placement, lambda tried: costs.simulated(Candidate(placement=tried), pairs))
         for name, candidate in references_of(prepared, space.precision, tuned).items():
             study.enqueue_reference(name, candidate)
+    _enqueue_others(study, space, pairs)
     for start in starts if new else ():
         study.enqueue(start)
+
+
+def _enqueue_others(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
+    """Enqueue the points of other fronts, once each; ConfigError where one cannot be read."""
+    config, home = pairs.jobs.config, Home(Path(pairs.jobs.task.home))
+    done = list(study.facts.get("started_from", []))
+    for source in config.start_from:
+        if source not in done:
+            points = starting_points(source, home, space, config.seed)
+            for point in points:
+                study.enqueue(point)
+            done.append(source)
+            study.note(started_from=done)
+            pairs.console.say(f"start: {count(len(points), 'point')} of {source}")
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:

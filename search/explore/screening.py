@@ -72,8 +72,7 @@ class Screening:
         every stage."""
         if running.number == 0 or running.reference is not None:
             return False
-        candidates = (t for t in self.study.ended() if t.number > 0 and t.reference is None)
-        return any(candidate.measurement is not None for candidate in candidates)
+        return any(trial.number > 0 and trial.reference is None for trial in self.study.measured_trials())
 
     def rejects(self, running: RunningTrial) -> str | None:
         """Return the reason why an evaluated trial is not benchmarked, None where it is: it loses or is dominated; the
@@ -102,7 +101,7 @@ class Screening:
         """Return the measured trials that are no reference points."""
         return {
             trial.number: (trial.candidate, measured)
-            for trial in self.study.ended()
+            for trial in self.study.measured_trials()
             if trial.reference is None and (measured := trial.measurement) is not None
         }
 
@@ -117,7 +116,7 @@ class Screening:
             return None
         if (simulated := simulated_values(running.simulated, objectives)) is None:
             return None
-        expected = list(simulated * correction(self.study.ended(), objectives))
+        expected = list(simulated * correction(self.study.measured_trials(), objectives))
         if running.candidate.keeps_model:
             # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
@@ -138,5 +137,5 @@ class Screening:
 
     def _of_kept_model(self) -> dict[int, Measurement]:
         """Return the measurements of the baseline's own model, by trial."""
-        kept = (trial for trial in self.study.ended() if trial.candidate.keeps_model)
+        kept = (trial for trial in self.study.measured_trials() if trial.candidate.keeps_model)
         return {trial.number: m for trial in kept if (m := trial.measurement) is not None}

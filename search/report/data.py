@@ -103,10 +103,10 @@ def hypervolume_curves(front: Front) -> tuple[Curve, Curve]:
 
 
 def _curve(ends: Sequence[tuple[float, Row]], max_loss: float) -> Curve:
-    """Return the hypervolume over x; a row that is infeasible or was not measured adds nothing."""
+    """Return the hypervolume over x; a row that cannot be on the front or was not measured adds nothing."""
     points = np.zeros((len(ends), 3))
     for place, (_, row) in enumerate(ends):
-        if isinstance(row, Point) and row.feasible:
+        if isinstance(row, Point) and row.feasible and not row.passed_over:
             points[place] = unit_objectives(row.p95_ratio, row.throughput_ratio, row.quality.loss, max_loss)[0]
     order = sorted(range(len(ends)), key=lambda place: ends[place][0])
     return Curve(tuple(ends[place][0] for place in order), tuple(hypervolume_over_time(points, order).tolist()))

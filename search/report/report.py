@@ -18,6 +18,13 @@ from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, c
 from search.report.axes import Parallel, parallel
 from search.report.columns import ENDING_COLUMNS, FRONT_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
+from search.report.effort import (
+    effort_figure,
+    seconds_by_stage,
+    simulation_figure,
+    simulation_sentence,
+    simulations,
+)
 from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
 from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
 from search.report.render import render
@@ -103,12 +110,13 @@ def write_report(front: Front, path: Path) -> None:
         knobs_pixels=AXIS_PIXELS * len(knobs.axes),
         endings=endings(front),
         ending_columns=ENDING_COLUMNS,
+        simulations=[simulation_sentence(simulation) for simulation in simulations(front)],
         left_alone_columns=LEFT_ALONE_COLUMNS,
     )
 
 
 def _study_figures(front: Front, knobs: Parallel) -> dict[str, go.Figure]:
-    """Figures by name; `knobs` and `ablation` are left out where there is nothing to compare."""
+    """Figures by name; `knobs`, `effort`, `simulation` and `ablation` are left out where there is nothing to show."""
     by_trial, by_minutes = hypervolume_curves(front)
     figures = {
         "front": front_figure(front),
@@ -118,6 +126,10 @@ def _study_figures(front: Front, knobs: Parallel) -> dict[str, go.Figure]:
     # Lines need two trials and an upright or two to run between.
     if len(knobs.trials) > 1:
         figures["knobs"] = parallel_figure(knobs)
+    if seconds_by_stage(front):
+        figures["effort"] = go.Figure(effort_figure(front))
+    if found := simulations(front):
+        figures["simulation"] = go.Figure(simulation_figure(found))
     if front.ablation and dots(front.ablation):
         figures["ablation"] = go.Figure(ablation_figure(front.ablation))
     return figures

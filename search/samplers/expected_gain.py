@@ -7,6 +7,7 @@ often, other widths less often, and new weights rarely, as far as each pays.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +39,15 @@ _TRIES = 2000
 class Evidence:
     """Evidence of a study that a proposal is made from.
 
-    ended: trials of the study
+    ended: trials of the study, at least the last ones and all that were measured
+    known: candidates of all trials that told something
     pending: candidates of trials that are under way
     front: numbers of the trials on the front
     """
 
     space: SearchSpace
     ended: Sequence[EndedTrial]
+    known: AbstractSet[Candidate]
     pending: Sequence[Candidate]
     front: Collection[int]
 
@@ -116,7 +119,6 @@ def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
     candidate, the pool is one that is known.
     """
     space, members = evidence.space, [t.knobs for t in evidence.ended if t.number in evidence.front and t.knobs]
-    taken = {t.candidate for t in evidence.ended if t.outcome.informative}.union(evidence.pending)
     pool: dict[Candidate, Drawn] = {}
     for turn in range(_TRIES):
         if len(pool) >= _RANDOM + (_NEIGHBOURS if members else 0):
@@ -128,6 +130,6 @@ def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
             if random.random() < 0.5:
                 near = space.weights_knobs(near)
             drawn = draw(space, random, near, _CHANGES[turn % len(_CHANGES)])
-        if drawn.candidate not in taken:
+        if drawn.candidate not in evidence.known and drawn.candidate not in evidence.pending:
             pool.setdefault(drawn.candidate, drawn)
     return [*pool.values()] or [draw(space, random)]

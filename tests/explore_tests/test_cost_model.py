@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from objectives.jobs.requests import ServiceCurveResponse
 from objectives.measurement.arrivals import Traffic
+from search.explore import cost_model as module
 from search.explore.cost_model import CostModel
 from search.workers.meter_jobs import MeterJobs, curve_parts
 from spaces.candidate import Candidate
@@ -71,6 +73,21 @@ def test_ratios_are_those_of_the_curves(jobs: MeterJobs, tmp_path: Path) -> None
     assert found.p95_ratio is not None and found.p95_ratio < 0.5, "it waits less besides"
     same = model.ratios(Candidate())
     assert (same.service_p50_ratio, same.p95_ratio, same.throughput_ratio) == (1.0, 1.0, 1.0)
+
+
+def test_the_baseline_is_measured_several_times_and_the_middle_one_is_kept(
+    jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost_model(jobs, tmp_path)
+    times = iter([1.1, 9.0, 1.0, 0.9, 1.3])
+    monkeypatch.setattr(module, "call", lambda *asked: ServiceCurveResponse(curve(time := next(times)), 3.0 * time))
+    model = CostModel(jobs, tmp_path / "others.jsonl")
+    pairs: Any = SimpleNamespace(meter=None, console=SimpleNamespace(say=None))
+    for _ in range(2):
+        model.measure_baseline(pairs)
+    (part,) = curve_parts(Placement())
+    artifact, baseline = jobs.baseline
+    assert model.request(artifact, baseline, part).reference_ms == pytest.approx(3.3), "that of 1.1 times"
 
 
 def test_a_size_without_a_time_is_not_simulated(jobs: MeterJobs, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_the_reserve_is_what_it_takes_up_to_its_share(
     """Four points in one group: three visits of 2 s x (0.6 + 4 x 0.4)."""
     final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path)
     assert final.reserve() == pytest.approx(3 * 2 * (0.6 + 4 * 0.4))
-    for minutes, visits in ((0.42, 2), (0.1, 1)):  # 10 s hold two visits; one is left in any case
+    for minutes, visits in ((0.55, 2), (0.1, 1)):  # 10 s hold two visits; one is left in any case
         budget = parts["config"].budget.model_copy(update={"minutes": minutes})
         final.session.config = parts["config"].model_copy(update={"budget": budget})  # type: ignore[misc]
         assert final.reserve() == pytest.approx(visits * 2 * (0.6 + 4 * 0.4))

@@ -180,9 +180,9 @@ def test_the_file_stands_alone(front_document: Document, tmp_path: Path) -> None
         assert tag not in {"link", "iframe", "object", "embed", "base", "img"}
     assert "://" not in text.replace("http://www.w3.org", "")
     assert "@import" not in text and "url(" not in text
-    assert text.count("Plotly.newPlot(") == 4
+    assert text.count("Plotly.newPlot(") == 5
     # plotly 7 offers to upload the chart unless it is told not to.
-    assert text.count('"showSendToCloud": false') == 4
+    assert text.count('"showSendToCloud": false') == 5
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.html"]
 
 
@@ -257,7 +257,7 @@ def test_every_text_is_escaped(front_document: Document, tmp_path: Path) -> None
         row["quality"]["metric"] = MALICE
     text, tags = read(front_document, tmp_path)
     assert "<img" not in text and "alert('x')</script>" not in text
-    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 4
+    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 5
     assert MALICE in " ".join(tags.text)
 
 
@@ -383,7 +383,7 @@ def test_a_report_says_what_helped_and_who_pays(front_document: Document, choose
     front_document["chosen"]["confirmed"]["slices"] = slices
     text, tags = read(front_document, tmp_path)
     said = " ".join(tags.text)
-    assert text.count("Plotly.newPlot(") == 5
+    assert text.count("Plotly.newPlot(") == 6
     assert all(part["verdict"] in said and part["label"] in said for part in ablated["techniques"])
     assert ablated["control"]["sentence"] in said and "not measured: it broke" in said
     assert "Who pays" in said and "0.10% to 2.30%" in said
@@ -400,7 +400,7 @@ def test_an_ablation_without_a_number_has_no_figure(front_document: Document, tm
     for part in ablated["techniques"]:
         part |= {"without": None, "alone": None}
     text, tags = read(front_document | {"ablation": ablated | {"control": None}}, tmp_path)
-    assert text.count("Plotly.newPlot(") == 4
+    assert text.count("Plotly.newPlot(") == 5
     assert tags.text.count("not measured yet") == 8
 
 
@@ -415,7 +415,7 @@ def test_what_an_ablation_names_is_escaped(front_document: Document, tmp_path: P
                                     | dict.fromkeys(("value", "baseline", "loss", "loss_interval"))]  # fmt: skip
     text, tags = read(front_document | {"ablation": ablated}, tmp_path)
     assert "<img" not in text and "alert('x')</script>" not in text
-    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 5
+    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 6
 
 
 def test_slices_are_those_of_test_once_chosen(front_document: Document, choose_trial: Any) -> None:

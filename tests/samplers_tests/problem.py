@@ -92,7 +92,7 @@ class Problem:
             self.trained.add(candidate.weights.id)
             if lost > LIMITS.max_loss:
                 outcome = replace(
-                    outcome, state="stopped", reason="lossy", measurement=None, quality=outcome.measurement.quality,
+                    outcome, state="stopped", reason="lossy", measurement=None, quality=outcome.evaluated,
                     seconds=spent, simulated=simulated,
                 )  # fmt: skip
             else:
@@ -108,5 +108,5 @@ class Problem:
 
 
 def hypervolume_of(measured: list[Measurement]) -> float:
-    rows = [(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in measured]
-    return hypervolume(unit_objectives(*np.transpose(rows), LIMITS.max_loss))
+    p95, throughput = [m.latency.p95_ratio for m in measured], [m.throughput.ratio for m in measured]
+    return hypervolume(unit_objectives(p95, throughput, [m.quality.loss for m in measured], LIMITS.max_loss))

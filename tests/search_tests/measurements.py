@@ -16,7 +16,7 @@ from spaces.weights import WeightsSpace
 
 def in_memory() -> Any:
     """A storage of studies without a database; `test_study.py` has those that are reopened."""
-    return InMemoryStorage()  # type: ignore[no-untyped-call]
+    return InMemoryStorage()
 
 
 def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:

@@ -31,7 +31,7 @@ from search.cli.console import Console
 from search.config.defaults import space_for
 from search.config.study_file import load
 from search.errors import JobError
-from search.explore.cost_model import BASELINE, CostModel
+from search.explore.cost_model import CostModel
 from search.explore.run import profiled
 from search.home import Home
 from search.locking import locked
@@ -253,7 +253,7 @@ def closed_loop(pairs: PairedComparison, side: Side) -> str:
         for _ in range(_LOOKS):
             with TemporaryDirectory() as folder:
                 costs = CostModel(pairs.jobs, Path(folder, "curves.jsonl"))
-                costs.simulated(BASELINE, pairs)
+                costs.measure_baseline(pairs)
                 looks.append(costs.simulated(side[1], pairs))
     except ValueError as error:
         return f"not simulated: {error}"

@@ -1,0 +1,52 @@
+"""Warm start: the points of another study's front, or given candidates, as far as this study's space offers them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from search.errors import ConfigError
+from search.home import Home
+from search.samplers.drawn import draw
+from spaces.domains import Scalar
+from spaces.search_space import SearchSpace
+
+Knobs = Mapping[str, Scalar]
+_WHAT = "must be a study of this home, its front.json, or a JSON file with a list of mappings from knob to value"
+
+
+def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> list[dict[str, Scalar]]:
+    """Return the knobs of the points of one source, each different.
+
+    A knob that the space does not offer, or not with that value, is drawn at random, as is one that the source lacks:
+    the other study may have been of other data, on another machine, or with other techniques.
+
+    Args:
+        source: name of a study of this home, or a file
+
+    Raises:
+        ConfigError: there is no such study or file, or it holds something else.
+    """
+    random = np.random.default_rng([seed, *source.encode()])
+    drawn = [draw(space, random, near, 0.0) for near in _read(source, home)]
+    found = {one.candidate: dict(one.knobs) for one in drawn}
+    return [*found.values()]
+
+
+def _read(source: str, home: Home) -> list[Knobs]:
+    own = home.reports(source) / "front.json"
+    path = own if own.is_file() else Path(source)
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"start_from: {source!r} {_WHAT}, but {error}") from error
+    if isinstance(data, Mapping):
+        rows = data.get("rows")
+        data = [row.get("suggested") for row in rows if row.get("on_front")] if isinstance(rows, list) else None
+    if not isinstance(data, list) or not all(isinstance(knobs, Mapping) for knobs in data):
+        raise ConfigError(f"start_from: {source!r} {_WHAT}, but {path} holds something else")
+    # The baseline and the reference points of a front were not suggested.
+    return [knobs for knobs in data if knobs]

@@ -1,0 +1,134 @@
+"""Where the time of a study went, and how well its simulations told what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from search.format import percent, times
+from search.report.axes import log_steps
+from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
+from search.results import Front
+
+# Stages by the worker that runs them, in the order of a trial.
+_STAGES = {
+    "cost": "cost: untrained export, service curve",
+    "fit": "training",
+    "export": "export",
+    "judge": "evaluation",
+    "time": "benchmarks of the search",
+}
+_FINAL = "final benchmark"
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Simulated and measured values of one ratio, (trials,) each."""
+
+    name: str
+    trials: tuple[int, ...]
+    simulated: tuple[float, ...]
+    measured: tuple[float, ...]
+
+    @property
+    def correction(self) -> float:
+        """Median ratio of measured over simulated values."""
+        return median(ours / theirs for ours, theirs in zip(self.measured, self.simulated, strict=True))
+
+    @property
+    def error(self) -> float:
+        """Median relative error of the simulated values, corrected by that ratio."""
+        pairs = zip(self.measured, self.simulated, strict=True)
+        return median(abs(math.log(ours / (self.correction * theirs))) for ours, theirs in pairs)
+
+
+def seconds_by_stage(front: Front) -> dict[str, float]:
+    """Return the seconds of the workers, by stage, over all trials; stages that took none are left out."""
+    found = {
+        words: sum(seconds for row in front.rows if (seconds := row.seconds.get(stage)) is not None)
+        for stage, words in _STAGES.items()
+    }
+    return {words: seconds for words, seconds in {**found, _FINAL: front.final_seconds}.items() if seconds > 0}
+
+
+def simulations(front: Front) -> tuple[Simulation, ...]:
+    """Return p95 and throughput ratios of the trials that were both simulated and measured."""
+    both = [(point, point.simulated) for point in front.points if point.simulated is not None]
+    values = {
+        "p95 ratio": [(point.trial, each.p95_ratio, point.p95_ratio) for point, each in both],
+        "throughput ratio": [(point.trial, each.throughput_ratio, point.throughput_ratio) for point, each in both],
+    }
+    found = []
+    for name, known in values.items():
+        pairs = [(trial, ours, theirs) for trial, ours, theirs in known if ours and theirs]
+        if pairs:
+            trials, ours, theirs = zip(*pairs, strict=True)
+            found.append(Simulation(name, trials, ours, theirs))
+    return tuple(found)
+
+
+def simulation_sentence(simulation: Simulation) -> str:
+    """Say how far simulated values were from measured ones."""
+    return (
+        f"The measured {simulation.name} was {times(simulation.correction)} the simulated one in the median; with that "
+        f"correction, half of the simulations were within {percent(simulation.error)}."
+    )
+
+
+def effort_figure(front: Front) -> Description:
+    """Describe a bar of the workers' seconds for each stage."""
+    seconds = seconds_by_stage(front)
+    names = [*seconds][::-1]
+    texts = [f"{seconds[name]:,.0f} s" for name in names]
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [seconds[name] for name in names],
+        "y": names,
+        "text": texts,
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": PALETTE[3]},
+        "hoverinfo": "skip",
+    }
+    layout = {
+        **LOOK,
+        "height": 60 + 34 * len(names),
+        "margin": {"l": 230, "r": 64, "t": 8, "b": 44},
+        "xaxis": {**GRID, "title": {"text": "seconds of the workers"}},
+        "yaxis": {"automargin": True},
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def simulation_figure(found: Sequence[Simulation]) -> Description:
+    """Describe measured over simulated ratios on logarithmic axes, with the line where both are equal."""
+    ends = [value for one in found for value in (*one.simulated, *one.measured)]
+    low, high = 0.8 * min(ends), 1.25 * max(ends)
+    line = {
+        "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "equal", "hoverinfo": "skip",
+        "line": {"color": MUTED, "dash": "dot", "width": 1.3},
+    }  # fmt: skip
+    marks = [
+        {
+            "type": "scatter", "mode": "markers", "name": one.name, "x": one.simulated, "y": one.measured,
+            "hovertext": [f"trial {trial}" for trial in one.trials], "hoverinfo": "text+x+y",
+            "marker": {"size": 10, "symbol": symbol, "color": colour, "line": {"width": 1, "color": INK}},
+        }
+        for one, symbol, colour in zip(found, ("circle", "diamond"), (PALETTE[1], PALETTE[3]), strict=False)
+    ]  # fmt: skip
+    steps = log_steps(low, high)
+    axis = {**GRID, "type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": steps,
+            "ticktext": [times(step) for step in steps], "gridcolor": FAINT}  # fmt: skip
+    layout = {
+        **LOOK,
+        "height": 420,
+        "margin": {"l": 64, "r": 16, "t": 40, "b": 56},
+        "xaxis": {**axis, "title": {"text": "simulated"}},
+        "yaxis": {**axis, "title": {"text": "measured"}},
+        "legend": LEGEND,
+        "hoverlabel": HOVER,
+    }
+    return {"data": [line, *marks], "layout": layout}

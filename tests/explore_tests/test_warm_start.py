@@ -1,0 +1,78 @@
+"""Warm starts: points of another front, and given candidates, in a space that offers some of their knobs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from search.errors import ConfigError
+from search.explore.warm_start import starting_points
+from search.home import Home
+from search.samplers.drawn import draw
+from spaces.domains import Choice
+from spaces.search_space import SearchSpace
+from spaces.techniques.quantization import PrecisionSpace
+from tests.search_tests.measurements import small_space
+
+SPACE = small_space()
+# The knobs of a pruned candidate, without those that are fixed.
+PRUNED = dict(draw(SPACE, np.random.default_rng(0), SPACE.starts()[1], 0.0).knobs)
+
+
+def written(path: Path, data: object) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+    return str(path)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def front(*points: tuple[bool, object]) -> dict[str, object]:
+    return {"rows": [{"on_front": on_front, "suggested": knobs} for on_front, knobs in points]}
+
+
+def test_the_points_of_a_front_are_candidates_of_the_space(home: Home, tmp_path: Path) -> None:
+    """Of a study of this home by name, of another one by its file; what is off the front or has no knobs is not."""
+    other = {**PRUNED, "pruning.mlp": 0.3}
+    data = front((True, {}), (True, PRUNED), (False, {**PRUNED, "pruning.mlp": 0.7}), (True, other), (True, PRUNED))
+    named = written(home.reports("other") / "front.json", data)
+    assert starting_points("other", home, SPACE, 0) == [PRUNED, other]
+    assert starting_points(named, home, SPACE, 0) == [PRUNED, other]
+
+
+def test_given_candidates_are_a_list(home: Home, tmp_path: Path) -> None:
+    source = written(tmp_path / "candidates.json", [{"weights.origin": "pruned", "pruning.mlp": 0.3}])
+    (found,) = starting_points(source, home, SPACE, 0)
+    assert (found["weights.origin"], found["pruning.mlp"]) == ("pruned", 0.3)
+    assert set(found) == set(PRUNED), "what was not given is drawn"
+    assert starting_points(source, home, SPACE, 0) == [found], "by the seed"
+
+
+def test_a_knob_that_is_not_offered_is_drawn(home: Home, tmp_path: Path) -> None:
+    only = SearchSpace(SPACE.weights, PrecisionSpace({"mlp": Choice(("fp32",))}), SPACE.placement)
+    given = {**PRUNED, "pruning.mlp": 0.99, "precision.mlp": "int4", "gone": 3}
+    (found,) = starting_points(written(tmp_path / "c.json", [given]), home, only, 0)
+    assert 0.25 <= float(found["pruning.mlp"]) <= 0.75 and "gone" not in found
+    assert found["placement.layout"] == PRUNED["placement.layout"]
+    narrow = replace(SPACE, placement=replace(SPACE.placement, layout=Choice(("1xauto",))))
+    (found,) = starting_points(written(tmp_path / "d.json", [PRUNED]), home, narrow, 0)
+    assert found["pruning.mlp"] == PRUNED["pruning.mlp"]
+
+
+@pytest.mark.parametrize("data", [3, {"rows": 1}, [1], {"rows": [{"on_front": True, "suggested": 4}]}])
+def test_something_else_is_refused_in_one_line(home: Home, tmp_path: Path, data: object) -> None:
+    source = written(tmp_path / "c.json", data)
+    with pytest.raises(ConfigError, match=r"^start_from: .*holds something else$"):
+        starting_points(source, home, SPACE, 0)
+
+
+def test_a_source_that_is_not_there_is_refused_in_one_line(home: Home) -> None:
+    with pytest.raises(ConfigError, match=r"^start_from: 'nobody' must be a study of this home, .*No such file"):
+        starting_points("nobody", home, SPACE, 0)
