@@ -3,6 +3,7 @@
     python tests/benchmarks/paired.py same      # A/A: a deployment against itself, two kinds of request
     python tests/benchmarks/paired.py planted   # one that takes twice as long, and one that takes a tenth longer
     python tests/benchmarks/paired.py hour      # one student 20 times, with other work in between
+    python tests/benchmarks/paired.py together  # A/A of two beside one baseline and a student, as in a final benchmark
 
 Options: --runs N, --folder DIR (raw timings; runs that are there are not run again), --burn (another process burns a
 core a quarter of the time).
@@ -27,12 +28,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure.benchmark import measure_visit
-from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.held_out_rows import write_requests
+from objectives.jobs.requests import VisitRequest
+from objectives.measure.benchmark import measure_visit, visit_together
+from objectives.measure.deployment import Deployment, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
-from objectives.records import Latency, Throughput
+from objectives.records import Artifact, Latency, Throughput
 from objectives.serving.engines import open_engine
 from objectives.serving.pool import Pool
 from objectives.serving.split_engine import Engine
@@ -99,6 +102,44 @@ def _visit(pair: Pair, requests: Requests, window: Window, seed: int, number: in
             warm_up(pool.submit, requests, placement)
         ours, theirs = [load_target(pool, placement, requests) for pool in (one, other)][::turn]
         return measure_visit((ours, theirs), requests, pair.load, window, seed + number)[0]
+
+
+def together(models: Mapping[str, Path], baseline: Path, options: argparse.Namespace) -> dict[str, list[Recording]]:
+    """Measure several models beside one baseline, as the final benchmark does, through the meter's own job."""
+    holdout = options.folder / "holdout"
+    holdout.mkdir(exist_ok=True)
+    write_requests(lognormal_requests(300, seed=1, median=200), holdout)
+    deployments = [_deployment(model) for model in models.values()]
+    found: dict[str, list[Recording]] = {name: [] for name in models}
+    for number in range(options.runs or 15):
+        paths = [
+            options.folder / f"together-{number}" / f"{name.replace(' ', '-').replace('/', '')}.npz" for name in models
+        ]
+        start = time.monotonic()
+        for visit in range(0 if paths[0].exists() else NEAR.visits):
+            recordings = tuple(map(str, paths))
+            visit_together(
+                VisitRequest(
+                    str(holdout),
+                    tuple(deployments),
+                    _deployment(baseline),
+                    LOAD,
+                    NEAR,
+                    1000 * number,
+                    visit,
+                    recordings,
+                )
+            )
+        for name, path in zip(models, paths, strict=True):
+            found[name].append(read_recording(path))
+            print(f"{name} {number:>2}: {_line(*found[name][-1].summarize())}", flush=True)
+        print(f"in {time.monotonic() - start:.0f} s", flush=True)
+    return found
+
+
+def _deployment(model: Path) -> Deployment:
+    artifact = Artifact(model.parent.name, model.name, {}, model.stat().st_size, 0.0)
+    return Deployment(artifact, str(model), Placement(), "fp32")
 
 
 @contextlib.contextmanager
@@ -195,7 +236,7 @@ def table(name: str, recordings: Sequence[Recording], truth: Sequence[float] | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["same", "planted", "hour"])
+    parser.add_argument("what", choices=["same", "planted", "hour", "together"])
     parser.add_argument("--runs", type=int)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--burn", action="store_true")
@@ -219,6 +260,11 @@ def main() -> None:
         pause = partial(max, 1.0)(60 * options.minutes / runs - 30)
         found = run("hour", Pair(student, 0.0, model), 200, NEAR, options, runs, pause)
         table(f"a student, over {options.minutes:g} minutes", found, None)
+    if options.what == "together":
+        student = write_model(options.folder / "student", STUDENT)
+        models = {"A/A one": model, "A/A other": model, "student": student}
+        for name, recordings in together(models, model, options).items():
+            table(f"{name}, together", recordings, None if name == "student" else [1.0] * 4)
     print(f"raw timings: {options.folder}")
 
 
