@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -298,8 +297,6 @@ def serve(options: argparse.Namespace) -> int:
     from objectives.serving.http.server import serve as serve_bundle
 
     folder = _bundle_folder(options)
-    if options.name is not None and not re.fullmatch(r"[\w.-]+", options.name, re.ASCII):
-        raise InputError(f"--name: must be letters, digits, '.', '_' or '-', but got {options.name!r}")
     limits = Limits(
         body_bytes=options.max_body_mb * MEBIBYTE,
         rows=options.max_rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.serve_tests.process import ROOT, SOON, serving, wait_until
 
 REQUEST = draw_request(3)
 PLAIN = oracle.json_request(REQUEST)
+# Packages of the extra `study`, which a server does without.
+STUDY = ("torch", "onnx", "onnx_ir", "optuna", "mlflow", "plotly", "pydantic", "rich", "scipy", "sklearn", "pandas")
 
 
 def post(url: str) -> httpx.Response:
@@ -76,6 +79,7 @@ def test_overload_is_refused_with_a_time_to_come_back(options: tuple[str, ...], 
             assert response.status_code in (429, 503) and int(response.headers["Retry-After"]) > 0
             assert "error" in response.json()
         reason = "in flight" if options else "queue full"
+        assert server.metric("leanrec_queue_length") == 0
         assert server.metric("leanrec_refusals_total", reason=reason) == len(refused)
         assert post(server.url).status_code == 200
 
@@ -141,6 +145,28 @@ def test_requests_beyond_the_limit_of_draining_end_with_status_1(tmp_path: Path)
         assert server.process.wait(SOON) == 1
         assert "1 were not" in server.log.read_text()
         assert sent.exception(SOON) is not None or sent.result().status_code == 500
+
+
+def test_a_light_install_serves(tmp_path: Path) -> None:
+    """Nothing of the extra `study` can be imported."""
+    command = ["leanrec", "serve", str(write_toy(tmp_path / "bundle")), "--port", "0", "--json"]
+    code = f"""
+import sys
+class Light:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {STUDY!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Light())
+sys.argv = {command!r}
+import leanrec
+sys.exit(leanrec.main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        assert post(f"{started['url']}/v2/models/toy").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SOON) == 0
 
 
 @pytest.mark.parametrize(

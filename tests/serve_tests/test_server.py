@@ -164,7 +164,11 @@ BAD: Mapping[str, tuple[Any, int, list[str]]] = {
     "one dimension more": (with_input(1, shape=[3, 1]), 400, ["item", "shape"]),
     "one dimension less": (with_input(2, shape=[6]), 400, ["price", "shape"]),
     "wrong width": (with_input(2, shape=[2, 3]), 400, ["price", "shape", "[2, 3]"]),
-    "huge shape": (with_input(1, shape=[10**30]), 400, ["item", "values"]),
+    "huge shape": (with_input(1, shape=[2**31 - 1]), 400, ["item", "values"]),
+    "huge shapes": (with_input(1, shape=[10**4000] * 3), 400, ["item", "shape"]),
+    "too many dimensions": (with_input(1, shape=[1] * 1000), 400, ["item", "shape"]),
+    "levels among ids": (json.dumps(with_data(1, -7)).replace("-7", "[" * 900 + "]" * 900).encode(), 400, ["item"]),
+    "levels for a name": (b'{"inputs": [' + b"[" * 900 + b"]" * 900 + b"]}", 400, ["inputs[0]"]),
     "too few values": (with_input(1, data=[1, 2]), 400, ["item", "3 values", "2"]),
     "ragged values": (with_input(2, data=[[1, 2], [3], [4, 5, 6]]), 400, ["price", "nested"]),
     "no data": (with_input(1, data=None), 400, ["item", "data"]),
@@ -299,7 +303,7 @@ def test_metrics_and_statistics_count_what_was_sent(server: ServerProcess, clien
     assert found == [3, 25, 4, 1, 3, 1, 3, 3, 25]
     assert server.metric("process_cpu_seconds_total") > 0
     assert server.metric("leanrec_model", name="toy", version=server.version) == 1
-    assert server.metric("leanrec_in_flight") == server.metric("leanrec_pool_outstanding") == 0
+    assert server.metric("leanrec_in_flight") == server.metric("leanrec_queue_length") == 0
     assert server.metric("leanrec_request_seconds_bucket", le="+Inf") == server.metric(counted[0])
 
 

@@ -54,7 +54,7 @@ class Inference:
         self.name, self.slot, self.limits = name, slot, limits
         self.in_flight = 0
         self.answered = 0
-        self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.waiting)
+        self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
         self.metrics.serving(name, slot.model.version)
 

@@ -35,7 +35,7 @@ def check_inputs(specs: Sequence[InputSpec], given: Arrays, limits: Limits, repe
     try:
         arrays = padded(arrays, flat)
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(shown(str(error))) from error
     _check_masks(specs, arrays)
     rows = _rows(specs, arrays, limits)
     if repeat_user:

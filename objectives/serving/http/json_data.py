@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +16,9 @@ from objectives.serving.http.datatypes import DATATYPES, family
 
 # Characters of a value that an error repeats.
 _SHOWN = 60
+# Text of a value however large or deep it is, at the cost of a small one.
+_TEXT = reprlib.Repr()
+_TEXT.maxlevel, _TEXT.maxstring, _TEXT.maxother = 3, _SHOWN, _SHOWN
 # JSON's types that stand for values of each family: 1 is no boolean, true no number, and 1.0 no integer.
 _TYPES: dict[str, frozenset[type]] = {
     "booleans": frozenset({bool}),
@@ -29,7 +33,7 @@ class RequestError(ValueError):
 
 def shown(value: object) -> str:
     """Return a value for one line of an error, cut where it is long."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _TEXT.repr(value)
     text = " ".join(text[: 2 * _SHOWN].split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -80,12 +84,17 @@ def read_numbers(field: str, flat: list[object], dtype: np.dtype[np.generic]) ->
     wrong = set(map(type, flat)) - _TYPES[family(dtype)]
     if wrong:
         example = next(value for value in flat if type(value) in wrong)
-        raise RequestError(f"{field}: must hold {family(dtype)}, but got {shown(json.dumps(example))}")
+        raise RequestError(f"{field}: must hold {family(dtype)}, but got {_shown_json(example)}")
     try:
         with np.errstate(over="ignore"):
             return np.array(flat, dtype)
     except OverflowError as error:
         raise RequestError(f"{field}: must fit {DATATYPES[dtype]}: {error}") from error
+
+
+def _shown_json(value: object) -> str:
+    """Return a value that JSON held, as JSON writes it."""
+    return "more levels" if isinstance(value, (list, dict)) else shown(json.dumps(value))
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -19,12 +19,12 @@ class Metrics:
     Latency runs from the last byte of the body to the first of the response, so that a slow sender does not count.
     """
 
-    def __init__(self, in_flight: Callable[[], float], outstanding: Callable[[], float]) -> None:
+    def __init__(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
         """Make the collectors.
 
         Args:
             in_flight: number of requests whose body has arrived and that are not answered
-            outstanding: number of jobs in the pool
+            queued: number of requests that wait in the pool
         """
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -40,11 +40,7 @@ class Metrics:
         self._model = Gauge("leanrec_model", "1 for the model served", ["name", "version"], registry=self.registry)
         for name, text, read in (
             ("leanrec_in_flight", "Requests whose body has arrived and that are not answered", in_flight),
-            (
-                "leanrec_pool_outstanding",
-                "Jobs in the pool, queued or running; a part of a split one counts",
-                outstanding,
-            ),
+            ("leanrec_queue_length", "Requests that wait for a replica; each part of a split one counts", queued),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)
         # CPU seconds, resident memory, open files and start time.

@@ -16,6 +16,8 @@ from objectives.serving.http.json_data import RequestError, flatten, read_json, 
 
 # Header with the length of the JSON in front of binary tensors, in bytes.
 HEADER_LENGTH = "Inference-Header-Content-Length"
+# Most dimensions of a tensor, and the size that none of them reaches.
+_DIMENSIONS, _SIZE = 8, 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +114,8 @@ def _read_tensor(field: str, tensor: Mapping[str, Any], binary: memoryview) -> t
     datatype, shape = tensor.get("datatype"), tensor.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         _refuse(f"{field}: datatype", f"be one of {', '.join(DTYPES)}", datatype)
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
-        _refuse(f"{field}: shape", "be a list of whole numbers from 0", shape)
+    if not isinstance(shape, list) or not 1 <= len(shape) <= _DIMENSIONS or not all(map(_is_size, shape)):
+        _refuse(f"{field}: shape", f"be a list of 1 to {_DIMENSIONS} whole numbers from 0 to {_SIZE - 1}", shape)
     size = _parameters(field, tensor).get("binary_data_size")
     if (size is None) == ("data" not in tensor):
         _refuse(field, "have either data or the parameter binary_data_size", "both" if "data" in tensor else "neither")
@@ -132,6 +134,10 @@ def _read_tensor(field: str, tensor: Mapping[str, Any], binary: memoryview) -> t
     # Copied, since a tensor may begin at any byte, and an engine may read whole words.
     values = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=True)
     return values.reshape(shape), binary[size:]
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < _SIZE
 
 
 def _wants_binary(plain: Mapping[str, Any], outputs: Sequence[str]) -> bool:

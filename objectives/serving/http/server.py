@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from objectives.serving.http.model_slot import ModelSlot
 # Seconds between the news that the server is to stop and the end of listening: clients with open connections are told
 # to close them with their next response, and a load balancer sees that the server is not ready.
 _NOTICE_SECONDS = 0.5
+# Above the 60 s after which load balancers close an idle connection: the side that sends requests closes it first.
+_KEEP_ALIVE_SECONDS = 75
 Say = Callable[[str], None]
 
 
@@ -51,55 +54,49 @@ def serve(
         Whether all accepted requests were answered before the end.
 
     Raises:
-        InputError: host and port cannot be taken.
+        InputError: host and port cannot be taken, or the name cannot stand in a path.
         BundleError: the bundle does not verify.
     """
     # Python's default would end the process at a SIGHUP that comes before there is anything to swap.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if name is not None:
+        _check_name(name)
     with _listen(host, port) as listener:
         model = Model.open(folder)
+        _check_name(name or model.bundle.name)
+        inference = Inference(name or model.bundle.name, ModelSlot(model), limits)
+        endpoints = Endpoints(inference, _version())
         config = uvicorn.Config(
-            app=_unused,
+            endpoints.app(),
             lifespan="off",
             ws="none",
             log_config=None,
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=limits.drain_seconds,
         )
+        server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
+        swapper, drainer = _Swapper(folder, inference, say), _Drainer(server, endpoints, say)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            return runner.run(_serve(folder, model, name or model.bundle.name, limits, config, listener, say, started))
+            runner.run(_run(server, listener, swapper, drainer))
+            # Counted before the runner cancels what is left.
+            left = inference.in_flight
+    say(f"{inference.answered} requests were answered, {left} were not")
+    if not left:
+        inference.slot.model.close()
+    return not left
 
 
-async def _serve(
-    folder: Path,
-    model: Model,
-    name: str,
-    limits: Limits,
-    config: uvicorn.Config,
-    listener: socket.socket,
-    say: Say,
-    started: Callable[[Started], None],
-) -> bool:
-    inference = Inference(name, ModelSlot(model), limits)
-    endpoints = Endpoints(inference, _version())
-    config.app = endpoints.app()
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    server = _Server(config, partial(started, Started(name, model.version, url)))
-    swapper, drainer = _Swapper(folder, inference, say), _Drainer(server, endpoints, say)
+async def _run(server: _Server, listener: socket.socket, swapper: _Swapper, drainer: _Drainer) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, swapper.ask)
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
     await server.serve(sockets=[listener])
     swapper.cancel()
-    say(f"{inference.answered} requests were answered, {inference.in_flight} were not")
-    if inference.in_flight:
-        return False
-    await asyncio.to_thread(inference.slot.model.close)
-    return True
 
 
 class _Server(uvicorn.Server):
@@ -190,8 +187,15 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-async def _unused(scope: object, receive: object, send: object) -> None:
-    """Stand for the application until the event loop runs, on which it is made."""
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _check_name(name: str) -> None:
+    """Check that a model's name can stand in a path."""
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise InputError(f"--name: must be letters, digits, '.', '_' or '-', but got {name!r}")
 
 
 def _version() -> str:
