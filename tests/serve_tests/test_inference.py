@@ -202,3 +202,12 @@ def test_a_body_is_limited_in_size_and_time() -> None:
 def test_limits_are_above_0() -> None:
     with pytest.raises(ValueError, match=r"rows.*0"):
         Limits(rows=0)
+
+
+def test_the_queue_is_what_admission_counts(tmp_path: Path) -> None:
+    """An idle replica, which waits for its batch to fill, has taken the first request already."""
+    with Model.open(write_toy(tmp_path / "bundle", waiting(0.05))).pool as pool:
+        results = [pool.submit(draw_request(2)) for _ in range(3)]
+        assert pool.queued == 2 and pool.waiting == 3
+        assert [result.result(5).shape for result in results] == [(2,)] * 3
+        assert pool.queued == pool.waiting == 0

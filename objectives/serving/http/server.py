@@ -81,22 +81,26 @@ def serve(
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(folder, inference, say), _Drainer(server, endpoints, say)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_run(server, listener, swapper, drainer))
-            # Counted before the runner cancels what is left.
-            left = inference.in_flight
+            left = runner.run(_run(server, listener, inference, swapper, drainer))
     say(f"{inference.answered} requests were answered, {left} were not")
     if not left:
         inference.slot.model.close()
     return not left
 
 
-async def _run(server: _Server, listener: socket.socket, swapper: _Swapper, drainer: _Drainer) -> None:
+async def _run(
+    server: _Server, listener: socket.socket, inference: Inference, swapper: _Swapper, drainer: _Drainer
+) -> int:
+    """Serve until the end, and return how many accepted requests are left without an answer."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, swapper.ask)
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
     await server.serve(sockets=[listener])
+    # Counted before the loop's next turn, in which the requests that are left are cancelled.
+    left = inference.in_flight
     swapper.cancel()
+    return left
 
 
 class _Server(uvicorn.Server):
