@@ -18,6 +18,8 @@ from spaces.techniques.placement import Admission, Batching, Placement
 USERS, ITEMS, PRICES = 20, 30, 2
 # Rows of a bundle's example, and of a full batch in `waiting`, so that the example itself does not wait.
 EXAMPLE_ROWS = 100
+# Most rows of a request to the shared server.
+MAX_ROWS = 50
 INPUTS = (
     InputSpec("user", "int64", (), USERS, "user"),
     InputSpec("item", "int64", (), ITEMS),
