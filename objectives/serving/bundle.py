@@ -228,8 +228,29 @@ def _check(folder: Path, name: str, files: Mapping[str, str]) -> None:
         raise BundleError(f"{file} was changed since the bundle was made: its SHA-256 is not the manifest's.")
 
 
-def verify(folder: Path) -> tuple[Bundle, float]:
+def open_verified(folder: Path) -> tuple[Bundle, Pool, float]:
     """Read a bundle, open it with the pool that serves, and compare the example's scores.
+
+    Returns:
+        The bundle, its open pool, and the largest difference of scores as in `compare_scores`.
+
+    Raises:
+        BundleError: a file is missing or was changed, the engine is missing, or the scores differ.
+    """
+    bundle = read_bundle(folder)
+    try:
+        pool = bundle.open()
+        try:
+            return bundle, pool, _compare_example(bundle, pool)
+        except BaseException:
+            pool.close()
+            raise
+    except EngineError as error:
+        raise BundleError(str(error)) from error
+
+
+def verify(folder: Path) -> tuple[Bundle, float]:
+    """Verify a bundle as `open_verified` does, and close it.
 
     Returns:
         The bundle, and the largest difference of scores as in `compare_scores`.
@@ -237,21 +258,21 @@ def verify(folder: Path) -> tuple[Bundle, float]:
     Raises:
         BundleError: a file is missing or was changed, the engine is missing, or the scores differ.
     """
-    bundle = read_bundle(folder)
+    bundle, pool, difference = open_verified(folder)
+    pool.close()
+    return bundle, difference
+
+
+def _compare_example(bundle: Bundle, pool: Pool) -> float:
     example = bundle.manifest.example
     request = {i.name: np.asarray(example.inputs[i.name], dtype=i.dtype) for i in bundle.inputs}
-    try:
-        with bundle.open() as pool:
-            scores = pool.submit(request).result()
-    except EngineError as error:
-        raise BundleError(str(error)) from error
+    scores = pool.submit(request).result()
     expected = np.asarray(example.scores, dtype=np.float32)
     try:
-        difference = compare_scores([scores], [expected], sides=("bundle here", "bundle as verified"))
+        return compare_scores([scores], [expected], sides=("bundle here", "bundle as verified"))
     except ParityError as error:
         here, there = ", ".join(cpu_features()), ", ".join(bundle.manifest.verified_on.features)
         raise BundleError(f"{error} It was verified on {there}, this CPU has {here}.") from error
-    return bundle, difference
 
 
 def _sha256(file: Path) -> str:

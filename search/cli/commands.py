@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from objectives.errors import InputError
+from objectives.errors import ExplainedError, InputError
 
 if TYPE_CHECKING:
     from search.cli.console import Console
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from search.session import Session
 
 DONE, FAILED = 0, 1
+# What `serve` imports beyond a light install.
+_SERVING = ("starlette", "uvicorn", "prometheus_client")
 
 
 def _console(options: argparse.Namespace) -> Console:
@@ -281,6 +283,35 @@ def verify(options: argparse.Namespace) -> int:
         if bundle.slower_here is not None:
             sys.stdout.write(f"{bundle.slower_here}\n")
     return DONE
+
+
+def serve(options: argparse.Namespace) -> int:
+    missing = [name for name in _SERVING if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExplainedError(f"serve needs {', '.join(missing)}: pip install 'leanrec[serve]'")
+    from objectives.serving.http.limits import MEBIBYTE, Limits
+    from objectives.serving.http.server import Started
+    from objectives.serving.http.server import serve as serve_bundle
+
+    folder = _bundle_folder(options)
+    limits = Limits(
+        body_bytes=options.max_body_mb * MEBIBYTE,
+        rows=options.max_rows,
+        in_flight=options.max_in_flight,
+        drain_seconds=options.drain_seconds,
+    )
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            sys.stderr.write(f"leanrec: {line}\n")
+
+    def started(found: Started) -> None:
+        line = f"{found.name}, version {found.version}, is served at {found.url}/v2/models/{found.name}"
+        sys.stdout.write((json.dumps(vars(found)) if options.json else line) + "\n")
+        sys.stdout.flush()
+
+    drained = serve_bundle(folder, options.host, options.port, options.name, limits, say, started)
+    return DONE if drained else FAILED
 
 
 def ui(options: argparse.Namespace) -> int:

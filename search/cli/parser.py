@@ -108,6 +108,12 @@ _above_zero = partial(_number, "be above 0", float("inf"))
 _share = partial(_number, "lie between 0 and 1", 1.0)
 
 
+def _count(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (number := int(text)) > 0:
+        return number
+    raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
+
+
 def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
@@ -156,6 +162,16 @@ def _of_a_bundle(add: _Add) -> None:
     )
     benching.add_argument("--seed", type=int, default=0)
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
+    serving = add("serve", "serve a bundle over HTTP (Open Inference Protocol V2)", commands.serve)
+    serving.add_argument("--host", default="127.0.0.1")
+    serving.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    serving.add_argument("--name", help="of the model in the paths of requests (default: the bundle's)")
+    serving.add_argument("--max-body-mb", type=_count, default=16, metavar="MIB", help="largest body of a request")
+    serving.add_argument("--max-rows", type=_count, default=10_000, metavar="N", help="most rows of a request")
+    serving.add_argument("--max-in-flight", type=_count, default=256, metavar="N", help="most requests at once")
+    serving.add_argument(
+        "--drain-seconds", type=_count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
+    )
     building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)
     building.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"

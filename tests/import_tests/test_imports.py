@@ -81,6 +81,9 @@ def test_parts_of_objectives_do_not_know_each_other(package: str) -> None:
         ("mlflow", ["search/ledger.py"]),
         ("plotly", ["search/report/report.py"]),
         ("jinja2", ["search/report/render.py"]),
+        ("starlette", ["objectives/serving/http/app.py"]),
+        ("uvicorn", ["objectives/serving/http/server.py"]),
+        ("prometheus_client", ["objectives/serving/http/metrics.py"]),
     ],
 )
 def test_one_door_to_each_library(library: str, doors: list[str]) -> None:
@@ -92,7 +95,13 @@ def test_one_door_to_each_library(library: str, doors: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["objectives.measure.__main__", "objectives.serving.bundle", "objectives.serving.pool"]
+    "module",
+    [
+        "objectives.measure.__main__",
+        "objectives.serving.bundle",
+        "objectives.serving.pool",
+        "objectives.serving.http.server",
+    ],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"

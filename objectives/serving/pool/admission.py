@@ -70,7 +70,7 @@ class AdmissionControl:
         """
         if not self._limited:
             return
-        waiting = sum(max(0, replica.requests - replica.running) for replica in replicas)
+        waiting = queued(replicas)
         idle = sum(replica.requests == 0 for replica in replicas)
         if waiting >= self._queue and idle < len(jobs):
             raise self._refuse(Refusal.QUEUE_FULL, f"{waiting} requests wait, of {self._queue} at most.")
@@ -125,6 +125,11 @@ class ServiceRate:
         self._doubts += idle
         if self._doubts >= _STALE_AFTER:
             self.ns_per_row, self._doubts = 0.0, 0
+
+
+def queued(replicas: Sequence[ReplicaLoad]) -> int:
+    """Return the number of requests that wait for a replica."""
+    return sum(max(0, replica.requests - replica.running) for replica in replicas)
 
 
 def _most_rows(replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows]) -> int:

@@ -95,6 +95,11 @@ class Pool:
         return sum(replicas.waiting for replicas in self._groups)
 
     @property
+    def queued(self) -> int:
+        """Number of requests that wait for a replica, as admission counts them; each part of a split one counts."""
+        return sum(replicas.queued for replicas in self._groups)
+
+    @property
     def refused(self) -> int:
         """Number of requests refused so far."""
         return sum(replicas.refused for replicas in self._groups)

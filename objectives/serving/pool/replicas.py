@@ -30,6 +30,10 @@ class Replicas:
         return self._scheduler.waiting
 
     @property
+    def queued(self) -> int:
+        return self._scheduler.queued
+
+    @property
     def refused(self) -> int:
         return self._scheduler.admission.refused
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from objectives.serving.pool.admission import AdmissionControl
+from objectives.serving.pool.admission import AdmissionControl, queued
 from spaces.techniques.placement import Admission, Batching, Placement
 
 
@@ -73,6 +73,11 @@ class Scheduler(Generic[J]):
     def waiting(self) -> int:
         """Number of jobs submitted and not finished."""
         return sum(state.requests for state in self._states)
+
+    @property
+    def queued(self) -> int:
+        """Number of jobs that wait for a replica."""
+        return queued(self._states)
 
     def submit(self, jobs: Sequence[J]) -> list[int]:
         """Queue all jobs of one request.

@@ -1,0 +1,139 @@
+"""The path of one request: from the bytes of its body to the bytes of its response, counted on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from objectives.arrays import Array, Arrays
+from objectives.errors import one_line
+from objectives.serving.http.inputs import check_inputs
+from objectives.serving.http.json_data import RequestError
+from objectives.serving.http.limits import Limits
+from objectives.serving.http.metrics import Metrics
+from objectives.serving.http.model import Model
+from objectives.serving.http.model_slot import ModelSlot
+from objectives.serving.http.protocol import Encoded, InferRequest, read_request, write_response
+from objectives.serving.http.statistics import ModelStatistics
+from objectives.serving.pool import RefusedError
+
+# Bytes of a body that is read on the event loop; a larger one goes to a thread, between whose steps the loop has turns.
+_READ_HERE = 1 << 16
+
+
+class OverloadedError(RuntimeError):
+    """A request that is refused since too much is to be done already; it may be sent again."""
+
+
+class UnknownVersionError(LookupError):
+    """A request for a version that is not served."""
+
+
+class ModelFailedError(RuntimeError):
+    """A valid request that the model could not answer."""
+
+
+class _Read(NamedTuple):
+    """A request as the model takes it."""
+
+    request: InferRequest
+    arrays: Arrays
+    rows: int
+
+
+class Inference:
+    """Inference on the current model, within the limits. All methods are called on the event loop's thread.
+
+    in_flight: requests whose body has arrived and that are not answered
+    """
+
+    def __init__(self, name: str, slot: ModelSlot, limits: Limits) -> None:
+        self.name, self.slot, self.limits = name, slot, limits
+        self.in_flight = 0
+        self.answered = 0
+        self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
+        self._statistics: dict[str, ModelStatistics] = {}
+        self.metrics.serving(name, slot.model.version)
+
+    def statistics(self) -> dict[str, object]:
+        """Return the statistics of the version that is served."""
+        version = self.slot.model.version
+        return self._of(version).document(self.name, version)
+
+    async def answer(self, body: bytes, header_length: str | None, version: str | None) -> Encoded:
+        """Answer one request.
+
+        Raises:
+            RequestError: it is not what the model takes.
+            UnknownVersionError: `version` is given and not the one served.
+            OverloadedError: it was refused for want of room or time.
+            ModelFailedError: the model could not answer it.
+        """
+        if self.in_flight >= self.limits.in_flight:
+            self.metrics.refused("in flight")
+            raise OverloadedError(f"{self.in_flight} requests are being answered, of {self.limits.in_flight} at most")
+        self.in_flight += 1
+        try:
+            with self.slot.use() as model:
+                if version not in (None, model.version):
+                    raise UnknownVersionError(f"version: must be {model.version}, but got {version}")
+                return await self._answer_on(model, body, header_length)
+        finally:
+            self.in_flight -= 1
+
+    async def swap(self, model: Model) -> None:
+        """Serve another model from the next request on; return once the old one is closed."""
+        old = self.slot.model.version
+        # The slot changes hands before the first wait, at the same time as the metrics.
+        self.metrics.serving(self.name, model.version)
+        await self.slot.swap(model)
+        if old != model.version:
+            self._statistics.pop(old, None)
+
+    async def _answer_on(self, model: Model, body: bytes, header_length: str | None) -> Encoded:
+        statistics, start = self._of(model.version), time.perf_counter_ns()
+        try:
+            if len(body) <= _READ_HERE:
+                read = self._read(model, body, header_length)
+            else:
+                read = await asyncio.to_thread(self._read, model, body, header_length)
+            after_reading = time.perf_counter_ns()
+            scores = await self._scores(model, read.arrays)
+            before_writing = time.perf_counter_ns()
+            output = model.bundle.manifest.output.name
+            encoded = write_response(self.name, model.version, read.request, output, scores)
+        except Exception:
+            statistics.failed(time.perf_counter_ns() - start)
+            raise
+        end = time.perf_counter_ns()
+        statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
+        self.metrics.answered((end - start) / 1e9, read.rows)
+        self.answered += 1
+        return encoded
+
+    def _read(self, model: Model, body: bytes, header_length: str | None) -> _Read:
+        request = read_request(body, header_length, (model.bundle.manifest.output.name,))
+        return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
+
+    async def _scores(self, model: Model, arrays: Arrays) -> Array:
+        try:
+            scores = await model.scores(arrays)
+        except RefusedError as error:
+            self.metrics.refused(str(error.reason))
+            raise OverloadedError(str(error)) from error
+        except Exception as error:
+            if model.has_free_shapes:
+                # What the manifest leaves open, such as the longest history, only the graph knows.
+                raise RequestError(
+                    f"inputs: must be of shapes that the model takes, but got {one_line(error)}"
+                ) from error
+            raise ModelFailedError(f"the model failed: {one_line(error)}") from error
+        if not np.isfinite(scores).all():
+            raise ModelFailedError("the model failed: its scores hold NaN or infinity")
+        return np.asarray(scores, model.bundle.manifest.output.dtype)
+
+    def _of(self, version: str) -> ModelStatistics:
+        return self._statistics.setdefault(version, ModelStatistics())

@@ -1,0 +1,69 @@
+"""Prometheus metrics of the server, in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+# Seconds: three buckets in each power of ten, from a small model on one core to an overloaded server.
+_SECONDS = tuple(round(digit * 10.0**power, 6) for power in range(-4, 1) for digit in (1, 2, 5))
+_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+class Metrics:
+    """Collectors of one server.
+
+    Latency runs from the last byte of the body to the first of the response, so that a slow sender does not count.
+    """
+
+    def __init__(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
+        """Make the collectors.
+
+        Args:
+            in_flight: number of requests whose body has arrived and that are not answered
+            queued: number of requests that wait in the pool
+        """
+        self.registry = CollectorRegistry()
+        self._seconds = Histogram(
+            "leanrec_request_seconds",
+            "Time from a whole body to the response, of answered requests",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._rows = Histogram("leanrec_request_rows", "Rows of requests", buckets=_ROWS, registry=self.registry)
+        self._requests = Counter("leanrec_requests", "Requests by HTTP status", ["status"], registry=self.registry)
+        self._refusals = Counter("leanrec_refusals", "Requests refused", ["reason"], registry=self.registry)
+        self._swaps = Counter("leanrec_swaps", "Attempts to swap the model", ["result"], registry=self.registry)
+        self._model = Gauge("leanrec_model", "1 for the model served", ["name", "version"], registry=self.registry)
+        for name, text, read in (
+            ("leanrec_in_flight", "Requests whose body has arrived and that are not answered", in_flight),
+            ("leanrec_queue_length", "Requests that wait for a replica; each part of a split one counts", queued),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(read)
+        # CPU seconds, resident memory, open files and start time.
+        ProcessCollector(registry=self.registry)
+
+    def answered(self, seconds: float, rows: int) -> None:
+        self._seconds.observe(seconds)
+        self._rows.observe(rows)
+
+    def ended(self, status: int) -> None:
+        """Count a request to infer by the status of its response."""
+        self._requests.labels(str(status)).inc()
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def swapped(self, result: str) -> None:
+        self._swaps.labels(result).inc()
+
+    def serving(self, name: str, version: str) -> None:
+        self._model.clear()
+        self._model.labels(name, version).set(1)
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format."""
+        return generate_latest(self.registry)

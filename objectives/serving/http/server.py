@@ -1,0 +1,209 @@
+"""The server process: uvicorn, its signals, and the swap of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import uvicorn
+
+from objectives.errors import ExplainedError, InputError, one_line
+from objectives.serving.http.app import Endpoints
+from objectives.serving.http.inference import Inference
+from objectives.serving.http.limits import Limits
+from objectives.serving.http.model import Model
+from objectives.serving.http.model_slot import ModelSlot
+
+# Seconds between the news that the server is to stop and the end of listening: clients with open connections are told
+# to close them with their next response, and a load balancer sees that the server is not ready.
+_NOTICE_SECONDS = 0.5
+# Above the 60 s after which load balancers close an idle connection: the side that sends requests closes it first.
+_KEEP_ALIVE_SECONDS = 75
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that listens."""
+
+    name: str
+    version: str
+    url: str
+
+
+def serve(
+    folder: Path, host: str, port: int, name: str | None, limits: Limits, say: Say, started: Callable[[Started], None]
+) -> bool:
+    """Serve a bundle until SIGTERM or SIGINT.
+
+    Args:
+        port: 0 takes a free one
+        name: of the model in the paths of requests; None takes the bundle's
+        say: called with each line of progress
+        started: called once requests are accepted
+
+    Returns:
+        Whether all accepted requests were answered before the end.
+
+    Raises:
+        InputError: host and port cannot be taken, or the name cannot stand in a path.
+        BundleError: the bundle does not verify.
+    """
+    # Python's default would end the process at a SIGHUP that comes before there is anything to swap.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if name is not None:
+        _check_name(name)
+    with _listen(host, port) as listener:
+        model = Model.open(folder)
+        _check_name(name or model.bundle.name)
+        inference = Inference(name or model.bundle.name, ModelSlot(model), limits)
+        endpoints = Endpoints(inference, _version())
+        config = uvicorn.Config(
+            endpoints.app(),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=limits.drain_seconds,
+        )
+        server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
+        swapper, drainer = _Swapper(folder, inference, say), _Drainer(server, endpoints, say)
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            left = runner.run(_run(server, listener, inference, swapper, drainer))
+    say(f"{inference.answered} requests were answered, {left} were not")
+    if not left:
+        inference.slot.model.close()
+    return not left
+
+
+async def _run(
+    server: _Server, listener: socket.socket, inference: Inference, swapper: _Swapper, drainer: _Drainer
+) -> int:
+    """Serve until the end, and return how many accepted requests are left without an answer."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, swapper.ask)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop, drainer.ask)
+    await server.serve(sockets=[listener])
+    # Counted before the loop's next turn, in which the requests that are left are cancelled.
+    left = inference.in_flight
+    swapper.cancel()
+    return left
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to us and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._started = started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
+
+
+class _Swapper:
+    """Swaps of the model, one after another; several signals during one swap ask for one more."""
+
+    def __init__(self, folder: Path, inference: Inference, say: Say) -> None:
+        self._folder, self._inference, self._say = folder, inference, say
+        self._asked = False
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self) -> None:
+        self._asked = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._swap_while_asked())
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _swap_while_asked(self) -> None:
+        while self._asked:
+            self._asked = False
+            await self._swap()
+
+    async def _swap(self) -> None:
+        metrics = self._inference.metrics
+        try:
+            model = await asyncio.to_thread(Model.open, self._folder)
+        except Exception as error:
+            # Whatever is wrong with the new bundle, the old one serves on.
+            reason = " ".join(str(error).split()) if isinstance(error, ExplainedError) else one_line(error)
+            metrics.swapped("refused")
+            self._say(f"the model stays {self._inference.slot.model.version}: {reason}")
+            return
+        metrics.swapped("done")
+        self._say(f"the model is {model.version} from now on")
+        await self._inference.swap(model)
+
+
+class _Drainer:
+    """The end of the server: it is no longer ready, then no longer listens, then ends with its last response."""
+
+    def __init__(self, server: uvicorn.Server, endpoints: Endpoints, say: Say) -> None:
+        self._server, self._endpoints, self._say = server, endpoints, say
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self) -> None:
+        """Drain; asked a second time, stop at once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+        else:
+            self._server.should_exit = self._server.force_exit = True
+
+    async def _drain(self) -> None:
+        self._endpoints.draining = True
+        self._say("about to stop: the accepted requests are answered first")
+        await asyncio.sleep(_NOTICE_SECONDS)
+        self._server.should_exit = True
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Take an address, before the bundle is loaded."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--host and --port: must be an address that is free here, but got {host} and {port}: {error}"
+        ) from error
+    with listener:
+        yield listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _check_name(name: str) -> None:
+    """Check that a model's name can stand in a path."""
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise InputError(f"--name: must be letters, digits, '.', '_' or '-', but got {name!r}")
+
+
+def _version() -> str:
+    try:
+        return version("leanrec")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,213 @@
+"""Inference without HTTP: bags, the user's single row, an inline replica, swaps, and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.serving.bundle import BundleError
+from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, read_body
+from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError
+from objectives.serving.http.json_data import RequestError
+from objectives.serving.http.limits import Limits
+from objectives.serving.http.model import Model
+from objectives.serving.http.model_slot import ModelSlot
+from spaces.techniques.placement import Placement
+from tests.serve_tests import oracle
+from tests.serve_tests.bundles import ITEMS, draw_request, waiting, write_bag, write_toy
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bag(tmp_path_factory.mktemp("bag") / "bundle")
+
+
+@contextmanager
+def opened(folder: Path, **limits: Any) -> Iterator[Inference]:
+    model = Model.open(folder)
+    try:
+        yield Inference("toy", ModelSlot(model), Limits(**limits))
+    finally:
+        model.close()
+
+
+async def ask(inference: Inference, request: dict[str, np.ndarray]) -> np.ndarray:
+    encoded = await inference.answer(json.dumps(oracle.json_request(request)).encode(), None, None)
+    return oracle.read_scores(encoded.body, None)[1]
+
+
+def test_the_users_row_may_be_given_once(toy: Path) -> None:
+    request = draw_request(6)
+    with opened(toy) as inference:
+        whole = asyncio.run(ask(inference, request))
+        once = asyncio.run(ask(inference, request | {"user": request["user"][:1]}))
+        assert whole.tobytes() == once.tobytes()
+        with pytest.raises(RequestError, match="single one"):
+            asyncio.run(ask(inference, request | {"user": request["user"][:2]}))
+        with pytest.raises(RequestError, match=r"item.* 6 rows"):
+            asyncio.run(ask(inference, request | {"item": request["item"][:1]}))
+
+
+def test_repeating_the_users_row_takes_no_more_memory_than_a_body(toy: Path) -> None:
+    request = draw_request(100)
+    with opened(toy, body_bytes=2000) as inference, pytest.raises(RequestError, match="2000 bytes"):
+        asyncio.run(ask(inference, request | {"user": request["user"][:1]}))
+
+
+def test_other_datatypes_are_taken_where_they_hold_the_same_values(toy: Path) -> None:
+    request = draw_request(6)
+    other = {"user": np.int32, "item": np.uint8, "price": np.float64, "fresh": np.bool_}
+    with opened(toy) as inference:
+        found = asyncio.run(ask(inference, {name: request[name].astype(dtype) for name, dtype in other.items()}))
+        assert found.tobytes() == asyncio.run(ask(inference, request)).tobytes()
+
+
+def test_bags_are_taken_flat_or_padded(bag: Path) -> None:
+    flat = {"genres": np.array([3, 4, 5, 9]), "bounds": np.array([0, 3, 3])}
+    mask = np.array([[1, 1, 1], [0, 0, 0], [1, 0, 0]], bool)
+    padded = {"genres": np.array([[3, 4, 5], [0, 0, 0], [9, 1, 1]]), "bounds": mask}
+    with opened(bag) as inference:
+        for request in (flat, padded):
+            assert asyncio.run(ask(inference, request)).tolist() == [12.0, 0.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("genres", "bounds", "words"),
+    [
+        ([1, 2], [1, 2], "bounds"),
+        ([1, 2], [0, 3], "bounds"),
+        ([1, 2], [0, 2, 1], "bounds"),
+        ([1, 2], [0, -(2**62)], "bounds"),
+        ([1, ITEMS], [0, 1], f"ids .*{ITEMS}"),
+        ([[1, 2]], [0], "genres.*shape"),
+        ([[1, 2]], [[True]], "genres.*mask"),
+        ([[1, 2]], [True], "bounds.*shape"),
+        ([1] * 200, [0] * 100, "longest"),
+    ],
+)
+def test_bags_that_do_not_fit_are_refused(genres: list, bounds: list, words: str, bag: Path) -> None:
+    with opened(bag, body_bytes=100_000) as inference, pytest.raises(RequestError, match=words):
+        asyncio.run(ask(inference, {"genres": np.array(genres), "bounds": np.array(bounds)}))
+
+
+def test_an_inline_replica_leaves_the_event_loop_free(tmp_path: Path) -> None:
+    """A run that waits for the loop could not end if it were run by the loop's own thread."""
+    folder = write_toy(tmp_path / "bundle", Placement(inline=True))
+
+    async def main(inference: Inference) -> list[np.ndarray]:
+        loop, pool = asyncio.get_running_loop(), inference.slot.model.pool
+        submit = pool.submit
+
+        def after_the_loop(request: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(5)
+            return submit(request)
+
+        pool.submit = after_the_loop  # type: ignore[method-assign]
+        return await asyncio.gather(*(ask(inference, draw_request(4, seed)) for seed in range(6)))
+
+    with opened(folder) as inference:
+        found = asyncio.run(main(inference))
+    with Model.open(folder).pool as pool:
+        for seed, scores in enumerate(found):
+            assert scores.tobytes() == pool.submit(draw_request(4, seed)).result(5).tobytes()
+
+
+def test_a_request_is_answered_by_the_model_that_it_came_to(tmp_path: Path) -> None:
+    old = Model.open(write_toy(tmp_path / "old", waiting(0.1)))
+    new = Model.open(write_toy(tmp_path / "new", seed=1))
+    request = draw_request(5)
+    expected = [model.pool.submit(request).result(5).tobytes() for model in (old, new)]
+
+    async def main() -> list[bytes]:
+        inference = Inference("toy", ModelSlot(old), Limits())
+        first = asyncio.create_task(ask(inference, request))
+        while not old.pool.waiting:
+            await asyncio.sleep(0.001)
+        swap = asyncio.create_task(inference.swap(new))
+        await asyncio.sleep(0)
+        second = await ask(inference, request)
+        assert not first.done() and not swap.done()
+        await swap
+        with pytest.raises(RuntimeError, match="closed"):
+            old.pool.submit(request)
+        return [(await first).tobytes(), second.tobytes()]
+
+    assert asyncio.run(main()) == expected
+    new.close()
+
+
+def test_more_requests_than_the_limit_are_refused(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path / "bundle", waiting(0.05))
+
+    async def main(inference: Inference) -> list[object]:
+        return await asyncio.gather(*(ask(inference, draw_request(2)) for _ in range(5)), return_exceptions=True)
+
+    with opened(folder, in_flight=3) as inference:
+        found = asyncio.run(main(inference))
+        assert [isinstance(each, OverloadedError) for each in found] == [False] * 3 + [True] * 2
+        assert inference.in_flight == 0 and inference.answered == 3
+        assert asyncio.run(ask(inference, draw_request(2))).shape == (2,)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_the_models_fault(wrong: float, toy: Path) -> None:
+    with opened(toy) as inference:
+
+        async def scores(request: Any) -> np.ndarray:
+            return np.array([1, wrong], np.float32)
+
+        inference.slot.model.scores = scores  # type: ignore[method-assign]
+        with pytest.raises(ModelFailedError, match="NaN"):
+            asyncio.run(ask(inference, draw_request(2)))
+
+
+def test_a_tampered_bundle_is_refused_before_an_engine_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_toy(tmp_path / "bundle")
+    data = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)
+    with pytest.raises(BundleError, match=r"model\.onnx was changed"):
+        Model.open(folder)
+
+
+def test_a_body_is_limited_in_size_and_time() -> None:
+    async def sent(*chunks: bytes) -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+        if not chunks:
+            await asyncio.sleep(60)
+
+    limits = Limits(body_bytes=4, body_seconds=0.01)
+    assert asyncio.run(read_body(sent(b"ab", b"cd"), limits)) == b"abcd"
+    with pytest.raises(BodyTooLargeError, match="4 bytes"):
+        asyncio.run(read_body(sent(b"abcd", b"e"), limits))
+    with pytest.raises(BodyTooSlowError, match=r"0\.01 s"):
+        asyncio.run(read_body(sent(), limits))
+
+
+def test_limits_are_above_0() -> None:
+    with pytest.raises(ValueError, match=r"rows.*0"):
+        Limits(rows=0)
+
+
+def test_the_queue_is_what_admission_counts(tmp_path: Path) -> None:
+    """An idle replica, which waits for its batch to fill, has taken the first request already."""
+    with Model.open(write_toy(tmp_path / "bundle", waiting(0.05))).pool as pool:
+        results = [pool.submit(draw_request(2)) for _ in range(3)]
+        assert pool.queued == 2 and pool.waiting == 3
+        assert [result.result(5).shape for result in results] == [(2,)] * 3
+        assert pool.queued == pool.waiting == 0

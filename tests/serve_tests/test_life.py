@@ -1,0 +1,184 @@
+"""The life of a server process: overload, swaps under load, the end under load, and a start that fails."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from objectives.serving.bundle import read_bundle
+from tests.serve_tests import oracle
+from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.process import ROOT, SOON, serving, wait_until
+
+REQUEST = draw_request(3)
+PLAIN = oracle.json_request(REQUEST)
+# Packages of the extra `study`, which a server does without.
+STUDY = ("torch", "onnx", "onnx_ir", "optuna", "mlflow", "plotly", "pydantic", "rich", "scipy", "sklearn", "pandas")
+
+
+def post(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/infer", json=PLAIN, timeout=SOON)
+
+
+class Load:
+    """Clients that send one request after another, each on a connection that it keeps.
+
+    ended: number of responses by status, or of failed requests by their error's class
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self._stop = url, threading.Event()
+        self.ended: Counter[int | str] = Counter()
+        self.seen: set[tuple[str, bytes]] = set()
+
+    @contextmanager
+    def running(self, clients: int) -> Iterator[None]:
+        with ThreadPoolExecutor(clients) as threads:
+            running = [threads.submit(self._send) for _ in range(clients)]
+            try:
+                yield
+            finally:
+                self._stop.set()
+        for each in running:
+            each.result()
+
+    def _send(self) -> None:
+        with httpx.Client(timeout=SOON) as client:
+            while not self._stop.is_set():
+                try:
+                    response = client.post(f"{self._url}/infer", json=PLAIN)
+                except httpx.TransportError as error:
+                    self.ended[type(error).__name__] += 1
+                    continue
+                self.ended[response.status_code] += 1
+                if response.status_code == 200:
+                    plain, scores = oracle.read_scores(response.content, None)
+                    self.seen.add((plain["model_version"], scores.tobytes()))
+
+
+@pytest.mark.parametrize("options", [("--max-in-flight", "3"), ()])
+def test_overload_is_refused_with_a_time_to_come_back(options: tuple[str, ...], tmp_path: Path) -> None:
+    """By the server's own limit, or by the placement's queue."""
+    bundle = write_toy(tmp_path / "bundle", waiting(0.3, None if options else 2))
+    with serving(bundle, tmp_path / "log", *options) as server, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(post, [server.url] * 8))
+        refused = [response for response in found if response.status_code != 200]
+        assert 1 <= len(refused) < 8
+        for response in refused:
+            assert response.status_code in (429, 503) and int(response.headers["Retry-After"]) > 0
+            assert "error" in response.json()
+        reason = "in flight" if options else "queue full"
+        assert server.metric("leanrec_queue_length") == 0
+        assert server.metric("leanrec_refusals_total", reason=reason) == len(refused)
+        assert post(server.url).status_code == 200
+
+
+def test_a_swap_under_load_fails_no_request_and_a_corrupt_bundle_is_not_taken(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle")
+    versions = set()
+    with serving(bundle, tmp_path / "log") as server:
+        load = Load(server.url)
+        with load.running(3):
+            for seed in (0, 1, 2):
+                if seed:
+                    write_toy(bundle, seed=seed)
+                    server.process.send_signal(signal.SIGHUP)
+                    wait_until(lambda seed=seed: server.metric("leanrec_swaps_total", result="done") == seed)
+                version = httpx.get(server.url).json()["versions"][0]
+                with read_bundle(bundle).open() as pool:
+                    versions.add((version, pool.submit(REQUEST).result(SOON).tobytes()))
+                wait_until(lambda: versions == load.seen)
+            data = (bundle / "model.onnx").read_bytes()
+            (bundle / "model.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: server.metric("leanrec_swaps_total", result="refused") == 1)
+            assert httpx.get(server.url).json()["versions"] == [version]
+            assert post(server.url).status_code == 200
+        assert set(load.ended) == {200} and len(versions) == 3 and load.seen == versions
+        assert "model.onnx was changed" in server.log.read_text()
+
+
+def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle", waiting(1.2))
+    with serving(bundle, tmp_path / "log") as server, ThreadPoolExecutor(6) as threads:
+        sent = [threads.submit(post, server.url) for _ in range(6)]
+        wait_until(lambda: server.metric("leanrec_in_flight") == 6)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{server.root}/v2/health/ready").status_code == 503)
+        assert httpx.get(f"{server.root}/v2/health/live").status_code == 200
+        assert [response.result(SOON).status_code for response in sent] == [200] * 6
+        assert server.process.wait(SOON) == 0
+        assert "6 requests were answered, 0 were not" in server.log.read_text()
+
+
+def test_the_end_under_load_loses_no_accepted_request(tmp_path: Path) -> None:
+    """As many responses have arrived as the server has answered requests; the others found nobody who listens."""
+    bundle = write_toy(tmp_path / "bundle")
+    with serving(bundle, tmp_path / "log") as server:
+        load = Load(server.url)
+        with load.running(4):
+            wait_until(lambda: load.ended[200] > 50)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(SOON) == 0
+        answered = load.ended.pop(200)
+        assert f"{answered} requests were answered, 0 were not" in server.log.read_text()
+        assert set(load.ended) <= {"ConnectError", "ReadError", "RemoteProtocolError"}
+
+
+def test_requests_beyond_the_limit_of_draining_end_with_status_1(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle", waiting(20))
+    with serving(bundle, tmp_path / "log", "--drain-seconds", "1") as server, ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(post, server.url)
+        wait_until(lambda: server.metric("leanrec_in_flight") == 1)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SOON) == 1
+        assert "1 were not" in server.log.read_text()
+        assert sent.exception(SOON) is not None or sent.result().status_code == 500
+
+
+def test_a_light_install_serves(tmp_path: Path) -> None:
+    """Nothing of the extra `study` can be imported."""
+    command = ["leanrec", "serve", str(write_toy(tmp_path / "bundle")), "--port", "0", "--json"]
+    code = f"""
+import sys
+class Light:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {STUDY!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Light())
+sys.argv = {command!r}
+import leanrec
+sys.exit(leanrec.main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        assert post(f"{started['url']}/v2/models/toy").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SOON) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [("corrupt", 1, "model.onnx was changed"), ("port", 2, "--port"), ("name", 2, "--name")],
+)
+def test_a_start_that_fails_says_why_in_one_line(change: str, status: int, words: str, tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle")
+    if change == "corrupt":
+        (bundle / "model.onnx").write_bytes(b"")
+    options = {"corrupt": ["--port", "0"], "port": ["--port", "99999"], "name": ["--name", "a/b"]}[change]
+    command = [sys.executable, str(ROOT / "leanrec.py"), "serve", str(bundle), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SOON)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
