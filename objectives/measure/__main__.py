@@ -18,6 +18,7 @@ from objectives.measure.evaluate import evaluate, score
 from objectives.measure.service_curves import service_curve
 from objectives.measurement.profile.profile import median_request, profile_model
 from objectives.measurement.profile.roofline import measure_roofline
+from objectives.records import Footprint
 
 
 def profile(request: jobs.ProfileRequest) -> jobs.ProfileResponse:
@@ -28,13 +29,17 @@ def profile(request: jobs.ProfileRequest) -> jobs.ProfileResponse:
     return jobs.ProfileResponse(found, roofline)
 
 
+def weigh_deployment(request: jobs.WeighRequest) -> Footprint:
+    return weigh(Path(request.holdout), request.candidate)
+
+
 JOBS: Jobs = {
     jobs.EvaluateRequest: evaluate,
     jobs.ScoreRequest: score,
     jobs.ServiceCurveRequest: service_curve,
     jobs.BenchmarkRequest: benchmark,
     jobs.VisitRequest: visit_together,
-    jobs.WeighRequest: lambda request: weigh(Path(request.holdout), request.candidate),
+    jobs.WeighRequest: weigh_deployment,
     jobs.ProfileRequest: profile,
 }
 

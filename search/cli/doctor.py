@@ -74,12 +74,14 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
         "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow",
         "sqlalchemy", "plotly", "jinja2", "pandas", "pydantic", "ruamel.yaml", "rich",
     ),
+    "serve": ("starlette", "uvicorn", "httptools", "uvloop", "prometheus-client"),
     "openvino": ("openvino",),
     "png": ("kaleido",),
 }  # fmt: skip
 _LOST_PACKAGES: Mapping[str, str] = {
     "": "no bundle can be verified or served, and nothing measured",
     "study": "no study can be run; bundles can be verified and served",
+    "serve": "leanrec serve answers no requests over HTTP",
     "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",
     "png": "report --png draws no picture",
 }
