@@ -28,8 +28,9 @@ _SIMULATED: Mapping[str, Callable[[SimulatedRatios], float | None]] = {
 
 
 def is_simulated(objectives: Sequence[str]) -> bool:
-    """Return whether every objective but quality can be simulated."""
-    return set(objectives) <= {*_SIMULATED, QUALITY}
+    """Return whether there are objectives but quality, and all of them can be simulated."""
+    others = set(objectives) - {QUALITY}
+    return bool(others) and others <= set(_SIMULATED)
 
 
 def simulated_values(ratios: SimulatedRatios, objectives: Sequence[str]) -> list[float] | None:

@@ -150,9 +150,9 @@ class Ledger:
         self._add("trial", number, f"trial {number}", trial.candidate, outcome, tags, metrics, status, seconds)
 
     def _update(self, run: str, trial: EndedTrial) -> None:
-        """Add the numbers of a final benchmark to a trial's run, as a second step of each metric."""
+        """Bring a trial's run level with its numbers; those of a final benchmark are a second step of each metric."""
         tags, metrics = _tags_and_metrics(trial)
-        self._log(run, trial.outcome, tags, metrics, step=1)
+        self._log(run, trial.outcome, tags, metrics, step=int(trial.final))
 
     def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
         tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}

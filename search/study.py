@@ -25,8 +25,12 @@ from spaces.serialization import Json, from_plain, to_plain
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
-# Facts of the final benchmarks: the numbers of each trial, how many there were, the last trial before, their seconds.
-_FINAL, _FINAL_RUNS, _FINAL_UNTIL, _FINAL_SECONDS = "final:", "final:runs", "final:until", "final:seconds"
+# Facts of the final benchmarks: the numbers of each trial, how many were begun and ended, the last trial before the
+# last one, and their seconds.
+_FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
+_FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
+# Fact: the sources of starting points whose points were enqueued.
+STARTED_FROM = "started_from"
 
 
 # Ended trials, the last ones, that a proposal is made from, besides all that were measured.
@@ -65,12 +69,12 @@ class Study:
 
     def restart(self) -> None:
         """Forget all trials; what is known of the study as a whole stays."""
-        facts = {key: value for key, value in self.facts.items() if not key.startswith(_FINAL)}
+        facts = {key: value for key, value in self.facts.items() if not key.startswith((_FINAL, STARTED_FROM))}
         self.forget()
         self.note(**facts)
 
     def forget(self) -> None:
-        """All trials, and what is known of the study as a whole."""
+        """Forget all trials, and what is known of the study as a whole."""
         optuna.delete_study(study_name=self._name, storage=self._storage)
         self._study = self._open()
 
@@ -202,7 +206,8 @@ class Study:
     def end_final(self, seconds: float) -> None:
         """Leave to the front, of the trials that ended, those of the final benchmark only, which took so long."""
         last = max((trial.number for trial in self.ended()), default=-1)
-        self.note(**{_FINAL_UNTIL: last, _FINAL_SECONDS: self.final_seconds + seconds})
+        ended = {_FINAL_UNTIL: last, _FINAL_SECONDS: self.final_seconds + seconds}
+        self.note(**ended, **{_FINAL_ENDED: self.facts.get(_FINAL_RUNS, 0)})
 
     @property
     def final_seconds(self) -> float:
@@ -211,7 +216,9 @@ class Study:
 
     @property
     def final_is_due(self) -> bool:
-        """Return True if a trial of the front was not part of a final benchmark."""
+        """Return True if a final benchmark was begun and not ended, or a trial of the front was not part of one."""
+        if self.facts.get(_FINAL_RUNS, 0) != self.facts.get(_FINAL_ENDED, 0):
+            return True
         final = {trial.number for trial in self.measured_trials() if trial.final}
         return not self.front(self.contenders()).keys() <= final
 
@@ -269,7 +276,9 @@ class Study:
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:
-    return from_plain(Outcome, json.loads(trial.user_attrs["outcome"]))
+    plain = json.loads(trial.user_attrs["outcome"])
+    plain.pop("quick_benchmark", None)  # of the version before, which compared costs in closed loops
+    return from_plain(Outcome, plain)
 
 
 def exists(name: str, storage: str) -> bool:

@@ -94,7 +94,7 @@ def _median(numbers: Sequence[float]) -> float | None:
 
 
 def _row(one: EndedTrial, standing: tuple[Container[int], Container[int], Container[int]], price: float | None) -> Row:
-    """`standing` are the trials that keep the limits, those that may be on the front, and those that are."""
+    """Return a trial's row; `standing` are the trials that keep the limits, that may be on the front, and that are."""
     able, contenders, members = standing
     outcome = one.outcome
     found = {**vars(outcome), **({} if outcome.artifact is None else vars(outcome.artifact))}

@@ -60,15 +60,21 @@ class Pace:
         self._recent = frozenset(range(len(targets)))
 
     def __call__(self, first: int) -> float:
-        """Measure the slowness, the geometric mean over two targets; of one that refuses requests nothing is known."""
-        logs, measured = [], ((first + 1) % len(self._targets), first)
-        for which in measured:
-            self._targets[which].settle()
-            if which not in self._recent:
-                # Its last times are those of several turns ago.
-                self._timers[which].restart()
-            slower = self._timers[which]() / self.service_ms[which]
-            if math.isfinite(slower):
-                logs.append(math.log(slower))
+        """Measure the slowness, the geometric mean over two targets; of one that refuses requests nothing is known, and
+        of two the last target, the baseline, tells it."""
+        measured = ((first + 1) % len(self._targets), first)
+        found = [self._slowness(which) for which in measured]
         self._recent = frozenset(measured)
-        return math.exp(statistics.fmean(logs))
+        known = [slower for slower in found if slower is not None]
+        if not known:
+            known = [self._slowness(len(self._targets) - 1) or 1.0]
+        return statistics.geometric_mean(known)
+
+    def _slowness(self, which: int) -> float | None:
+        """Return how many times as long a request takes this target as in the beginning, None if that is unknown."""
+        self._targets[which].settle()
+        if which not in self._recent:
+            # Its last times are those of several turns ago.
+            self._timers[which].restart()
+        slower = self._timers[which]() / self.service_ms[which]
+        return slower if math.isfinite(slower) and slower > 0 else None

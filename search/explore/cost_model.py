@@ -15,7 +15,7 @@ from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
 from objectives.measure.deployment import saturating
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.load_generator import Request
-from objectives.measurement.service_curve import OutsideRangeError, ServiceCurve
+from objectives.measurement.service_curve import ServiceCurve
 from objectives.records import Artifact, SimulatedRatios, rows_of
 from search.errors import JobError
 from search.workers.meter_jobs import CurvePart, MeterJobs, curve_parts
@@ -106,7 +106,7 @@ class CostModel:
         if key not in self._ratios:
             try:
                 self._ratios[key] = self._load.ratios(self._target(candidate))
-            except OutsideRangeError as error:
+            except ValueError as error:  # a size without a time, or a number that is not finite
                 self._ratios[key] = str(error)
         found = self._ratios[key]
         if isinstance(found, str):

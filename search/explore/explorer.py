@@ -92,7 +92,8 @@ class Explorer:
         """Begin trials until so many run; return how many ended at once, by what is known of their cost."""
         ended = 0
         for _ in range(_DUPLICATES):
-            if len(self._running_trials) + ended >= allowed or self._duplicates >= _DUPLICATES:
+            # After a trial that ended by its cost, whose simulation took a while, waiting workers come first.
+            if ended or len(self._running_trials) >= allowed or self._duplicates >= _DUPLICATES:
                 break
             ended += self._ask(seconds)
         return ended
@@ -307,7 +308,7 @@ class Explorer:
 
 
 def _told_as(stage: Stage) -> str:
-    """Return the name of the stage, in DESIGN's sense, that the seconds are recorded under."""
+    """Return the name that the seconds of the stage are recorded under."""
     if stage in ("export_untrained", "curve"):
         return "cost"
     return "time" if stage in TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage

@@ -8,6 +8,7 @@ groups that are drawn anew for each visit.
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from search.explore.reference_points import tuned_baseline
 from search.format import count
 from search.session import Session
 from search.study import Study
-from search.trials import EndedTrial, FinalNumbers
+from search.trials import EndedTrial, FinalNumbers, sought
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
 
@@ -64,6 +65,8 @@ class FinalBenchmark:
         """
         study, start, longest = self.session.study, time.monotonic(), 0.0
         folder = f"final-{study.begin_final()}"
+        # Recordings of a study of this name in another database are not to be continued.
+        shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
         for number in range(self._visits):
             begun = time.monotonic()
             if number and begun - start + longest > seconds:
@@ -77,6 +80,9 @@ class FinalBenchmark:
             self._note(folder)
             study.note(search_seconds=spent_seconds + time.monotonic() - start)
             longest = max(longest, time.monotonic() - begun)
+        if not any(trial.final and trial.number == 0 for trial in study.measured_trials()):
+            self.console.warn("the baseline failed in the final benchmark: the front keeps the numbers of the search")
+            return
         study.end_final(time.monotonic() - start)
 
     @property
@@ -105,14 +111,25 @@ class FinalBenchmark:
             path = self.session.home.root / self._recording(trial, folder)
             if path.exists():
                 found[trial.number] = trial, read_recording(path)
-        timed = {number: _numbers(recording) for number, (_, recording) in found.items()}
+        alone = {number: _summary(recording) for number, (_, recording) in found.items()}
         for number, (trial, recording) in found.items():
-            noise = ratio_noise([each for other, each in timed.items() if other != number and each is not None])
-            numbers = _numbers(recording, noise)
-            if numbers is None:
-                study.note_final(number, None)
-                continue
-            study.note_final(number, FinalNumbers(*numbers, self._footprint(trial), self._recording(trial, folder)))
+            noise = ratio_noise([each for other, each in alone.items() if other != number and each is not None])
+            study.note_final(number, self._final_numbers(trial, _summary(recording, noise), folder))
+
+    def _final_numbers(
+        self, trial: EndedTrial, summary: tuple[Latency, Throughput] | None, folder: str
+    ) -> FinalNumbers | None:
+        """Return a trial's numbers with its footprint; None where there are none, or an objective is missing."""
+        if summary is None:
+            return None
+        numbers = FinalNumbers(*summary, self._footprint(trial), self._recording(trial, folder))
+        measured = trial.with_final(numbers).measurement
+        assert measured is not None
+        try:
+            sought(measured, self.session.config.objectives)
+        except ValueError:
+            return None
+        return numbers
 
     def _footprint(self, trial: EndedTrial) -> Footprint:
         """Return a trial's footprint with memory and CPU time, if they can be measured."""
@@ -141,7 +158,8 @@ def participants(study: Study) -> list[EndedTrial]:
 
 
 def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial]]:
-    """Yield groups of about equal size of the points that are measured together, drawn at random."""
+    """Yield groups of the points that are measured together, drawn at random: of about equal size, and no larger than
+    fits into memory."""
     drawn = random.Random(seed).sample(points, len(points))
     groups = -(-len(drawn) // _TOGETHER)
     for group in range(groups):
@@ -149,17 +167,17 @@ def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial
 
 
 def _fitting(group: list[EndedTrial]) -> Iterator[list[EndedTrial]]:
-    """Yield the group in parts whose models fit into memory together."""
+    """Yield a group in parts whose models fit into memory together."""
     part: list[EndedTrial] = []
     for trial in group:
-        if part and _bytes([*part, trial]) > _BYTES:
+        if part and _model_bytes([*part, trial]) > _BYTES:
             yield part
             part = []
         part.append(trial)
     yield part
 
 
-def _bytes(group: Sequence[EndedTrial]) -> int:
+def _model_bytes(group: Sequence[EndedTrial]) -> int:
     return sum(_side(trial)[0].model_bytes for trial in group)
 
 
@@ -168,7 +186,7 @@ def _side(trial: EndedTrial) -> Side:
     return trial.outcome.artifact, trial.candidate
 
 
-def _numbers(recording: Recording, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput] | None:
+def _summary(recording: Recording, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput] | None:
     """Return the numbers of a recording, None where too many requests were refused in a visit."""
     try:
         return recording.summarize(noise)

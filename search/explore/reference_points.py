@@ -54,7 +54,8 @@ def tuned_placement(space: PlacementSpace, simulated: Callable[[Placement], Simu
             except ValueError:
                 known[placement] = math.inf
             else:
-                known[placement] = cost(found.p95_ratio or math.inf, found.throughput_ratio or found.capacity_ratio)
+                rate = found.capacity_ratio if found.throughput_ratio is None else found.throughput_ratio
+                known[placement] = cost(math.inf if found.p95_ratio is None else found.p95_ratio, rate)
         return known[placement]
 
     best: dict[str, Scalar] = space.baseline()

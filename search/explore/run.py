@@ -1,4 +1,4 @@
-"""Run of a study: dry run, reference points, search; and the profile of its baseline."""
+"""Run of a study: dry run, reference points, search, final benchmark; and the profile of its baseline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from search.report.profile import user_once
 from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
-from search.study import Study
+from search.study import STARTED_FROM, Study
 from search.trials import EndedTrial
 from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
@@ -146,14 +146,14 @@ def _enqueue(study: Study, space: SearchSpace, costs: CostModel, pairs: PairedCo
 def _enqueue_others(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
     """Enqueue the points of other fronts, once each; ConfigError where one cannot be read."""
     config, home = pairs.jobs.config, Home(Path(pairs.jobs.task.home))
-    done = list(study.facts.get("started_from", []))
+    done = list(study.facts.get(STARTED_FROM, []))
     for source in config.start_from:
         if source not in done:
             points = starting_points(source, home, space, config.seed)
             for point in points:
                 study.enqueue(point)
             done.append(source)
-            study.note(started_from=done)
+            study.note(**{STARTED_FROM: done})
             pairs.console.say(f"start: {count(len(points), 'point')} of {source}")
 
 

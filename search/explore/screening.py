@@ -125,12 +125,12 @@ class Screening:
         loss = 0.0 if running.quality is None else running.quality.loss
         return dominated(expected, loss, front, objectives, self.study.resolution)
 
-    def least_tried(self, flying: Sequence[str]) -> EndedTrial | None:
-        """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions
-        and placements, which count as much for the cost; None where all were tried in enough."""
+    def least_tried(self, running: Sequence[str]) -> EndedTrial | None:
+        """Return the trial on the front whose weights, with those that are `running` (ids), were tried in the fewest
+        precisions and placements, which count as much for the cost; None where all were tried in enough."""
         trials = self.study.ended()
         front = self.study.front({number: m for number, m in self.study.contenders().items() if number > 0})
-        tried = Counter([*(trial.candidate.weights.id for trial in trials), *flying])
+        tried = Counter([*(trial.candidate.weights.id for trial in trials), *running])
         ways = (trial for trial in trials if trial.number in front and trial.knobs)
         least = min(ways, key=lambda trial: tried[trial.candidate.weights.id], default=None)
         return least if least is not None and tried[least.candidate.weights.id] < _WAYS else None

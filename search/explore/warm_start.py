@@ -44,9 +44,17 @@ def _read(source: str, home: Home) -> list[Knobs]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"start_from: {source!r} {_WHAT}, but {error}") from error
     if isinstance(data, Mapping):
-        rows = data.get("rows")
-        data = [row.get("suggested") for row in rows if row.get("on_front")] if isinstance(rows, list) else None
+        data = _of_front(data.get("rows"), source, path)
     if not isinstance(data, list) or not all(isinstance(knobs, Mapping) for knobs in data):
         raise ConfigError(f"start_from: {source!r} {_WHAT}, but {path} holds something else")
-    # The baseline and the reference points of a front were not suggested.
-    return [knobs for knobs in data if knobs]
+    return data
+
+
+def _of_front(rows: object, source: str, path: Path) -> object:
+    """Return the knobs of a front's points; every study has a baseline of its own, and reference points have none."""
+    if not isinstance(rows, list):
+        return None
+    members = [row for row in rows if row.get("on_front") and row.get("trial") != 0]
+    if not all("suggested" in row for row in members):
+        raise ConfigError(f"start_from: {source!r} must be of this version, but {path} was written by an earlier one")
+    return [row["suggested"] for row in members if row["suggested"]]

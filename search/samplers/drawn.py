@@ -63,7 +63,8 @@ class _RandomSuggester:
                 return round(self._number(low - 0.49, high + 0.49, True, near))
             return low + step * round(self._number(-0.49, (high - low) // step + 0.49, False, _steps(near, low, step)))
 
-        return int(self._keep(name, IntDistribution(low, high, log, step), lambda kept: low <= kept <= high, value))
+        domain = IntDistribution(low, high, log, step)
+        return int(self._keep(name, domain, lambda kept: _is_number(kept) and domain._contains(kept), value))
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -74,7 +75,8 @@ class _RandomSuggester:
                 return low + step * round(self._number(-0.49, most + 0.49, False, _steps(near, low, step)))
             return self._number(low, high, log, near)
 
-        return float(self._keep(name, FloatDistribution(low, high, log, step), lambda kept: low <= kept <= high, value))
+        domain = FloatDistribution(low, high, log, step)
+        return float(self._keep(name, domain, lambda kept: _is_number(kept) and domain._contains(kept), value))
 
     def _number(self, low: float, high: float, log: bool, near: float | None) -> float:
         """Draw a number uniformly, or around another one."""
@@ -96,6 +98,10 @@ class _RandomSuggester:
             self.knobs[name] = near if near is not None and stays else value(near)
             self.distributions[name] = domain
         return self.knobs[name]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _steps(near: Any, low: float, step: float) -> float | None:

@@ -104,7 +104,7 @@ class MeterJobs:
     def time(
         self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None
     ) -> requests.BenchmarkRequest:
-        """The recording is relative to the home; `beside` is as in `score`."""
+        """Ask for a benchmark; the recording is relative to the home, and `beside` is as in `score`."""
         # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
         weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & set(self.config.objectives))
         return requests.BenchmarkRequest(
@@ -136,7 +136,7 @@ class MeterJobs:
         return requests.WeighRequest(self._holdout, self._deployment(*ours))
 
     def service_curve(self, ours: Side, of: CurvePart, reference_ms: float | None) -> requests.ServiceCurveRequest:
-        """`reference_ms` is as in the request."""
+        """Ask for a service curve; `reference_ms` is as in the request."""
         artifact, candidate = ours
         return requests.ServiceCurveRequest(
             self._holdout,

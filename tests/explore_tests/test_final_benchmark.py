@@ -16,6 +16,7 @@ from objectives.measurement.arrivals import Traffic
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
 from objectives.records import Footprint
 from search.cli.console import Console
+from search.config.loss_limits import Limits
 from search.errors import JobError
 from search.explore import final_benchmark as module
 from search.explore.final_benchmark import FinalBenchmark, grouped, participants
@@ -27,7 +28,7 @@ from spaces.candidate import Candidate
 from spaces.weights import Weights
 from tests.explore_tests.test_explorer import parts
 from tests.measurement_tests.test_recording import random_search, random_timings
-from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 __all__ = ["parts"]
 
@@ -146,6 +147,54 @@ def test_a_point_that_fails_fails_alone_and_leaves_the_front(
     final = {trial.number for trial in study.ended() if trial.final}
     assert final == {0, 1, 4}
     assert 2 not in study.front(study.contenders())
+
+
+def test_a_final_benchmark_whose_baseline_failed_leaves_the_front_and_stays_due(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, OUTCOMES)
+    before = study.front(study.contenders())
+    final_of(parts, study, Meter({}, failing=lambda *_: True), monkeypatch, tmp_path).run(1e9, 0.0)
+    assert study.front(study.contenders()) == before and study.final_is_due
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    assert not study.final_is_due
+
+
+def test_a_final_benchmark_that_was_interrupted_is_due(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(numbers: list[int], visit: int) -> bool:
+        if visit == 1:
+            raise KeyboardInterrupt
+        return False
+
+    study = study_of(parts, OUTCOMES)
+    with pytest.raises(KeyboardInterrupt):
+        final_of(parts, study, Meter({}, failing=interrupted), monkeypatch, tmp_path).run(1e9, 0.0)
+    assert study.final_is_due
+
+
+def test_recordings_of_another_study_of_the_name_are_not_continued(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    final_of(parts, study_of(parts, OUTCOMES), Meter({4: 9.0}), monkeypatch, tmp_path).run(1e9, 0.0)
+    parts["study"] = Study("s", in_memory(), ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
+    study = study_of(parts, OUTCOMES)
+    final_of(parts, study, Meter({4: 4.0}), monkeypatch, tmp_path).run(1e9, 0.0)
+    point = {point.trial: point for point in study_front(parts["config"], study).points}[4]
+    assert point.visits == 3 and point.capacity_ratio == pytest.approx(4.0, rel=0.01)
+
+
+def test_a_trial_without_an_objective_keeps_no_final_numbers(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The memory could not be measured."""
+    study = study_of(parts, OUTCOMES)
+    parts["config"] = parts["config"].model_copy(update={"objectives": ("peak_memory_bytes", "quality")})
+    final = final_of(parts, study, Meter({}), monkeypatch, tmp_path)
+    monkeypatch.setattr(FinalBenchmark, "_footprint", lambda self, trial: Footprint(5))
+    final.run(1e9, 0.0)
+    assert not any(trial.final for trial in study.ended())
 
 
 def test_a_point_that_a_regressed_one_had_dominated_joins_the_next_visit(

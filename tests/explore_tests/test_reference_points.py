@@ -92,6 +92,9 @@ def test_a_baseline_that_no_placement_betters_stays_as_it_is() -> None:
         SPACE, lambda p: simulated(1.7, 2.0) if p.instance_group.replicas == 2 else simulated(1.2, 1.1)
     )
     assert several.replicas == 2
+    # A rate of 0 is a rate; none at all leaves the capacity.
+    kept = lambda rate: tuned_placement(SPACE, lambda p: SimulatedRatios(3, 10, 3, 3, 3, rate))  # noqa: E731
+    assert kept(0.0) == Placement() != kept(None)
 
 
 PREPARED = Prepared(

@@ -86,6 +86,7 @@ def test_each_objective_that_is_simulated_counts() -> None:
     assert simulated_values(ratios, ("latency_p50", "money_per_million")) == [0.2, 0.2]
     assert simulated_values(ratios, ("latency_p99", "quality")) is None
     assert simulated_values(ratios, ("latency_p95", "model_bytes")) is None
+    assert simulated_values(ratios, ("quality",)) is None, "nothing to be dominated in"
 
 
 def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured() -> None:

@@ -35,7 +35,9 @@ def home(tmp_path: Path) -> Home:
 
 
 def front(*points: tuple[bool, object]) -> dict[str, object]:
-    return {"rows": [{"on_front": on_front, "suggested": knobs} for on_front, knobs in points]}
+    rows = [{"trial": 0, "on_front": True, "suggested": SPACE.starts()[0]}]
+    rows += [{"trial": 1, "on_front": on_front, "suggested": knobs} for on_front, knobs in points]
+    return {"rows": rows}
 
 
 def test_the_points_of_a_front_are_candidates_of_the_space(home: Home, tmp_path: Path) -> None:
@@ -57,8 +59,9 @@ def test_given_candidates_are_a_list(home: Home, tmp_path: Path) -> None:
 
 def test_a_knob_that_is_not_offered_is_drawn(home: Home, tmp_path: Path) -> None:
     only = SearchSpace(SPACE.weights, PrecisionSpace({"mlp": Choice(("fp32",))}), SPACE.placement)
-    given = {**PRUNED, "pruning.mlp": 0.99, "precision.mlp": "int4", "gone": 3}
+    given = {**PRUNED, "pruning.mlp": 0.99, "precision.mlp": "int4", "gone": 3, "distillation.temperature": "hot"}
     (found,) = starting_points(written(tmp_path / "c.json", [given]), home, only, 0)
+    assert 1 <= float(found["distillation.temperature"]) <= 8
     assert 0.25 <= float(found["pruning.mlp"]) <= 0.75 and "gone" not in found
     assert found["placement.layout"] == PRUNED["placement.layout"]
     narrow = replace(SPACE, placement=replace(SPACE.placement, layout=Choice(("1xauto",))))
@@ -66,10 +69,16 @@ def test_a_knob_that_is_not_offered_is_drawn(home: Home, tmp_path: Path) -> None
     assert found["pruning.mlp"] == PRUNED["pruning.mlp"]
 
 
-@pytest.mark.parametrize("data", [3, {"rows": 1}, [1], {"rows": [{"on_front": True, "suggested": 4}]}])
+@pytest.mark.parametrize("data", [3, {"rows": 1}, [1], {"rows": [{"trial": 1, "on_front": True, "suggested": 4}]}])
 def test_something_else_is_refused_in_one_line(home: Home, tmp_path: Path, data: object) -> None:
     source = written(tmp_path / "c.json", data)
     with pytest.raises(ConfigError, match=r"^start_from: .*holds something else$"):
+        starting_points(source, home, SPACE, 0)
+
+
+def test_a_front_of_the_version_before_is_refused_by_its_age(home: Home, tmp_path: Path) -> None:
+    source = written(tmp_path / "front.json", {"rows": [{"trial": 3, "on_front": True, "knobs": PRUNED}]})
+    with pytest.raises(ConfigError, match=r"^start_from: .*must be of this version"):
         starting_points(source, home, SPACE, 0)
 
 

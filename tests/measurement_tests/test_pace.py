@@ -84,6 +84,15 @@ def test_one_that_was_not_measured_for_some_turns_is_measured_as_it_is_now() -> 
     assert order == [2, 2, 2, 2, 1]
 
 
+def test_where_two_candidates_refuse_requests_the_baseline_tells_the_pace() -> None:
+    slowness = [1.0, 1.0, 1.0]
+    pace = Pace(machine(slowness, []), requests_of([1]))
+    slowness[:] = [math.inf, math.inf, 4.0]
+    assert [pace(0), pace(0)][-1] == pytest.approx(4.0)
+    refusing = Pace(machine([math.inf, math.inf, math.inf], []), requests_of([1]))
+    assert refusing(0) == 1.0, "nobody knows"
+
+
 @pytest.mark.parametrize("candidates", [1, 3])
 def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: int) -> None:
     """A deployment takes a fifth longer when another one ran last, as with cold caches. With the baseline's pace

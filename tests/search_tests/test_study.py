@@ -42,6 +42,26 @@ def test_an_outcome_comes_back_whole_after_reopening(space: SearchSpace, storage
     assert raw.values == [0.5, 0.5, 0.001] and raw.params == found.knobs
 
 
+def test_an_outcome_of_the_version_before_is_read(space: SearchSpace, storage: str) -> None:
+    study = open_study(storage)
+    trial, _ = study.ask(space)
+    study.tell(trial.number, complete_outcome(), 1.5)
+    raw = optuna.load_study(study_name="s", storage=storage)
+    plain = json.loads(raw.trials[0].user_attrs["outcome"]) | {"quick_benchmark": None}
+    del plain["simulated"]
+    older, _ = study.ask(space)
+    older.set_user_attr("outcome", json.dumps(plain))
+    study._study.tell(older, raw.trials[0].values)
+    assert [trial.outcome for trial in open_study(storage).ended()] == [complete_outcome()] * 2
+
+
+def test_a_study_that_is_begun_anew_has_started_from_nothing(storage: str) -> None:
+    study = open_study(storage)
+    study.note(started_from=["other"], resolution=0.1)
+    study.restart()
+    assert study.facts == {"resolution": 0.1} == open_study(storage).facts
+
+
 def test_optuna_sees_the_tolerated_loss_as_a_constraint(space: SearchSpace, storage: str) -> None:
     study = open_study(storage)
     for loss in (0.005, 0.02):
