@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from objectives.jobs.requests import VisitRequest, VisitResponse, WeighRequest
+from objectives.measurement import recording
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
 from objectives.records import Footprint
@@ -31,6 +32,12 @@ from tests.measurement_tests.test_recording import random_search, random_timings
 from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 __all__ = ["parts"]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of rates are not looked at here, and their resamples take most of the time."""
+    monkeypatch.setattr(recording, "RESAMPLES", 10)
 
 
 class Meter:
@@ -76,8 +83,10 @@ def study_of(parts: dict[str, Any], outcomes: dict[str, tuple[float, float, floa
 
 
 def final_of(
-    parts: dict[str, Any], study: Study, meter: Meter, monkeypatch: pytest.MonkeyPatch, home: Path
+    parts: dict[str, Any], study: Study, meter: Meter, monkeypatch: pytest.MonkeyPatch, home: Path, visits: int = 1
 ) -> FinalBenchmark:
+    timing = parts["config"].timing.model_copy(update={"final_blocks": 20 * visits})
+    parts["config"] = parts["config"].model_copy(update={"timing": timing})
     monkeypatch.setattr(module, "call", meter)
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     session: Any = SimpleNamespace(config=parts["config"], home=Home(home), study=study)
@@ -108,7 +117,7 @@ def test_its_numbers_replace_those_of_the_search(
     study = study_of(parts, {**OUTCOMES, "worse": (0.6, 2.0, 0.0)})
     meter = Meter({0: 1.0, 1: 0.9, 2: 2.0, 4: 4.0})
     assert study.final_is_due
-    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 100.0)
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 100.0)
     assert not study.final_is_due
     assert [number for number, _ in meter.visits] == [0, 1, 2] and meter.weighed == 5
     assert sorted(meter.visits[0][1]) == [0, 1, 2, 4] and 3 in meter.visits[1][1]
@@ -129,13 +138,13 @@ def test_the_variance_between_visits_is_that_of_the_other_points(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     study = study_of(parts, {"baseline": (1.0, 1.0, 0.0), "fast": (0.1, 5.0, 0.001)})
-    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     ended = {trial.number: trial for trial in study.ended()}
     latencies = {number: trial.measurement.latency for number, trial in ended.items() if trial.measurement}
-    recording = read_recording(tmp_path / str(ended[1].outcome.timings))
+    visits = read_recording(tmp_path / str(ended[1].outcome.timings))
     other = module.ratio_noise([(latencies[0], m.throughput) for m in [ended[0].measurement] if m is not None])
-    assert recording.summarize(other)[0] == latencies[1]
-    assert recording.summarize()[0].p95_ratio_interval != latencies[1].p95_ratio_interval
+    assert visits.summarize(other)[0] == latencies[1]
+    assert visits.summarize()[0].p95_ratio_interval != latencies[1].p95_ratio_interval
 
 
 def test_a_point_that_fails_fails_alone_and_leaves_the_front(
@@ -170,7 +179,7 @@ def test_a_final_benchmark_that_was_interrupted_is_due(
 
     study = study_of(parts, OUTCOMES)
     with pytest.raises(KeyboardInterrupt):
-        final_of(parts, study, Meter({}, failing=interrupted), monkeypatch, tmp_path).run(1e9, 0.0)
+        final_of(parts, study, Meter({}, failing=interrupted), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     assert study.final_is_due
 
 
@@ -182,7 +191,7 @@ def test_recordings_of_another_study_of_the_name_are_not_continued(
     study = study_of(parts, OUTCOMES)
     final_of(parts, study, Meter({4: 4.0}), monkeypatch, tmp_path).run(1e9, 0.0)
     point = {point.trial: point for point in study_front(parts["config"], study).points}[4]
-    assert point.visits == 3 and point.capacity_ratio == pytest.approx(4.0, rel=0.01)
+    assert point.visits == 1 and point.capacity_ratio == pytest.approx(4.0, rel=0.01)
 
 
 def test_a_trial_without_an_objective_keeps_no_final_numbers(
@@ -203,7 +212,7 @@ def test_a_point_that_a_regressed_one_had_dominated_joins_the_next_visit(
     """Capacity stands for throughput here: the p95 ratios of the recordings are about the same."""
     study = study_of(parts, {**OUTCOMES, "other": (0.15, 4.5, 0.001)})
     meter = Meter({2: 1.5})
-    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 0.0)
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     taken = {number: set(numbers) for number, numbers in meter.visits}
     assert 6 not in taken[0] and 6 in taken[1]
 
@@ -212,7 +221,7 @@ def test_only_one_visit_where_the_time_is_over(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     study, meter = study_of(parts, OUTCOMES), Meter({})
-    final_of(parts, study, meter, monkeypatch, tmp_path).run(0.0, 0.0)
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(0.0, 0.0)
     assert [number for number, _ in meter.visits] == [0]
     assert not study.final_is_due
 
@@ -266,7 +275,7 @@ def test_the_reserve_is_what_it_takes_up_to_its_share(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Four points in one group: three visits of 2 s x (0.6 + 4 x 0.4)."""
-    final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path)
+    final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path, visits=3)
     assert final.reserve() == pytest.approx(3 * 2 * (0.6 + 4 * 0.4))
     for minutes, visits in ((0.55, 2), (0.1, 1)):  # 10 s hold two visits; one is left in any case
         budget = parts["config"].budget.model_copy(update={"minutes": minutes})
