@@ -31,8 +31,6 @@ _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
 # Fact: the sources of starting points whose points were enqueued.
 STARTED_FROM = "started_from"
-
-
 # Ended trials, the last ones, that a proposal is made from, besides all that were measured.
 _RECENT = 1000
 

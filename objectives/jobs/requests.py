@@ -133,7 +133,7 @@ class ServiceCurveResponse:
 
 @dataclass(frozen=True)
 class ServiceCurveRequest(Request[ServiceCurveResponse]):
-    """Measure the service curve of a deployment of one instance group, in half a second or so.
+    """Measure the service curve of a deployment of one instance group, in about a second.
 
     share: utilisation of the baseline at the study's load
     batch_rows: rows of the largest batches that will be simulated, None for none

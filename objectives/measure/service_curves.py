@@ -1,4 +1,6 @@
-"""Measurement of service curves, in one short open loop and in one with every replica busy, beside the baseline."""
+"""Measurement of service curves beside the baseline: in a short open loop, with every replica busy, and at the study's
+rate.
+"""
 
 from __future__ import annotations
 

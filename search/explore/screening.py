@@ -14,7 +14,6 @@ from search.explore.running_trial import RunningTrial
 from search.front import loses_no_more
 from search.study import Study
 from search.trials import EndedTrial, sought
-from spaces.candidate import Candidate
 
 # Error margin of the simulation and of a single visit together, in each objective.
 _MARGIN = 1.15
@@ -92,18 +91,13 @@ class Screening:
         training only, loses no more at the resolution of the data."""
         assert running.quality is not None
         untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
-        for number, (candidate, measured) in self._candidates().items():
-            if candidate.untrained == untrained and loses_no_more(measured.quality.loss, loss, resolution):
+        alike = {
+            t.number for t in self.study.measured_trials() if t.candidate.untrained == untrained and not t.reference
+        }
+        for number, measured in self.study.measured().items():
+            if number in alike and loses_no_more(measured.quality.loss, loss, resolution):
                 return f"pruned: trial {number} differs in its training only, and loses no more"
         return None
-
-    def _candidates(self) -> dict[int, tuple[Candidate, Measurement]]:
-        """Return the measured trials that are no reference points."""
-        return {
-            trial.number: (trial.candidate, measured)
-            for trial in self.study.measured_trials()
-            if trial.reference is None and (measured := trial.measurement) is not None
-        }
 
     def compares_cost(self, running: RunningTrial) -> bool:
         """Return whether the cost decides if the trial goes on: every objective but quality follows from it."""

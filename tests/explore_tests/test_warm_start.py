@@ -41,7 +41,7 @@ def front(*points: tuple[bool, object]) -> dict[str, object]:
 
 
 def test_the_points_of_a_front_are_candidates_of_the_space(home: Home, tmp_path: Path) -> None:
-    """Of a study of this home by name, of another one by its file; what is off the front or has no knobs is not."""
+    """A study of this home is named, another one is a file; what is off the front or has no knobs is left out."""
     other = {**PRUNED, "pruning.mlp": 0.3}
     data = front((True, {}), (True, PRUNED), (False, {**PRUNED, "pruning.mlp": 0.7}), (True, other), (True, PRUNED))
     named = written(home.reports("other") / "front.json", data)

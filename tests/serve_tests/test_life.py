@@ -69,7 +69,7 @@ class Load:
 
 @pytest.mark.parametrize("options", [("--max-in-flight", "3"), ()])
 def test_overload_is_refused_with_a_time_to_come_back(options: tuple[str, ...], tmp_path: Path) -> None:
-    """By the server's own limit, or by the placement's queue."""
+    """The server's own limit refuses, or the placement's queue."""
     bundle = write_toy(tmp_path / "bundle", waiting(0.3, None if options else 2))
     with serving(bundle, tmp_path / "log", *options) as server, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(post, [server.url] * 8))
@@ -123,7 +123,7 @@ def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:
 
 
 def test_the_end_under_load_loses_no_accepted_request(tmp_path: Path) -> None:
-    """As many responses have arrived as the server has answered requests; the others found nobody who listens."""
+    """The responses that arrived are as many as the server answered; the other requests found nobody who listens."""
     bundle = write_toy(tmp_path / "bundle")
     with serving(bundle, tmp_path / "log") as server:
         load = Load(server.url)

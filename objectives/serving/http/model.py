@@ -48,12 +48,12 @@ class Model:
 
     @property
     def repeats_user(self) -> bool:
-        """Whether the graph takes the user's inputs in every row."""
+        """Return True if the graph takes the user's inputs in every row."""
         return not self.bundle.candidate.placement.user_once
 
     @property
     def has_free_shapes(self) -> bool:
-        """Whether inputs have dimensions besides the rows that a request chooses, and that a run may refuse."""
+        """Return True if inputs have dimensions besides the rows that a request chooses, and that a run may refuse."""
         return any(size is None for spec in self.bundle.inputs for size in spec.shape)
 
     async def scores(self, request: Arrays) -> Scores:
