@@ -107,14 +107,24 @@ class Study:
         names = (trial.user_attrs.get("reference") for trial in self._study.get_trials(deepcopy=False))
         return tuple(filter(None, names))
 
-    def ask(self, space: SearchSpace, settled: Mapping[str, Scalar] | None = None) -> tuple[Trial, Candidate]:
-        """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
+    def ask(
+        self,
+        space: SearchSpace,
+        settled: Mapping[str, Scalar] | None = None,
+        evaluated: Sequence[EndedTrial] = (),
+    ) -> tuple[Trial, Candidate]:
+        """Return the next choice: one that was enqueued, else a new one around the knobs that are settled.
+
+        Args:
+            evaluated: trials under way whose cost and loss are known
+        """
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if settled and not waiting:
             self.enqueue(settled)
         if isinstance(self._sampler, ExpectedGainSampler) and not waiting:
             front = self.front(self.contenders())
-            self._sampler.evidence = Evidence(space, self._recent(), self._known, self._pending(), front)
+            ended = [*self._recent(), *evaluated]
+            self._sampler.evidence = Evidence(space, ended, self._known, self._pending(), front)
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
             return trial, from_plain(Candidate, trial.user_attrs["candidate"])

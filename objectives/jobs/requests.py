@@ -179,6 +179,34 @@ class BenchmarkRequest(Request[BenchmarkResponse]):
 
 
 @dataclass(frozen=True)
+class GroupBenchmarkResponse:
+    """The numbers of each candidate, or the reason in one line why it has none."""
+
+    benchmarks: tuple[BenchmarkResponse | None, ...]
+    failures: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class GroupBenchmarkRequest(Request[GroupBenchmarkResponse]):
+    """Measure latency and throughput of several deployments beside one baseline, in one visit.
+
+    recordings: the file of raw timings of each candidate, written anew
+    weighed: whether memory and CPU time are measured as well, of each candidate
+    noise: how ratios differ between visits, by earlier benchmarks
+    """
+
+    holdout: str
+    candidates: tuple[Deployment, ...]
+    baseline: Deployment
+    load: Load
+    window: Window
+    seed: int
+    recordings: tuple[str, ...]
+    weighed: tuple[bool, ...]
+    noise: RatioNoise = NO_RATIO_NOISE
+
+
+@dataclass(frozen=True)
 class VisitResponse:
     """Number of visits in the recording of each candidate."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from objectives.held_out_rows import read_requests
 from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, serve
-from objectives.measure.benchmark import benchmark, visit_together, weigh, weigh_here
+from objectives.measure.benchmark import benchmark, benchmark_group, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.evaluate import evaluate, score
 from objectives.measure.service_curves import service_curve
@@ -38,6 +38,7 @@ JOBS: Jobs = {
     jobs.ScoreRequest: score,
     jobs.ServiceCurveRequest: service_curve,
     jobs.BenchmarkRequest: benchmark,
+    jobs.GroupBenchmarkRequest: benchmark_group,
     jobs.VisitRequest: visit_together,
     jobs.WeighRequest: weigh_deployment,
     jobs.ProfileRequest: profile,

@@ -14,6 +14,8 @@ from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import (
     BenchmarkRequest,
     BenchmarkResponse,
+    GroupBenchmarkRequest,
+    GroupBenchmarkResponse,
     VisitRequest,
     VisitResponse,
 )
@@ -24,10 +26,10 @@ from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Pace
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
-from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
+from objectives.measurement.recording import RatioNoise, Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.statistics import Floats
 from objectives.measurement.throughput import Probe, RateSearch, measure_capacity, search_rates
-from objectives.records import Footprint
+from objectives.records import Footprint, NotFiniteError
 from spaces.serialization import from_plain, to_plain
 
 _WEIGH_SECONDS = 100
@@ -40,16 +42,46 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
     """
-    holdout, recording, load, window = Path(request.holdout), Path(request.recording), request.load, request.window
+    holdout, load, window = Path(request.holdout), request.load, request.window
     # First: a recording belongs to a timing that nothing behind it can undo.
-    footprint = Footprint(request.candidate.artifact.model_bytes)
-    if request.weighed:
-        footprint = weigh(holdout, request.candidate)
+    footprint = _footprint(holdout, request.candidate, request.weighed)
     requests, sides = read_requests(holdout), (request.candidate, request.baseline)
     visits = [_visit(sides, requests, load, window, request.seed, number)[0] for number in range(window.visits)]
     recorded = Recording(tuple(visits), load.slo_ms, load.percent, request.seed)
-    latency, throughput = recorded.summarize(request.noise)
-    write_recording(recorded, recording)
+    return _summary(recorded, request.noise, footprint, Path(request.recording))
+
+
+def benchmark_group(request: GroupBenchmarkRequest) -> GroupBenchmarkResponse:
+    """Measure several candidates beside one baseline in one visit, and write the raw timings of each to a file.
+
+    A candidate that refuses too many requests fails alone.
+    """
+    holdout, load = Path(request.holdout), request.load
+    weighed = zip(request.candidates, request.weighed, strict=True)
+    footprints = [_footprint(holdout, candidate, asked) for candidate, asked in weighed]
+    sides = (*request.candidates, request.baseline)
+    visits = _visit(sides, read_requests(holdout), load, request.window, request.seed, 0)
+    found: list[BenchmarkResponse | None] = []
+    failures: list[str | None] = []
+    for visit, footprint, path in zip(visits, footprints, map(Path, request.recordings), strict=True):
+        recorded = Recording((visit,), load.slo_ms, load.percent, request.seed)
+        try:
+            found.append(_summary(recorded, request.noise, footprint, path))
+            failures.append(None)
+        except NotFiniteError as error:
+            found.append(None)
+            failures.append(str(error))
+    return GroupBenchmarkResponse(tuple(found), tuple(failures))
+
+
+def _footprint(holdout: Path, deployment: Deployment, weighed: bool) -> Footprint:
+    return weigh(holdout, deployment) if weighed else Footprint(deployment.artifact.model_bytes)
+
+
+def _summary(recorded: Recording, noise: RatioNoise, footprint: Footprint, path: Path) -> BenchmarkResponse:
+    """Write a recording that has all numbers; NotFiniteError where one is missing."""
+    latency, throughput = recorded.summarize(noise)
+    write_recording(recorded, path)
     return BenchmarkResponse(latency, throughput, footprint)
 
 

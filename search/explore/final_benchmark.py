@@ -18,6 +18,7 @@ from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise, Recordi
 from objectives.records import Footprint, Latency, NotFiniteError, Throughput
 from search.cli.console import Console
 from search.errors import JobError
+from search.explore.benchmark_groups import TOGETHER, fitting
 from search.explore.reference_points import tuned_baseline
 from search.format import count
 from search.session import Session
@@ -26,13 +27,7 @@ from search.trials import EndedTrial, FinalNumbers, sought
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
 
-# Deployments that are open together beside the baseline: the more, the less time the baseline takes, and the farther
-# apart are the blocks that are compared. Models together hold at most so many bytes.
-_TOGETHER = 6
-_BYTES = 2 << 30
-# Share of a visit's time that does not depend on the number of candidates, the baseline's own.
-_BASELINE_SHARE = 0.6
-# Seconds of a visit of one candidate, before a study has shown its own.
+# Seconds of a visit for each candidate, before a study has shown its own.
 _VISIT_SECONDS = 20.0
 
 
@@ -50,9 +45,7 @@ class FinalBenchmark:
         fit into its share of the budget, at least one."""
         budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.measured_trials()]
-        visit = fmean(measured) if measured else _VISIT_SECONDS
-        groups = -(-points // _TOGETHER)
-        seconds = visit * (_BASELINE_SHARE * groups + (1 - _BASELINE_SHARE) * points)
+        seconds = points * (fmean(measured) if measured else _VISIT_SECONDS)
         fit = int(60 * budget.minutes * budget.final_share / seconds)
         return min(max(fit, 1), self._visits) * seconds
 
@@ -161,24 +154,9 @@ def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial
     """Yield groups of the points that are measured together, drawn at random: of about equal size, and no larger than
     fits into memory."""
     drawn = random.Random(seed).sample(points, len(points))
-    groups = -(-len(drawn) // _TOGETHER)
-    for group in range(groups):
-        yield from _fitting(drawn[group::groups])
-
-
-def _fitting(group: list[EndedTrial]) -> Iterator[list[EndedTrial]]:
-    """Yield a group in parts whose models fit into memory together."""
-    part: list[EndedTrial] = []
-    for trial in group:
-        if part and _model_bytes([*part, trial]) > _BYTES:
-            yield part
-            part = []
-        part.append(trial)
-    yield part
-
-
-def _model_bytes(group: Sequence[EndedTrial]) -> int:
-    return sum(_side(trial)[0].model_bytes for trial in group)
+    groups = -(-len(drawn) // TOGETHER)
+    for group in (drawn[first::groups] for first in range(groups)):
+        yield from fitting(group, [_side(trial) for trial in group])
 
 
 def _side(trial: EndedTrial) -> Side:

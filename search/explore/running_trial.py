@@ -53,13 +53,18 @@ class RunningTrial:
         name: str | None = self.trial.user_attrs.get("reference")
         return name
 
+    @property
+    def waiting(self) -> bool:
+        """Return whether the trial waits for its benchmark, which is made of several together."""
+        return self.stage == "benchmark" and self.worker is None
+
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """Select the trial to advance, of one stage the oldest: measuring before building, short stages before fits, never
-    two fits of the same weights."""
+    """Select the trial to advance by itself, of one stage the oldest: measuring before building, short stages before
+    fits, never two fits of the same weights."""
     waiting = [f for f in running_trials if f.worker is None]
     fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
-    measuring = (f for stage in (*TIMING, "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
+    measuring = (f for stage in ("curve", "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
     free = [f for f in waiting if builders_idle and not (f.stage == "fit" and f.candidate.weights.id in fitting)]
     building = (f for stage in BUILDING for f in free if f.stage == stage)
     return next(itertools.chain(measuring, building), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from objectives.records import Measurement
@@ -21,33 +21,45 @@ _MARGIN = 1.15
 _WAYS = 6
 
 
+@dataclass(frozen=True)
+class Rival:
+    """What a trial has in all objectives but quality, measured or expected, lower is better, and its loss."""
+
+    trial: int
+    values: Sequence[float]
+    loss: float
+    measured: bool = True
+
+
 def dominated(
     expected: Sequence[float],
     loss: float,
-    front: Mapping[int, Measurement],
+    rivals: Sequence[Rival],
     objectives: Sequence[str],
     resolution: float,
 ) -> str | None:
     """Return the reason to prune a candidate for its cost, None to keep it: by more than the margin, in all objectives
-    but quality, it is worse than the baseline, at any quality, or than a candidate of the front that loses no more at
-    the resolution of the data.
+    but quality, it is worse than the baseline, at any quality, or than a rival that loses no more at the resolution of
+    the data.
 
     Args:
         expected: values of these objectives but quality, lower is better
-        front: measurements by trial, without the baseline. A dominated point excludes no candidate: a loss equal to its
-            own need not equal that of the point that dominates it.
+        rivals: of the front, without the baseline, and of candidates that wait to be benchmarked. A dominated point
+            excludes no candidate: a loss equal to its own need not equal that of the point that dominates it.
     """
     others = [name for name in objectives if name != QUALITY]
     told = f"pruned: simulated at {_words(others, expected)} of the baseline"
-    rivals = [(told, [1.0] * len(others))]
-    for trial, rival in front.items():
-        if loses_no_more(rival.quality.loss, loss, resolution):
-            values = sought(rival, others)
-            rivals.append((f"{told}; trial {trial} has {_words(others, values)} at no higher loss", values))
-    for reason, values in rivals:
-        if all(ours > _MARGIN * theirs for ours, theirs in zip(expected, values, strict=True)):
-            return reason
+    if _worse(expected, [1.0] * len(others)):
+        return told
+    for rival in rivals:
+        if loses_no_more(rival.loss, loss, resolution) and _worse(expected, rival.values):
+            has = "has" if rival.measured else "is simulated at"
+            return f"{told}; trial {rival.trial} {has} {_words(others, rival.values)} at no higher loss"
     return None
+
+
+def _worse(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    return all(our > _MARGIN * their for our, their in zip(ours, theirs, strict=True))
 
 
 def _words(objectives: Sequence[str], values: Sequence[float]) -> str:
@@ -73,9 +85,10 @@ class Screening:
             return False
         return any(trial.number > 0 and trial.reference is None for trial in self.study.measured_trials())
 
-    def rejects(self, running: RunningTrial) -> str | None:
-        """Return the reason why an evaluated trial is not benchmarked, None where it is: it loses or is dominated; the
-        loss of a simple model is too large for an alternative to the baseline."""
+    def rejects(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
+        """Return the reason why an evaluated trial is not benchmarked, None where it is: it loses or is dominated, by
+        one that waits for its benchmark too; the loss of a simple model is too large for an alternative to the
+        baseline."""
         quality, limits = running.quality, self.config.quality.limits
         assert quality is not None
         if running.candidate.weights.reference is not None and not limits.kept(quality):
@@ -84,18 +97,18 @@ class Screening:
             return None
         if lost := limits.lost(quality):
             return f"pruned: {lost}"
-        return self.equalled(running) or self.dominated(running)
+        return self.equalled(running, waiting) or self.dominated(running, waiting)
 
-    def equalled(self, running: RunningTrial) -> str | None:
+    def equalled(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why an evaluated trial need not be benchmarked: one of the same cost, which differs in its
         training only, loses no more at the resolution of the data."""
         assert running.quality is not None
         untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
-        alike = {
-            t.number for t in self.study.measured_trials() if t.candidate.untrained == untrained and not t.reference
-        }
-        for number, measured in self.study.measured().items():
-            if number in alike and loses_no_more(measured.quality.loss, loss, resolution):
+        ended = [(t, t.measurement) for t in self.study.measured_trials() if not t.reference]
+        alike = [(t.number, m.quality) for t, m in ended if m is not None and t.candidate.untrained == untrained]
+        alike += [(f.number, f.quality) for f in waiting if f.quality and f.candidate.untrained == untrained]
+        for number, quality in alike:
+            if loses_no_more(quality.loss, loss, resolution):
                 return f"pruned: trial {number} differs in its training only, and loses no more"
         return None
 
@@ -103,21 +116,39 @@ class Screening:
         """Return whether the cost decides if the trial goes on: every objective but quality follows from it."""
         return self.applies(running) and is_simulated(self.config.objectives)
 
-    def dominated(self, running: RunningTrial) -> str | None:
+    def dominated(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why the trial is dominated, before its evaluation even if it lost nothing."""
         objectives = self.config.objectives
-        if running.simulated is None or not self.compares_cost(running):
+        if not self.compares_cost(running) or (expected := self.expected(running)) is None:
             return None
-        if (simulated := simulated_values(running.simulated, objectives)) is None:
-            return None
-        expected = list(simulated * correction(self.study.measured_trials(), objectives))
+        others = [name for name in objectives if name != QUALITY]
+        front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
+        loss, resolution = 0.0 if running.quality is None else running.quality.loss, self.study.resolution
         if running.candidate.keeps_model:
             # The search for the best tuned baseline is independent of smaller models.
-            kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
-            return dominated(expected, 0.0, kept, objectives, math.inf)
-        front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
-        loss = 0.0 if running.quality is None else running.quality.loss
-        return dominated(expected, loss, front, objectives, self.study.resolution)
+            front = {number: m for number, m in self._of_kept_model().items() if number > 0}
+            waiting = [rival for rival in waiting if rival.candidate.keeps_model]
+            loss, resolution = 0.0, math.inf
+        rivals = [Rival(number, sought(m, others), m.quality.loss) for number, m in front.items()]
+        for rival in waiting:
+            if rival.quality is not None and (values := self.expected(rival)) is not None:
+                rivals.append(Rival(rival.number, values, rival.quality.loss, measured=False))
+        return dominated(expected, loss, rivals, objectives, resolution)
+
+    def expected(self, running: RunningTrial) -> list[float] | None:
+        """Return the expected values of all objectives but quality, lower is better; None where one was not simulated:
+        what was simulated, corrected by what others measured."""
+        if running.simulated is None:
+            return None
+        simulated = simulated_values(running.simulated, self.config.objectives)
+        if simulated is None:
+            return None
+        return list(simulated * correction(self.study.measured_trials(), self.config.objectives))
+
+    def by_promise(self, waiting: Sequence[RunningTrial]) -> list[RunningTrial]:
+        """Sort trials that wait for their benchmark: by the product of what is expected of them, those first of which
+        nothing was simulated."""
+        return sorted(waiting, key=lambda one: math.prod(self.expected(one) or [0.0]))
 
     def least_tried(self, running: Sequence[str]) -> EndedTrial | None:
         """Return the trial on the front whose weights, with those that are `running` (ids), were tried in the fewest

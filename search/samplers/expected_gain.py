@@ -26,13 +26,13 @@ from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
 
 # Candidates of the pool that are drawn at random, and neighbours of members of the front.
-_RANDOM, _NEIGHBOURS = 200, 300
+_RANDOM, _NEIGHBOURS = 100, 200
 # Probability that a neighbour changes a knob: one in ten, or a third.
 _CHANGES = (0.1, 0.33)
 # Share of the proposals that are random, so that no part of the space is excluded by a wrong model.
 _EXPLORED = 0.1
 # Draws of a pool until enough candidates are new.
-_TRIES = 2000
+_TRIES = 600
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +95,11 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
             surrogates = Surrogates(evidence.ended, self._objectives, self._limits, int(random.integers(2**31)))
         except NoEvidenceError:
             return pool[0]
-        front = surrogates.measured()
-        if evidence.pending:
-            # A trial under way counts as measured where it is expected.
-            front = np.concatenate([front, surrogates.predict(evidence.pending).units.mean(axis=0)])
+        predicted = surrogates.predict([*(drawn.candidate for drawn in pool), *evidence.pending])
+        # A trial under way counts as measured where it is expected.
+        front = np.concatenate([surrogates.measured(), predicted.units[:, len(pool) :].mean(axis=0)])
         gain = HypervolumeGain(front, surrogates.objectives)
-        predicted = surrogates.predict([drawn.candidate for drawn in pool])
-        return pool[int(np.argmax(gain_per_second(gain, predicted)))]
+        return pool[int(np.argmax(gain_per_second(gain, predicted)[: len(pool)]))]
 
 
 def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:

@@ -6,21 +6,25 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from search.front import Floats
 from spaces.domains import Scalar
 
 if TYPE_CHECKING:
-    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 # Number of draws of a prediction.
 DRAWS = 32
-# A model is fitted to so many rows at most, and its length scales to fewer, the last ones, in so many steps.
-_MOST_ROWS, _SCALED_ROWS, _STEPS = 400, 120, 20
+# A model is fitted to so many of the last rows, to a step; its kernel to fewer, the last ones of a prefix that grows by
+# this factor, in so many steps.
+_MOST_ROWS, _ROWS_STEP = 400, 100
+_SCALED_ROWS, _STEPS, _GROWTH = 120, 20, 1.25
 # Bounds of the length scales, in units of features from 0 to 1, and of the noise, as a share of the variance.
 _LENGTHS, _NOISE = (0.05, 20.0), (1e-4, 0.3)
 
@@ -31,23 +35,36 @@ class GaussianProcess:
 
     Numbers are features as they are, larger ones as their logarithms; each category is one, and a list of widths such
     as 64-32 is also the logarithm of their sum. A knob that a candidate does not have counts as 0.
+
+    The kernel, which takes longest, is fitted to a prefix of the rows, so that most further rows need no new one, and
+    the same rows always give the same model.
     """
 
     def __init__(self, knobs: Sequence[Mapping[str, Scalar]], targets: Floats, seed: int) -> None:
-        """Fit the processes to (n, m) targets."""
+        """Fit the processes to (n, m) targets, in the order in which they became known."""
         # Here, since scikit-learn takes a second to load, and most commands fit nothing.
         from sklearn.feature_extraction import DictVectorizer
+        from sklearn.gaussian_process import GaussianProcessRegressor
 
-        knobs, targets = knobs[-_MOST_ROWS:], targets[-_MOST_ROWS:]
+        first = -(-max(0, len(knobs) - _MOST_ROWS) // _ROWS_STEP) * _ROWS_STEP
+        knobs, targets = knobs[first:], targets[first:]
         self._features = DictVectorizer(sparse=False)
         rows = self._features.fit_transform([_numbers(each) for each in knobs])
-        # A feature that has not varied says nothing.
+        prefix = _prefix(len(rows))
+        # A feature that has not varied says nothing; one that varied later only has the length scale 1.
         self._varied = np.flatnonzero(np.ptp(rows, axis=0) > 0)
-        self._low, self._range = rows.min(axis=0), np.maximum(np.ptp(rows, axis=0), 1e-12)
-        scaled = self._scaled(rows)
+        early = np.ptp(rows[:prefix], axis=0) > 0
+        ends = np.where(
+            early, [rows[:prefix].min(axis=0), rows[:prefix].max(axis=0)], [rows.min(axis=0), rows.max(axis=0)]
+        )
+        self._low, self._range = ends[0], np.maximum(ends[1] - ends[0], 1e-12)
+        scaled, fitted = self._scaled(rows), early[self._varied]
         self._normal = np.random.default_rng(seed).normal(size=(DRAWS, targets.shape[1]))
-        self._mean, self._spread = targets.mean(axis=0), np.maximum(targets.std(axis=0), 1e-6)
-        self._processes = [_fitted(scaled, column) for column in ((targets - self._mean) / self._spread).T]
+        self._mean, self._spread = targets[:prefix].mean(axis=0), np.maximum(targets[:prefix].std(axis=0), 1e-6)
+        self._processes = []
+        for column in ((targets - self._mean) / self._spread).T:
+            kernel = _kernel(scaled[:prefix], column[:prefix], fitted)
+            self._processes.append(GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=None).fit(scaled, column))
 
     def draw(self, knobs: Sequence[Mapping[str, Scalar]]) -> Floats:
         """Return (DRAWS, n, m) draws of the targets of n candidates; a draw is equally lucky for all of them."""
@@ -64,18 +81,42 @@ class GaussianProcess:
         return scaled if scaled.shape[1] else np.zeros((len(rows), 1))
 
 
-def _fitted(rows: Floats, values: Floats) -> GaussianProcessRegressor:
-    """Fit one process to (n,) values; length scales maximise the marginal likelihood."""
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+def _prefix(count: int) -> int:
+    """Return the number of rows that the kernel is fitted to: the last of a geometric sequence up to the count."""
+    size = 4
+    while (following := math.ceil(size * _GROWTH)) <= count:
+        size = following
+    return min(size, count)
 
+
+def _kernel(rows: Floats, values: Floats, fitted: NDArray[np.bool_]) -> Kernel:
+    """Return the kernel of (n, d) rows and (n,) values, whose `fitted` length scales, (d,), maximise the marginal
+    likelihood; the others are 1."""
     lengths = np.ones(rows.shape[1])
-    kernel = ConstantKernel(1.0, (0.1, 30.0)) * Matern(lengths, _LENGTHS, nu=2.5) + WhiteKernel(1e-2, _NOISE)
+    if not fitted.any():
+        return _matern(lengths)
+    known = np.ascontiguousarray(rows[-_SCALED_ROWS:, fitted])
+    theta = _fitted_theta(known.tobytes(), known.shape[1], values[-_SCALED_ROWS:].tobytes())
+    lengths[fitted] = np.exp(theta[1:-1])
+    return _matern(lengths, np.exp(theta[0]), np.exp(theta[-1]))
+
+
+@lru_cache(maxsize=32)
+def _fitted_theta(rows: bytes, columns: int, values: bytes) -> tuple[float, ...]:
+    """Fit a kernel, and return the logarithms of its variance, its length scales and its noise."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    process = GaussianProcessRegressor(_matern(np.ones(columns)), alpha=1e-8, optimizer=_few_steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length scale at its bound is meant: the feature does not matter
-        scales = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=_few_steps)
-        scales.fit(rows[-_SCALED_ROWS:], values[-_SCALED_ROWS:])
-        return GaussianProcessRegressor(scales.kernel_, alpha=1e-8, optimizer=None).fit(rows, values)
+        process.fit(np.frombuffer(rows).reshape(-1, columns), np.frombuffer(values))
+    return tuple(process.kernel_.theta.tolist())
+
+
+def _matern(lengths: Floats, variance: float = 1.0, noise: float = 1e-2) -> Kernel:
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    return ConstantKernel(variance, (0.1, 30.0)) * Matern(lengths, _LENGTHS, nu=2.5) + WhiteKernel(noise, _NOISE)
 
 
 def _few_steps(loss: Callable[..., Any], start: Floats, bounds: Floats) -> tuple[Floats, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 import numpy as np
@@ -14,6 +16,7 @@ from search.expected_cost import QUALITY, correction, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.gaussian_process import GaussianProcess
 from search.trials import EndedTrial, sought
+from search.workers.meter_jobs import curve_parts
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.techniques.quantization import Precision
@@ -26,6 +29,8 @@ _TRAINING = (
 _SERVING = ("placement.",)
 # Multiple of the tolerated loss beyond which no loss is worse.
 _WORST_LOSS = 5.0
+# Most seconds of a fit that only read what was trained.
+_REUSED = 0.5
 # Smallest value whose logarithm is taken.
 _LEAST = 1e-9
 Variant = tuple[Weights, Precision]
@@ -65,7 +70,10 @@ class Surrogates:
             raise NoEvidenceError("Surrogates need the measured baseline.")
         self._base = _log(sought(baseline, self._others))
         self._costs, self._losses = self._known_costs(), self._known_losses()
-        self._trained = {t.candidate.weights for t in self._ended if t.outcome.artifact is not None}
+        built = [t.candidate for t in self._ended if t.outcome.artifact is not None]
+        self._trained, self._exported = {c.weights for c in built}, {_variant(c) for c in built}
+        self._graphs = {_variant(key) for key in self._costs}
+        self._curves = {(_variant(key), part) for key in self._costs for part in curve_parts(key.placement)}
         by_cost = {t.candidate.untrained: _knobs(t.candidate, _TRAINING) for t in self._ended}
         by_loss = {_variant(t.candidate): _knobs(t.candidate, _SERVING) for t in self._ended}
         self._cost = GaussianProcess([by_cost[key] for key in self._costs], np.stack([*self._costs.values()]), seed)
@@ -90,15 +98,28 @@ class Surrogates:
         for place, candidate in enumerate(candidates):
             costs[:, place] = self._costs.get(candidate.untrained, costs[:, place])
             losses[:, place] = self._losses.get(_variant(candidate), losses[:, place])
-        untrained = [c.weights.distillation is not None and c.weights not in self._trained for c in candidates]
-        uncosted = [candidate.untrained not in self._costs for candidate in candidates]
+        build = [self._build_seconds(candidate) for candidate in candidates]
         return Prediction(
             self._units(costs, losses),
             self._units(costs, np.zeros_like(losses)),
-            self._seconds("cost") * np.array(uncosted),
-            self._seconds("fit") * np.array(untrained) + self._seconds("export") + self._seconds("judge"),
-            np.full(len(candidates), self._seconds("time")),
+            np.array([self._cost_seconds(candidate) for candidate in candidates]),
+            np.array(build),
+            np.full(len(candidates), self._seconds["time"]),
         )
+
+    def _cost_seconds(self, candidate: Candidate) -> float:
+        """Return the expected seconds until the cost is known: without those of a service curve, or of an export, that
+        another placement of the same graph has had."""
+        variant = _variant(candidate.untrained)
+        if all((variant, part) in self._curves for part in curve_parts(candidate.placement)):
+            return 0.0
+        return self._seconds["curve" if variant in self._graphs else "cost"]
+
+    def _build_seconds(self, candidate: Candidate) -> float:
+        """Return the expected seconds from training to evaluation."""
+        trains = candidate.weights.distillation is not None and candidate.weights not in self._trained
+        export = 0.0 if _variant(candidate) in self._exported else self._seconds["export"]
+        return self._seconds["fit"] * trains + export + self._seconds["judge"]
 
     def _known_costs(self) -> dict[Candidate, Floats]:
         """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
@@ -124,10 +145,18 @@ class Surrogates:
         units: Floats = np.clip(np.stack(columns, axis=-1), 0.0, 1.0)
         return units
 
-    def _seconds(self, stage: str) -> float:
-        """Return the mean seconds of a stage where it ran."""
-        seconds = (t.outcome.seconds.get(stage, 0.0) for t in self._ended if stage not in t.outcome.reused)
-        return fmean([each for each in seconds if each > 0] or [1.0])
+    @cached_property
+    def _seconds(self) -> Mapping[str, float]:
+        """Mean seconds of the stages where they ran; `curve` is the cost of a graph that was exported before, `cost`
+        that of an untrained one, with its export."""
+        by_stage: dict[str, list[float]] = {}
+        for outcome in (trial.outcome for trial in self._ended):
+            for stage, seconds in outcome.seconds.items():
+                known = stage == "cost" and outcome.artifact is not None and outcome.seconds.get("fit", 0.0) <= _REUSED
+                if seconds > 0 and stage not in outcome.reused:
+                    by_stage.setdefault("curve" if known else stage, []).append(seconds)
+        means = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
+        return defaultdict(lambda: 1.0, means)
 
 
 class NoEvidenceError(ValueError):

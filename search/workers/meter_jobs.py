@@ -105,16 +105,30 @@ class MeterJobs:
         self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None
     ) -> requests.BenchmarkRequest:
         """Ask for a benchmark; the recording is relative to the home, and `beside` is as in `score`."""
-        # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
-        weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & set(self.config.objectives))
         return requests.BenchmarkRequest(
             self._holdout,
             *self._pair(ours, beside),
             self.load,
             self.window(length),
             seed,
-            f"{self.task.home}/{recording}",
-            beside is None and weighed,
+            self._path(recording),
+            beside is None,
+            self.noise,
+        )
+
+    def time_group(self, sides: Sequence[Side], seed: int, recordings: Sequence[str]) -> requests.GroupBenchmarkRequest:
+        """Ask for the benchmark of several candidates of the search beside the baseline; recordings as in `time`."""
+        # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
+        always = bool(_WEIGHED & set(self.config.objectives))
+        return requests.GroupBenchmarkRequest(
+            self._holdout,
+            tuple(self._deployment(*side) for side in sides),
+            self._deployment(*self.baseline),
+            self.load,
+            self.window("screen"),
+            seed,
+            tuple(map(self._path, recordings)),
+            tuple(always or candidate.is_baseline for _, candidate in sides),
             self.noise,
         )
 
@@ -129,7 +143,7 @@ class MeterJobs:
             self.window("final"),
             seed,
             number,
-            tuple(f"{self.task.home}/{recording}" for recording in recordings),
+            tuple(map(self._path, recordings)),
         )
 
     def weigh(self, ours: Side) -> requests.WeighRequest:
@@ -184,6 +198,9 @@ class MeterJobs:
     @property
     def _holdout(self) -> str:
         return self.prepared.holdout
+
+    def _path(self, recording: str) -> str:
+        return f"{self.task.home}/{recording}"
 
     def _pair(self, ours: Side, beside: Side | None = None) -> tuple[Deployment, Deployment]:
         return self._deployment(*ours), self._deployment(*(beside or self.baseline))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,13 +16,15 @@ import pytest
 
 from objectives.jobs.protocol import Request
 from objectives.measurement.arrivals import Traffic
-from objectives.records import Artifact, Footprint, InputSpec, Prepared
+from objectives.records import Artifact, Footprint, InputSpec, Prepared, SimulatedRatios
 from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore import explorer as explore
+from search.explore.benchmark_groups import BenchmarkQueue
 from search.explore.explorer import Explorer
 from search.explore.running_trial import RunningTrial, next_job
+from search.explore.screening import Screening
 from search.study import Study
 from search.trials import EndedTrial
 from search.workers.meter_jobs import MeterJobs
@@ -46,7 +49,7 @@ def running(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -
 
 
 def test_measuring_comes_before_building() -> None:
-    running_trials = [running(0, "fit"), running(1, "evaluate"), running(2, "benchmark")]
+    running_trials = [running(0, "fit"), running(1, "evaluate"), running(2, "curve"), running(3, "benchmark")]
     chosen = next_job(running_trials, 1, True)
     assert chosen is not None
     assert chosen.number == 2
@@ -152,7 +155,7 @@ def search(
 
 
 def timed(p95_ratio: float = 0.5, throughput: float = 2.0) -> dict[str, Any]:
-    """The meter's result of the job `time`."""
+    """The meter's numbers of one candidate."""
     measured = complete_outcome(p95_ratio, throughput).measurement
     assert measured is not None
     footprint = Footprint(900, 50_000_000, 1.5)
@@ -160,6 +163,23 @@ def timed(p95_ratio: float = 0.5, throughput: float = 2.0) -> dict[str, Any]:
         "latency": to_plain(measured.latency),
         "throughput": to_plain(measured.throughput),
         "footprint": to_plain(footprint),
+    }
+
+
+def each(numbers: Callable[[int], Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """Return the meter's script of a benchmark, from the numbers by trial; a text is why a trial has none."""
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        return response([numbers(int(Path(name).stem.removeprefix("trial-"))) for name in arguments["recordings"]])
+
+    return scripted
+
+
+def response(found: list[Any]) -> dict[str, Any]:
+    """Return the meter's response to a benchmark, from the numbers of the candidates."""
+    return {
+        "benchmarks": [None if isinstance(one, str) else one for one in found],
+        "failures": [one if isinstance(one, str) else None for one in found],
     }
 
 
@@ -171,7 +191,7 @@ def answers(**changes: Any) -> dict[str, Any]:
         "export": lambda a: {"artifact": artifact, "reused": True},
         "evaluate": lambda a: {"quality": to_plain(measured.quality), "reused": False},
         "service_curve": lambda a: curve_answer(0.5),
-        "benchmark": lambda a: timed(),
+        "group_benchmark": each(lambda trial: timed()),
     }  # fmt: skip
     return good | changes
 
@@ -186,7 +206,7 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     )
     assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
     assert all(t.outcome.reused == ("export",) for t in complete)
-    assert {kind for kind, job in log if job in ("evaluate", "service_curve", "benchmark")} == {"meter"}
+    assert {kind for kind, job in log if job in ("evaluate", "service_curve", "group_benchmark")} == {"meter"}
     assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
 
 
@@ -194,7 +214,7 @@ def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkey
     _, _, log = search(parts, answers(), 6, monkeypatch)
     timing = False
     for kind, job in log:
-        if job in ("service_curve", "benchmark"):
+        if job in ("service_curve", "group_benchmark"):
             timing = True
         elif kind == "builder" and job == "resume":
             timing = False
@@ -209,7 +229,7 @@ def test_nothing_is_proposed_while_the_clock_runs(parts: dict[str, Any], monkeyp
 
     def slow(worker: Scripted) -> Done | None:
         key = id(worker.request)
-        if job_of(worker.request) in ("service_curve", "benchmark"):
+        if job_of(worker.request) in ("service_curve", "group_benchmark"):
             looks[key] += 1
             if looks[key] <= 2:
                 timing.add(key)
@@ -257,7 +277,7 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
 def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     measured = to_plain(complete_outcome().measurement)
     broken = timed() | {"latency": measured["latency"] | {"p95_ratio": float("inf")}}
-    _, told, _ = search(parts, answers(benchmark=lambda a: broken), 2, monkeypatch)
+    _, told, _ = search(parts, answers(group_benchmark=each(lambda trial: broken)), 2, monkeypatch)
     assert all(t.outcome.state == "failed" and "p95_ratio" in (t.outcome.reason or "") for t in told)
 
 
@@ -274,17 +294,107 @@ def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytes
 
 def test_each_point_is_benchmarked_in_one_visit(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the front are benchmarked in more visits when the search is over."""
-    asked: list[str] = []
+    asked: list[int] = []
+
+    def numbers(trial: int) -> Any:
+        asked.append(trial)
+        return timed(0.5 - 0.01 * len(asked), 2.0)
 
     def scripted(arguments: Mapping[str, Any]) -> Any:
         assert arguments["window"]["visits"] == 1 and arguments["window"]["blocks"] == 20
-        asked.append(Path(arguments["recording"]).stem)
-        return timed(0.5 - 0.01 * len(asked), 2.0)
+        return each(numbers)(arguments)
 
-    _, told, _ = search(parts, answers(benchmark=scripted), 8, monkeypatch)
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 8, monkeypatch)
     complete = [t for t in told if t.outcome.state == "complete"]
-    assert len(complete) > 3 and Counter(asked) == Counter(f"trial-{t.number}" for t in complete)
+    assert len(complete) > 3 and Counter(asked) == Counter(t.number for t in complete)
     assert all((t.outcome.timings or "").endswith(f"trial-{t.number}.npz") for t in complete)
+
+
+def test_candidates_are_benchmarked_in_groups_beside_one_baseline(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run ends with a group of those that are left."""
+    groups: list[list[str]] = []
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        groups.append(arguments["recordings"])
+        assert len(arguments["candidates"]) == len(arguments["weighed"]) == len(arguments["recordings"])
+        return each(lambda trial: timed(0.9 - 0.01 * trial, 2.0))(arguments)
+
+    search(parts, answers(group_benchmark=scripted), 2, monkeypatch)
+    assert list(map(len, groups)) == [2]
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 15, monkeypatch)
+    complete = [t for t in told if t.outcome.state == "complete"]
+    assert sum(map(len, groups)) == len(complete) + 2 and len(groups) < len(complete)
+    assert all(t.outcome.measurement.latency.p95_ratio == pytest.approx(0.9 - 0.01 * t.number) for t in complete)
+    seconds = {len(group): 0.1 / len(group) for group in groups}
+    assert {t.outcome.seconds["time"] for t in complete} <= set(seconds.values()), "each has its share of the time"
+
+
+def test_a_group_is_due_when_six_wait_or_nothing_else_is_to_be_done(parts: dict[str, Any], tmp_path: Path) -> None:
+    """The six of which most is expected come first, and none while benchmarks have had half of the time."""
+    jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+    queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
+    waiting = [running(number, "benchmark", 0.1 * number) for number in range(1, 9)]
+    for one in waiting:
+        one.artifact = Artifact("x", "x/model.onnx", {}, 900, 0.0)
+        p95 = 1 / one.number
+        one.simulated = SimulatedRatios(p95, 1 / p95, p95, p95, p95, 1 / p95)
+    assert queue.take(waiting[:5], False, 100.0) == [] == queue.take([], True, 100.0)
+    assert [one.number for one in queue.take(waiting[:5], True, 100.0)] == [5, 4, 3, 2, 1]
+    assert [one.number for one in queue.take(waiting, False, 100.0)] == [8, 7, 6, 5, 4, 3]
+    queue.request(waiting[:1])
+    assert [(one.number, why) for one, why in queue.end(Done(None, "SIGSEGV", 51.0))] == [(1, "SIGSEGV")]
+    assert queue.take(waiting, False, 100.0) == [] != queue.take(waiting, False, 102.0)
+
+
+def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate crashes the meter: the others have their numbers."""
+    asked: list[list[int]] = []
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        asked.append([int(Path(name).stem.removeprefix("trial-")) for name in arguments["recordings"]])
+        return "SIGSEGV" if 3 in asked[-1] else each(lambda trial: timed(0.9 - 0.01 * trial, 2.0))(arguments)
+
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 6, monkeypatch)
+    failed = {t.number: t.outcome.reason for t in told if t.outcome.state == "failed"}
+    complete = {t.number for t in told if t.outcome.state == "complete"}
+    assert failed == {3: "SIGSEGV"} and len(complete) == 5 and 3 not in complete
+    first, *halves = asked
+    assert len(first) == 6 and [3] in halves and {number for half in halves for number in half} == set(first)
+
+
+def test_what_waits_for_its_benchmark_is_dropped_for_a_better_one(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is simulated to be faster than the one before, by more than the margin."""
+    times = iter(0.8 * 0.7**number for number in range(1000))
+    search(parts, answers(), 2, monkeypatch)
+    script = answers(
+        service_curve=lambda a: curve_answer(next(times)), group_benchmark=each(lambda trial: timed(0.9, 1.1))
+    )
+    _, told, _ = search(parts, script, 12, monkeypatch)
+    reasons = [t.outcome.reason or "" for t in told if t.outcome.state == "stopped" and t.outcome.evaluated]
+    assert any(re.search(r"; trial \d+ is simulated at .* at no higher loss", reason) for reason in reasons)
+
+
+def test_the_last_group_is_benchmarked_when_the_time_is_over(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three were evaluated by then: they are worth one more benchmark."""
+    search(parts, answers(), 2, monkeypatch)
+    evaluated: list[int] = []
+
+    def counted(arguments: Mapping[str, Any]) -> Any:
+        evaluated.append(1)
+        return answers()["evaluate"](arguments)
+
+    clock = SimpleNamespace(monotonic=lambda: 0.0 if len(evaluated) < 3 else 1000.0)
+    monkeypatch.setattr(explore, "time", clock)
+    end, told, log = search(parts, answers(evaluate=counted), 50, monkeypatch)
+    assert end == "the budget is spent"
+    assert [job for _, job in log].count("group_benchmark") == 1
+    assert len([t for t in told if t.outcome.state == "complete"]) == 3
 
 
 def test_a_search_leaves_the_reserved_time(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,19 +409,20 @@ def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variance between the baseline's visits has two degrees of freedom, by the formula of `statistics`."""
-    noises: list[tuple[int, Any]] = []
+    noises: list[Any] = []
     visits = (0.9, 1.0, 1.2)
+    found = timed(0.9)
+    found["latency"] |= {"p95_visits": list(visits)}
 
     def scripted(arguments: Mapping[str, Any]) -> Any:
-        noises.append((int(Path(arguments["recording"]).stem.removeprefix("trial-")), arguments["noise"]["p95"]))
-        found = timed(0.9)
-        return found | {"latency": found["latency"] | {"p95_visits": list(visits)}}
+        noises.append(arguments["noise"]["p95"])
+        return each(lambda trial: found)(arguments)
 
-    search(parts, answers(benchmark=scripted), 2, monkeypatch)
-    assert noises[0] == (0, {"variance": 0.0, "degrees": 0})
+    for _ in range(2):
+        search(parts, answers(group_benchmark=scripted), 1, monkeypatch)
+    assert noises[0] == {"variance": 0.0, "degrees": 0}
     variance = statistics.variance(math.log(ratio) for ratio in visits)
-    later = next(noise for trial, noise in noises if trial != 0)
-    assert later == {"variance": pytest.approx(variance), "degrees": 2}
+    assert noises[1] == {"variance": pytest.approx(variance), "degrees": 2}
 
 
 def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +435,7 @@ def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], m
     stopped = [t for t in told if t.outcome.state == "stopped" and t.number > first + 2]
     assert stopped, "two more may have been under way"
     assert all("loss of 50.00%" in (t.outcome.reason or "") for t in stopped if t.outcome.artifact)
-    assert sum(job == "benchmark" for _, job in log) >= len(measured) + 1
+    assert [job for _, job in log].count("group_benchmark") >= 1
 
 
 def slow(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,11 +443,12 @@ def slow(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first, _ = search(parts, answers(), 2, monkeypatch)
     _, told, _ = search(parts, answers(service_curve=slow), 12, monkeypatch)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.simulated]
     assert stopped
     assert all((t.outcome.reason or "").startswith("pruned: simulated at") for t in stopped)
-    trained = {t.candidate.weights.id for t in told if t.outcome.state == "complete"}
+    trained = {t.candidate.weights.id for t in (*first, *told) if t.outcome.state == "complete"}
     new = [t for t in stopped if t.candidate.weights.distillation and t.candidate.weights.id not in trained]
     assert new and all(set(t.outcome.seconds) == {"cost"} and t.outcome.artifact is None for t in new)
     again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
@@ -356,10 +468,11 @@ def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any], mo
             exports.append((str(weights["pruning"]["ratios"]), weights["distillation"]["epochs"]))
         return answers()["export"](arguments)
 
-    _, told, log = search(parts, answers(export=exported), 12, monkeypatch)
+    search(parts, answers(export=exported), 2, monkeypatch)
+    _, told, log = search(parts, answers(export=exported), 10, monkeypatch)
     known = [t for t in told if t.outcome.simulated]
-    assert all(t.outcome.state == "complete" and "cost" in t.outcome.seconds for t in known)
-    assert sum(job == "service_curve" for _, job in log) == len(known)
+    compared = [t for t in known if "cost" in t.outcome.seconds]
+    assert compared and sum(job == "service_curve" for _, job in log) == len(compared)
     (first, _), *others = exports
     for place, (shape, epochs) in enumerate(others):
         assert epochs == 0 or shape == first or (shape, 0) in others[:place]
@@ -401,10 +514,10 @@ def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again
         assert measured is not None
         return {"quality": to_plain(measured.quality), "reused": False}
 
-    _, told, _ = search(parts, answers(evaluate=evaluated), 30, monkeypatch)
+    told = [t for trials in (2, 30) for t in search(parts, answers(evaluate=evaluated), trials, monkeypatch)[1]]
     trained = [t for t in told if t.candidate.weights.distillation and t.outcome.evaluated]
     losses = [t.outcome.evaluated.loss for t in trained if t.outcome.state == "complete"]
-    assert len(trained) > 12 and len(losses) == 2 and losses[1] < losses[0] - 0.002
+    assert len(trained) > 12 and len(losses) == 3 and losses[2] < losses[1] - 0.002, "the first run has two"
     stopped = [t for t in trained if t.outcome.state == "stopped"]
     assert all("differs in its training only" in (t.outcome.reason or "") for t in stopped)
 

@@ -19,6 +19,7 @@ from objectives.records import Footprint
 from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.errors import JobError
+from search.explore import benchmark_groups
 from search.explore import final_benchmark as module
 from search.explore.final_benchmark import FinalBenchmark, grouped, participants
 from search.home import Home
@@ -267,17 +268,17 @@ def test_models_that_do_not_fit_into_memory_together_are_measured_apart(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = study_of(parts, OUTCOMES).ended()
-    monkeypatch.setattr(module, "_BYTES", 2500)
+    monkeypatch.setattr(benchmark_groups, "_BYTES", 2500)
     assert sorted(map(len, grouped(trials, 0))) == [2, 2, 2]
 
 
 def test_the_reserve_is_what_it_takes_up_to_its_share(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Four points in one group: three visits of 2 s x (0.6 + 4 x 0.4)."""
+    """Four points of 2 s each, in three visits."""
     final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path, visits=3)
-    assert final.reserve() == pytest.approx(3 * 2 * (0.6 + 4 * 0.4))
-    for minutes, visits in ((0.55, 2), (0.1, 1)):  # 10 s hold two visits; one is left in any case
+    assert final.reserve() == pytest.approx(3 * 2 * 4)
+    for minutes, visits in ((1.0, 2), (0.1, 1)):  # 18 s hold two visits; one is left in any case
         budget = parts["config"].budget.model_copy(update={"minutes": minutes})
         final.session.config = parts["config"].model_copy(update={"budget": budget})  # type: ignore[misc]
-        assert final.reserve() == pytest.approx(visits * 2 * (0.6 + 4 * 0.4))
+        assert final.reserve() == pytest.approx(visits * 2 * 4)

@@ -13,7 +13,7 @@ from search.results import TUNED, Point
 from search.study import Study
 from search.verdict import verdict
 from spaces.serialization import to_plain
-from tests.explore_tests.test_explorer import answers, parts, search, timed
+from tests.explore_tests.test_explorer import answers, each, parts, search, timed
 from tests.explore_tests.test_reference_points import begin, told
 from tests.search_tests.measurements import complete_outcome, in_memory
 
@@ -28,12 +28,11 @@ def by_reference(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        tuned = arguments["candidate"]["placement"]["instance_group"]["threads"] == 2
-        return timed(5.0, 0.0) if tuned and "base" in arguments["candidate"]["model"] else timed()
+    def time(trial: int) -> dict[str, Any]:
+        return timed(5.0, 0.0) if trial == 1 else timed()
 
     begin(parts)
-    search(parts, answers(benchmark=time, export=by_reference), 4, monkeypatch)
+    search(parts, answers(group_benchmark=each(time), export=by_reference), 4, monkeypatch)
     parts["study"].sweep()
     found = told(parts)
     point = found.rows[1]
@@ -50,10 +49,9 @@ def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
     """The candidate is recorded whether or not it is feasible, and the study opens again."""
     measured = complete_outcome(loss=loss).measurement
     assert measured is not None
-    calls = iter(range(1000))
-    time = lambda arguments: timed(5.0, 0.0) if next(calls) > 0 else timed()  # noqa: E731
+    time = each(lambda trial: timed(5.0, 0.0) if trial > 0 else timed())
     evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
-    search(parts, answers(benchmark=time, evaluate=evaluate), 4, monkeypatch)
+    search(parts, answers(group_benchmark=time, evaluate=evaluate), 4, monkeypatch)
     parts["study"].sweep()
     slow = [point for point in told(parts).points if point.throughput_ratio == 0]
     assert slow and all(point.money_per_million is None for point in slow)
@@ -69,13 +67,12 @@ def test_an_objective_that_was_not_measured_is_a_failed_trial(
     parts["study"] = Study("p99", in_memory(), objectives, Limits(0.01), 0)
     measured = complete_outcome(loss=0.5).measurement
     assert measured is not None
-    calls = iter(range(1000))
 
-    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def time(trial: int) -> dict[str, Any]:
         found = timed()
-        return found if next(calls) < 1 else {**found, "latency": {**found["latency"], "p99_ratio": None}}
+        return found if trial == 0 else {**found, "latency": {**found["latency"], "p99_ratio": None}}
 
     evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
-    _, ended, _ = search(parts, answers(benchmark=time, evaluate=evaluate), 4, monkeypatch)
+    _, ended, _ = search(parts, answers(group_benchmark=each(time), evaluate=evaluate), 4, monkeypatch)
     failed = [one.outcome for one in ended if one.outcome.state == "failed"]
     assert failed and all("latency_p99" in str(outcome.reason) for outcome in failed)

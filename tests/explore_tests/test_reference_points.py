@@ -31,7 +31,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace, layouts
 from spaces.techniques.quantization import Precision, PrecisionSpace
 from spaces.weights import Weights
-from tests.explore_tests.test_explorer import answers, parts, search, slow, timed
+from tests.explore_tests.test_explorer import answers, each, parts, response, search, slow, timed
 from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 __all__ = ["parts"]
@@ -173,13 +173,16 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     """A simple model that loses too much is not."""
     visits: Counter[str] = Counter()
 
-    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        visits[Path(arguments["recording"]).stem] += 1
+    def time(trial: int) -> dict[str, Any]:
+        visits[f"trial-{trial}"] += 1
         return timed(0.9, 1.1)
 
     study = begin(parts)
     script = answers(
-        service_curve=slow, benchmark=time, export=exported, evaluate=losing({"popularity": 0.2, "base": 0.0})
+        service_curve=slow,
+        group_benchmark=each(time),
+        export=exported,
+        evaluate=losing({"popularity": 0.2, "base": 0.0}),
     )
     search(parts, script, 6, monkeypatch)
     rows = told(parts).rows
@@ -199,8 +202,7 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     parts["space"] = replace(parts["space"], precision=replace(parts["space"].precision, widths={}))
     fast = {"base": (0.55, 1.9), "small": (0.1, 9.0)}
 
-    def by(arguments: Mapping[str, Any]) -> tuple[float, float]:
-        deployment = arguments["candidate"]
+    def by(deployment: Mapping[str, Any]) -> tuple[float, float]:
         key = deployment["model"].split("/")[-2]
         instance_group = deployment["placement"]["instance_group"]
         if key != "base":
@@ -214,12 +216,12 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
         )
 
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return timed(*by(arguments))
+        return response([timed(*by(deployment)) for deployment in arguments["candidates"]])
 
     study = begin(parts)
     better = {**parts["space"].starts()[0], "placement.layout": "2x1"}
-    script = answers(benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
-    search(parts, script, 4, monkeypatch)
+    script = answers(group_benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
+    search(parts, script, 2, monkeypatch)
     before = told(parts)
     assert before.tuned_baseline is not None and before.tuned_baseline.trial == 1
     study.enqueue(better)
@@ -265,11 +267,11 @@ def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        base = "base" in arguments["candidate"]["model"]
-        return timed(0.5, 2.0) if base else timed(0.1, 9.0)
+        base = ["base" in deployment["model"] for deployment in arguments["candidates"]]
+        return response([timed(0.5, 2.0) if own else timed(0.1, 9.0) for own in base])
 
     begin(parts)
-    script = answers(benchmark=time, export=exported, evaluate=losing({"base": 0.0, "popularity": 0.3}))
+    script = answers(group_benchmark=time, export=exported, evaluate=losing({"base": 0.0, "popularity": 0.3}))
     search(parts, script, 4, monkeypatch)
     found = told(parts)
     _, first, *others = [verdict(found).headline, *verdict(found).sentences]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from objectives.records import Measurement, Quality, SimulatedRatios
 from search.config.loss_limits import Limits
 from search.expected_cost import correction, simulated_values
-from search.explore.screening import dominated
-from search.trials import EndedTrial
+from search.explore.screening import Rival, dominated
+from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 from tests.search_tests.measurements import complete_outcome
 
@@ -31,7 +31,8 @@ def measured(p95: float, throughput: float, loss: float) -> Measurement:
 
 
 def why(p95: float, throughput: float, loss: float, front: Mapping[int, Measurement], resolution: float) -> str | None:
-    return dominated([p95, 1 / throughput], loss, front, OBJECTIVES, resolution)
+    rivals = [Rival(number, sought(m, OBJECTIVES[:2]), m.quality.loss) for number, m in front.items()]
+    return dominated([p95, 1 / throughput], loss, rivals, OBJECTIVES, resolution)
 
 
 def quality(low: float, high: float) -> Quality:
@@ -79,8 +80,8 @@ def test_nothing_outruns_itself(service: float, most: float, loss: float) -> Non
 
 def test_each_objective_that_is_simulated_counts() -> None:
     """A latency at another percentile alone, and one that nothing is simulated of."""
-    assert dominated([1.3], 0.0, {}, ("latency_p99", "quality"), 0.0) is not None
-    assert dominated([1.1], 0.0, {}, ("latency_p99", "quality"), 0.0) is None
+    assert dominated([1.3], 0.0, [], ("latency_p99", "quality"), 0.0) is not None
+    assert dominated([1.1], 0.0, [], ("latency_p99", "quality"), 0.0) is None
     ratios = SimulatedRatios(0.1, 8.0, 0.2, 0.3, None, 5.0)
     assert simulated_values(ratios, OBJECTIVES) == [0.3, 0.2]
     assert simulated_values(ratios, ("latency_p50", "money_per_million")) == [0.2, 0.2]

@@ -1,0 +1,93 @@
+"""Groups of candidates that are benchmarked together beside one baseline, which takes most of the time of a visit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from objectives.jobs.requests import BenchmarkResponse, GroupBenchmarkRequest, GroupBenchmarkResponse
+from search.explore.running_trial import RunningTrial
+from search.explore.screening import Screening
+from search.study import Study
+from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
+from search.workers.processes import Done
+
+# Deployments that are open together beside the baseline: the more, the less time the baseline takes, and the farther
+# apart are the blocks that are compared. Models together hold at most so many bytes.
+TOGETHER = 6
+_BYTES = 2 << 30
+# Most candidates that wait for a benchmark before no other is begun.
+MOST_WAITING = 2 * TOGETHER
+# Share of the search's time from which a group waits although it is complete: the rest is for other candidates, some of
+# which dominate those that wait.
+_MOST_SHARE = 0.5
+T = TypeVar("T")
+
+
+class BenchmarkQueue:
+    """Trials that wait for their benchmark, in one call of a search."""
+
+    def __init__(self, jobs: MeterJobs, study: Study, screening: Screening) -> None:
+        self._jobs, self._study, self._screening = jobs, study, screening
+        self._measured: list[RunningTrial] = []
+        self._halves: list[list[RunningTrial]] = []
+        self._seconds = 0.0
+
+    def take(self, waiting: Sequence[RunningTrial], now: bool, elapsed: float) -> list[RunningTrial]:
+        """Return the group to benchmark next, empty where none is due: it is as soon as one is complete and benchmarks
+        have not taken more than their share of the elapsed seconds, or `now`."""
+        if self._halves:
+            return self._halves.pop()
+        complete = len(waiting) >= TOGETHER and self._seconds <= _MOST_SHARE * elapsed
+        if not waiting or not (now or complete):
+            return []
+        group = self._screening.by_promise(waiting)[:TOGETHER]
+        return next(fitting(group, [side(one) for one in group]))
+
+    def expected_seconds(self, waiting: int) -> float:
+        """Return the seconds that the next group will take, by the benchmarks so far."""
+        measured = [trial.outcome.seconds.get("time", 0.0) for trial in self._study.measured_trials()]
+        return min(waiting, TOGETHER) * sum(measured) / max(len(measured), 1)
+
+    def request(self, group: list[RunningTrial]) -> GroupBenchmarkRequest:
+        """Return the request for the benchmark of a group, whose end is that of `end`."""
+        self._measured = group
+        timings = [(m.latency, m.throughput) for m in self._study.measured().values()]
+        jobs = replace(self._jobs, noise=ratio_noise(timings))
+        recordings = [self._jobs.recording(f"trial-{running.number}") for running in group]
+        return jobs.time_group([side(one) for one in group], jobs.config.seed + group[0].number, recordings)
+
+    def end(self, done: Done) -> Iterator[tuple[RunningTrial, BenchmarkResponse | str]]:
+        """Yield the numbers of each trial that was measured, or why it has none; nothing where a group failed, whose
+        halves are tried."""
+        group = self._measured
+        self._seconds += done.seconds
+        if isinstance(done.result, GroupBenchmarkResponse):
+            for running, found, failure in zip(group, done.result.benchmarks, done.result.failures, strict=True):
+                yield running, failure or "no numbers" if found is None else found
+        elif len(group) == 1:
+            yield group[0], done.error or "no numbers"
+        else:
+            middle = len(group) // 2
+            self._halves += [group[middle:], group[:middle]]
+
+
+def side(running: RunningTrial) -> Side:
+    """Return the side of a comparison that a built trial is."""
+    assert running.artifact is not None
+    return running.artifact, running.candidate
+
+
+def fitting(points: Sequence[T], sides: Sequence[Side]) -> Iterator[list[T]]:
+    """Yield the points in groups whose models, of the sides in the same order, fit into memory together."""
+    group: list[T] = []
+    held = 0
+    for point, (artifact, _) in zip(points, sides, strict=True):
+        if group and held + artifact.model_bytes > _BYTES:
+            yield group
+            group, held = [], 0
+        group.append(point)
+        held += artifact.model_bytes
+    if group:
+        yield group
