@@ -28,7 +28,7 @@ Objective = Literal[
 ]
 
 # `auto` is leanrec's own; the others are Optuna's.
-SamplerName = Literal["auto", "tpe", "random"]
+SamplerName = Literal["auto", "tpe", "nsga3", "gp", "random"]
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 # Largest seed that Optuna and scikit-learn accept.

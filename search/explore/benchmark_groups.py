@@ -19,9 +19,10 @@ TOGETHER = 6
 _BYTES = 2 << 30
 # Most candidates that wait for a benchmark before no other is begun.
 MOST_WAITING = 2 * TOGETHER
-# Share of the search's time from which a group waits although it is complete: the rest is for other candidates, some of
-# which dominate those that wait.
-_MOST_SHARE = 0.5
+# A group is complete with so many, and with six once benchmarks have taken this share of the search's time, in between
+# in proportion; from that share on it waits. The rest of the time is for other candidates, some of which dominate those
+# that wait.
+_FEWEST, _MOST_SHARE = 2, 0.5
 T = TypeVar("T")
 
 
@@ -35,11 +36,13 @@ class BenchmarkQueue:
         self._seconds = 0.0
 
     def take(self, waiting: Sequence[RunningTrial], now: bool, elapsed: float) -> list[RunningTrial]:
-        """Return the group to benchmark next, empty where none is due: it is as soon as one is complete and benchmarks
-        have not taken more than their share of the elapsed seconds, or `now`."""
+        """Return the group to benchmark next, empty where none is due: one is as soon as it is complete, by the share
+        of the elapsed seconds that benchmarks have taken, or `now`; the first, with the baseline, waits for `now`."""
         if self._halves:
             return self._halves.pop()
-        complete = len(waiting) >= TOGETHER and self._seconds <= _MOST_SHARE * elapsed
+        share = self._seconds / max(elapsed, 1e-3) / _MOST_SHARE
+        begun = bool(self._study.measured())
+        complete = begun and share <= 1 and len(waiting) >= max(_FEWEST, TOGETHER * share)
         if not waiting or not (now or complete):
             return []
         group = self._screening.by_promise(waiting)[:TOGETHER]

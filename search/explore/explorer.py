@@ -78,6 +78,7 @@ class Explorer:
                         return "the budget is spent"
                     closed = self._dispatch_benchmark(elapsed, now=True)
                 elif not self._timing:
+                    closed = False  # the final benchmark of fewer points takes less time
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
                     self._told += self._fill(elapsed + spent_seconds)
                     self._dispatch(elapsed)

@@ -20,6 +20,7 @@ from objectives.records import Artifact, Footprint, InputSpec, Prepared, Simulat
 from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
+from search.explore import benchmark_groups
 from search.explore import explorer as explore
 from search.explore.benchmark_groups import BenchmarkQueue
 from search.explore.explorer import Explorer
@@ -253,7 +254,8 @@ def test_learning_and_judging_may_take_longer_than_other_jobs(
     """Ranking many users for each score takes as long as learning does."""
     limits: dict[str, float] = {}
     parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
-    search(parts, answers(), 8, monkeypatch, limits)
+    for trials in (2, 8):
+        search(parts, answers(), trials, monkeypatch, limits)
     assert {job: limits[job] for job in ("fit", "export", "evaluate", "service_curve")} == {
         "fit": 700,
         "export": 70,
@@ -331,21 +333,32 @@ def test_candidates_are_benchmarked_in_groups_beside_one_baseline(
     assert {t.outcome.seconds["time"] for t in complete} <= set(seconds.values()), "each has its share of the time"
 
 
-def test_a_group_is_due_when_six_wait_or_nothing_else_is_to_be_done(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The six of which most is expected come first, and none while benchmarks have had half of the time."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+    search(parts, answers(), 2, monkeypatch)
     queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
     waiting = [running(number, "benchmark", 0.1 * number) for number in range(1, 9)]
     for one in waiting:
         one.artifact = Artifact("x", "x/model.onnx", {}, 900, 0.0)
         p95 = 1 / one.number
         one.simulated = SimulatedRatios(p95, 1 / p95, p95, p95, p95, 1 / p95)
-    assert queue.take(waiting[:5], False, 100.0) == [] == queue.take([], True, 100.0)
-    assert [one.number for one in queue.take(waiting[:5], True, 100.0)] == [5, 4, 3, 2, 1]
-    assert [one.number for one in queue.take(waiting, False, 100.0)] == [8, 7, 6, 5, 4, 3]
+
+    def taken(count: int, elapsed: float, now: bool = False) -> list[int]:
+        return [one.number for one in queue.take(waiting[:count], now, elapsed)]
+
+    assert taken(1, 100.0) == [] == taken(0, 100.0, now=True)
+    assert taken(1, 100.0, now=True) == [1]
+    assert taken(2, 100.0) == [2, 1]
+    assert taken(8, 100.0) == [8, 7, 6, 5, 4, 3]
     queue.request(waiting[:1])
-    assert [(one.number, why) for one, why in queue.end(Done(None, "SIGSEGV", 51.0))] == [(1, "SIGSEGV")]
-    assert queue.take(waiting, False, 100.0) == [] != queue.take(waiting, False, 102.0)
+    assert [(one.number, why) for one, why in queue.end(Done(None, "SIGSEGV", 40.0))] == [(1, "SIGSEGV")]
+    # They have had 40 s: of 100 s, of 80 s and of less.
+    assert taken(4, 100.0) == [] and taken(5, 100.0) == [5, 4, 3, 2, 1]
+    assert taken(5, 80.0) == [] and taken(6, 80.0) == [6, 5, 4, 3, 2, 1]
+    assert taken(8, 79.0) == []
 
 
 def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,10 +404,41 @@ def test_the_last_group_is_benchmarked_when_the_time_is_over(
 
     clock = SimpleNamespace(monotonic=lambda: 0.0 if len(evaluated) < 3 else 1000.0)
     monkeypatch.setattr(explore, "time", clock)
+    monkeypatch.setattr(benchmark_groups, "_FEWEST", 100)
     end, told, log = search(parts, answers(evaluate=counted), 50, monkeypatch)
     assert end == "the budget is spent"
     assert [job for _, job in log].count("group_benchmark") == 1
     assert len([t for t in told if t.outcome.state == "complete"]) == 3
+
+
+def test_a_group_waits_for_a_search_that_goes_on_after_all(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first group at the end leaves a smaller front, whose final benchmark takes less: another one is its end."""
+    search(parts, answers(), 2, monkeypatch)
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(explore, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    groups: list[float] = []
+    # Each is a little faster than the one before, so that none is dominated.
+    times = iter(0.5 * 0.99**number for number in range(10_000))
+
+    def timed_group(arguments: Mapping[str, Any]) -> Any:
+        groups.append(clock.now)
+        return each(lambda trial: timed(0.5 - 0.0001 * trial, 2.0))(arguments)
+
+    def evaluated(arguments: Mapping[str, Any]) -> Any:
+        clock.now += 2.0
+        return answers()["evaluate"](arguments)
+
+    curve = lambda a: curve_answer(next(times))  # noqa: E731
+    script = answers(group_benchmark=timed_group, evaluate=evaluated, service_curve=curve)
+    reserve = lambda: 50.0 if not groups else 0.0  # noqa: E731
+    monkeypatch.setattr(BenchmarkQueue, "expected_seconds", lambda queue, waiting: 1.0)
+    # None is complete before the time is over.
+    monkeypatch.setattr(benchmark_groups, "_FEWEST", 100)
+    end, told, _ = search(parts, script, 500, monkeypatch, reserve=reserve)
+    assert end == "the budget is spent" and groups[0] < 20 and groups[-1] > 50
+    assert not [t for t in told if "the run ended" in (t.outcome.reason or "") and t.outcome.evaluated]
 
 
 def test_a_search_leaves_the_reserved_time(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,7 +553,7 @@ def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again
 
     def evaluated(arguments: Mapping[str, Any]) -> dict[str, Any]:
         number = next(calls)
-        loss = 0.008 - 0.0001 * number - (0.004 if number >= 10 else 0.0)
+        loss = 0.008 - 0.0001 * min(number, 9) - (0.004 if number >= 10 else 0.0)
         measured = complete_outcome(loss=loss).measurement
         assert measured is not None
         return {"quality": to_plain(measured.quality), "reused": False}
