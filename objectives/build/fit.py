@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from objectives.build.model_structure import of_baseline, of_sibling
+from objectives.build.model_structure import of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
 from objectives.compression.importance import Evidence
@@ -142,7 +142,7 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Model
     if _alike(student, recommender):
         sizes = ", ".join(f"{name} {value}" for name, value in weights.architecture.sizes)
         raise ValueError(f"A student has other sizes than the baseline's, but got {sizes}.")
-    return student, of_sibling(recommender, student).structure
+    return student, of_student(recommender, student, weights.architecture).structure
 
 
 def _alike(student: nn.Module, recommender: Recommender) -> bool:

@@ -6,12 +6,16 @@ from torch import nn
 
 from objectives.compression.structure import Traced, trace
 from objectives.recommenders.protocol import Recommender
+from spaces.techniques.architecture import Architecture
 
 _ROWS = 7
+# Siblings whose structure stays in memory.
+_MOST = 64
 
 
-# A builder serves one study, so the structure of one model stays in memory.
+# A builder serves one study, so the structure of one model stays in memory, and those of its siblings by their sizes.
 _known: dict[str, Traced] = {}
+_siblings: dict[tuple[str, Architecture], Traced] = {}
 
 
 def of_baseline(recommender: Recommender) -> Traced:
@@ -24,6 +28,20 @@ def of_baseline(recommender: Recommender) -> Traced:
         _known.clear()
         _known[recommender.key] = of_sibling(recommender, recommender.model)
     return _known[recommender.key]
+
+
+def of_student(recommender: Recommender, student: nn.Module, architecture: Architecture) -> Traced:
+    """Return the structure of a student, which is traced once for all that have its sizes.
+
+    Raises:
+        TraceError: the model's forward cannot be traced.
+    """
+    key = recommender.key, architecture
+    if key not in _siblings:
+        while len(_siblings) >= _MOST:
+            del _siblings[next(iter(_siblings))]
+        _siblings[key] = of_sibling(recommender, student)
+    return _siblings[key]
 
 
 def of_sibling(recommender: Recommender, model: nn.Module) -> Traced:

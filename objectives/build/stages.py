@@ -219,7 +219,7 @@ def _export(
     folder = task.cache / "artifacts" / key[:20]
 
     def write(into: Path) -> None:
-        fitted = _fitted(task, recommender, weights)
+        fitted = _fitted_once(task, recommender, weights)
         graph, parity = _graph(task, recommender, weights, stored, placement, fitted)
         size = save_graph(graph, into / MODEL)
         if split:  # two parts next to the graph, which share its large tensors
@@ -302,6 +302,18 @@ def _user_once(
         return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
     except ValueError:  # a size known only when the graph runs; the actual saving is measured in any case
         return None, None
+
+
+# The last fitted model: a graph in narrow widths is made from that in fp32, which has the same weights.
+_last: dict[str, Fitted] = {}
+
+
+def _fitted_once(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
+    key = f"{task.cache} {_weights_key(task, recommender, weights)}"
+    if key not in _last:
+        _last.clear()
+        _last[key] = _fitted(task, recommender, weights)
+    return _last[key]
 
 
 def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
