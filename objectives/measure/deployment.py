@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from objectives.measurement.load_generator import Request, Submit, precise_sleep, saturated
+from objectives.measurement.load_generator import PendingAnswer, Request, Submit, precise_sleep, saturated
 from objectives.measurement.load_target import LiveTarget
 from objectives.records import Artifact, rows_of
 from objectives.serving.pool import Pool
@@ -68,7 +69,13 @@ def close_kept() -> None:
     _KeptOpen.deployment = _KeptOpen.pool = None
 
 
-def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
+class Submitter(Protocol):
+    """A pool, or what stands for one."""
+
+    def submit(self, request: Request) -> PendingAnswer: ...
+
+
+def load_target(pool: Submitter, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
     """Wrap a pool for the load generator."""
     return LiveTarget(pool.submit, placement.replicas, saturating(placement, requests), placement.in_turn)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.measure.deployment import Submitter, load_target, quiet, warm_up
+from objectives.measure.remote_model import RemoteModel
 from objectives.measurement.arrivals import PATTERNS, Pattern, Traffic, gaps
 from objectives.measurement.interference import Interference, InterferenceMonitor
 from objectives.measurement.load_generator import Request, not_offered
@@ -26,6 +28,7 @@ from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
+from objectives.serving.http.datatypes import DATATYPES
 from search.bench.requests import draw_requests
 from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, beside_poisson, percentiles
 from search.cli.console import Console
@@ -46,6 +49,7 @@ class Plan:
     """Plan of a benchmark: a pattern at a rate, else at a load, a share of the bundle's own capacity, and its duration.
 
     rows: None for the log's, else those of the study that the bundle comes from, else a study's by default
+    url: of the model on a server, to which requests are sent; None for the bundle's own pool
 
     Raises:
         ConfigError: in the constructor, naming the option.
@@ -58,6 +62,7 @@ class Plan:
     rows: RowsConfig | None = None
     log: Path | None = None
     seed: int = 0
+    url: str | None = None
 
     def __post_init__(self) -> None:
         if self.pattern not in PATTERN_NAMES:
@@ -99,9 +104,11 @@ class BenchResult:
     cpu_share: of the time in which threads were ready, that in which they ran
     latency_ms: p50, p95 and p99, as in `percentiles`
     poisson: None where the pattern is Poisson or a closed loop
+    cpu_cores: of this process, which is the client's where a server answers
     """
 
     bundle: str
+    url: str | None = None
     name: str
     machine: str
     pattern: str
@@ -133,7 +140,8 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
     """Play, and write bench.html and bench.json into `out`; a run that is not valid is written too, and says why.
 
     Raises:
-        ConfigError: the log cannot be read.
+        ConfigError: the log cannot be read, or the server's model has other inputs.
+        InputError: no model answers at the URL.
         EngineError: an engine of the bundle is not available here.
     """
     try:
@@ -142,7 +150,7 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         raise ConfigError(f"--log: {error}") from error
     rows = _rows(plan, log, bundle)
     requests = draw_requests(_sized(bundle), rows, plan.seed)
-    with tempfile.TemporaryDirectory() as scratch, quiet(), bundle.open() as pool:
+    with tempfile.TemporaryDirectory() as scratch, quiet(), _opened(bundle, plan.url) as pool:
         placement = bundle.candidate.placement
         console.say(f"bench: warming up over requests of {rows.min()} to {rows.max()} rows")
         warm_up(pool.submit, requests, placement)
@@ -159,6 +167,20 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
 
     write_bench(found, out)
     return found
+
+
+@contextmanager
+def _opened(bundle: Bundle, url: str | None) -> Iterator[Submitter]:
+    """Open the bundle's own pool, or connect to a server that has its model."""
+    if url is None:
+        with bundle.open() as pool:
+            yield pool
+        return
+    with RemoteModel(url) as remote:
+        ours = {spec.name: DATATYPES[np.dtype(spec.dtype)] for spec in bundle.inputs}
+        if (theirs := dict(remote.inputs)) != ours:
+            raise ConfigError(f"--url: must serve a model with the bundle's inputs, {ours}, but got {theirs}")
+        yield remote
 
 
 def _sized(bundle: Bundle) -> list[InputSpec]:
@@ -254,6 +276,7 @@ def _summary(
     reason = next(filter(None, invalid), None)
     return BenchResult(
         bundle=str(bundle.folder),
+        url=plan.url,
         name=bundle.name,
         machine=describe(),
         pattern=plan.pattern,

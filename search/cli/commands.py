@@ -122,7 +122,7 @@ def bench(options: argparse.Namespace) -> int:
     log = Path(options.log) if options.log else None
     pattern = options.pattern or ("poisson" if log is None else "replay")
     rows = parse_rows(options.rows) if options.rows else None
-    plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed)
+    plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed, options.url)
     console, bundle = _console(options), read_bundle(folder)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
     found = run_bench(bundle, plan, out, console)

@@ -161,6 +161,10 @@ def _of_a_bundle(add: _Add) -> None:
         "--rows", metavar="N", help="rows of a request: N, or MEDIAN,SIGMA,MAX (default: the study's)"
     )
     benching.add_argument("--seed", type=int, default=0)
+    benching.add_argument(
+        "--url",
+        help="http://HOST:PORT/v2/models/NAME: send the requests to a server (Open Inference Protocol V2) of the model",
+    )
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
     serving = add("serve", "serve a bundle over HTTP (Open Inference Protocol V2)", commands.serve)
     serving.add_argument("--host", default="127.0.0.1")

@@ -34,6 +34,8 @@ def headline(found: BenchResult) -> str:
     else:
         load = f"{percent(found.load)} of what it can answer"
         answers = f"Under {_WORDS[found.pattern]} at {rate(found.rate_rps)}, {load}"
+    if found.url is not None:
+        answers = f"Through {found.url}, {answers[0].lower()}{answers[1:]}"
     sentences = [f"{answers}: {percentiles or 'no percentile can be told'}."]
     beside = found.poisson
     if beside is not None:
