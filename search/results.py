@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from objectives.records import Interval, Latency, Measurement, SimulatedRatios, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
+from search.knob_importance import KnobImportance
 from spaces.domains import Scalar
 from spaces.serialization import Json, fields_in, from_plain, to_plain
 
@@ -218,6 +219,7 @@ class Front:
     references: on test by `reference_metric`, of the baseline and of simple rules
     undertrained: what one more epoch of the baseline gains, where that is certain
     left_alone: modules that no technique reaches, with the reason
+    importance: of the knobs, by objective, the largest first
     warnings: what weakens any conclusion from the study, in sentences
     """
 
@@ -240,6 +242,7 @@ class Front:
     left_alone: Mapping[str, str] = field(default_factory=dict)
     chosen: Choice | None = None
     ablation: AblationSummary | None = None
+    importance: Mapping[str, tuple[KnobImportance, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property

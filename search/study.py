@@ -14,7 +14,9 @@ from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
 from search.front import resolved_front
+from search.knob_importance import KnobImportance
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
+from search.samplers.importance import importance
 from search.samplers.samplers import make_sampler
 from search.trials import EndedTrial, FinalNumbers, sought
 from spaces.candidate import Candidate
@@ -48,7 +50,7 @@ class Study:
         sampler: SamplerName = "tpe",
     ) -> None:
         self._objectives, self._limits = tuple(objectives), limits
-        self._name, self._storage = name, storage
+        self._name, self._storage, self._seed = name, storage, seed
         self._sampler = make_sampler(sampler, objectives, limits, seed)
         self._study = self._open()
 
@@ -266,6 +268,10 @@ class Study:
         quality = self._objectives.index("quality") if "quality" in self._objectives else None
         kept = resolved_front([sought(m, self._objectives) for m in among.values()], quality, self.resolution)
         return {number: m for (number, m), on_front in zip(among.items(), kept, strict=True) if on_front}
+
+    def importance(self) -> dict[str, tuple[KnobImportance, ...]]:
+        """Return the importance of the knobs by objective, the largest first; empty while too few trials have ended."""
+        return importance(self._study, self._recent(), self._objectives, self._limits, self._seed)
 
     def _open_trial(self, number: int) -> Trial:
         frozen = self._study.get_trials(deepcopy=False)[number]

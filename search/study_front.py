@@ -15,11 +15,12 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
+from search.knob_importance import KnobImportance
 from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, numbers_of, read_choice
 from search.study import Study
 from search.trials import EndedTrial
 from search.verdict import doubts, interference_warnings
-from spaces.serialization import Json, fields_in
+from spaces.serialization import Json, fields_in, from_plain
 
 _STAGES = ("cost", "fit", "export", "judge", "time")
 
@@ -58,6 +59,10 @@ def study_front(config: StudyConfig, study: Study) -> Front:
         undertrained=prepared.get("undertrained"),
         left_alone=dict(prepared.get("left_alone") or {}),
         chosen=choice,
+        importance={
+            objective: tuple(from_plain(KnobImportance, one) for one in knobs)
+            for objective, knobs in facts.get("importance", {}).items()
+        },
         ablation=_ablation(config.name, rows, None if choice is None else choice.row.trial, facts),
     )
     return replace(front, warnings=tuple(doubts(front)))

@@ -110,6 +110,7 @@ def search(session: Session, console: Console) -> None:
             console.say(f"search: {end}")
             spent = float(study.facts["search_seconds"])
         final.run(budget - spent, spent)
+        study.note(importance=to_plain(study.importance()))
 
 
 def _progress(study: Study, max_loss: float) -> tuple[float, Measurement | None]:

@@ -76,6 +76,13 @@ class GaussianProcess:
         draws: Floats = self._mean + self._spread * np.concatenate(columns, axis=-1)
         return draws
 
+    def mean(self, knobs: Sequence[Mapping[str, Scalar]]) -> Floats:
+        """Return the expected targets, (n, m), of n candidates."""
+        rows = self._scaled(self._features.transform([_numbers(each) for each in knobs]))
+        columns = [process.predict(rows) for process in self._processes]
+        means: Floats = self._mean + self._spread * np.reshape(columns, (len(columns), len(rows))).T
+        return means
+
     def _scaled(self, rows: Floats) -> Floats:
         scaled: Floats = ((rows - self._low) / self._range)[:, self._varied]
         return scaled if scaled.shape[1] else np.zeros((len(rows), 1))

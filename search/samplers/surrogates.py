@@ -33,6 +33,8 @@ _WORST_LOSS = 5.0
 _REUSED = 0.5
 # Smallest value whose logarithm is taken.
 _LEAST = 1e-9
+# Permutations of a knob's values.
+_PERMUTATIONS = 5
 Variant = tuple[Weights, Precision]
 
 
@@ -76,9 +78,11 @@ class Surrogates:
         self._curves = {(_variant(key), part) for key in self._costs for part in curve_parts(key.placement)}
         by_cost = {t.candidate.untrained: _knobs(t.candidate, _TRAINING) for t in self._ended}
         by_loss = {_variant(t.candidate): _knobs(t.candidate, _SERVING) for t in self._ended}
-        self._cost = GaussianProcess([by_cost[key] for key in self._costs], np.stack([*self._costs.values()]), seed)
+        self._cost_knobs = [by_cost[key] for key in self._costs]
+        self._loss_knobs = [by_loss[key] for key in self._losses]
+        self._cost = GaussianProcess(self._cost_knobs, np.stack([*self._costs.values()]), seed)
         losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
-        self._loss = GaussianProcess([by_loss[key] for key in self._losses], losses, seed + 1)
+        self._loss = GaussianProcess(self._loss_knobs, losses, seed + 1)
 
     @property
     def objectives(self) -> int:
@@ -90,6 +94,14 @@ class Surrogates:
         able = [m for t in self._ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
         costs = np.reshape([_log(sought(m, self._others)) for m in able], (len(able), len(self._others)))
         return self._units(costs, np.array([m.quality.loss for m in able]))
+
+    def importance(self, seed: int) -> dict[str, dict[str, float]]:
+        """Return the importance of each knob by objective, as shares of 1: by how much predictions change in the mean
+        square if the knob's values are permuted among the candidates (Breiman, 2001, section 10)."""
+        costs = permutation_importance(self._cost, self._cost_knobs, seed)
+        losses = permutation_importance(self._loss, self._loss_knobs, seed)
+        columns = iter(costs)
+        return {name: losses[0] if name == QUALITY else next(columns) for name in self._objectives}
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Predict the coordinates and the seconds of candidates."""
@@ -157,6 +169,32 @@ class Surrogates:
                     by_stage.setdefault("curve" if known else stage, []).append(seconds)
         means = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
         return defaultdict(lambda: 1.0, means)
+
+
+def permutation_importance(
+    model: GaussianProcess, knobs: Sequence[Mapping[str, Scalar]], seed: int
+) -> list[dict[str, float]]:
+    """Return the importance of each knob for each target of a model, as shares of 1; none where nothing varies."""
+    random, expected = np.random.default_rng(seed), model.mean(knobs)
+    changed: dict[str, Floats] = {}
+    for name in sorted({name for each in knobs for name in each}):
+        moved = np.zeros(expected.shape[1])
+        for _ in range(_PERMUTATIONS):
+            order = random.permutation(len(knobs))
+            shuffled = [_with(each, name, knobs[other]) for each, other in zip(knobs, order, strict=True)]
+            moved += ((model.mean(shuffled) - expected) ** 2).mean(axis=0)
+        changed[name] = moved
+    total = sum(changed.values(), np.zeros(expected.shape[1]))
+    return [
+        {name: float(moved[target] / total[target]) for name, moved in changed.items()} if total[target] > 0 else {}
+        for target in range(expected.shape[1])
+    ]
+
+
+def _with(knobs: Mapping[str, Scalar], name: str, other: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return knobs with one of them as another candidate has it, or has it not."""
+    kept = {key: value for key, value in knobs.items() if key != name}
+    return {**kept, name: other[name]} if name in other else kept
 
 
 class NoEvidenceError(ValueError):
