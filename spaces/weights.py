@@ -49,6 +49,8 @@ class Weights:
             raise ValueError(f"A simple reference is taken as it is, but {self.reference!r} got a distillation.")
         if self.architecture is not None and self.pruning is not None:
             raise ValueError("A student has the sizes of its own, so it is not pruned, but got both.")
+        if self.elastic and not self.sliceable:
+            raise ValueError(f"Slices of an elastic network are students or pruned alone, but got {self}.")
         tables = [form.group for form in self.table_forms]
         if len(set(tables)) != len(tables):
             raise ValueError(f"The tables of a group are held in one form, but got {tables}.")
@@ -73,6 +75,16 @@ class Weights:
     def reshaped(self) -> bool:
         """Return True if any technique is applied before training."""
         return bool(self.reshaping)
+
+    @property
+    def elastic(self) -> bool:
+        """Return True if the weights are a slice of an elastic network."""
+        return self.distillation is not None and self.distillation.elastic_epochs > 0
+
+    @property
+    def sliceable(self) -> bool:
+        """Return True if an elastic network holds the shape: a student or a pruned model, and nothing else."""
+        return self.reshaping.keys() in ({"architecture"}, {"pruning"}) and not self.quantization_aware
 
     @property
     def untrained(self) -> Weights:

@@ -15,9 +15,11 @@ from statistics import fmean
 import torch
 from torch import nn
 
+from objectives.build import elastic
 from objectives.build.model_structure import of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
+from objectives.compression.elastic.network import ElasticNetwork
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
 from objectives.compression.training_data import TrainingData
@@ -70,22 +72,28 @@ def fit(
     progress: Progress,
     cache: Path | None = None,
     weight_bits: Int8WeightBits = 8,
+    network: ElasticNetwork | None = None,
 ) -> Fitted:
-    """Reshape the model, then distil it from the baseline, in the order of `objectives.compression.pipeline`.
+    """Reshape the model, or slice it out of an elastic network, then distil it from the baseline, in the order of
+    `objectives.compression.pipeline`.
 
     Args:
         cache: folder where the baseline's outputs on train are kept between fits; None evaluates the baseline batch by
             batch
         weight_bits: bits of the weights in int8 products, for quantization-aware training
+        network: the trained elastic network, where the weights are a slice of one
 
     Raises:
         ValueError: a stage cannot be done on this model, or would change nothing; the model's forward or loss fails in
         training.
     """
     given = weights.distillation
-    assert given is not None and given.epochs > 0
+    assert given is not None and given.trained
     seed += given.seed
     torch.manual_seed(seed)
+    if given.epochs == 0:
+        assert network is not None
+        return Fitted(*elastic.sliced(recommender, network, weights, seed), {})
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
     seconds: list[float] = []
 
@@ -97,7 +105,11 @@ def fit(
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
         seconds.extend([(time.monotonic() - start) / (times * training_data.rows.batches_per_epoch)] * times)
 
-    model, structure = _reshaped(recommender, weights, partial(_evidence, recommender, seed), partial(learn, times=1))
+    if network is not None:
+        model, structure = elastic.sliced(recommender, network, weights, seed)
+    else:
+        evidence, between = partial(_evidence, recommender, seed), partial(learn, times=1)
+        model, structure = _reshaped(recommender, weights, evidence, between)
     learn(model, plain)
     if not weights.quantization_aware:
         return Fitted(model, structure, {}, fmean(seconds))
@@ -109,6 +121,20 @@ def fit(
     train = partial(learn, times=rounding)
     aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
     return Fitted(aware, structure, ranges, fmean(seconds))
+
+
+def fit_elastic(
+    recommender: Recommender, weights: Weights, seed: int, progress: Progress, cache: Path | None = None
+) -> ElasticNetwork:
+    """Train the elastic network that the weights are a slice of; arguments and errors are those of `fit`."""
+    given = weights.distillation
+    assert given is not None
+    seed += given.seed
+    try:
+        data, evidence = _training_data(recommender, given, cache), _evidence(recommender, seed)
+        return elastic.train(recommender, weights, seed, data, evidence, progress)
+    except RuntimeError as error:  # what the user's forward or loss raises on smaller tensors
+        raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
 
 
 def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:

@@ -63,9 +63,24 @@ def prune(
         if number and between is not None:
             between(pruned)
         leaving = _leaving(pruned.eval(), step, smaller, structure, evidence)
-        smaller = shrunk(smaller, leaving)
-        _cut(pruned, leaving)
+        smaller = remove_units(pruned, smaller, leaving)
     return pruned.eval(), recounted(smaller, pruned)
+
+
+def remove_units(model: nn.Module, structure: ModelStructure, leaving: Leaving) -> ModelStructure:
+    """Remove units from every tensor of the model in place, and return the structure that is left.
+
+    Each axis is reduced once for all of its dimensions, and tied tensors once, by the first of their names.
+
+    Raises:
+        ValueError: the remaining units of a dimension are no longer adjacent.
+    """
+    smaller = shrunk(structure, leaving)
+    gone = {(names_of(model, name)[0], axis): positions for (name, axis), positions in _positions(leaving).items()}
+    for (name, axis), positions in gone.items():
+        leave = set(positions)
+        keep(model, name, axis, [p for p in range(tensors(model)[name].shape[axis]) if p not in leave])
+    return smaller
 
 
 def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
@@ -115,14 +130,6 @@ def _leaving(
         return {}
     found = zip(surplus, importances(model, list(surplus), step.importance, evidence), strict=True)
     return {width: tuple(torch.argsort(scores, stable=True)[: surplus[width]].tolist()) for width, scores in found}
-
-
-def _cut(model: nn.Module, leaving: Leaving) -> None:
-    """Reduce each axis once for all of its dimensions, and tied tensors once, by the first of their names."""
-    gone = {(names_of(model, name)[0], axis): positions for (name, axis), positions in _positions(leaving).items()}
-    for (name, axis), positions in gone.items():
-        leave = set(positions)
-        keep(model, name, axis, [p for p in range(tensors(model)[name].shape[axis]) if p not in leave])
 
 
 def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
