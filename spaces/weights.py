@@ -24,7 +24,7 @@ AWARE = "weights.quantization_aware"
 @dataclass(frozen=True)
 class Weights:
     """Techniques applied to the weights; the defaults are the baseline's own weights, unchanged. The stages run in the
-    order of the fields.
+    order of the fields. Shapes that no elastic network holds are trained separately, for as many epochs.
 
     quantization_aware: groups trained with the rounding of static int8 in the loop
     reference: name of a simple reference model in the baseline's place
@@ -49,8 +49,8 @@ class Weights:
             raise ValueError(f"A simple reference is taken as it is, but {self.reference!r} got a distillation.")
         if self.architecture is not None and self.pruning is not None:
             raise ValueError("A student has the sizes of its own, so it is not pruned, but got both.")
-        if self.elastic and not self.sliceable:
-            raise ValueError(f"Slices of an elastic network are students or pruned alone, but got {self}.")
+        if self.distillation is not None and self.elastic and not self.sliceable:
+            object.__setattr__(self, "distillation", self.distillation.separate())
         tables = [form.group for form in self.table_forms]
         if len(set(tables)) != len(tables):
             raise ValueError(f"The tables of a group are held in one form, but got {tables}.")
@@ -83,8 +83,8 @@ class Weights:
 
     @property
     def sliceable(self) -> bool:
-        """Return True if an elastic network holds the shape: a student or a pruned model, and nothing else."""
-        return self.reshaping.keys() in ({"architecture"}, {"pruning"}) and not self.quantization_aware
+        """Return True if an elastic network holds the shape: a student's or a pruned model's."""
+        return self.reshaping.keys() in ({"architecture"}, {"pruning"})
 
     @property
     def untrained(self) -> Weights:
@@ -152,6 +152,8 @@ class WeightsSpace:
     window, history: limits of the attention, in positions; 0 is all
     distillation: domains of temperature, teacher_weight and feature_weight
     own: the baseline's sizes by name
+    elastic_epochs: epochs of the elastic network of each origin that has one, whose shapes are sliced out of it
+    fine_tuning: epochs of a slice by itself
     """
 
     architecture: Mapping[str, Domain]
@@ -167,6 +169,8 @@ class WeightsSpace:
     history: Choice = _NONE
     quantization_aware: Choice = _NO
     own: Mapping[str, Scalar] = field(default_factory=dict)
+    elastic_epochs: Mapping[str, int] = field(default_factory=dict)
+    fine_tuning: Choice = _NONE
 
     def __post_init__(self) -> None:
         wanted = {"temperature", "teacher_weight", "feature_weight"}
@@ -200,6 +204,7 @@ class WeightsSpace:
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
         whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
+        whole |= {"distillation.fine_tuning": self.fine_tuning.values[0]} if self.elastic_epochs else {}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
         roads = (
             ("student", "architecture", self.architecture, middle),
@@ -225,14 +230,18 @@ class WeightsSpace:
         if origin == "baseline" or self._is_own(dict(sizes)):
             return Weights()
         shared, mixed = self._tables(suggester)
+        attention, low_rank = self._attention(suggester), self._low_rank(suggester)
+        network = 0 if shared or mixed or attention or low_rank else self.elastic_epochs.get(origin, 0)
+        pruning = self._pruning(suggester, network > 0) if origin == "pruned" else None
+        network = network if sizes or pruning else 0
         return Weights(
             architecture=Architecture(sizes) if sizes else None,
             quotient_remainder=shared,
             mixed_dimensions=mixed,
-            attention=self._attention(suggester),
-            pruning=self._pruning(suggester) if origin == "pruned" else None,
-            low_rank=self._low_rank(suggester),
-            distillation=self._distillation(suggester),
+            attention=attention,
+            pruning=pruning,
+            low_rank=low_rank,
+            distillation=self._slicing(suggester, network) if network else self._distillation(suggester),
             quantization_aware=tuple(g for g in static if pick(self.quantization_aware, suggester, f"{AWARE}.{g}")),
         )
 
@@ -268,10 +277,13 @@ class WeightsSpace:
         window = 0 if history and window >= history else window  # the window covers everything that is read
         return Attention(window or None, history or None) if window or history else None
 
-    def _pruning(self, suggester: Suggester) -> Pruning | None:
+    def _pruning(self, suggester: Suggester, sliced: bool) -> Pruning | None:
+        """Suggest the share of units removed from each group, and how, where the units have no order already."""
         ratios = tuple((g, float(ratio)) for g, ratio in draw(self.pruning, suggester, "pruning") if float(ratio) > 0)
         if not ratios:
             return None
+        if sliced:
+            return Pruning(ratios, multiple=self.multiple)
         importance = pick(self.importance, suggester, "pruning.importance")
         return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
 
@@ -279,6 +291,12 @@ class WeightsSpace:
         drawn = draw(self.low_rank, suggester, "low_rank")
         shares = tuple((group, float(share)) for group, share in drawn if float(share) < 1)
         return LowRank(shares) if shares else None
+
+    def _slicing(self, suggester: Suggester, network: int) -> Distillation:
+        """Suggest the epochs of a slice; one network for all has the settings in the middle."""
+        temperature, teacher_weight = (float(middle(self.distillation[n])) for n in ("temperature", "teacher_weight"))
+        epochs = int(pick(self.fine_tuning, suggester, "distillation.fine_tuning"))
+        return Distillation(temperature, teacher_weight, epochs, elastic_epochs=network)
 
     def _distillation(self, suggester: Suggester) -> Distillation:
         drawn = dict(draw(self.distillation, suggester, "distillation"))

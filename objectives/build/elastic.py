@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from objectives.build.nested_shapes import network_of, part_of, shapes_of
 from objectives.compression.elastic.network import ElasticNetwork, Slice
-from objectives.compression.elastic.sandwich import train_elastic
+from objectives.compression.elastic.sandwich import Shapes, train_elastic
 from objectives.compression.elastic.statistics import recompute_statistics
 from objectives.compression.importance import Evidence
 from objectives.compression.training_data import TrainingData
@@ -38,12 +39,11 @@ def train(
         ValueError: the shapes are not known to be nested.
     """
     assert weights.distillation is not None
-    torch.manual_seed(seed)
-    network = network_of(recommender, weights, evidence)
+    network = network_of(recommender, weights, evidence, seed)
     optimizer = recommender.optimizer(network.model)
     if len(network.others):
         optimizer.add_param_group({"params": list(network.others)})
-    shapes = shapes_of(recommender, network, weights)
+    shapes: Shapes[Any] = shapes_of(recommender, network, weights)
     train_elastic(network, shapes, training_data, optimizer, weights.distillation, seed, recommender.model, progress)
     return network.eval()
 

@@ -91,13 +91,12 @@ def fit(
     assert given is not None and given.trained
     seed += given.seed
     torch.manual_seed(seed)
-    if given.epochs == 0:
-        assert network is not None
-        return Fitted(*elastic.sliced(recommender, network, weights, seed), {})
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
     seconds: list[float] = []
 
     def learn(model: nn.Module, times: int) -> None:
+        if times == 0:
+            return
         learning, start = replace(given, epochs=times), time.monotonic()
         try:
             distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
@@ -112,7 +111,7 @@ def fit(
         model, structure = _reshaped(recommender, weights, evidence, between)
     learn(model, plain)
     if not weights.quantization_aware:
-        return Fitted(model, structure, {}, fmean(seconds))
+        return Fitted(model, structure, {}, fmean(seconds or [0.0]))
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
@@ -120,7 +119,7 @@ def fit(
     wanted = recommender.hidden if given.feature_weight > 0 else None
     train = partial(learn, times=rounding)
     aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
-    return Fitted(aware, structure, ranges, fmean(seconds))
+    return Fitted(aware, structure, ranges, fmean(seconds or [0.0]))
 
 
 def fit_elastic(

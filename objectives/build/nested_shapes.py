@@ -16,6 +16,7 @@ from objectives.compression.elastic.prunable import Kept, dims_of, in_order, lay
 from objectives.compression.elastic.sandwich import Shapes
 from objectives.compression.importance import Evidence
 from objectives.compression.module_edit import tensors
+from objectives.compression.pruning import check_pruning
 from objectives.recommenders.protocol import Recommender
 from objectives.tensor_layout import Layout, TensorLayout, common, leading
 from spaces.model_structure import ModelStructure
@@ -27,8 +28,11 @@ from spaces.weights import Weights
 _MOST_PRUNED = 0.9
 
 
-def network_of(recommender: Recommender, weights: Weights, evidence: Evidence) -> ElasticNetwork:
+def network_of(recommender: Recommender, weights: Weights, evidence: Evidence, seed: int) -> ElasticNetwork:
     """Return the untrained elastic network of the shapes that these weights are one of; it scores as the baseline does.
+
+    Args:
+        seed: for what only students have; the global generator is left as it was
 
     Raises:
         ValueError: the layout of the recommender's students is unknown.
@@ -38,7 +42,9 @@ def network_of(recommender: Recommender, weights: Weights, evidence: Evidence) -
     if weights.architecture is None:
         return ElasticNetwork(model, layout_of(model, dims))
     layout = _layout(recommender, None)
-    return ElasticNetwork(model, layout, dict(_others(recommender, tensors(model), layout)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ElasticNetwork(model, layout, dict(_others(recommender, tensors(model), layout)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def part_of(recommender: Recommender, network: ElasticNetwork, weights: Weights)
     """Build a module in the shape of these weights, of any weights, and return it with its structure.
 
     Raises:
-        ValueError: the weights are neither a student nor pruned.
+        ValueError: the weights are neither a student nor pruned, or the pruning would leave a group unchanged.
     """
     if weights.architecture is not None:
         made = student(recommender, weights.architecture)
@@ -109,6 +115,7 @@ def part_of(recommender: Recommender, network: ElasticNetwork, weights: Weights)
     if weights.pruning is None:
         raise ValueError(f"A slice is a student or pruned, but got {weights}.")
     shapes = PrunedShapes(network, of_baseline(recommender).structure, weights.pruning.multiple)
+    check_pruning(weights.pruning, shapes.structure)
     return shapes.part(shapes.kept(dict(weights.pruning.ratios)))
 
 
@@ -147,12 +154,12 @@ def _others(
             if key not in largest or np.prod(largest[key][0].shape) < np.prod(layout.shape):
                 largest[key] = layout, architecture
     for (name, role), (layout, architecture) in largest.items():
-        values = recommender.build(architecture).get_parameter(name).detach().clone()
+        tensor = recommender.build(architecture).get_parameter(name).detach().clone()
         if name in whole:
             shared = common(layout, whole[name])
             ours, theirs = (_grid(shared, of) for of in (layout, whole[name]))
-            values[ours] = held[name].detach()[theirs]
-        yield (name, role), (layout, values)
+            tensor[ours] = held[name].detach()[theirs]
+        yield (name, role), (layout, tensor)
 
 
 def _grid(part: TensorLayout, whole: TensorLayout) -> tuple[Tensor, ...]:

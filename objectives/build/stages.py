@@ -116,6 +116,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         median_rows=rows,
         featured=recommender.hidden is not None,
         built=recommender.built,
+        nested=recommender.layout(None) is not None,
         columns=recommender.columns,
         parts=held["validation"].parts,
         student=recommender.student(),

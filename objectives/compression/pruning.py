@@ -56,7 +56,7 @@ def prune(
     """
     if pruning.steps > 1 and between is None:
         raise ValueError(f"Pruning in several steps trains between them, but got {pruning.steps} steps and no way to.")
-    _check(pruning, structure)
+    check_pruning(pruning, structure)
     pruned = copy.deepcopy(model).requires_grad_(True)
     smaller = structure
     for number, step in enumerate(pruning_steps(pruning)):
@@ -108,7 +108,8 @@ def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
     return with_dims(structure, shrink)
 
 
-def _check(pruning: Pruning, structure: ModelStructure) -> None:
+def check_pruning(pruning: Pruning, structure: ModelStructure) -> None:
+    """Check that every named group can be pruned, and loses a unit or more; else raise ValueError."""
     for name, ratio in pruning.ratios:
         group = structure.group(name)
         if not group.prunable:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from objectives.records import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
-from search.config.space_sections import PlacementConfig, SpaceConfig, TablesConfig
+from search.config.space_sections import DistillationConfig, PlacementConfig, SpaceConfig, TablesConfig
 from search.config.yaml_reader import show
 from search.errors import ConfigError
 from spaces.domains import Choice, Domain, Float, Scalar
@@ -22,6 +23,10 @@ from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 # take no longer than this at the baseline's speed.
 EPOCHS = 5
 _FIT_SECONDS = 30.0
+# Epochs of an elastic network of a model of whose training nothing is known; of another, those to its best, as far as
+# they take no longer than this at its speed.
+_ELASTIC_EPOCHS = 10
+_ELASTIC_SECONDS = 120.0
 # 0 leaves a group whole while another is pruned. The remaining size of a dimension is rounded to what kernels handle
 # well, which may be half of it: in a dimension of two such steps, 0.25 and less round to nothing, and the trial fails.
 # From 0.3 on, every ratio removes something from every prunable dimension; 0.3, 0.6, 0.9 are the three ways to prune
@@ -32,6 +37,8 @@ TEACHER_WEIGHT = Float(0.0, 1.0)
 FEATURE_WEIGHT = Choice((0.0,))
 STEPS = Choice((1, 3))
 # Two factors of half the rank are as large as a square layer; those of less are smaller.
+# Positions of an attention that is not sparse.
+_ALL = Choice((0,))
 RANKS = Choice((1.0, 0.375, 0.25, 0.125))
 TABLE_FORMS = Choice((FULL, SHARED, MIXED))
 FULL_ROWS = Float(0.05, 0.5)
@@ -49,12 +56,19 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
 
 def epochs_like(training: Mapping[str, object]) -> int:
     """Return the epochs of a smaller model's training, each one pass over train, from facts of the baseline's."""
-    best, history, seconds, passes = (training.get(name) for name in ("best_epoch", "history", "seconds", "passes"))
-    if not (isinstance(best, int) and isinstance(history, Sequence) and isinstance(seconds, int | float)):
-        return EPOCHS  # a user's model, of whose training nothing is known
+    return max(EPOCHS, _passes_of(training, _FIT_SECONDS) or 0)
+
+
+def _passes_of(training: Mapping[str, object], seconds: float) -> int | None:
+    """Return the passes over train that the baseline took to its best, or as many as it made in so many seconds; None
+    for a user's model, of whose training nothing is known.
+    """
+    best, history, took, passes = (training.get(name) for name in ("best_epoch", "history", "seconds", "passes"))
+    if not (isinstance(best, int) and isinstance(history, Sequence) and isinstance(took, int | float)):
+        return None
     of_epoch = passes if isinstance(passes, int) else 1
-    affordable = _FIT_SECONDS * len(history) * of_epoch / max(float(seconds), 1e-3)
-    return max(EPOCHS, min((best + 1) * of_epoch, int(affordable)))
+    affordable = seconds * len(history) * of_epoch / max(float(took), 1e-3)
+    return min((best + 1) * of_epoch, int(affordable))
 
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
@@ -72,7 +86,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         raise ConfigError(
             "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
         )
-    return WeightsSpace(
+    space = WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
         own=prepared.sizes,
         pruning={group: d for group, d in pruning.items() if _highest(d) > 0},
@@ -93,6 +107,33 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
             "space.quantization_aware", given.quantization_aware, (False, True), prepared.unlearnable
         ),
     )
+    return space if learning.train == "separate" else _elastic(space, learning, prepared)
+
+
+def _elastic(space: WeightsSpace, learning: DistillationConfig, prepared: Prepared) -> WeightsSpace:
+    """Return the space with an elastic network for each origin whose shapes are nested in the model; where slices are
+    demanded, without the techniques that are not trained in one.
+    """
+    known = {name: Choice(values) for name, values in prepared.student.items()}
+    nested = prepared.nested and all(
+        isinstance(domain, Choice) and all(value in known[name] for value in domain.values)
+        for name, domain in space.architecture.items()
+    )
+    held = {"student": nested and bool(space.architecture), "pruned": bool(space.pruning)}
+    passes = _passes_of(prepared.training, _ELASTIC_SECONDS)
+    epochs = learning.elastic_epochs or (_ELASTIC_EPOCHS if passes is None else max(1, passes))
+    sliced = {origin: epochs for origin in space.origins if held.get(origin, False)}
+    if learning.train == "elastic" and not sliced:
+        raise ConfigError(
+            "space.distillation.train: must be auto or separate for this space, which has neither students of the "
+            "model's own family and its sizes nor groups that can be pruned, but got elastic"
+        )
+    tuned = Choice(learning.fine_tuning or (0, space.epochs))
+    space = replace(space, elastic_epochs=sliced, fine_tuning=tuned)
+    if learning.train == "auto":
+        return space
+    architecture = space.architecture if "student" in sliced else {}
+    return replace(space, architecture=architecture, low_rank={}, tables={}, window=_ALL, history=_ALL)
 
 
 def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spaces.domains import Scalar
 from spaces.serialization import formerly
@@ -46,6 +46,10 @@ class Distillation:
     @property
     def trained(self) -> bool:
         return self.epochs + self.elastic_epochs > 0
+
+    def separate(self) -> Distillation:
+        """Return the settings of a training that starts from no network, for as many epochs in all."""
+        return replace(self, epochs=self.epochs + self.elastic_epochs, elastic_epochs=0)
 
     def knobs(self) -> dict[str, Scalar]:
         """Return every choice by its dotted name; the seed where it is not the study's, the elastic network's epochs

@@ -48,9 +48,9 @@ class ElasticNetwork(nn.Module):
         Raises:
             ValueError: no tensor has this name and role.
         """
-        known = self.layout.get(name)
-        if (known is None and wanted is None) or (known and wanted and known.role == wanted.role):
-            return tensors(self.model)[name], known
+        known, held = self.layout.get(name), tensors(self.model)
+        if name in held and ((known is None and wanted is None) or (known and wanted and known.role == wanted.role)):
+            return held[name], known
         key = name, "" if wanted is None else wanted.role
         if key not in self.of_others:
             raise ValueError(f"A tensor of a smaller network is nested in a larger one, but got {key} with no other.")

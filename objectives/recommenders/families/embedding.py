@@ -57,7 +57,7 @@ def table_layouts(fields: Sequence[Field], dimension: int) -> Layout:
     }
 
 
-def linear_layouts(name: str, inputs: Axis, outputs: Axis, role: str = "") -> Layout:
+def linear_layouts(name: str, inputs: Axis, outputs: Axis, role: str = "") -> dict[str, TensorLayout]:
     """Return the layouts of the weight and the bias of a linear layer."""
     return {
         f"{name}.weight": TensorLayout((outputs, inputs), role),
