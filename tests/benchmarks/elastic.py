@@ -85,11 +85,11 @@ class Fits:
 
     def seconds(self, weights: Weights) -> float:
         """Fit the weights, and return how long it took."""
-        return float(self._once(digest("fit", self.task.key(), weights), lambda: self._fit(weights)))
+        return float(self._once(digest("fit", self.task.key(), weights, _stage(weights)), lambda: self._fit(weights)))
 
     def loss(self, weights: Weights, other: Weights) -> list[float]:
         """Return the relative loss of the weights against others, and its interval."""
-        key = digest("loss", self.prepared.holdout, self.task.metric, weights, other)
+        key = digest("loss", self.prepared.holdout, self.task.metric, *map(digest, (weights, other)), _stage(weights))
         return list(self._once(key, lambda: self._evaluate(weights, other)))
 
     def _once(self, key: str, compute: Callable[[], Any]) -> Any:
@@ -115,6 +115,10 @@ class Fits:
             request = ExportRequest(self.task, Candidate(weights), torch.get_num_threads())
             artifact = stages.export(request, say).artifact
         return Deployment(artifact, str(Path(self.task.home) / artifact.path), Placement(), "fp32")
+
+
+def _stage(weights: Weights) -> int:
+    return stages.ELASTIC_STAGE if weights.elastic else 0
 
 
 def say(line: str) -> None:

@@ -86,9 +86,8 @@ def train_elastic(
                 drawn = (shapes.draw(random) for _ in range(_RANDOM))
                 chosen = dict.fromkeys([shapes.largest, shapes.smallest, *drawn])
                 optimizer.zero_grad(set_to_none=True)
-                found += sandwich_step(
-                    [slice_of(shape) for shape in chosen], _loss_on(batch, training_data, distillation, teacher)
-                )
+                loss = _loss_on(batch, training_data, distillation, teacher, 1 / len(chosen))
+                found.append(sum(sandwich_step([slice_of(shape) for shape in chosen], loss)))
                 optimizer.step()
                 schedule.step()
             losses.append(float(np.mean(found)))
@@ -97,6 +96,13 @@ def train_elastic(
 
 
 def _loss_on(
-    batch: NumberedBatch, training_data: TrainingData, distillation: Distillation, teacher: nn.Module | None
+    batch: NumberedBatch,
+    training_data: TrainingData,
+    distillation: Distillation,
+    teacher: nn.Module | None,
+    share: float,
 ) -> Callable[[nn.Module], Tensor]:
-    return lambda student: training_loss(student, batch, training_data, distillation, teacher)
+    """Return a slice's share of a step's loss, the mean over the slices: with their sum, an optimizer's decay of the
+    weights would count less than it does for a model by itself.
+    """
+    return lambda student: share * training_loss(student, batch, training_data, distillation, teacher)
