@@ -42,8 +42,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quantization_aware", tuple(sorted(self.quantization_aware)))
-        changed = self.reshaped or bool(self.quantization_aware)
-        if changed and self.distillation is None:
+        if (self.reshaped or self.quantization_aware) and self.distillation is None:
             raise ValueError("Weights that differ from the baseline's are distilled, but got no distillation.")
         if self.reference is not None and self.distillation is not None:
             raise ValueError(f"A simple reference is taken as it is, but {self.reference!r} got a distillation.")
@@ -241,7 +240,7 @@ class WeightsSpace:
             attention=attention,
             pruning=pruning,
             low_rank=low_rank,
-            distillation=self._slicing(suggester, network) if network else self._distillation(suggester),
+            distillation=self._distillation(suggester, network),
             quantization_aware=tuple(g for g in static if pick(self.quantization_aware, suggester, f"{AWARE}.{g}")),
         )
 
@@ -278,12 +277,9 @@ class WeightsSpace:
         return Attention(window or None, history or None) if window or history else None
 
     def _pruning(self, suggester: Suggester, sliced: bool) -> Pruning | None:
-        """Suggest the share of units removed from each group, and how, where the units have no order already."""
         ratios = tuple((g, float(ratio)) for g, ratio in draw(self.pruning, suggester, "pruning") if float(ratio) > 0)
-        if not ratios:
-            return None
-        if sliced:
-            return Pruning(ratios, multiple=self.multiple)
+        if sliced or not ratios:  # the units of a slice are in order already
+            return Pruning(ratios, multiple=self.multiple) if ratios else None
         importance = pick(self.importance, suggester, "pruning.importance")
         return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
 
@@ -292,13 +288,11 @@ class WeightsSpace:
         shares = tuple((group, float(share)) for group, share in drawn if float(share) < 1)
         return LowRank(shares) if shares else None
 
-    def _slicing(self, suggester: Suggester, network: int) -> Distillation:
-        """Suggest the epochs of a slice; one network for all has the settings in the middle."""
-        temperature, teacher_weight = (float(middle(self.distillation[n])) for n in ("temperature", "teacher_weight"))
-        epochs = int(pick(self.fine_tuning, suggester, "distillation.fine_tuning"))
-        return Distillation(temperature, teacher_weight, epochs, elastic_epochs=network)
-
-    def _distillation(self, suggester: Suggester) -> Distillation:
+    def _distillation(self, suggester: Suggester, network: int) -> Distillation:
+        if network:  # the same for all of its slices
+            temperature, weight = (float(middle(self.distillation[n])) for n in ("temperature", "teacher_weight"))
+            epochs = int(pick(self.fine_tuning, suggester, "distillation.fine_tuning"))
+            return Distillation(temperature, weight, epochs, elastic_epochs=network)
         drawn = dict(draw(self.distillation, suggester, "distillation"))
         return Distillation(
             float(drawn["temperature"]), float(drawn["teacher_weight"]), self.epochs, float(drawn["feature_weight"])

@@ -15,6 +15,7 @@ from objectives.compression.elastic.sandwich import Shapes, train_elastic
 from objectives.compression.elastic.statistics import recompute_statistics
 from objectives.compression.importance import Evidence
 from objectives.compression.training_data import TrainingData
+from objectives.errors import located
 from objectives.jobs.protocol import Progress
 from objectives.recommenders.protocol import Recommender
 from spaces.model_structure import ModelStructure
@@ -36,7 +37,7 @@ def train(
     """Train the elastic network of all students, or of all ways to prune the model, whichever these weights are.
 
     Raises:
-        ValueError: the shapes are not known to be nested.
+        ValueError: the shapes are not known to be nested; the model's forward or loss fails in training.
     """
     assert weights.distillation is not None
     network = network_of(recommender, weights, evidence, seed)
@@ -44,7 +45,11 @@ def train(
     if len(network.others):
         optimizer.add_param_group({"params": list(network.others)})
     shapes: Shapes[Any] = shapes_of(recommender, network, weights)
-    train_elastic(network, shapes, training_data, optimizer, weights.distillation, seed, recommender.model, progress)
+    given = weights.distillation
+    try:
+        train_elastic(network, shapes, training_data, optimizer, given, seed, recommender.model, progress)
+    except Exception as error:  # anything that the user's forward or loss may raise in training, with fewer units too
+        raise ValueError(f"The model must learn from a batch in every shape, but got {located(error)}") from error
     return network.eval()
 
 

@@ -129,11 +129,8 @@ def fit_elastic(
     given = weights.distillation
     assert given is not None
     seed += given.seed
-    try:
-        data, evidence = _training_data(recommender, given, cache), _evidence(recommender, seed)
-        return elastic.train(recommender, weights, seed, data, evidence, progress)
-    except RuntimeError as error:  # what the user's forward or loss raises on smaller tensors
-        raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
+    data, evidence = _training_data(recommender, given, cache), _evidence(recommender, seed)
+    return elastic.train(recommender, weights, seed, data, evidence, progress)
 
 
 def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:
