@@ -23,10 +23,6 @@ from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 # take no longer than this at the baseline's speed.
 EPOCHS = 5
 _FIT_SECONDS = 30.0
-# Epochs of an elastic network of a model of whose training nothing is known; of another, those to its best, as far as
-# they take no longer than this at its speed.
-_ELASTIC_EPOCHS = 10
-_ELASTIC_SECONDS = 120.0
 # 0 leaves a group whole while another is pruned. The remaining size of a dimension is rounded to what kernels handle
 # well, which may be half of it: in a dimension of two such steps, 0.25 and less round to nothing, and the trial fails.
 # From 0.3 on, every ratio removes something from every prunable dimension; 0.3, 0.6, 0.9 are the three ways to prune
@@ -37,9 +33,9 @@ TEACHER_WEIGHT = Float(0.0, 1.0)
 FEATURE_WEIGHT = Choice((0.0,))
 STEPS = Choice((1, 3))
 # Two factors of half the rank are as large as a square layer; those of less are smaller.
+RANKS = Choice((1.0, 0.375, 0.25, 0.125))
 # Positions of an attention that is not sparse.
 _ALL = Choice((0,))
-RANKS = Choice((1.0, 0.375, 0.25, 0.125))
 TABLE_FORMS = Choice((FULL, SHARED, MIXED))
 FULL_ROWS = Float(0.05, 0.5)
 TABLE_TEMPERATURE = Float(0.1, 0.6)
@@ -56,19 +52,12 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
 
 def epochs_like(training: Mapping[str, object]) -> int:
     """Return the epochs of a smaller model's training, each one pass over train, from facts of the baseline's."""
-    return max(EPOCHS, _passes_of(training, _FIT_SECONDS) or 0)
-
-
-def _passes_of(training: Mapping[str, object], seconds: float) -> int | None:
-    """Return the passes over train that the baseline took to its best, or as many as it made in so many seconds; None
-    for a user's model, of whose training nothing is known.
-    """
-    best, history, took, passes = (training.get(name) for name in ("best_epoch", "history", "seconds", "passes"))
-    if not (isinstance(best, int) and isinstance(history, Sequence) and isinstance(took, int | float)):
-        return None
+    best, history, seconds, passes = (training.get(name) for name in ("best_epoch", "history", "seconds", "passes"))
+    if not (isinstance(best, int) and isinstance(history, Sequence) and isinstance(seconds, int | float)):
+        return EPOCHS  # a user's model, of whose training nothing is known
     of_epoch = passes if isinstance(passes, int) else 1
-    affordable = seconds * len(history) * of_epoch / max(float(took), 1e-3)
-    return min((best + 1) * of_epoch, int(affordable))
+    affordable = _FIT_SECONDS * len(history) * of_epoch / max(float(seconds), 1e-3)
+    return max(EPOCHS, min((best + 1) * of_epoch, int(affordable)))
 
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
@@ -120,9 +109,7 @@ def _elastic(space: WeightsSpace, learning: DistillationConfig, prepared: Prepar
         for name, domain in space.architecture.items()
     )
     held = {"student": nested and bool(space.architecture), "pruned": bool(space.pruning)}
-    passes = _passes_of(prepared.training, _ELASTIC_SECONDS)
-    epochs = learning.elastic_epochs or (_ELASTIC_EPOCHS if passes is None else max(1, passes))
-    sliced = {origin: epochs for origin in space.origins if held.get(origin, False)}
+    sliced = {origin: learning.elastic_epochs or space.epochs for origin in space.origins if held.get(origin, False)}
     if learning.train == "elastic" and not sliced:
         raise ConfigError(
             "space.distillation.train: must be auto or separate for this space, which has neither students of the "

@@ -292,12 +292,12 @@ def test_every_shape_learns_and_the_seed_decides() -> None:
 
 def test_the_global_generator_is_left_as_it_was() -> None:
     structure = ranker_anatomy()
-    network = _network(_ranker(), structure)
+    network, data = _network(_ranker(), structure), _training()
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     shapes = Shapes((), (), lambda random: (), lambda _: smaller(network.model, structure, DIMS)[0])
     learning = Distillation(1.0, 0.0, 0, elastic_epochs=1)
-    train_elastic(network, shapes, _training(), torch.optim.SGD(network.parameters(), 0.0), learning, 0)
+    train_elastic(network, shapes, data, torch.optim.SGD(network.parameters(), 0.0), learning, 0)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

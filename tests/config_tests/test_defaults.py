@@ -96,8 +96,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- elastic networks ---
 
-TRAINED = {"best_epoch": 6, "history": [0.7] * 9, "seconds": 60.0, "passes": 2}
-
 
 def train(how: str, **more: Any) -> dict[str, Any]:
     return {"distillation": {"train": how, **more}}
@@ -106,20 +104,13 @@ def train(how: str, **more: Any) -> dict[str, Any]:
 def test_networks_are_offered_for_what_is_nested_and_can_be_pruned() -> None:
     assert space().weights.elastic_epochs == {} == space(train("separate"), nested=True).weights.elastic_epochs
     weights = space(train("auto"), nested=True).weights
-    assert weights.elastic_epochs == {"student": 10, "pruned": 10}
+    assert weights.elastic_epochs == {"student": weights.epochs, "pruned": weights.epochs}
     assert weights.fine_tuning == Choice((0, weights.epochs)) and weights.low_rank and values(weights.window) != (0,)
-    assert space(train("auto")).weights.elastic_epochs == {"pruned": 10}
+    assert space(train("auto")).weights.elastic_epochs.keys() == {"pruned"}
     other = {**train("auto"), "architecture": {"embedding_dim": [16, 24]}}
-    assert space(other, nested=True).weights.elastic_epochs == {"pruned": 10}
+    assert space(other, nested=True).weights.elastic_epochs.keys() == {"pruned"}
     own = space({**train("auto", elastic_epochs=3, fine_tuning=[2]), "pruning": {}}, nested=True).weights
     assert (own.elastic_epochs, own.fine_tuning) == ({"student": 3}, Choice((2,)))
-
-
-@pytest.mark.parametrize(("seconds", "epochs"), [(60.0, 14), (120.0, 14), (180.0, 12), (100_000.0, 1)])
-def test_a_network_learns_as_long_as_the_baseline_within_a_limit(seconds: float, epochs: int) -> None:
-    """To its best in 7 epochs of 2 passes; of 18 passes in 180 seconds, 12 take 120."""
-    found = space(train("auto"), nested=True, training={**TRAINED, "seconds": seconds}).weights.elastic_epochs
-    assert found == {"student": epochs, "pruned": epochs}
 
 
 def test_slices_alone_leave_out_what_no_network_holds() -> None:
