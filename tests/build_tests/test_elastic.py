@@ -54,7 +54,8 @@ SMALL: Mapping[str, Mapping[str, Scalar]] = {
 }
 
 
-@pytest.fixture(params=FAMILIES)
+# All tests of one family in turn, whose structure stays in memory.
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -109,6 +110,7 @@ def test_a_narrower_student_is_the_whole_with_units_at_zero(
     torch.testing.assert_close(_scores(recommender, narrow), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_offered_student_is_nested(
     family: str, opened: Opened, untrained: Callable[[str], ElasticNetwork]
 ) -> None:
@@ -161,6 +163,7 @@ def test_shapes_are_drawn_between_the_smallest_and_the_whole(family: str, opened
     assert students.largest == Architecture(tuple(recommender.sizes().items()))
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_a_slice(family: str, opened: Opened) -> None:
     recommender = opened(family)
     weights = _student(SMALL[family], replace(LEARNING, elastic_epochs=8))
@@ -193,6 +196,7 @@ def test_epochs_of_its_own_start_from_the_slice(opened: Opened, monkeypatch: pyt
 # -- stages
 
 
+@pytest.mark.parametrize("family", ["dlrm", *(pytest.param(of, marks=pytest.mark.slow) for of in ("dcn-v2", "sasrec"))])
 def test_the_network_is_trained_once_for_all_shapes(
     family: str, opened: Opened, task_of: Callable[[str], Task]
 ) -> None:
@@ -219,6 +223,7 @@ def test_the_network_is_trained_once_for_all_shapes(
     assert torch.equal(first, _scores(recommender, stages._fitted(task, recommender, small).model))
 
 
+@pytest.mark.slow
 def test_an_exported_slice_scores_as_its_module(family: str, opened: Opened, task_of: Callable[[str], Task]) -> None:
     task, recommender, weights = task_of(family), opened(family), _student(SMALL[family])
     staged.fit(task, weights, lambda line: None)

@@ -69,7 +69,7 @@ def _without(model: nn.Module, structure: ModelStructure, kept: Mapping[str, int
     return zeroed(model, {dim: list(range(kept[dim.name], dim.units)) for dim in narrower})
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(KEPT)
 def test_a_slice_scores_as_the_whole_does_with_the_other_units_at_zero(kept: dict[str, int]) -> None:
     model, structure = _ranker(), ranker_anatomy()
@@ -274,11 +274,11 @@ def _trained(epochs: int, seed: int = 0) -> tuple[ElasticNetwork, tuple[float, .
 
 def test_every_shape_learns_and_the_seed_decides() -> None:
     structure, inputs = ranker_anatomy(), requests()
-    (network, losses), (again, _), (other, _) = _trained(12), _trained(12), _trained(12, seed=1)
+    (network, losses), (once, _), (again, _), (other, _) = _trained(12), _trained(1), _trained(1), _trained(1, seed=1)
     assert len(losses) == 12 and losses[-1] < 0.5 * losses[0]
-    for name, tensor in network.state_dict().items():
+    for name, tensor in once.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
-    assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(once.parameters(), other.parameters(), strict=True))
     truth = scores(_ranker(), inputs)
     data = _training()
     for kept in (DIMS, {"embedding_dim": 2, "tower.0": 8, "tower.3": 6}):
