@@ -179,6 +179,7 @@ def test_training_lowers_the_loss_of_a_slice(family: str, opened: Opened) -> Non
     assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
 def test_epochs_of_its_own_start_from_the_slice(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     recommender, seen = opened("dlrm"), list[dict[str, Tensor]]()
     weights = _student(SMALL["dlrm"], replace(LEARNING, epochs=1))
