@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from objectives.build.model_structure import of_baseline, of_sibling
+from objectives.build.model_structure import of_baseline, of_student
 from objectives.compression.elastic.network import ElasticNetwork, Key, Subnetwork
 from objectives.compression.elastic.prunable import Kept, dims_of, in_order, layout_of, smaller
 from objectives.compression.elastic.sandwich import Shapes
@@ -111,7 +111,7 @@ def part_of(recommender: Recommender, network: ElasticNetwork, weights: Weights)
     """
     if weights.architecture is not None:
         made = student(recommender, weights.architecture)
-        return made, of_sibling(recommender, made.module).structure
+        return made, of_student(recommender, made.module, weights.architecture).structure
     if weights.pruning is None:
         raise ValueError(f"A slice is a student or pruned, but got {weights}.")
     shapes = PrunedShapes(network, of_baseline(recommender).structure, weights.pruning.multiple)
