@@ -56,7 +56,7 @@ from spaces.weights import Weights
 
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 10
-ELASTIC_STAGE = 2
+ELASTIC_STAGE = 1
 EXPORT_STAGE = 15
 TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048
