@@ -263,6 +263,7 @@ class Prepared:
     median_rows: median number of rows of the requests
     featured: True where a module is known whose outputs are features to distil
     built: True where smaller siblings can be built, of the sizes in `student` or of those that the study file names
+    nested: True where the tensors of such siblings are known to be parts of the model's, as an elastic network needs
     warnings: what is probably not meant in a user's model or loss, as a dry run finds it
     split_refused: the reason why the graph cannot be split behind its tables, as a dry run finds it
     batches_per_epoch: number of batches of an epoch of train, as a dry run finds it
@@ -298,6 +299,7 @@ class Prepared:
     median_rows: int = 200
     featured: bool = True
     built: bool = True
+    nested: bool = False
     unlearnable: str | None = None
     undertrained: str | None = None
     even_tables: tuple[str, ...] = ()

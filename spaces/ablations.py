@@ -93,12 +93,12 @@ def _reshaped(field: str, group: str | None, target: Candidate, source: Candidat
 
 
 def _distilled(target: Candidate, source: Candidate) -> Candidate:
-    """Give the target the source's distillation; without one, the model trains as long on the labels alone."""
+    """Give the target the source's distillation; without one, the model trains separately, as long, on the labels."""
     learning = source.weights.distillation
     if learning is None:
         own = target.weights.distillation
         assert own is not None
-        learning = replace(own, teacher_weight=0.0, feature_weight=0.0)
+        learning = replace(own.separate(), teacher_weight=0.0, feature_weight=0.0)
     return replace(target, weights=replace(target.weights, distillation=learning))
 
 

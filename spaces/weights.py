@@ -24,7 +24,7 @@ AWARE = "weights.quantization_aware"
 @dataclass(frozen=True)
 class Weights:
     """Techniques applied to the weights; the defaults are the baseline's own weights, unchanged. The stages run in the
-    order of the fields.
+    order of the fields. Shapes that no elastic network holds are trained separately, for as many epochs.
 
     quantization_aware: groups trained with the rounding of static int8 in the loop
     reference: name of a simple reference model in the baseline's place
@@ -42,13 +42,14 @@ class Weights:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quantization_aware", tuple(sorted(self.quantization_aware)))
-        changed = self.reshaped or bool(self.quantization_aware)
-        if changed and self.distillation is None:
+        if (self.reshaped or self.quantization_aware) and self.distillation is None:
             raise ValueError("Weights that differ from the baseline's are distilled, but got no distillation.")
         if self.reference is not None and self.distillation is not None:
             raise ValueError(f"A simple reference is taken as it is, but {self.reference!r} got a distillation.")
         if self.architecture is not None and self.pruning is not None:
             raise ValueError("A student has the sizes of its own, so it is not pruned, but got both.")
+        if self.distillation is not None and self.elastic and not self.sliceable:
+            object.__setattr__(self, "distillation", self.distillation.separate())
         tables = [form.group for form in self.table_forms]
         if len(set(tables)) != len(tables):
             raise ValueError(f"The tables of a group are held in one form, but got {tables}.")
@@ -73,6 +74,16 @@ class Weights:
     def reshaped(self) -> bool:
         """Return True if any technique is applied before training."""
         return bool(self.reshaping)
+
+    @property
+    def elastic(self) -> bool:
+        """Return True if the weights are a slice of an elastic network."""
+        return self.distillation is not None and self.distillation.elastic_epochs > 0
+
+    @property
+    def sliceable(self) -> bool:
+        """Return True if an elastic network holds the shape: a student's or a pruned model's."""
+        return self.reshaping.keys() in ({"architecture"}, {"pruning"})
 
     @property
     def untrained(self) -> Weights:
@@ -140,6 +151,8 @@ class WeightsSpace:
     window, history: limits of the attention, in positions; 0 is all
     distillation: domains of temperature, teacher_weight and feature_weight
     own: the baseline's sizes by name
+    elastic_epochs: epochs of the elastic network of each origin that has one, whose shapes are sliced out of it
+    fine_tuning: epochs of a slice by itself
     """
 
     architecture: Mapping[str, Domain]
@@ -155,6 +168,8 @@ class WeightsSpace:
     history: Choice = _NONE
     quantization_aware: Choice = _NO
     own: Mapping[str, Scalar] = field(default_factory=dict)
+    elastic_epochs: Mapping[str, int] = field(default_factory=dict)
+    fine_tuning: Choice = _NONE
 
     def __post_init__(self) -> None:
         wanted = {"temperature", "teacher_weight", "feature_weight"}
@@ -188,6 +203,7 @@ class WeightsSpace:
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
         whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
+        whole |= {"distillation.fine_tuning": self.fine_tuning.values[0]} if self.elastic_epochs else {}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
         roads = (
             ("student", "architecture", self.architecture, middle),
@@ -213,14 +229,18 @@ class WeightsSpace:
         if origin == "baseline" or self._is_own(dict(sizes)):
             return Weights()
         shared, mixed = self._tables(suggester)
+        attention, low_rank = self._attention(suggester), self._low_rank(suggester)
+        network = 0 if shared or mixed or attention or low_rank else self.elastic_epochs.get(origin, 0)
+        pruning = self._pruning(suggester, network > 0) if origin == "pruned" else None
+        network = network if sizes or pruning else 0
         return Weights(
             architecture=Architecture(sizes) if sizes else None,
             quotient_remainder=shared,
             mixed_dimensions=mixed,
-            attention=self._attention(suggester),
-            pruning=self._pruning(suggester) if origin == "pruned" else None,
-            low_rank=self._low_rank(suggester),
-            distillation=self._distillation(suggester),
+            attention=attention,
+            pruning=pruning,
+            low_rank=low_rank,
+            distillation=self._distillation(suggester, network),
             quantization_aware=tuple(g for g in static if pick(self.quantization_aware, suggester, f"{AWARE}.{g}")),
         )
 
@@ -256,10 +276,10 @@ class WeightsSpace:
         window = 0 if history and window >= history else window  # the window covers everything that is read
         return Attention(window or None, history or None) if window or history else None
 
-    def _pruning(self, suggester: Suggester) -> Pruning | None:
+    def _pruning(self, suggester: Suggester, sliced: bool) -> Pruning | None:
         ratios = tuple((g, float(ratio)) for g, ratio in draw(self.pruning, suggester, "pruning") if float(ratio) > 0)
-        if not ratios:
-            return None
+        if sliced or not ratios:  # the units of a slice are in order already
+            return Pruning(ratios, multiple=self.multiple) if ratios else None
         importance = pick(self.importance, suggester, "pruning.importance")
         return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
 
@@ -268,7 +288,11 @@ class WeightsSpace:
         shares = tuple((group, float(share)) for group, share in drawn if float(share) < 1)
         return LowRank(shares) if shares else None
 
-    def _distillation(self, suggester: Suggester) -> Distillation:
+    def _distillation(self, suggester: Suggester, network: int) -> Distillation:
+        if network:  # the same for all of its slices
+            temperature, weight = (float(middle(self.distillation[n])) for n in ("temperature", "teacher_weight"))
+            epochs = int(pick(self.fine_tuning, suggester, "distillation.fine_tuning"))
+            return Distillation(temperature, weight, epochs, elastic_epochs=network)
         drawn = dict(draw(self.distillation, suggester, "distillation"))
         return Distillation(
             float(drawn["temperature"]), float(drawn["teacher_weight"]), self.epochs, float(drawn["feature_weight"])

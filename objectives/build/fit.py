@@ -15,9 +15,11 @@ from statistics import fmean
 import torch
 from torch import nn
 
+from objectives.build import elastic
 from objectives.build.model_structure import of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
+from objectives.compression.elastic.network import ElasticNetwork
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
 from objectives.compression.training_data import TrainingData
@@ -70,26 +72,31 @@ def fit(
     progress: Progress,
     cache: Path | None = None,
     weight_bits: Int8WeightBits = 8,
+    network: ElasticNetwork | None = None,
 ) -> Fitted:
-    """Reshape the model, then distil it from the baseline, in the order of `objectives.compression.pipeline`.
+    """Reshape the model, or slice it out of an elastic network, then distil it from the baseline, in the order of
+    `objectives.compression.pipeline`.
 
     Args:
         cache: folder where the baseline's outputs on train are kept between fits; None evaluates the baseline batch by
             batch
         weight_bits: bits of the weights in int8 products, for quantization-aware training
+        network: the trained elastic network, where the weights are a slice of one
 
     Raises:
         ValueError: a stage cannot be done on this model, or would change nothing; the model's forward or loss fails in
         training.
     """
     given = weights.distillation
-    assert given is not None and given.epochs > 0
+    assert given is not None and given.trained
     seed += given.seed
     torch.manual_seed(seed)
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
     seconds: list[float] = []
 
     def learn(model: nn.Module, times: int) -> None:
+        if times == 0:
+            return
         learning, start = replace(given, epochs=times), time.monotonic()
         try:
             distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
@@ -97,10 +104,14 @@ def fit(
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
         seconds.extend([(time.monotonic() - start) / (times * training_data.rows.batches_per_epoch)] * times)
 
-    model, structure = _reshaped(recommender, weights, partial(_evidence, recommender, seed), partial(learn, times=1))
+    if network is not None:
+        model, structure = elastic.sliced(recommender, network, weights, seed)
+    else:
+        evidence, between = partial(_evidence, recommender, seed), partial(learn, times=1)
+        model, structure = _reshaped(recommender, weights, evidence, between)
     learn(model, plain)
     if not weights.quantization_aware:
-        return Fitted(model, structure, {}, fmean(seconds))
+        return Fitted(model, structure, {}, fmean(seconds or [0.0]))
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
@@ -108,7 +119,18 @@ def fit(
     wanted = recommender.hidden if given.feature_weight > 0 else None
     train = partial(learn, times=rounding)
     aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
-    return Fitted(aware, structure, ranges, fmean(seconds))
+    return Fitted(aware, structure, ranges, fmean(seconds or [0.0]))
+
+
+def fit_elastic(
+    recommender: Recommender, weights: Weights, seed: int, progress: Progress, cache: Path | None = None
+) -> ElasticNetwork:
+    """Train the elastic network that the weights are a slice of; arguments and errors are those of `fit`."""
+    given = weights.distillation
+    assert given is not None
+    seed += given.seed
+    data, evidence = _training_data(recommender, given, cache), _evidence(recommender, seed)
+    return elastic.train(recommender, weights, seed, data, evidence, progress)
 
 
 def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:

@@ -15,11 +15,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from objectives.build import elastic
 from objectives.build.baseline_checks import check_metric, dry_facts, split_refused, undertrained, unlearnable
-from objectives.build.fit import Fitted, untrained
+from objectives.build.fit import Fitted, fit_elastic, untrained
 from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
 from objectives.build.technique_checks import TechniqueChecks
+from objectives.compression.elastic.network import ElasticNetwork
 from objectives.compression.embeddings import evenly_seen, seen
 from objectives.compression.export import (
     Rows,
@@ -54,6 +56,7 @@ from spaces.weights import Weights
 
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 10
+ELASTIC_STAGE = 1
 EXPORT_STAGE = 15
 TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048
@@ -113,6 +116,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         median_rows=rows,
         featured=recommender.hidden is not None,
         built=recommender.built,
+        nested=recommender.layout(None) is not None,
         columns=recommender.columns,
         parts=held["validation"].parts,
         student=recommender.student(),
@@ -191,12 +195,36 @@ def fit(request: FitRequest, progress: Progress) -> FitResponse:
     seconds: list[float] = []
 
     def write(into: Path) -> None:
-        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits)
+        network = _elastic(task, recommender, weights, progress, cache) if weights.elastic else None
+        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits, network)
         fitted.save(into)
         seconds.append(fitted.batch_seconds)
 
     reused = make_once(_weights_folder(task, recommender, weights), write)
     return FitResponse(reused, sum(seconds))
+
+
+def _elastic(
+    task: Task, recommender: Recommender, weights: Weights, progress: Progress, cache: Path | None
+) -> ElasticNetwork:
+    """Return the elastic network that the weights are a slice of, trained on the first call."""
+    folder = task.cache / "elastic_networks" / _elastic_key(task, recommender, weights)
+    made: list[ElasticNetwork] = []
+
+    def write(into: Path) -> None:
+        made.append(fit_elastic(recommender, weights, task.seed, progress, cache))
+        elastic.save(made[0], into)
+
+    make_once(folder, write)
+    return made[0] if made else elastic.load(folder)
+
+
+def _elastic_key(task: Task, recommender: Recommender, weights: Weights) -> str:
+    """Return the cache key of an elastic network: of no single shape, but of all that determines the others."""
+    assert weights.distillation is not None
+    shapes = recommender.student() if weights.pruning is None else weights.pruning.multiple
+    trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+    return digest(recommender.key, shapes, replace(weights.distillation, epochs=0), trained, ELASTIC_STAGE)[:20]
 
 
 def export(request: ExportRequest, progress: Progress) -> ExportResponse:
@@ -321,7 +349,7 @@ def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
         return Fitted(recommender.reference(weights.reference), ModelStructure(()), {})
     if weights.distillation is None:
         return Fitted(recommender.model, of_baseline(recommender).structure, {})
-    if weights.distillation.epochs == 0:
+    if not weights.distillation.trained:
         return untrained(recommender, weights, task.seed)
     return Fitted.load(_weights_folder(task, recommender, weights))
 
@@ -332,7 +360,8 @@ def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
     if weights.distillation is not None:
         trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
     bits = task.int8_weight_bits if weights.quantization_aware else None
-    return digest(recommender.key, weights, trained, bits, FIT_STAGE)[:20]
+    stages = (FIT_STAGE, ELASTIC_STAGE) if weights.elastic else (FIT_STAGE,)
+    return digest(recommender.key, weights, trained, bits, *stages)[:20]
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[object]:

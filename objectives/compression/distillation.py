@@ -151,14 +151,14 @@ def distil(
             first = next(training_data.rows.epoch(torch.Generator().manual_seed(seed)))
             features, projection = stack.enter_context(_features(student, teacher, training_data, first))
             optimizer.add_param_group({"params": list(projection.parameters())})
-        schedule = _one_cycle(optimizer, distillation.epochs * steps)
+        schedule = one_cycle(optimizer, distillation.epochs * steps)
         generator = torch.Generator().manual_seed(seed)
         student.train()
         losses = []
         for number in range(1, distillation.epochs + 1):
             total = torch.zeros(())
             for batch in training_data.rows.epoch(generator):
-                loss = _loss(student, batch, training_data, distillation, teacher, features)
+                loss = training_loss(student, batch, training_data, distillation, teacher, features)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -172,14 +172,19 @@ def distil(
     return tuple(losses)
 
 
-def _loss(
+def training_loss(
     student: nn.Module,
     batch: NumberedBatch,
     training_data: TrainingData,
     distillation: Distillation,
     teacher: nn.Module | None,
-    features: Callable[[], Tensor] | None,
+    features: Callable[[], Tensor] | None = None,
 ) -> Tensor:
+    """Return the loss of a batch, a scalar: of the labels and, as far as they count, the teacher's scores and features.
+
+    Raises:
+        ValueError: a teacher is needed and missing.
+    """
     outputs, weight = training_data.outputs(student, batch.inputs), distillation.teacher_weight
     known: Tensor | None = None
     if features is not None or (weight > 0 and training_data.teacher_scores is None):
@@ -220,7 +225,8 @@ def _features(
         yield lambda: feature_loss(projection(of_student()), of_teacher()), projection
 
 
-def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return a schedule of so many steps with one cycle of the learning rate (Smith and Topin 2018)."""
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [_PEAK * group["lr"] for group in optimizer.param_groups],

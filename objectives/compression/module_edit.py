@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -79,6 +80,22 @@ def keep(model: nn.Module, name: str, axis: int, positions: Sequence[int]) -> No
         _mend(module, kept)
         if isinstance(module, nn.Embedding) and axis == 0 and (padding := module.padding_idx) is not None:
             module.padding_idx = positions.index(padding) if padding in positions else None
+
+
+def arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None:
+    """Keep the positions of these units of the dimension, in this order, and all other positions."""
+    runs: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
+    for cut in width.axis_slices:
+        starts = (cut.first + repeat * cut.period for repeat in range(cut.repeats))
+        runs[names_of(model, cut.tensor)[0], cut.axis] |= {(start, cut.size) for start in starts}
+    for (name, axis), of_axis in runs.items():
+        positions: list[int] = []
+        at = 0
+        for start, size in sorted(of_axis):
+            positions += range(at, start)
+            positions += (start + unit * size + i for unit in units for i in range(size))
+            at = start + width.units * size
+        keep(model, name, axis, [*positions, *range(at, tensors(model)[name].shape[axis])])
 
 
 def replace_tensor(model: nn.Module, name: str, values: Tensor) -> list[nn.Module]:

@@ -30,7 +30,7 @@ from spaces.weights import Weights
 
 def epochs_of(weights: Weights) -> tuple[int, int]:
     """Return the numbers of epochs in the final shape, and quantization-aware; each stage has at least one, which may
-    exceed the distillation's total.
+    exceed the distillation's total, but a slice of an elastic network may have none in its final shape.
 
     One epoch comes after each step of pruning but the last; of the rest, a third are quantization-aware, where any
     group is.
@@ -39,7 +39,7 @@ def epochs_of(weights: Weights) -> tuple[int, int]:
     steps = weights.pruning.steps - 1 if weights.pruning is not None else 0
     left = weights.distillation.epochs - steps
     rounding = max(1, left // 3) if weights.quantization_aware else 0
-    return max(1, left - rounding), rounding
+    return max(0 if weights.elastic else 1, left - rounding), rounding
 
 
 @dataclass(frozen=True)

@@ -56,16 +56,31 @@ def prune(
     """
     if pruning.steps > 1 and between is None:
         raise ValueError(f"Pruning in several steps trains between them, but got {pruning.steps} steps and no way to.")
-    _check(pruning, structure)
+    check_pruning(pruning, structure)
     pruned = copy.deepcopy(model).requires_grad_(True)
     smaller = structure
     for number, step in enumerate(pruning_steps(pruning)):
         if number and between is not None:
             between(pruned)
         leaving = _leaving(pruned.eval(), step, smaller, structure, evidence)
-        smaller = shrunk(smaller, leaving)
-        _cut(pruned, leaving)
+        smaller = remove_units(pruned, smaller, leaving)
     return pruned.eval(), recounted(smaller, pruned)
+
+
+def remove_units(model: nn.Module, structure: ModelStructure, leaving: Leaving) -> ModelStructure:
+    """Remove units from every tensor of the model in place, and return the structure that is left.
+
+    Each axis is reduced once for all of its dimensions, and tied tensors once, by the first of their names.
+
+    Raises:
+        ValueError: the remaining units of a dimension are no longer adjacent.
+    """
+    smaller = shrunk(structure, leaving)
+    gone = {(names_of(model, name)[0], axis): positions for (name, axis), positions in _positions(leaving).items()}
+    for (name, axis), positions in gone.items():
+        leave = set(positions)
+        keep(model, name, axis, [p for p in range(tensors(model)[name].shape[axis]) if p not in leave])
+    return smaller
 
 
 def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
@@ -93,7 +108,8 @@ def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
     return with_dims(structure, shrink)
 
 
-def _check(pruning: Pruning, structure: ModelStructure) -> None:
+def check_pruning(pruning: Pruning, structure: ModelStructure) -> None:
+    """Check that every named group can be pruned, and loses a unit or more; else raise ValueError."""
     for name, ratio in pruning.ratios:
         group = structure.group(name)
         if not group.prunable:
@@ -115,14 +131,6 @@ def _leaving(
         return {}
     found = zip(surplus, importances(model, list(surplus), step.importance, evidence), strict=True)
     return {width: tuple(torch.argsort(scores, stable=True)[: surplus[width]].tolist()) for width, scores in found}
-
-
-def _cut(model: nn.Module, leaving: Leaving) -> None:
-    """Reduce each axis once for all of its dimensions, and tied tensors once, by the first of their names."""
-    gone = {(names_of(model, name)[0], axis): positions for (name, axis), positions in _positions(leaving).items()}
-    for (name, axis), positions in gone.items():
-        leave = set(positions)
-        keep(model, name, axis, [p for p in range(tensors(model)[name].shape[axis]) if p not in leave])
 
 
 def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:

@@ -14,6 +14,7 @@ from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.recommenders.lookup_counts import counted
 from objectives.records import InputSpec
+from objectives.tensor_layout import Layout
 from objectives.training_rows import Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
@@ -135,6 +136,10 @@ class Recommender(Protocol):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Build an untrained smaller sibling with the same inputs and outputs."""
+
+    def layout(self, architecture: Architecture | None) -> Layout | None:
+        """Return the layout of the tensors of a sibling, or of the model itself for None; None where it is unknown."""
+        return None
 
     def reference(self, name: str) -> nn.Module:
         """Build a simple reference as a model with the same inputs."""

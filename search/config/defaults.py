@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from objectives.records import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
-from search.config.space_sections import PlacementConfig, SpaceConfig, TablesConfig
+from search.config.space_sections import DistillationConfig, PlacementConfig, SpaceConfig, TablesConfig
 from search.config.yaml_reader import show
 from search.errors import ConfigError
 from spaces.domains import Choice, Domain, Float, Scalar
@@ -33,6 +34,8 @@ FEATURE_WEIGHT = Choice((0.0,))
 STEPS = Choice((1, 3))
 # Two factors of half the rank are as large as a square layer; those of less are smaller.
 RANKS = Choice((1.0, 0.375, 0.25, 0.125))
+# Positions of an attention that is not sparse.
+_ALL = Choice((0,))
 TABLE_FORMS = Choice((FULL, SHARED, MIXED))
 FULL_ROWS = Float(0.05, 0.5)
 TABLE_TEMPERATURE = Float(0.1, 0.6)
@@ -72,7 +75,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         raise ConfigError(
             "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
         )
-    return WeightsSpace(
+    space = WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
         own=prepared.sizes,
         pruning={group: d for group, d in pruning.items() if _highest(d) > 0},
@@ -93,6 +96,31 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
             "space.quantization_aware", given.quantization_aware, (False, True), prepared.unlearnable
         ),
     )
+    return space if learning.train == "separate" else _elastic(space, learning, prepared)
+
+
+def _elastic(space: WeightsSpace, learning: DistillationConfig, prepared: Prepared) -> WeightsSpace:
+    """Return the space with an elastic network for each origin whose shapes are nested in the model; where slices are
+    demanded, without the techniques that are not trained in one.
+    """
+    known = {name: Choice(values) for name, values in prepared.student.items()}
+    nested = prepared.nested and all(
+        isinstance(domain, Choice) and all(value in known[name] for value in domain.values)
+        for name, domain in space.architecture.items()
+    )
+    held = {"student": nested and bool(space.architecture), "pruned": bool(space.pruning)}
+    sliced = {origin: learning.elastic_epochs or space.epochs for origin in space.origins if held.get(origin, False)}
+    if learning.train == "elastic" and not sliced:
+        raise ConfigError(
+            "space.distillation.train: must be auto or separate for this space, which has neither students of the "
+            "model's own family and its sizes nor groups that can be pruned, but got elastic"
+        )
+    tuned = Choice(learning.fine_tuning or (0, space.epochs))
+    space = replace(space, elastic_epochs=sliced, fine_tuning=tuned)
+    if learning.train == "auto":
+        return space
+    architecture = space.architecture if "student" in sliced else {}
+    return replace(space, architecture=architecture, low_rank={}, tables={}, window=_ALL, history=_ALL)
 
 
 def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:

@@ -77,11 +77,22 @@ _Flags = Annotated[
 ]
 
 
+# How the weights of a shape are trained: as a slice of an elastic network, or from the baseline's by themselves.
+Train = Literal["auto", "elastic", "separate"]
+
+
 class DistillationConfig(Section):
+    """Training of smaller models; `elastic_epochs` and `fine_tuning` are of slices of an elastic network."""
+
     temperature: Temperatures | None = None
     teacher_weight: Shares | None = None
     feature_weight: Weights | None = None
     epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
+    train: Train = Field(default="separate", description=f"one of {', '.join(get_args(Train))}")
+    elastic_epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
+    fine_tuning: Annotated[_Wholes, _holds()] | None = Field(
+        default=None, description="a list of whole numbers, at least 0, or null"
+    )
 
 
 class TablesConfig(Section):

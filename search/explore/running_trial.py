@@ -61,10 +61,16 @@ class RunningTrial:
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
     """Select the trial to advance by itself, of one stage the oldest: measuring before building, short stages before
-    fits, never two fits of the same weights."""
+    fits, never two fits of the same weights, or of slices of one elastic network, the first of which trains it."""
     waiting = [f for f in running_trials if f.worker is None]
-    fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
+    fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage == "fit"}
     measuring = (f for stage in ("curve", "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
-    free = [f for f in waiting if builders_idle and not (f.stage == "fit" and f.candidate.weights.id in fitting)]
+    free = [f for f in waiting if builders_idle and not (f.stage == "fit" and _fitted(f) in fitting)]
     building = (f for stage in BUILDING for f in free if f.stage == stage)
     return next(itertools.chain(measuring, building), None)
+
+
+def _fitted(running: RunningTrial) -> str:
+    """Identify what a fit trains: the weights, or an elastic network of students or of pruned models."""
+    weights = running.candidate.weights
+    return weights.origin if weights.elastic else weights.id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spaces.domains import Scalar
 from spaces.serialization import formerly
@@ -17,6 +17,8 @@ class Distillation:
     feature_weight: weight of the squared distance to the teacher's hidden features, added to the outputs' loss; 0 for
         none
     seed: added to the study's seed, for trainings that differ in nothing else
+    elastic_epochs: epochs of the elastic network that the weights are a slice of, before their own epochs, of which
+        there may be none; 0 for weights that are trained separately
     """
 
     temperature: float
@@ -24,20 +26,35 @@ class Distillation:
     epochs: int = field(metadata=formerly("passes"))
     feature_weight: float = 0.0
     seed: int = 0
+    elastic_epochs: int = 0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 1.0):
             raise ValueError(f"A temperature is at least 1, but got {self.temperature}.")
         if not 0.0 <= self.teacher_weight <= 1.0:
             raise ValueError(f"The teacher's weight lies in [0, 1], but got {self.teacher_weight}.")
-        if self.epochs < 0:
-            raise ValueError(f"There are 0 epochs or more, but got {self.epochs}.")
+        for epochs in (self.epochs, self.elastic_epochs):
+            if epochs < 0:
+                raise ValueError(f"There are 0 epochs or more, but got {epochs}.")
+        if self.elastic_epochs > 0 and self.feature_weight > 0:
+            raise ValueError(f"An elastic network distils no features, but got a weight of {self.feature_weight}.")
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):
             raise ValueError(f"The weight of features is at least 0, but got {self.feature_weight}.")
 
+    @property
+    def trained(self) -> bool:
+        return self.epochs + self.elastic_epochs > 0
+
+    def separate(self) -> Distillation:
+        """Return the settings of a training that starts from no network, for as many epochs in all."""
+        return replace(self, epochs=self.epochs + self.elastic_epochs, elastic_epochs=0)
+
     def knobs(self) -> dict[str, Scalar]:
-        """Return every choice by its dotted name; the seed where it is not the study's."""
-        names = ("temperature", "teacher_weight", "feature_weight", "epochs", *(("seed",) if self.seed else ()))
+        """Return every choice by its dotted name; the seed where it is not the study's, the elastic network's epochs
+        where there is one.
+        """
+        optional = tuple(name for name in ("seed", "elastic_epochs") if getattr(self, name))
+        names = ("temperature", "teacher_weight", "feature_weight", "epochs", *optional)
         return {f"distillation.{name}": getattr(self, name) for name in names}

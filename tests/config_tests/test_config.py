@@ -389,6 +389,9 @@ WRONG: dict[str, list[Any]] = {
     "space.distillation.temperature": [0.5],
     "space.distillation.teacher_weight": [[0.5, 1.5]],
     "space.distillation.epochs": [0, [1, 2]],
+    "space.distillation.train": ["both", None, ["auto"]],
+    "space.distillation.elastic_epochs": [0, 1.5],
+    "space.distillation.fine_tuning": [[], [-1], [1, 1], 2],
     "space.precision.calibration": [["fp32"], [], ["entropy", "entropy"]],
     "space.precision.compute": [["fp32", "int8"]],
     "space.precision.mlp": [
@@ -867,6 +870,9 @@ SPACES = optional(
         teacher_weight=real_domains(0, 1),
         feature_weight=real_domains(0, 1e300),
         epochs=st.one_of(st.none(), COUNT),
+        train=st.sampled_from(get_args(space_sections.Train)),
+        elastic_epochs=st.one_of(st.none(), COUNT),
+        fine_tuning=st.lists(st.integers(0, 50), min_size=1, max_size=3, unique=True),
     ),
     precision=st.dictionaries(
         NAMES.filter(lambda name: name not in ("compute", "calibration")),

@@ -94,6 +94,37 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(defaults, name, lambda value=value: value)
 
 
+# --- elastic networks ---
+
+
+def train(how: str, **more: Any) -> dict[str, Any]:
+    return {"distillation": {"train": how, **more}}
+
+
+def test_networks_are_offered_for_what_is_nested_and_can_be_pruned() -> None:
+    assert space().weights.elastic_epochs == {} == space(train("separate"), nested=True).weights.elastic_epochs
+    weights = space(train("auto"), nested=True).weights
+    assert weights.elastic_epochs == {"student": weights.epochs, "pruned": weights.epochs}
+    assert weights.fine_tuning == Choice((0, weights.epochs)) and weights.low_rank and values(weights.window) != (0,)
+    assert space(train("auto")).weights.elastic_epochs.keys() == {"pruned"}
+    other = {**train("auto"), "architecture": {"embedding_dim": [16, 24]}}
+    assert space(other, nested=True).weights.elastic_epochs.keys() == {"pruned"}
+    own = space({**train("auto", elastic_epochs=3, fine_tuning=[2]), "pruning": {}}, nested=True).weights
+    assert (own.elastic_epochs, own.fine_tuning) == ({"student": 3}, Choice((2,)))
+
+
+def test_slices_alone_leave_out_what_no_network_holds() -> None:
+    weights = space(train("elastic"), nested=True).weights
+    assert (weights.low_rank, weights.tables, values(weights.window), values(weights.history)) == ({}, {}, (0,), (0,))
+    assert weights.elastic_epochs.keys() == {"student", "pruned"} and weights.architecture
+    assert space(train("elastic")).weights.origins == ("baseline", "pruned"), "students are not nested"
+
+
+def test_slices_alone_need_a_network() -> None:
+    line = refused({**train("elastic"), "pruning": {}})
+    assert line.startswith("space.distillation.train: must be auto or separate") and line.endswith("but got elastic")
+
+
 # --- the weights ---
 
 

@@ -35,6 +35,7 @@ from spaces.domains import Choice, Float
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
+from spaces.techniques.architecture import Architecture
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
 from spaces.weights import Weights
@@ -65,6 +66,20 @@ def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
     assert chosen is not None
     assert chosen.number == 2
     assert next_job(running_trials[:2], 1, True) is None
+
+
+def test_slices_wait_for_the_fit_that_trains_their_network() -> None:
+    """Others do not, and neither do slices of the other network."""
+
+    def sliced(number: int, flying: bool = False, **of: Any) -> RunningTrial:
+        weights = Weights(distillation=Distillation(2.0, 0.5, 0, elastic_epochs=3), **of)
+        return replace(running(number, "fit", flying=flying), candidate=Candidate(weights))
+
+    first, second = (sliced(n, n == 0, pruning=Pruning((("mlp", ratio),))) for n, ratio in enumerate((0.5, 0.25)))
+    assert next_job([first, second], 1, True) is None
+    for other in (running(2, "fit"), sliced(2, architecture=Architecture((("width", 8),)))):
+        chosen = next_job([first, second, other], 1, True)
+        assert chosen is not None and chosen.number == 2
 
 
 def test_nothing_to_do_is_none() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from objectives.compression.embeddings import whole_forms
 from objectives.compression.low_rank import full_rank
-from objectives.compression.module_edit import keep, names_of, replace_module, replace_tensor, tensors
+from objectives.compression.module_edit import arrange, names_of, replace_module, replace_tensor, tensors
 from objectives.compression.structure.program import TraceError
 from objectives.compression.structure.rules import instances
 from objectives.errors import located, one_line
@@ -99,7 +98,7 @@ class Verifier:
         """Return the model's outputs with these units of the dimension in this order, or raise UnprunableError."""
         arranged = _shared_copy(self.model)
         try:
-            _arrange(arranged, width, units)
+            arrange(arranged, width, units)
             return self._run(arranged)
         except Exception as error:  # anything that the user's own forward may raise
             raise UnprunableError(f"{when} the model fails: {one_line(error)}") from error
@@ -138,22 +137,6 @@ def _cuts(units: int) -> Iterator[tuple[Sequence[int], str]]:
 
 def _turned(units: Sequence[int]) -> list[int]:
     return [*units[1:], units[0]]
-
-
-def _arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None:
-    """Keep the positions of these units of the dimension, in this order, and all other positions."""
-    runs: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
-    for cut in width.axis_slices:
-        starts = (cut.first + repeat * cut.period for repeat in range(cut.repeats))
-        runs[names_of(model, cut.tensor)[0], cut.axis] |= {(start, cut.size) for start in starts}
-    for (name, axis), of_axis in runs.items():
-        positions: list[int] = []
-        at = 0
-        for start, size in sorted(of_axis):
-            positions += range(at, start)
-            positions += (start + unit * size + i for unit in units for i in range(size))
-            at = start + width.units * size
-        keep(model, name, axis, [*positions, *range(at, tensors(model)[name].shape[axis])])
 
 
 def _silenced(model: nn.Module, width: PrunableDim, units: Collection[int]) -> nn.Module:

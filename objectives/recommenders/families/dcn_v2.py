@@ -9,8 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
+from objectives.recommenders.families.embedding import (
+    DIMENSION,
+    columns,
+    embedded,
+    linear_layouts,
+    lookup,
+    make_tables,
+    numeric,
+    table_layouts,
+)
 from objectives.recommenders.families.sizes import FieldSizes
+from objectives.tensor_layout import Axis, Layout, TensorLayout
 from spaces.domains import Choice
 
 
@@ -32,6 +42,20 @@ class Sizes(FieldSizes):
 
     def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
         return STUDENT
+
+    def layout(self, fields: Sequence[Field]) -> Layout:
+        x0: Axis = (*((DIMENSION, self.embedding_dim),) * len(embedded(fields)), ("", len(numeric(fields))))
+        found = dict(table_layouts(fields, self.embedding_dim))
+        for number in range(self.crosses):
+            found |= linear_layouts(f"cross.{number}", x0, x0)
+        read = x0
+        for number, width in enumerate(self.mlp):
+            units: Axis = ((f"mlp {number}", width),)
+            found |= linear_layouts(f"mlp.{4 * number}", read, units)
+            norm = f"mlp.{4 * number + 1}"
+            found |= {f"{norm}.{n}": TensorLayout((units,)) for n in ("weight", "bias", "running_mean", "running_var")}
+            read = units
+        return found | linear_layouts("head", (*x0, *read), (("", 1),), f"after {len(self.mlp)} layers")
 
 
 # The tuned DCNv2 of the BARS benchmark on MovieLens (Zhu et al., SIGIR 2022; github.com/reczoo/BARS,

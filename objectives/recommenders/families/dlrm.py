@@ -10,8 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
+from objectives.recommenders.families.embedding import (
+    DIMENSION,
+    columns,
+    embedded,
+    linear_layouts,
+    lookup,
+    make_tables,
+    numeric,
+    table_layouts,
+)
 from objectives.recommenders.families.sizes import FieldSizes
+from objectives.tensor_layout import Axis, Layout, TensorLayout
 from spaces.domains import Choice
 
 
@@ -35,6 +45,19 @@ class Sizes(FieldSizes):
 
     def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
         return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
+
+    def layout(self, fields: Sequence[Field]) -> Layout:
+        count, vector = len(numeric(fields)), (DIMENSION, self.embedding_dim)
+        vectors = len(embedded(fields)) + (count > 0)
+        found = dict(table_layouts(fields, self.embedding_dim))
+        if count:
+            found |= _tower_layouts("bottom", (("", count),), self.bottom)
+            read, last = (f"bottom {len(self.bottom) - 1}", self.bottom[-1]), len(self.bottom)
+            found |= linear_layouts(f"bottom.{3 * last}", (read,), (vector,), f"after {last} layers")
+        products = ("", vectors * (vectors - 1) // 2)
+        found |= _tower_layouts("top", (vector, products) if count else (products,), self.top)
+        read, last = (f"top {len(self.top) - 1}", self.top[-1]), len(self.top)
+        return found | linear_layouts("head", (read,), (("", 1),), f"after {last} layers")
 
 
 # The published sizes for Criteo's Kaggle data (github.com/facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh:
@@ -102,6 +125,16 @@ def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     for fan_in, fan_out in pairwise(widths):
         layers += [_linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
+
+
+def _tower_layouts(name: str, read: Axis, widths: Sequence[int]) -> Layout:
+    """Return the layouts of the hidden layers of a tower."""
+    found: dict[str, TensorLayout] = {}
+    for number, width in enumerate(widths):
+        units: Axis = ((f"{name} {number}", width),)
+        found |= linear_layouts(f"{name}.{3 * number}", read, units)
+        read = units
+    return found
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:

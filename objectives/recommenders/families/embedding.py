@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
+from objectives.tensor_layout import Axis, Layout, TensorLayout
 
 _STD = 1e-2
 
@@ -42,6 +43,26 @@ def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
                 table.weight[0] = 0
         tables[field.name] = table
     return tables
+
+
+# Name of the size of all tables in layouts.
+DIMENSION = "embedding_dim"
+
+
+def table_layouts(fields: Sequence[Field], dimension: int) -> Layout:
+    """Return the layout of each table that `make_tables` makes."""
+    return {
+        f"tables.{field.name}.weight": TensorLayout(((("", field.vocabulary),), ((DIMENSION, dimension),)))
+        for field in embedded(fields)
+    }
+
+
+def linear_layouts(name: str, inputs: Axis, outputs: Axis, role: str = "") -> dict[str, TensorLayout]:
+    """Return the layouts of the weight and the bias of a linear layer."""
+    return {
+        f"{name}.weight": TensorLayout((outputs, inputs), role),
+        f"{name}.bias": TensorLayout((outputs,), role),
+    }
 
 
 def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:

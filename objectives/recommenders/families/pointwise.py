@@ -31,6 +31,7 @@ from objectives.recommenders.slices import commonest, of_values, slices_of
 from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
 from objectives.task import Task
+from objectives.tensor_layout import Layout
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.techniques.architecture import Architecture
@@ -108,6 +109,11 @@ class PointwiseRecommender(BuiltIn[nn.Module]):
 
     def build(self, architecture: Architecture) -> nn.Module:
         return resized(self._family, architecture.as_dict()).build(self.dataset.fields)
+
+    def layout(self, architecture: Architecture | None) -> Layout:
+        own = resized(self._family, self.task.sizes)
+        sizes = own if architecture is None else resized(self._family, architecture.as_dict())
+        return sizes.layout(self.dataset.fields)
 
     @property
     def references(self) -> tuple[str, ...]:

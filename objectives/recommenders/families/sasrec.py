@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from objectives.recommenders.families.embedding import DIMENSION, linear_layouts
 from objectives.recommenders.families.self_attention import SelfAttention
 from objectives.recommenders.families.sizes import no_larger, told
+from objectives.tensor_layout import Axis, Layout, TensorLayout
 from spaces.domains import Choice, Scalar
 
 DROPOUT = 0.2
@@ -55,6 +57,31 @@ def student(own: Sizes) -> dict[str, tuple[Scalar, ...]]:
     dims = tuple(int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0)
     heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
     return {**offered, "embedding_dim": dims, "heads": tuple(heads)}
+
+
+def layout(items: int, sizes: Sizes) -> Layout:
+    """Return the layout of the tensors of a model of these sizes."""
+    vector: Axis = ((DIMENSION, sizes.embedding_dim),)
+    found = {
+        "tables.item.weight": TensorLayout(((("", items + 1),), vector)),
+        "tables.position.weight": TensorLayout(((("", sizes.length),), vector)),
+        **_norm_layouts("norm", vector, f"after {sizes.blocks} blocks"),
+    }
+    for number in range(sizes.blocks):
+        block = f"blocks.{number}"
+        units: Axis = ((f"heads {number}", sizes.embedding_dim),)
+        inner: Axis = ((f"feed_forward {number}", sizes.feed_forward),)
+        found |= _norm_layouts(f"{block}.attention_norm", vector) | _norm_layouts(f"{block}.feed_forward_norm", vector)
+        for name in ("q", "k", "v"):
+            found |= linear_layouts(f"{block}.attention.{name}", vector, units)
+        found |= linear_layouts(f"{block}.attention.out", units, vector)
+        found |= linear_layouts(f"{block}.feed_forward.inner", vector, inner)
+        found |= linear_layouts(f"{block}.feed_forward.outer", inner, vector)
+    return found
+
+
+def _norm_layouts(name: str, units: Axis, role: str = "") -> dict[str, TensorLayout]:
+    return {f"{name}.{parameter}": TensorLayout((units,), role) for parameter in ("weight", "bias")}
 
 
 class FeedForward(nn.Module):

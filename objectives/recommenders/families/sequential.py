@@ -29,6 +29,7 @@ from objectives.recommenders.slices import sequence_slices
 from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
 from objectives.task import Task
+from objectives.tensor_layout import Layout
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
@@ -137,6 +138,10 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
 
     def build(self, architecture: Architecture) -> nn.Module:
         return sasrec.SASRec(self.sequences.items, resized(self._sizes, architecture.as_dict()))
+
+    def layout(self, architecture: Architecture | None) -> Layout:
+        given = {} if architecture is None else architecture.as_dict()
+        return sasrec.layout(self.sequences.items, resized(self._sizes, given))
 
     def reference(self, name: str) -> nn.Module:
         return ItemTable(self.sequences.item_counts()).eval()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from torch import nn
 
 from objectives.recommenders.datasets.features import Field
+from objectives.tensor_layout import Layout
 from spaces.domains import Choice, Scalar
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class FieldSizes(ABC):
     @abstractmethod
     def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
         """Return the published sizes of students over these fields; for a baseline, those no larger than its own."""
+
+    @abstractmethod
+    def layout(self, fields: Sequence[Field]) -> Layout:
+        """Return the layout of the tensors of a model of these sizes over the fields."""
 
 
 def resized(published: S, given: Mapping[str, Scalar]) -> S:
