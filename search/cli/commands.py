@@ -124,6 +124,7 @@ def bench(options: argparse.Namespace) -> int:
     rows = parse_rows(options.rows) if options.rows else None
     plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed, options.url)
     console, bundle = _console(options), read_bundle(folder)
+    console.warn(*bundle.warnings)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
     found = run_bench(bundle, plan, out, console)
     console.warn(*doubts(found))
@@ -272,7 +273,7 @@ def verify(options: argparse.Namespace) -> int:
     bundle, difference = verify(folder)
     if options.json:
         found = {"bundle": str(folder), "name": bundle.name, "verified": True, "largest_difference": difference}
-        found |= {"slower_here": bundle.slower_here}
+        found |= {"slower_here": bundle.slower_here, "warnings": bundle.warnings}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest.files)
@@ -280,8 +281,7 @@ def verify(options: argparse.Namespace) -> int:
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
             "of their standard deviation\n"
         )
-        if bundle.slower_here is not None:
-            sys.stdout.write(f"{bundle.slower_here}\n")
+        sys.stdout.writelines(f"{line}\n" for line in bundle.warnings)
     return DONE
 
 

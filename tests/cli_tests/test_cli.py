@@ -76,12 +76,12 @@ def test_a_foreign_mlruns_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFi
     assert [p.name for p in (tmp_path / "mlruns").iterdir()] == ["0"]
 
 
-def test_a_folder_that_is_no_bundle_fails_the_work(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "leanrec", "verify", "empty", "--home", str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "empty" in done.stderr
+    assert done.returncode == 2 and "empty" in done.stderr
 
 
 def test_a_busy_port_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

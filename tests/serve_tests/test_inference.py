@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from objectives.serving.bundle import BundleError
+from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, read_body
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError
 from objectives.serving.http.json_data import RequestError

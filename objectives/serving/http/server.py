@@ -63,6 +63,7 @@ def serve(
         _check_name(name)
     with _listen(host, port) as listener:
         model = Model.open(folder)
+        _warn(model, say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits)
         endpoints = Endpoints(inference, _version())
@@ -147,11 +148,13 @@ class _Swapper:
             model = await asyncio.to_thread(Model.open, self._folder)
         except Exception as error:
             # Whatever is wrong with the new bundle, the old one serves on.
-            reason = " ".join(str(error).split()) if isinstance(error, ExplainedError) else one_line(error)
+            explained = isinstance(error, (ExplainedError, InputError))
+            reason = " ".join(str(error).split()) if explained else one_line(error)
             metrics.swapped("refused")
             self._say(f"the model stays {self._inference.slot.model.version}: {reason}")
             return
         metrics.swapped("done")
+        _warn(model, self._say)
         self._say(f"the model is {model.version} from now on")
         await self._inference.swap(model)
 
@@ -194,6 +197,11 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _warn(model: Model, say: Say) -> None:
+    for line in model.bundle.warnings:
+        say(f"warning: {line}")
 
 
 def _check_name(name: str) -> None:
