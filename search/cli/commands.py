@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,9 @@ def _home(options: argparse.Namespace) -> Home:
 
 
 def _bundle_folder(options: argparse.Namespace) -> Path:
-    folder = Path(options.bundle)
-    if not folder.is_dir():
-        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
-    return folder
+    from search.bundles import bundle_folder
+
+    return bundle_folder(options.bundle, _home(options))
 
 
 def _config(options: argparse.Namespace) -> StudyConfig:
@@ -170,12 +170,14 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def build(options: argparse.Namespace) -> int:
+    from search.bundles import is_registered
     from search.choose.rebuild import read_recipe, rebuild
     from search.locking import locked, stoppable
 
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
-    out = Path(options.out).resolve() if options.out else recipe.bundle.folder
+    in_place = home.reports(recipe.config.name) / "bundle" if is_registered(options.bundle) else recipe.bundle.folder
+    out = Path(options.out).resolve() if options.out else in_place
     home.claim()
     with locked(home, recipe.config.name), stoppable():
         found = rebuild(recipe, home, out, console)
@@ -293,7 +295,6 @@ def serve(options: argparse.Namespace) -> int:
     from objectives.serving.http.server import Started
     from objectives.serving.http.server import serve as serve_bundle
 
-    folder = _bundle_folder(options)
     limits = Limits(
         body_bytes=options.max_body_mb * MEBIBYTE,
         rows=options.max_rows,
@@ -310,7 +311,9 @@ def serve(options: argparse.Namespace) -> int:
         sys.stdout.write((json.dumps(vars(found)) if options.json else line) + "\n")
         sys.stdout.flush()
 
-    drained = serve_bundle(folder, options.host, options.port, options.name, limits, say, started)
+    drained = serve_bundle(
+        partial(_bundle_folder, options), options.host, options.port, options.name, limits, say, started
+    )
     return DONE if drained else FAILED
 
 

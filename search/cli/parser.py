@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", type=int, help="overrides the study's seed")
     study.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting")
     bundle = _Parser(add_help=False, parents=[shared])
-    bundle.add_argument("bundle", metavar="BUNDLE")
+    bundle.add_argument("bundle", metavar="BUNDLE", help="a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
     parser = _Parser(
         prog="leanrec", description="Make a trained recommender smaller and run it better, by measurement."
     )
@@ -180,4 +180,8 @@ def _of_a_bundle(add: _Add) -> None:
     building.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"
     )
-    building.add_argument("--out", metavar="DIR", help="where the new bundle goes (default: in the old one's place)")
+    building.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where the new bundle goes (default: in the old one's place; reports/STUDY/bundle for a registered one)",
+    )
