@@ -24,6 +24,7 @@ from objectives.serving.devices import distribution
 from objectives.store import make_once
 from search.home import Home
 from search.ledger.client import STORE_ERRORS, first_line, open_client
+from spaces.serialization import digest
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -64,7 +65,9 @@ def register(client: MlflowClient, uri: str, name: str, folder: Path, run: str, 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     model = _log_flavour(client, read_bundle(folder), run, tags)
-    version = client.create_model_version(name, f"models:/{model}", run, tags=dict(tags), model_id=model)
+    # Its place, since a database would look a models:/ URI up in the process's own store and not in this client's.
+    source = client.get_logged_model(model).artifact_location
+    version = client.create_model_version(name, source, run, tags=dict(tags), model_id=model)
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     try:
         with tempfile.TemporaryDirectory() as cache:
@@ -94,7 +97,8 @@ def fetch(uri: str, home: Home) -> Path:
     try:
         client = open_client(store)
         version = _version(client, **wanted.groupdict())
-        return _bundle_of(client, store, version, home.mlruns / "cache" / "registered" / str(version.model_id))
+        kept = home.mlruns / "cache" / "registered" / digest(store, version.source)[:20]
+        return _bundle_of(client, store, version, kept)
     except STORE_ERRORS as error:
         if isinstance(error, MlflowException) and error.error_code in _UNKNOWN:
             raise InputError(f"BUNDLE: {uri} must be registered in {store}, but: {first_line(error)}") from error
@@ -170,19 +174,17 @@ def _bundle_of(client: MlflowClient, uri: str, version: ModelVersion, cache: Pat
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
-    named = f"models:/{version.name}/{version.version}"
-    if not version.model_id:
-        raise InputError(f"BUNDLE: {named} must hold a bundle, but was registered by something else than leanrec")
-    location = client.get_logged_model(version.model_id).artifact_location
+    location = client.get_model_version_download_uri(version.name, version.version)
     if urlsplit(location).scheme in ("", "file"):
         folder = Path(url2pathname(urlsplit(location).path))
     else:
         make_once(cache, lambda into: download_artifacts(location, dst_path=str(into), tracking_uri=uri))
         folder = next(cache.rglob("MLmodel"), cache / "MLmodel").parent
-    flavour = Model.load(str(folder)).flavors.get("python_function", {})
+    described = (folder / "MLmodel").exists()
+    flavour = Model.load(str(folder)).flavors.get("python_function", {}) if described else {}
     if flavour.get("loader_module") != LOADER:
         raise InputError(
-            f"BUNDLE: {named} must hold a bundle, but was registered by an older leanrec or something else; "
-            "leanrec choose registers it anew"
+            f"BUNDLE: models:/{version.name}/{version.version} must hold a bundle, but was registered by an older "
+            "leanrec or something else; leanrec choose registers it anew"
         )
     return folder / str(flavour["data"])
