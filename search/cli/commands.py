@@ -318,11 +318,12 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def ui(options: argparse.Namespace) -> int:
-    from search.cli.ui import open_ui
+    from search.cli.ui import open_dashboard, open_ui
 
     home = _home(options)
     home.claim()
-    return open_ui(home, options.host, options.port, _console(options).say)
+    serve_ui = open_dashboard if options.optuna else open_ui
+    return serve_ui(home, options.host, options.port, _console(options).say)
 
 
 def init(options: argparse.Namespace) -> int:

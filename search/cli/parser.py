@@ -118,8 +118,9 @@ def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
     add("init", "write a study file with every setting explained", commands.init).add_argument("file", metavar="FILE")
-    showing = add("ui", "MLflow's UI on the study home", commands.ui)
-    showing.add_argument("--port", type=int, default=5000)
+    showing = add("ui", "MLflow's UI on the study home, or Optuna's dashboard", commands.ui)
+    showing.add_argument("--optuna", action="store_true", help="Optuna's dashboard on the same studies")
+    showing.add_argument("--port", type=int, help="default 5000; 8080 for Optuna's dashboard")
     showing.add_argument("--host", default="127.0.0.1")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +28,9 @@ from search.cli.parser import run_command
 from search.home import Home
 from search.ledger import registry
 from search.ledger.registry import Registered, register
+from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, write_bag, write_toy
+from tests.serve_tests.process import serving, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("user", "item", "price", "fresh")
@@ -83,13 +86,13 @@ def test_the_flavour_gives_the_pools_scores_and_holds_no_pickle(home: Home, tmp_
     request = draw_request(9, seed=3)
     with read_bundle(bundle).open() as pool:
         scores = pool.submit(request).result(timeout=20)
-    location = client(home).get_model_version_by_alias("toy", "champion").source
+    location = client(home).get_model_version_by_alias("toy", "champion").source.removeprefix("file://")
     model = mlflow.pyfunc.load_model(location)
     assert np.array_equal(model.predict(request), scores)
     assert [spec.name for spec in model.metadata.signature.inputs] == list(NAMES)
     example = mlflow.models.Model.load(location).load_input_example(location)
     assert np.array_equal(example["item"], np.asarray(read_bundle(bundle).manifest.example.inputs["item"]))
-    files = [path for path in Path(location.removeprefix("file://")).rglob("*") if path.is_file()]
+    files = [path for path in Path(location).rglob("*") if path.is_file()]
     assert files and not [path for path in files if path.suffix in (".pkl", ".pickle", ".joblib", ".pt")]
     with pytest.raises(mlflow.exceptions.MlflowException, match=r"signature|schema"):
         model.predict({"user": request["user"]})
@@ -123,7 +126,8 @@ def test_a_version_that_holds_no_bundle_is_bad_input(home: Home) -> None:
     found = client(home)
     found.create_registered_model("old")
     run = found.create_run(found.create_experiment("e", home.artifacts.as_uri())).info.run_id
-    found.create_model_version("old", f"runs:/{run}/model", run)
+    found.log_text(run, "flavors: {onnx: {data: model.onnx}}\n", "model/MLmodel")
+    found.create_model_version("old", f"{found.get_run(run).info.artifact_uri}/model", run)
     with pytest.raises(InputError, match="models:/old/1 must hold a bundle"):
         bundle_folder("models:/old/1", home)
 
@@ -200,6 +204,25 @@ def test_a_bundle_is_fetched_from_a_server_once(server: Served, home: Home, tmp_
     assert folder.is_relative_to(elsewhere.root) and read_bundle(folder).manifest == read_bundle(bundle).manifest
     shutil.rmtree(tmp_path / "stored")
     assert bundle_folder("models:/toy@champion", elsewhere) == folder
+
+
+@pytest.mark.slow
+def test_the_server_follows_an_alias(home: Home, tmp_path: Path) -> None:
+    """SIGHUP resolves the alias again."""
+    for seed in (0, 1):
+        registered(home, write_toy(tmp_path / "bundle", seed=seed))
+    client(home).set_registered_model_alias("toy", "champion", "1")
+    request = draw_request(4)
+    with serving("models:/toy@champion", tmp_path / "log", "--home", str(home.root)) as served:
+        for version in ("1", "2"):
+            if version == "2":
+                client(home).set_registered_model_alias("toy", "champion", version)
+                served.process.send_signal(signal.SIGHUP)
+                wait_until(lambda: served.metric("leanrec_swaps_total", result="done") == 1)
+            response = httpx.post(f"{served.url}/infer", json=oracle.json_request(request), timeout=30)
+            with read_bundle(bundle_folder(f"models:/toy/{version}", home)).open() as pool:
+                scores = pool.submit(request).result(timeout=20)
+            assert oracle.read_scores(response.content, None)[1].tobytes() == scores.tobytes()
 
 
 @pytest.mark.slow

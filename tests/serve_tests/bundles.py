@@ -94,6 +94,20 @@ def write_bag(folder: Path) -> Path:
     return folder
 
 
+def write_distance(folder: Path) -> Path:
+    """Write a bundle with scores = -|user - item|, of ids below 20 and 30."""
+    nodes = [
+        helper.make_node("Sub", ["user", "item"], ["difference"]),
+        helper.make_node("Abs", ["difference"], ["distance"]),
+        helper.make_node("Neg", ["distance"], ["negative"]),
+        helper.make_node("Cast", ["negative"], ["scores"], to=TensorProto.FLOAT),
+    ]
+    types = {"user": (TensorProto.INT64, ["rows"]), "item": (TensorProto.INT64, ["rows"])}
+    model, example = _save(folder, nodes, types, {}), {"user": np.full(4, 2), "item": np.arange(4)}
+    write_bundle(folder, "distance", model, Candidate(), {}, INPUTS[:2], "# distance\n", example)
+    return folder
+
+
 def _save(folder: Path, nodes: list[onnx.NodeProto], types: Mapping, arrays: Mapping[str, np.ndarray]) -> Path:
     graph = helper.make_graph(
         nodes,
