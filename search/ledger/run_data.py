@@ -7,15 +7,39 @@ slash, by which MLflow groups its charts.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 
 from objectives.records import Measurement
 from search.ablation.records import Difference
+from search.results import Front
 from search.trials import EndedTrial
+from search.verdict import subject
 from spaces.serialization import to_plain
 
 # Tag of a run: version of these names, so that runs of an earlier one are written anew.
 NAMES, NAMES_VERSION = "leanrec.names", "2"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the trials of a study stand, by number."""
+
+    front: Container[int]
+    feasible: frozenset[int] = frozenset()
+    chosen: int | None = None
+
+    @classmethod
+    def of(cls, members: Container[int], front: Front | None) -> Standing:
+        if front is None:
+            return cls(members)
+        feasible = frozenset(point.trial for point in front.points if point.feasible)
+        return cls(members, feasible, None if front.chosen is None else front.chosen.row.trial)
+
+    def tags(self, number: int) -> dict[str, str]:
+        """Return the tags of a trial."""
+        words = {"on_front": number in self.front, "feasible": number in self.feasible, "chosen": number == self.chosen}
+        return {name: "true" if true else "false" for name, true in words.items()}
 
 
 def headline(found: Measurement | Difference) -> dict[str, float]:
@@ -72,6 +96,16 @@ def trial_data(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:
         tags["benchmark"] = "final" if trial.final else "search"
         metrics |= measured(outcome.measurement)
     return tags, metrics
+
+
+def study_metrics(front: Front) -> dict[str, float]:
+    """Return the metrics of the parent run: the size of the front, and the point that the verdict is about."""
+    metrics = {f"trials_{state}": float(number) for state, number in front.counts.items()}
+    metrics |= {"hypervolume": front.hypervolume, "front_size": float(len(front.members)), "minutes": front.minutes}
+    if (best := subject(front)) is not None:
+        metrics |= {"best_p95_ratio": best.p95_ratio, "best_throughput_ratio": best.throughput_ratio}
+        metrics["best_loss"] = best.quality.loss
+    return metrics
 
 
 def flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from objectives.records import Outcome
 from objectives.serving.bundle_files import model_files
 from search.ablation.records import Effect
 from search.ledger.notes import NOTE, Links, study_note, trial_note, version_note
-from search.ledger.run_data import NAMES, NAMES_VERSION, flat, measured, trial_data
+from search.ledger.run_data import NAMES, NAMES_VERSION, Standing, flat, measured, study_metrics, trial_data
 from search.ledger.titles import candidate_title, run_name
 from search.results import Front
 from search.trials import EndedTrial
-from search.verdict import subject
 from spaces.candidate import Candidate
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -96,8 +95,9 @@ class StudyRuns:
         runs = {int(run.data.tags["leanrec.trial"]): run for run in self._runs("trial")}
         links = Links(self._experiment, self._parent, {number: run.info.run_id for number, run in runs.items()})
         links = _with_version(links, facts.front)
+        standing = Standing.of(front, facts.front)
         for number, run in runs.items():
-            self._update(run, by_number[number], number in front, facts.front, links)
+            self._update(run, by_number[number], standing, links)
         kept = self._kept("ablation", "leanrec.effect", effects)
         for name, (number, effect) in effects.items():
             if name not in kept:
@@ -165,23 +165,20 @@ class StudyRuns:
             self._client.log_inputs(run.info.run_id, [self._data])
         self._client.set_terminated(run.info.run_id, status, times_ms[1])
 
-    def _update(self, run: Run, trial: EndedTrial, on_front: bool, front: Front | None, links: Links) -> None:
+    def _update(self, run: Run, trial: EndedTrial, standing: Standing, links: Links) -> None:
         """Bring a trial's run level with what is known; those of a final benchmark are the second step of a metric."""
         tags, identity = run.data.tags, run.info.run_id
         if trial.outcome.timings != tags.get(_TIMINGS) or tags.get(NAMES) != NAMES_VERSION:
             self._log(identity, trial.outcome, *trial_data(trial), step=int(trial.final))
             self._client.update_run(identity, name=run_name(trial))
-        wanted = {"on_front": _word(on_front)}
-        if front is not None:
-            chosen = front.chosen is not None and front.chosen.row.trial == trial.number
-            wanted |= {"feasible": _word(any(p.trial == trial.number and p.feasible for p in front.points))}
-            wanted |= {"chosen": _word(chosen), NOTE: trial_note(trial, links if chosen else None)}
+        wanted = standing.tags(trial.number)
+        wanted[NOTE] = trial_note(trial, links if wanted["chosen"] == "true" else None)
         changed = [RunTag(key, value) for key, value in wanted.items() if tags.get(key, "false") != value]
         if changed:
             self._client.log_batch(identity, tags=changed)
         if self._data is not None and not run.inputs.dataset_inputs:
             self._client.log_inputs(identity, [self._data])
-        if on_front:
+        if wanted["on_front"] == "true":
             self._log_model(run, trial)
 
     def _log_model(self, run: Run, trial: EndedTrial) -> None:
@@ -217,7 +214,7 @@ class StudyRuns:
         """Describe the study in its experiment, its parent run and its registered model, and end the parent run."""
         parent = self._client.get_run(self._parent)
         if front is not None:
-            note, metrics = study_note(front, links), _study_metrics(front)
+            note, metrics = study_note(front, links), study_metrics(front)
             changed = [
                 Metric(k, v, int(time.time() * 1000), 0) for k, v in metrics.items() if parent.data.metrics.get(k) != v
             ]
@@ -263,17 +260,6 @@ class StudyRuns:
                 return runs
 
 
-def _study_metrics(front: Front) -> dict[str, float]:
-    """Return the metrics of the parent run: the size of the front, and the point that the verdict is about."""
-    counts: Collection[tuple[str, int]] = front.counts.items()
-    metrics = {f"trials_{state}": float(number) for state, number in counts}
-    metrics |= {"hypervolume": front.hypervolume, "front_size": float(len(front.members)), "minutes": front.minutes}
-    if (best := subject(front)) is not None:
-        metrics |= {"best_p95_ratio": best.p95_ratio, "best_throughput_ratio": best.throughput_ratio}
-        metrics["best_loss"] = best.quality.loss
-    return metrics
-
-
 def _with_version(links: Links, front: Front | None) -> Links:
     if front is None or front.chosen is None or front.chosen.registered is None:
         return links
@@ -284,10 +270,6 @@ def _with_version(links: Links, front: Front | None) -> Links:
 def _until_now(seconds: float) -> tuple[int, int]:
     now = int(time.time() * 1000)
     return now - int(1000 * seconds), now
-
-
-def _word(true: bool) -> str:
-    return "true" if true else "false"
 
 
 def _user() -> str:
