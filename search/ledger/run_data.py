@@ -42,9 +42,9 @@ class Standing:
         return {name: "true" if true else "false" for name, true in words.items()}
 
 
-def headline(found: Measurement | Difference) -> dict[str, float]:
+def headline(found: Measurement) -> dict[str, float]:
     """Return the metrics that a trial is found, sorted and compared by."""
-    latency, throughput, quality = found.latency, found.throughput, found.quality
+    latency, throughput, quality, footprint = found.latency, found.throughput, found.quality, found.footprint
     numbers: dict[str, float | None] = {
         "p95_ratio": latency.p95_ratio,
         "p95_ms": latency.candidate.p95_ms,
@@ -53,19 +53,19 @@ def headline(found: Measurement | Difference) -> dict[str, float]:
         "capacity_ratio": throughput.capacity_ratio,
         "loss": quality.loss,
         "quality": quality.value,
+        "model_bytes": footprint.model_bytes,
+        "memory_bytes": footprint.peak_memory_bytes,
     }
-    if isinstance(found, Measurement):
-        numbers |= {"model_bytes": found.footprint.model_bytes, "memory_bytes": found.footprint.peak_memory_bytes}
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
 def measured(found: Measurement | Difference) -> dict[str, float]:
-    """Return every number that was measured: the headline, then by record; intervals as .low and .high."""
+    """Return every number that was measured, by its record; intervals as .low and .high."""
     flattened = flat(to_plain(found))
     for part in found.quality.slices:
         name = re.sub(r"[^A-Za-z0-9_ -]", "_", part.name)  # other characters MLflow does not accept
         flattened |= flat(to_plain(part), f"quality.slice.{name}.")
-    return headline(found) | _numbers(flattened)
+    return _numbers(flattened)
 
 
 def trial_data(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:
@@ -94,7 +94,7 @@ def trial_data(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:
         metrics |= _numbers(flat(to_plain(outcome.quality), "quality."))
     if outcome.measurement is not None:
         tags["benchmark"] = "final" if trial.final else "search"
-        metrics |= measured(outcome.measurement)
+        metrics |= headline(outcome.measurement) | measured(outcome.measurement)
     return tags, metrics
 
 

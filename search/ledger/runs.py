@@ -224,9 +224,9 @@ class StudyRuns:
                 self._describe_version(front, note, links)
         if self._data is not None and not parent.inputs.dataset_inputs:
             self._client.log_inputs(self._parent, [self._data])
-        if parent.info.status == "RUNNING":
-            ends = [trial.times_ms[1] for trial in trials if trial.times_ms is not None]
-            self._client.set_terminated(self._parent, "FINISHED", max(ends, default=None))
+        last = max((trial.times_ms[1] for trial in trials if trial.times_ms is not None), default=None)
+        if parent.info.status == "RUNNING" or (last is not None and last > parent.info.end_time):
+            self._client.set_terminated(self._parent, "FINISHED", last)
             self._idle = True
 
     def _describe_version(self, front: Front, note: str, links: Links) -> None:
