@@ -40,15 +40,21 @@ def preparation(specs: Sequence[InputSpec]) -> Callable[[Arrays], Arrays]:
 
 
 def _any_outside(values: Array, spec: InputSpec) -> bool:
-    """Return whether an id lies outside of the vocabulary, in one pass: negative ids are the largest unsigned ones."""
+    """Return whether an id lies outside of the vocabulary; 64 bits need one pass only, since as unsigned numbers the
+    negative ids are the largest.
+    """
     assert spec.vocabulary is not None
-    return values.size > 0 and int(values.view(f"u{values.itemsize}").max()) >= spec.vocabulary
+    if values.size == 0:
+        return False
+    if values.itemsize == 8:
+        return int(values.view(np.uint64).max()) >= spec.vocabulary
+    return not 0 <= int(values.min()) <= int(values.max()) < spec.vocabulary
 
 
 def _known(values: Array, spec: InputSpec) -> Array:
-    outside: NDArray[np.bool_] = values.view(f"u{values.itemsize}") >= spec.vocabulary
+    assert spec.vocabulary is not None
+    outside: NDArray[np.bool_] = (values < 0) | (values >= spec.vocabulary)
     if spec.unseen is None:
-        assert spec.vocabulary is not None
         raise UnseenIdError(
             f"input {spec.name}: must hold ids from 0 to {spec.vocabulary - 1}, the rows of its table, but got "
             f"{int(values[outside].flat[0])}"

@@ -36,7 +36,7 @@ def open_ui(home: Home, host: str, port: int | None, say: Say) -> int:
         "-m", "mlflow", "server", "--backend-store-uri", uri,
         "--default-artifact-root", home.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
-    say(f"MLflow's UI: http://{host}:{port}/#/experiments (Ctrl-C ends it)")
+    say(f"MLflow's UI: http://{host}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
     return _serve(command)
 
 

@@ -11,8 +11,8 @@ from mlflow.types import Schema, TensorSpec
 
 from objectives.records import Prepared
 
-# MLflow's own limit of a digest.
-_DIGEST_DIGITS = 36
+# As many as a column of MLflow has room for.
+_DIGEST_DIGITS = 12
 _CONTEXT = "mlflow.data.context"
 
 

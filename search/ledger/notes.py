@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -14,8 +15,13 @@ from search.verdict import verdict
 
 # Tag that MLflow shows as the description of a run or an experiment.
 NOTE = "mlflow.note.content"
+# MLflow's pages for trained models; without this in an address, those for language models frame it.
+_CLASSIC = "workflowType=machine_learning"
+# Metrics that are columns of the lists of runs.
+_COLUMNS = ("p95_ratio", "throughput_ratio", "loss", "capacity_ratio", "p95_ms", "model_bytes")
 # Filters of the list of runs: what a person wants to see, its expression, and the metric that orders it.
 FILTERS: Mapping[str, tuple[str, str]] = {
+    "every trial": ("tags.`leanrec.role` = 'trial'", "p95_ratio"),
     "the front": ("tags.on_front = 'true'", "p95_ratio"),
     "the chosen point": ("tags.chosen = 'true'", "p95_ratio"),
     "fast with little loss": ("metrics.p95_ratio < 0.5 and metrics.loss <= 0.005", "p95_ratio"),
@@ -41,11 +47,15 @@ class Links:
         """Link a trial's run."""
         if number not in self.runs:
             return f"trial {number}"
-        return f"[trial {number}](#/experiments/{self.experiment}/runs/{self.runs[number]})"
+        return f"[trial {number}]({self.run(self.runs[number])})"
+
+    def run(self, identity: str, tab: str = "") -> str:
+        """Return the address of a run, or of a tab of it."""
+        return f"#/experiments/{self.experiment}/runs/{identity}{tab}?{_CLASSIC}"
 
     @property
     def study(self) -> str:
-        return f"[study](#/experiments/{self.experiment}/runs/{self.parent})"
+        return f"[study]({self.run(self.parent)})"
 
     @property
     def registered(self) -> str:
@@ -53,13 +63,27 @@ class Links:
         if self.version is None:
             return ""
         name, version = self.version
-        return f"[{name}, version {version}](#/models/{quote(name, safe='')}/versions/{version})"
+        return f"[{name}, version {version}](#/models/{quote(name, safe='')}/versions/{version}?{_CLASSIC})"
 
-    def filtered(self, expression: str, metric: str) -> str:
-        """Return the address of the runs that a filter finds, ordered by a metric."""
-        order = quote(f"metrics.`{metric}`", safe="")
-        shown = f"searchFilter={quote(expression, safe='')}&orderByKey={order}&orderByAsc=true"
-        return f"#/experiments/{self.experiment}/runs?{shown}"
+    def view(self, name: str) -> str:
+        """Link the list of runs that a filter of this name finds."""
+        return f"[{name}](#/experiments/{self.experiment}/runs?viewStateShareKey={_key(name)}&{_CLASSIC})"
+
+
+def shared_views() -> dict[str, str]:
+    """Return the tags of an experiment by which MLflow's pages know the lists of runs, with their columns."""
+    return {f"mlflow.sharedViewState.{_key(name)}": _view(*query) for name, query in FILTERS.items()}
+
+
+def _key(name: str) -> str:
+    return f"leanrec-{name.replace(' ', '-')}"
+
+
+def _view(expression: str, metric: str) -> str:
+    """Return the state of a list of runs, as MLflow's own button to share a view keeps it."""
+    columns = [f"metrics.`{name}`" for name in _COLUMNS]
+    state = {"searchFilter": expression, "orderByKey": f"metrics.`{metric}`", "orderByAsc": True}
+    return json.dumps({**state, "selectedColumns": columns})
 
 
 def study_note(front: Front, links: Links) -> str:
@@ -72,10 +96,9 @@ def study_note(front: Front, links: Links) -> str:
     if front.members:
         members = sorted(front.members, key=lambda point: point.p95_ratio)
         lines += ["", "Front, the fastest first: " + ", ".join(links.trial(point.trial) for point in members) + "."]
-    shown = (f"[{name}]({links.filtered(*query)})" for name, query in FILTERS.items())
-    lines += ["", "Runs: " + " · ".join(shown)]
-    report = f"[report](#/experiments/{links.experiment}/runs/{links.parent}/artifacts/report/report.html)"
-    figure = f"[figure of the front](#/experiments/{links.experiment}/runs/{links.parent}/artifacts/front.html)"
+    lines += ["", "Runs: " + " · ".join(map(links.view, FILTERS))]
+    report = f"[report]({links.run(links.parent, '/artifacts/report/report.html')})"
+    figure = f"[figure of the front]({links.run(links.parent, '/artifacts/front.html')})"
     return "\n".join([*lines, "", f"{report} · {figure}", "", f"Measured on {front.machine}."])
 
 

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from objectives.records import Outcome
 from objectives.serving.bundle_files import model_files
 from search.ablation.records import Effect
-from search.ledger.notes import NOTE, Links, study_note, trial_note, version_note
+from search.ledger.notes import NOTE, Links, shared_views, study_note, trial_note, version_note
 from search.ledger.run_data import NAMES, NAMES_VERSION, Standing, flat, measured, study_metrics, trial_data
 from search.ledger.titles import candidate_title, run_name
 from search.results import Front
@@ -33,6 +33,7 @@ _VIEW = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "p95_ratio",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
+    **shared_views(),
 }
 
 
@@ -120,7 +121,7 @@ class StudyRuns:
             location = None if artifacts is None else artifacts.as_uri()
             return str(self._client.create_experiment(self._study, location, tags=_VIEW))
         for key, value in _VIEW.items():
-            if key not in found.tags:
+            if found.tags.get(key) != value:
                 self._client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 

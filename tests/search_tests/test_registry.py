@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -232,7 +233,8 @@ def test_mlflows_own_server_answers_with_the_pools_scores(home: Home, tmp_path: 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(home), "PYTHONPATH": str(ROOT)}
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow starts uvicorn by its name
+    environment = {**os.environ, "PATH": programs, "MLFLOW_TRACKING_URI": uri(home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/toy@champion"]
     command += ["--env-manager", "local", "--port", str(port), "--workers", "1"]
     request = draw_request(11, seed=5)
@@ -249,5 +251,6 @@ def test_mlflows_own_server_answers_with_the_pools_scores(home: Home, tmp_path: 
         wrong = {"inputs": {**plain["inputs"], "item": [-1] * 11}}
         assert httpx.post(f"http://127.0.0.1:{port}/invocations", json=wrong, timeout=30).status_code >= 400
     finally:
-        os.killpg(process.pid, 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)

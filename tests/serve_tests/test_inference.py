@@ -86,7 +86,7 @@ def test_unseen_ids_are_treated_alike_by_pool_library_and_server(
         ({"user": [7], "item": [1.5]}, "input item: must have the datatype INT64"),
         ({"user": [7], "item": ["a"]}, "input item: must hold numbers"),
         ({"user": [7], "item": [[1], [2, 3]]}, "input item: must be an array"),
-        ({"user": [7], "item": []}, "from 1 to"),
+        ({"user": [7], "item": np.array([], np.int64)}, "the 1 rows"),
         ({"user": 7, "item": [1]}, "input user: shape"),
     ],
 )
