@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 _PACKAGES = ("search", "spaces", "objectives")
 # What `import leanrec` offers, each loaded when it is asked for.
-_OFFERED = ("Study",)
+_OFFERED = {"Study": "search.notebook", "load": "search.bundles"}
 
 
 def _stranger() -> str | None:
@@ -33,9 +34,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"leanrec has {', '.join(_OFFERED)}, but got {name!r}")
     if (stranger := _stranger()) is not None:
         raise ImportError(stranger)
-    from search import notebook
-
-    return getattr(notebook, name)
+    return getattr(importlib.import_module(_OFFERED[name]), name)
 
 
 def main() -> int:

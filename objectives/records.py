@@ -234,6 +234,8 @@ class InputSpec:
     dtype: name of the NumPy dtype
     shape: shape after the rows' dimension, None where requests differ
     vocabulary: number of codes, from 0; None where it is no code
+    unseen: the code of ids that training has not seen; None where a request with any other than the vocabulary's is
+        refused
     side: an input of the user's side is the same in all rows of a request
     inferred: True where the side is inferred from requests and not declared
     bags: of the mask of padded bags, the bags, which a request may also give flat with offsets
@@ -246,6 +248,7 @@ class InputSpec:
     side: Literal["user", "item"] = "item"
     inferred: bool = False
     bags: Bags | None = None
+    unseen: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
 from search.format import metric_name
-from search.home import Home, write_json
-from search.ledger import Ledger
+from search.home import Home, write_json, written_whole
+from search.ledger.ledger import Ledger
 from search.locking import locked, opening
-from search.report.report import write_report
+from search.report.report import CONFIG, front_figure, write_report
 from search.results import Front, front_json
 from search.study import Study
 from search.study_front import study_front
@@ -71,8 +71,13 @@ class Session:
         path = self.home.reports(self.config.name) / "report.html"
         write_json(front_json(found), path.with_name("front.json"))
         write_report(found, path)
-        members = {point.trial for point in found.members}
-        if self.ledger.level(self.study.ended(), members, ablations(self.study.facts)):
+        figure = path.with_name("front.html")
+        with written_whole(figure) as partial:
+            front_figure(found).write_html(partial, config=CONFIG)
+        members, facts = {point.trial for point in found.members}, self.study.facts
+        prepared = from_plain(Prepared, facts["prepared"]) if "prepared" in facts else None
+        if self.ledger.level(self.study.ended(), members, ablations(facts), found, prepared):
+            self.ledger.log_file(figure)
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():
                     self.ledger.log_file(file, "report")

@@ -190,7 +190,9 @@ class Study:
             return
         candidate = from_plain(Candidate, trial.user_attrs["candidate"])
         minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
-        told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
+        told = EndedTrial(
+            trial.number, candidate, _outcome(trial), minutes, reference, trial.params, times_ms=_times_ms(trial)
+        )
         final = self.facts.get(_FINAL + str(trial.number))
         told = told if final is None else told.with_final(from_plain(FinalNumbers, final))
         late = trial.number < max(self._ended, default=-1)
@@ -287,6 +289,12 @@ class Study:
         for name, excess in self._limits.excesses(outcome.measurement.quality).items():
             trial.set_constraint(name, excess)
         self._keep(self._study.tell(trial, sought(outcome.measurement, self._objectives)))
+
+
+def _times_ms(trial: FrozenTrial) -> tuple[int, int] | None:
+    """Return begin and end of a trial, in milliseconds since the epoch."""
+    begin, end = trial.datetime_start, trial.datetime_complete
+    return None if begin is None or end is None else (int(1000 * begin.timestamp()), int(1000 * end.timestamp()))
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:

@@ -45,9 +45,14 @@ class FinalNumbers:
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """A trial that ended: what was chosen, what came of it, the minutes of search until then, the name of the reference
-    point that it measures, None for one of the search, the knobs that were suggested, and whether the numbers are those
-    of a final benchmark."""
+    """A trial that ended.
+
+    minutes: of search until then
+    reference: name of the reference point that it measures, None for one of the search
+    knobs: as they were suggested
+    final: whether the numbers are those of a final benchmark
+    times_ms: begin and end, in milliseconds since the epoch; None where that is not known yet
+    """
 
     number: int
     candidate: Candidate
@@ -56,6 +61,7 @@ class EndedTrial:
     reference: str | None = None
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     final: bool = False
+    times_ms: tuple[int, int] | None = None
 
     def with_final(self, final: FinalNumbers) -> EndedTrial:
         """Return the trial with the numbers of a final benchmark."""

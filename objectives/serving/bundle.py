@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -13,28 +12,30 @@ from pathlib import Path
 import numpy as np
 
 from objectives.arrays import Arrays
-from objectives.errors import ExplainedError
 from objectives.int8_weights import Int8WeightBits
 from objectives.parity import ParityError, compare_scores
-from objectives.records import WEIGHTS, InputSpec
+from objectives.records import InputSpec
+from objectives.serving.bundle_files import (
+    CANDIDATE,
+    CARD,
+    FORMAT,
+    MANIFEST,
+    MEASUREMENT,
+    MODEL,
+    BundleError,
+    check_model,
+    check_sums,
+    model_files,
+    read_manifest,
+    sha256,
+    write_manifest,
+)
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
-from objectives.serving.split_engine import DENSE, TABLES
+from objectives.serving.preparation import preparation
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
-from spaces.techniques.placement import Placement
-
-MODEL = "model.onnx"
-CANDIDATE = "candidate.json"
-MEASUREMENT = "measurement.json"
-MANIFEST = "manifest.json"
-CARD = "README.md"
-FORMAT = 1
-
-
-class BundleError(ExplainedError):
-    """A folder is no valid bundle, or its scores differ from the verified ones."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,24 @@ class Bundle:
             "do not saturate are slower; leanrec build makes it anew for this CPU"
         )
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be different here from the machine that the bundle was verified on."""
+        lacking = [name for name in self.manifest.verified_on.features if name not in cpu_features()]
+        features = (
+            f"verified on {self.manifest.verified_on.cpu} with {', '.join(lacking)}, which this CPU lacks: the "
+            "measured numbers do not hold here"
+        )
+        return (*([features] if lacking else []), *([] if self.slower_here is None else [self.slower_here]))
+
     def open(self) -> Pool:
-        """Open the pool that serves the bundle, with the measured placement; it takes bags padded, or flat with
-        offsets.
+        """Open the pool that serves the bundle, with the measured placement.
+
+        It takes bags padded, or flat with offsets. An id that training has not seen becomes the one that the manifest
+        defines for it, or `submit` raises UnseenIdError.
         """
-        bags = tuple(spec.bags for spec in self.inputs if spec.bags is not None)
-        return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute, bags)
-
-
-def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:
-    """Return the names of the files in a folder that hold the model: two where it was split at its tables, and one more
-    for the weights of a large model.
-    """
-    graphs = (MODEL,) if placement.embedding_device is None else (TABLES, DENSE)
-    return (*graphs, WEIGHTS) if (folder / WEIGHTS).exists() else graphs
+        model, candidate = self.folder / MODEL, self.candidate
+        return Pool.open(model, candidate.placement, candidate.precision.compute, preparation(self.inputs))
 
 
 def write_bundle(
@@ -172,11 +177,11 @@ def write_bundle(
             inputs=tuple(inputs),
             output=Output("scores", "float32", scores.shape[1:], tuple(columns)),
             int8_weight_bits=weight_bits,
-            files={file: _sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
+            files={file: sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
             verified_on=VerifiedOn(cpu_model(), tuple(cpu_features()), versions),
             example=Example({key: value.tolist() for key, value in example.items()}, scores.tolist()),
         )
-        (partial / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n")
+        write_manifest(partial, to_plain(manifest))
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -193,39 +198,23 @@ def _clean_up(folder: Path, partial: Path, old: Path) -> None:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle and check every file against its SHA-256, before any engine opens one.
+    """Read a bundle and check all of its folder, before any engine opens a model.
 
     Raises:
-        BundleError: a file is missing, was changed, or is a link.
+        BundleError: a file is missing, was changed, is a link or none of a bundle's.
     """
-    path = folder / MANIFEST
+    plain = read_manifest(folder)
     try:
-        plain = json.loads(path.read_text())
-        if (found := plain["format"]) != FORMAT:
-            raise BundleError(f"{path} must have the format {FORMAT}, but got {found}.")
         manifest = from_plain(Manifest, plain)
-    except FileNotFoundError as error:
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is not a bundle's manifest: {error}") from error
-    files = manifest.files
-    for name in (CANDIDATE, MEASUREMENT, CARD):
-        _check(folder, name, files)
+    except ValueError as error:
+        raise BundleError(f"BUNDLE: {folder / MANIFEST} must be a bundle's manifest, but got {error}") from error
+    check_sums(folder, (CANDIDATE,), manifest.files)
     try:
         candidate = from_plain(Candidate, json.loads((folder / CANDIDATE).read_text()))
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder} holds a candidate that cannot be read: {error}") from error
-    for name in {*model_files(candidate.placement, folder), *({WEIGHTS} & set(files))}:
-        _check(folder, name, files)
+        raise BundleError(f"BUNDLE: {folder / CANDIDATE} must be a candidate, but got {error}") from error
+    check_model(folder, candidate.placement, manifest.files)
     return Bundle(folder, candidate, manifest)
-
-
-def _check(folder: Path, name: str, files: Mapping[str, str]) -> None:
-    file = folder / name
-    if name not in files or not file.is_file() or file.is_symlink():
-        raise BundleError(f"{file} is missing or is no plain file.")
-    if _sha256(file) != files[name]:
-        raise BundleError(f"{file} was changed since the bundle was made: its SHA-256 is not the manifest's.")
 
 
 def open_verified(folder: Path) -> tuple[Bundle, Pool, float]:
@@ -273,8 +262,3 @@ def _compare_example(bundle: Bundle, pool: Pool) -> float:
     except ParityError as error:
         here, there = ", ".join(cpu_features()), ", ".join(bundle.manifest.verified_on.features)
         raise BundleError(f"{error} It was verified on {there}, this CPU has {here}.") from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -134,13 +134,20 @@ def kernel_unit() -> int:
     return 16 if "avx512f" in cpu_features() else 8
 
 
+def distribution(engine: str) -> str:
+    """Return the name under which an engine is installed here, or would be."""
+    return next((name for name in _DISTRIBUTIONS[engine] if _version(name) is not None), engine)
+
+
 def engine_version(engine: str) -> str | None:
-    for distribution in _DISTRIBUTIONS[engine]:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
+    return next((found for name in _DISTRIBUTIONS[engine] if (found := _version(name)) is not None), None)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def engines_here() -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from objectives.measurement.throughput import measure_capacity
 from objectives.measurement.timeline import Played, Timeline, joined, play, play_closed, timeline
 from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
-from objectives.serving.bundle import MEASUREMENT, Bundle
+from objectives.serving.bundle import Bundle
+from objectives.serving.bundle_files import MEASUREMENT
 from objectives.serving.devices import describe
 from objectives.serving.http.datatypes import DATATYPES
 from search.bench.requests import draw_requests

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from objectives.records import Artifact, Interval, Latency, Measurement, Quality
-from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
+from objectives.serving.bundle import Bundle, read_bundle
+from objectives.serving.bundle_files import MEASUREMENT, MODEL, BundleError, model_files
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
 from search.choose.choose import ALPHA, Confirmed, Policy, confidence_of, p95_upper_bounds
@@ -105,7 +106,7 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
     bundle = read_bundle(folder)
     kept = json.loads((folder / MEASUREMENT).read_text()).get("recipe")
     if kept is None:
-        raise BundleError(f"{folder} keeps no recipe: it was written by an older leanrec; choose again")
+        raise BundleError(f"BUNDLE: {folder} must keep a recipe, but was written by an older leanrec; choose again")
     settings = kept["settings"]
     if model is not None:
         settings = {**settings, "recommender": model, "data": None, "sizes": {}}

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from objectives.records import Interval
-from objectives.serving.bundle import model_files
+from objectives.serving.bundle_files import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError

@@ -17,6 +17,7 @@ from search.choose import choose as choosing
 from search.choose.choose import Confirmed, Look, Policy
 from search.cli.console import Console
 from search.errors import JobError
+from search.ledger.registry import CHAMPION
 from search.locking import locked, stoppable
 from search.report.render import render
 from search.results import Choice, TunedRatios, choice_json, timing_numbers
@@ -58,7 +59,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
             tuned = tuned_ratios(pairs, point.trial, confirmed.measurement, found.tuned_baseline.trial, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
-        artifact, candidate = side = sides[point.trial]
+        _, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
         bundle_up(folder, pairs.jobs, side, confirmed, why, study.facts["machine"], policy)
@@ -69,10 +70,14 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             tags["control"] = gained.sentence
             name, (low, high) = "test.distillation_gain", gained.gain_interval
             metrics = {name: gained.gain, f"{name}.low": low, f"{name}.high": high}
-        registered = session.ledger.register(config.name, home.root / artifact.path, point.trial, tags, metrics)
+        version = session.ledger.register(config.name, folder, point.trial, tags, metrics)
+        registered = None
+        if version is not None:
+            registered = {"name": version.name, "version": version.version, "alias": version.alias}
+            if version.refused is not None:
+                console.warn(f"version {version.version} of {version.name} is no {CHAMPION}: {version.refused}")
         chosen = choosing.choice(point, confirmed, folder, why, registered)
         study.note(chosen=choice_json(chosen))
-        session.ledger.log_file(folder, "bundle")
         session.level(console)
     return chosen
 

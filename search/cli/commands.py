@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,9 @@ def _home(options: argparse.Namespace) -> Home:
 
 
 def _bundle_folder(options: argparse.Namespace) -> Path:
-    folder = Path(options.bundle)
-    if not folder.is_dir():
-        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
-    return folder
+    from search.bundles import bundle_folder
+
+    return bundle_folder(options.bundle, _home(options))
 
 
 def _config(options: argparse.Namespace) -> StudyConfig:
@@ -124,6 +124,7 @@ def bench(options: argparse.Namespace) -> int:
     rows = parse_rows(options.rows) if options.rows else None
     plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed, options.url)
     console, bundle = _console(options), read_bundle(folder)
+    console.warn(*bundle.warnings)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
     found = run_bench(bundle, plan, out, console)
     console.warn(*doubts(found))
@@ -169,12 +170,14 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def build(options: argparse.Namespace) -> int:
+    from search.bundles import is_registered
     from search.choose.rebuild import read_recipe, rebuild
     from search.locking import locked, stoppable
 
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
-    out = Path(options.out).resolve() if options.out else recipe.bundle.folder
+    in_place = home.reports(recipe.config.name) / "bundle" if is_registered(options.bundle) else recipe.bundle.folder
+    out = Path(options.out).resolve() if options.out else in_place
     home.claim()
     with locked(home, recipe.config.name), stoppable():
         found = rebuild(recipe, home, out, console)
@@ -272,7 +275,7 @@ def verify(options: argparse.Namespace) -> int:
     bundle, difference = verify(folder)
     if options.json:
         found = {"bundle": str(folder), "name": bundle.name, "verified": True, "largest_difference": difference}
-        found |= {"slower_here": bundle.slower_here}
+        found |= {"slower_here": bundle.slower_here, "warnings": bundle.warnings}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest.files)
@@ -280,8 +283,7 @@ def verify(options: argparse.Namespace) -> int:
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
             "of their standard deviation\n"
         )
-        if bundle.slower_here is not None:
-            sys.stdout.write(f"{bundle.slower_here}\n")
+        sys.stdout.writelines(f"{line}\n" for line in bundle.warnings)
     return DONE
 
 
@@ -293,7 +295,6 @@ def serve(options: argparse.Namespace) -> int:
     from objectives.serving.http.server import Started
     from objectives.serving.http.server import serve as serve_bundle
 
-    folder = _bundle_folder(options)
     limits = Limits(
         body_bytes=options.max_body_mb * MEBIBYTE,
         rows=options.max_rows,
@@ -310,16 +311,19 @@ def serve(options: argparse.Namespace) -> int:
         sys.stdout.write((json.dumps(vars(found)) if options.json else line) + "\n")
         sys.stdout.flush()
 
-    drained = serve_bundle(folder, options.host, options.port, options.name, limits, say, started)
+    drained = serve_bundle(
+        partial(_bundle_folder, options), options.host, options.port, options.name, limits, say, started
+    )
     return DONE if drained else FAILED
 
 
 def ui(options: argparse.Namespace) -> int:
-    from search.cli.ui import open_ui
+    from search.cli.ui import open_dashboard, open_ui
 
     home = _home(options)
     home.claim()
-    return open_ui(home, options.host, options.port, _console(options).say)
+    serve_ui = open_dashboard if options.optuna else open_ui
+    return serve_ui(home, options.host, options.port, _console(options).say)
 
 
 def init(options: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", type=int, help="overrides the study's seed")
     study.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting")
     bundle = _Parser(add_help=False, parents=[shared])
-    bundle.add_argument("bundle", metavar="BUNDLE")
+    bundle.add_argument("bundle", metavar="BUNDLE", help="a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
     parser = _Parser(
         prog="leanrec", description="Make a trained recommender smaller and run it better, by measurement."
     )
@@ -118,8 +118,9 @@ def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
     add("init", "write a study file with every setting explained", commands.init).add_argument("file", metavar="FILE")
-    showing = add("ui", "MLflow's UI on the study home", commands.ui)
-    showing.add_argument("--port", type=int, default=5000)
+    showing = add("ui", "MLflow's UI on the study home, or Optuna's dashboard", commands.ui)
+    showing.add_argument("--optuna", action="store_true", help="Optuna's dashboard on the same studies")
+    showing.add_argument("--port", type=int, help="default 5000; 8080 for Optuna's dashboard")
     showing.add_argument("--host", default="127.0.0.1")
 
 
@@ -180,4 +181,8 @@ def _of_a_bundle(add: _Add) -> None:
     building.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"
     )
-    building.add_argument("--out", metavar="DIR", help="where the new bundle goes (default: in the old one's place)")
+    building.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where the new bundle goes (default: in the old one's place; reports/STUDY/bundle for a registered one)",
+    )

@@ -24,7 +24,7 @@ from search.cli.parser import run_command
 from search.config.study_file import load
 from search.errors import ConfigError, JobError
 from search.home import Home
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 from search.results import choice_json, front_json
 from search.session import Session, open_session
 from search.study import Study

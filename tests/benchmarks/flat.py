@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import json
 
 from objectives.records import Outcome, SimulatedRatios
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 from search.samplers.drawn import draw
 from search.study import Study
 from search.trials import sought
@@ -96,6 +96,7 @@ def measure(count: int, asked: int) -> dict[str, list[float]]:
             timed("tell", start)
             start = time.perf_counter()
             ledger.record(study.ended()[-1])
+            ledger.drain()
             study.front(study.contenders())
             timed("record", start)
     return found

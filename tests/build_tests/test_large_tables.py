@@ -27,7 +27,8 @@ from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
-from objectives.serving.bundle import BundleError, model_files, read_bundle, verify, write_bundle
+from objectives.serving.bundle import read_bundle, verify, write_bundle
+from objectives.serving.bundle_files import BundleError, model_files
 from objectives.serving.devices import ENGINES, engines_here
 from objectives.serving.pool import Pool
 from objectives.task import Task

@@ -18,7 +18,7 @@ from search.cli.console import Console
 from search.config.study_file import load
 from search.errors import ConfigError
 from search.home import Home
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 from search.session import Session
 from search.study import Study
 from search.workers.processes import Worker, Workers

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import httpx
+import optuna
 import pytest
 
+from search.cli import ui
 from search.cli.parser import run_command
+from search.home import Home
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,12 +83,12 @@ def test_a_foreign_mlruns_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFi
     assert [p.name for p in (tmp_path / "mlruns").iterdir()] == ["0"]
 
 
-def test_a_folder_that_is_no_bundle_fails_the_work(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "leanrec", "verify", "empty", "--home", str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "empty" in done.stderr
+    assert done.returncode == 2 and "empty" in done.stderr
 
 
 def test_a_busy_port_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +97,54 @@ def test_a_busy_port_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         taken.listen()
         assert run_command(["ui", "--port", str(taken.getsockname()[1]), "--home", str(tmp_path)]) == 2
     assert "--port" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_optunas_dashboard_needs_its_package_and_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["ui", "--optuna", "--port", str(free_port()), "--home", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(ui, "_is_installed", lambda name: False)
+        assert run_command(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("pip install 'leanrec[dashboard]'")
+    monkeypatch.setattr(ui, "_is_installed", lambda name: True)
+    assert run_command(arguments) == 2
+    assert "leanrec run makes it" in capsys.readouterr().err and not (tmp_path / "mlruns" / "optuna.db").exists()
+
+
+@pytest.mark.slow
+def test_optunas_dashboard_shows_the_study(tmp_path: Path) -> None:
+    pytest.importorskip("optuna_dashboard")
+    home, port = Home(tmp_path), free_port()
+    home.claim()
+    optuna.create_study(study_name="shop", storage=home.storage(None), directions=["minimize"] * 3)
+    command = [sys.executable, str(ROOT / "leanrec.py"), "ui", "--optuna", "--port", str(port), "--home", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        end = time.monotonic() + 60
+        while (found := asked(f"http://127.0.0.1:{port}/api/studies")) is None:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.2)
+        assert [study["study_name"] for study in found["study_summaries"]] == ["shop"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def asked(url: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = httpx.get(url, timeout=10).json()
+    except httpx.TransportError:
+        return None
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def test_init_writes_a_file_that_validates_and_never_overwrites(

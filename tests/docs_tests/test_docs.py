@@ -25,6 +25,8 @@ from search.config.section import Section
 from search.config.sections import StudyConfig
 from search.config.study_file import parse
 from search.config.yaml_reader import plain
+from search.ledger.notes import FILTERS
+from tests.serve_tests.bundles import write_distance
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -182,3 +184,17 @@ def test_the_readme_names_the_commands_of_the_checks() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in re.findall(r"^make \w+", (ROOT / ".ci" / "run").read_text(), re.MULTILINE):
         assert command in readme
+
+
+def test_the_librarys_example_ranks(tmp_path: Path) -> None:
+    """Scores are -|user - item|, so that the nearest item is the best."""
+    best_items = example("serving.md", "leanrec.load")["best_items"]
+    assert best_items(5, [1, 9, 6, 5, 3], write_distance(tmp_path / "bundle")) == [5, 6, 3, 1, 9]
+    with pytest.raises(ValueError, match="input item"):
+        best_items(5, [1, 40], tmp_path / "bundle")
+
+
+def test_the_filters_are_those_of_the_descriptions() -> None:
+    text = (ROOT / "docs" / "mlflow.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| `+([^|]+?)`+ \| `metrics\.(\w+)` \|$", text, re.MULTILINE)
+    assert {name: (expression, order) for name, expression, order in rows} == FILTERS

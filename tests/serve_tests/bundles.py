@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,21 @@ def write_bag(folder: Path) -> Path:
     model = _save(folder, nodes, types, arrays)
     example = {"genres": np.array([[1, 2], [3, 3]]), "bounds": np.array([[True, True], [True, False]])}
     write_bundle(folder, "bag", model, Candidate(), {}, BAG_INPUTS, "# bag\n", example)
+    return folder
+
+
+def write_distance(folder: Path, unseen: int | None = None) -> Path:
+    """Write a bundle with scores = -|user - item|, of ids below 20 and 30; `unseen` takes the place of other ids."""
+    nodes = [
+        helper.make_node("Sub", ["user", "item"], ["difference"]),
+        helper.make_node("Abs", ["difference"], ["distance"]),
+        helper.make_node("Neg", ["distance"], ["negative"]),
+        helper.make_node("Cast", ["negative"], ["scores"], to=TensorProto.FLOAT),
+    ]
+    types = {"user": (TensorProto.INT64, ["rows"]), "item": (TensorProto.INT64, ["rows"])}
+    model, example = _save(folder, nodes, types, {}), {"user": np.full(4, 2), "item": np.arange(4)}
+    inputs = [replace(spec, unseen=unseen) for spec in INPUTS[:2]]
+    write_bundle(folder, "distance", model, Candidate(), {}, inputs, "# distance\n", example)
     return folder
 
 

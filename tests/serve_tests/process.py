@@ -44,8 +44,8 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(bundle: Path, log: Path, *options: str) -> Iterator[ServerProcess]:
-    """Serve a bundle on a free port."""
+def serving(bundle: Path | str, log: Path, *options: str) -> Iterator[ServerProcess]:
+    """Serve a bundle, a folder or a registered one, on a free port."""
     command = [sys.executable, str(ROOT / "leanrec.py"), "serve", str(bundle), "--port", "0", "--json", *options]
     with log.open("w") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stream, text=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from objectives.serving.bundle import BundleError
+from objectives.serving.bundle import read_bundle
+from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, read_body
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
+from objectives.serving.ranker import Ranker
 from spaces.techniques.placement import Placement
 from tests.serve_tests import oracle
-from tests.serve_tests.bundles import ITEMS, draw_request, waiting, write_bag, write_toy
+from tests.serve_tests.bundles import ITEMS, draw_request, waiting, write_bag, write_distance, write_toy
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bag(tmp_path_factory.mktemp("bag") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def distance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranker]:
+    with Ranker(write_distance(tmp_path_factory.mktemp("distance") / "bundle")) as ranker:
+        yield ranker
 
 
 @contextmanager
@@ -46,6 +54,50 @@ def opened(folder: Path, **limits: Any) -> Iterator[Inference]:
 async def ask(inference: Inference, request: dict[str, np.ndarray]) -> np.ndarray:
     encoded = await inference.answer(json.dumps(oracle.json_request(request)).encode(), None, None)
     return oracle.read_scores(encoded.body, None)[1]
+
+
+@pytest.mark.parametrize("unseen", [None, 4])
+@pytest.mark.parametrize("strange", [-1, 30, 2**40])
+def test_unseen_ids_are_treated_alike_by_pool_library_and_server(
+    unseen: int | None, strange: int, tmp_path: Path
+) -> None:
+    bundle = write_distance(tmp_path / "bundle", unseen)
+    request = {"user": np.array([7]), "item": np.array([5, strange])}
+    rows = {"user": np.array([7, 7]), "item": request["item"]}
+    with opened(bundle) as inference, Ranker(bundle) as ranker, read_bundle(bundle).open() as pool:
+        ways: list[Callable[[], np.ndarray]] = [
+            lambda: asyncio.run(ask(inference, request)),
+            lambda: ranker.score({"user": [7], "item": [5, strange]}),
+            lambda: pool.submit(rows).result(timeout=20),
+        ]
+        for way in ways:
+            if unseen is None:
+                with pytest.raises(ValueError, match=f"^input item: must hold ids from 0 to 29, .*but got {strange}$"):
+                    way()
+            else:
+                assert way().tolist() == [-2, -3], "as the item 4"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"user": [7]}, "no item"),
+        ({"user": [7], "item": [1], "more": [1]}, "unknown more"),
+        ({"user": [7], "item": [1.5]}, "input item: must have the datatype INT64"),
+        ({"user": [7], "item": ["a"]}, "input item: must hold numbers"),
+        ({"user": [7], "item": [[1], [2, 3]]}, "input item: must be an array"),
+        ({"user": [7], "item": np.array([], np.int64)}, "the 1 rows"),
+        ({"user": 7, "item": [1]}, "input user: shape"),
+    ],
+)
+def test_the_library_refuses_what_does_not_fit(request_: dict[str, Any], words: str, distance: Ranker) -> None:
+    with pytest.raises(RequestError, match=words):
+        distance.rank(request_)
+
+
+def test_the_best_candidate_is_ranked_first_and_equal_ones_keep_their_order(distance: Ranker) -> None:
+    order, scores = distance.rank({"user": [7], "item": [9, 7, 5, 0, 8]})
+    assert scores.tolist() == [-2, 0, -2, -7, -1] and order.tolist() == [1, 4, 0, 2, 3]
 
 
 def test_the_users_row_may_be_given_once(toy: Path) -> None:

@@ -171,13 +171,22 @@ sys.exit(leanrec.main())
 
 @pytest.mark.parametrize(
     ("change", "status", "words"),
-    [("corrupt", 1, "model.onnx was changed"), ("port", 2, "--port"), ("name", 2, "--name")],
+    [
+        ("corrupt", 2, "model.onnx was changed"),
+        ("link", 2, "but is a symbolic link"),
+        ("port", 2, "--port"),
+        ("name", 2, "--name"),
+    ],
 )
 def test_a_start_that_fails_says_why_in_one_line(change: str, status: int, words: str, tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "bundle")
     if change == "corrupt":
         (bundle / "model.onnx").write_bytes(b"")
-    options = {"corrupt": ["--port", "0"], "port": ["--port", "99999"], "name": ["--name", "a/b"]}[change]
+    if change == "link":
+        (bundle / "model.onnx").rename(tmp_path / "model.onnx")
+        (bundle / "model.onnx").symlink_to(tmp_path / "model.onnx")
+    free = ["--port", "0"]
+    options = {"corrupt": free, "link": free, "port": ["--port", "99999"], "name": ["--name", "a/b"]}[change]
     command = [sys.executable, str(ROOT / "leanrec.py"), "serve", str(bundle), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SOON)
     assert (done.returncode, done.stdout) == (status, "")

@@ -28,7 +28,7 @@ def test_health_and_metadata(server: ServerProcess, client: httpx.Client) -> Non
         ("price", "FP32", [-1, 2]),
         ("fresh", "BOOL", [-1]),
     ]
-    assert found["inputs"][1]["parameters"] == {"side": "item", "vocabulary": ITEMS}
+    assert found["inputs"][1]["parameters"] == {"side": "item", "vocabulary": ITEMS, "unseen": None}
     assert found["outputs"] == [{"name": "scores", "datatype": "FP32", "shape": [-1]}]
     assert client.get(f"{server.url}/versions/{server.version}").json() == found
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,10 +18,12 @@ from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.records import InputSpec
 from objectives.serving import bundle as bundles
 from objectives.serving import devices, engines
-from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
+from objectives.serving.bundle import read_bundle, verify, write_bundle
+from objectives.serving.bundle_files import BundleError
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
+from tests.serving_tests.test_tampering import sign
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,20 +61,32 @@ def test_a_changed_or_missing_file_is_refused(bundle: Path, file: str) -> None:
 
 
 def test_a_manifest_of_an_earlier_version_is_read_and_one_without_its_files_refused(bundle: Path) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    del manifest["int8_weight_bits"], manifest["output"]["columns"]
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    def drop_what_is_new(manifest: dict[str, Any]) -> None:
+        manifest["format"] = 1
+        del manifest["int8_weight_bits"], manifest["output"]["columns"], manifest["inputs"][0]["unseen"]
+
+    sign(bundle, drop_what_is_new)
+    (bundle / "manifest.sha256").unlink()
     assert verify(bundle)[0].slower_here is None
+    manifest = json.loads((bundle / "manifest.json").read_text())
     del manifest["files"]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+    with pytest.raises(BundleError, match="must be a bundle's manifest"):
         read_bundle(bundle)
 
 
+def test_a_cpu_that_lacks_features_is_warned_of(bundle: Path) -> None:
+    assert read_bundle(bundle).warnings == ()
+    sign(bundle, lambda manifest: manifest["verified_on"]["features"].append("avx9000"))
+    (warning,) = read_bundle(bundle).warnings
+    assert "avx9000, which this CPU lacks" in warning
+
+
 def test_other_scores_are_refused(bundle: Path) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["example"]["scores"][2] += 0.01
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["example"]["scores"][2] += 0.01
+
+    sign(bundle, change)
     with pytest.raises(BundleError, match=r"0\.01 .*verified on"):
         verify(bundle)
 
@@ -94,8 +109,8 @@ def test_scores_are_compared_in_their_own_unit(
     manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
     scores = np.array(manifest["example"]["scores"])
     assert scores.std() == pytest.approx((TABLE @ WEIGHT).std() * unit, rel=1e-5)
-    manifest["example"]["scores"][4] += share * float(scores.std())
-    (tmp_path / "bundle/manifest.json").write_text(json.dumps(manifest))
+    changed = [score + (row == 4) * share * float(scores.std()) for row, score in enumerate(scores)]
+    sign(tmp_path / "bundle", lambda manifest: manifest["example"].update(scores=changed))
     if refused:
         with pytest.raises(BundleError, match=r"0\.001 .*0\.01 "):
             verify(tmp_path / "bundle")
@@ -105,9 +120,10 @@ def test_scores_are_compared_in_their_own_unit(
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_refused(wrong: float, bundle: Path) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["example"]["scores"][2] = wrong
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["example"]["scores"][2] = wrong
+
+    sign(bundle, change)
     with pytest.raises(BundleError, match="1 of 5"):
         verify(bundle)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from objectives.errors import SettingError
 from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.recommenders.datasets.click_log import ClickLog
-from objectives.recommenders.datasets.features import Dataset, encode
+from objectives.recommenders.datasets.features import Dataset, Field, encode
 from objectives.recommenders.datasets.sources import least_count, read_log
 from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.families import dcn_v2, dlrm
@@ -69,10 +69,7 @@ class PointwiseRecommender(BuiltIn[nn.Module]):
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
-        return tuple(
-            InputSpec(f.name, f.dtype, f.shape, f.vocabulary or None, "item" if f.side == "item" else "user")
-            for f in self.dataset.fields
-        )
+        return tuple(map(_input, self.dataset.fields))
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         assert isinstance(outputs, Tensor) and isinstance(labels, Tensor)
@@ -168,6 +165,13 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
         lambda fresh: _train(fresh, dataset, task.seed, progress),
     )
     return PointwiseRecommender(task, baseline, dataset, by)
+
+
+def _input(field: Field) -> InputSpec:
+    """Return the field as an input of the model; code 0 is that of unseen values."""
+    side: Literal["user", "item"] = "item" if field.side == "item" else "user"
+    unseen = 0 if field.vocabulary else None
+    return InputSpec(field.name, field.dtype, field.shape, field.vocabulary or None, side, unseen=unseen)
 
 
 def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:

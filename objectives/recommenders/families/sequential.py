@@ -76,8 +76,8 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
     def inputs(self) -> tuple[InputSpec, ...]:
         codes = self.sequences.items + 1
         return (
-            InputSpec("history", "int64", (self._sizes.length,), codes, "user"),
-            InputSpec("item", "int64", (), codes, "item"),
+            InputSpec("history", "int64", (self._sizes.length,), codes, "user", unseen=0),
+            InputSpec("item", "int64", (), codes, "item", unseen=0),
         )
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:

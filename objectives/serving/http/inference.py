@@ -19,6 +19,7 @@ from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.http.protocol import Encoded, InferRequest, read_request, write_response
 from objectives.serving.http.statistics import ModelStatistics
 from objectives.serving.pool import RefusedError
+from objectives.serving.preparation import UnseenIdError
 
 # Bytes of a body that is read on the event loop; a larger one goes to a thread, between whose steps the loop has turns.
 _READ_HERE = 1 << 16
@@ -124,6 +125,8 @@ class Inference:
         except RefusedError as error:
             self.metrics.refused(str(error.reason))
             raise OverloadedError(str(error)) from error
+        except UnseenIdError as error:
+            raise RequestError(str(error)) from error
         except Exception as error:
             if model.has_free_shapes:
                 # What the manifest leaves open, such as the longest history, only the graph knows.

@@ -10,7 +10,8 @@ import numpy as np
 
 from objectives.arrays import Arrays
 from objectives.records import InputSpec
-from objectives.serving.bundle import Bundle, BundleError, open_verified
+from objectives.serving.bundle import Bundle, open_verified
+from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.datatypes import DATATYPES
 from objectives.serving.pool import Pool
 from objectives.serving.pool.pending_result import Scores
@@ -43,7 +44,7 @@ class Model:
         for spec in bundle.inputs:
             if np.dtype(spec.dtype) not in DATATYPES:
                 pool.close()
-                raise BundleError(f"{folder}: the protocol has no datatype for the {spec.dtype} of {spec.name!r}.")
+                raise BundleError(f"BUNDLE: {folder}: no datatype of the protocol is the {spec.dtype} of {spec.name!r}")
         return cls(bundle, pool)
 
     @property
@@ -97,7 +98,7 @@ class Model:
 def _input_metadata(spec: InputSpec) -> dict[str, object]:
     parameters: dict[str, object] = {"side": spec.side}
     if spec.vocabulary is not None:
-        parameters["vocabulary"] = spec.vocabulary
+        parameters |= {"vocabulary": spec.vocabulary, "unseen": spec.unseen}
     if spec.bags is not None:
         parameters["bags"] = list(spec.bags.values)
     shape = [-1, *(-1 if size is None else size for size in spec.shape)]

@@ -40,11 +40,18 @@ class Started:
 
 
 def serve(
-    folder: Path, host: str, port: int, name: str | None, limits: Limits, say: Say, started: Callable[[Started], None]
+    find: Callable[[], Path],
+    host: str,
+    port: int,
+    name: str | None,
+    limits: Limits,
+    say: Say,
+    started: Callable[[Started], None],
 ) -> bool:
     """Serve a bundle until SIGTERM or SIGINT.
 
     Args:
+        find: returns the bundle's folder, now and at each swap
         port: 0 takes a free one
         name: of the model in the paths of requests; None takes the bundle's
         say: called with each line of progress
@@ -54,7 +61,7 @@ def serve(
         Whether all accepted requests were answered before the end.
 
     Raises:
-        InputError: host and port cannot be taken, or the name cannot stand in a path.
+        InputError: there is no bundle, host and port cannot be taken, or the name cannot stand in a path.
         BundleError: the bundle does not verify.
     """
     # Python's default would end the process at a SIGHUP that comes before there is anything to swap.
@@ -62,7 +69,8 @@ def serve(
     if name is not None:
         _check_name(name)
     with _listen(host, port) as listener:
-        model = Model.open(folder)
+        model = Model.open(find())
+        _warn(model, say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits)
         endpoints = Endpoints(inference, _version())
@@ -79,7 +87,7 @@ def serve(
             timeout_graceful_shutdown=limits.drain_seconds,
         )
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
-        swapper, drainer = _Swapper(folder, inference, say), _Drainer(server, endpoints, say)
+        swapper, drainer = _Swapper(find, inference, say), _Drainer(server, endpoints, say)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             left = runner.run(_run(server, listener, inference, swapper, drainer))
     say(f"{inference.answered} requests were answered, {left} were not")
@@ -122,8 +130,8 @@ class _Server(uvicorn.Server):
 class _Swapper:
     """Swaps of the model, one after another; several signals during one swap ask for one more."""
 
-    def __init__(self, folder: Path, inference: Inference, say: Say) -> None:
-        self._folder, self._inference, self._say = folder, inference, say
+    def __init__(self, find: Callable[[], Path], inference: Inference, say: Say) -> None:
+        self._find, self._inference, self._say = find, inference, say
         self._asked = False
         self._task: asyncio.Task[None] | None = None
 
@@ -144,14 +152,16 @@ class _Swapper:
     async def _swap(self) -> None:
         metrics = self._inference.metrics
         try:
-            model = await asyncio.to_thread(Model.open, self._folder)
+            model = await asyncio.to_thread(lambda: Model.open(self._find()))
         except Exception as error:
             # Whatever is wrong with the new bundle, the old one serves on.
-            reason = " ".join(str(error).split()) if isinstance(error, ExplainedError) else one_line(error)
+            explained = isinstance(error, (ExplainedError, InputError))
+            reason = " ".join(str(error).split()) if explained else one_line(error)
             metrics.swapped("refused")
             self._say(f"the model stays {self._inference.slot.model.version}: {reason}")
             return
         metrics.swapped("done")
+        _warn(model, self._say)
         self._say(f"the model is {model.version} from now on")
         await self._inference.swap(model)
 
@@ -194,6 +204,11 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _warn(model: Model, say: Say) -> None:
+    for line in model.bundle.warnings:
+        say(f"warning: {line}")
 
 
 def _check_name(name: str) -> None:

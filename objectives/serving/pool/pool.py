@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from objectives.arrays import Arrays
-from objectives.bags import Bags, padded
 from objectives.serving.engines import open_replica
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
@@ -20,6 +19,8 @@ from objectives.serving.pool.scheduler import Scheduler, group_of, parts_of, sch
 from objectives.serving.pool.splitting import Splitter
 from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import InstanceGroup, Placement
+
+Prepare = Callable[[Arrays], Arrays]
 
 
 class Pool:
@@ -32,12 +33,12 @@ class Pool:
     """
 
     def __init__(
-        self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine], bags: Sequence[Bags] = ()
+        self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine], prepare: Prepare | None = None
     ) -> None:
         """Open every replica, each in its own thread; if one fails, all are closed and its error is raised.
 
         Args:
-            bags: inputs that a request may give flat, with offsets
+            prepare: turns a request into one that the graph takes, or raises ValueError, on the caller's thread
 
         Raises:
             EngineError: there are fewer cores than pinned replicas need.
@@ -45,7 +46,7 @@ class Pool:
         """
         groups = placement.instance_groups
         cores = share_cores(groups, cores_here())
-        self._placement, self._bags = placement, bags
+        self._placement, self._prepare = placement, prepare
         guided: list[Scheduler[Job]] = schedulers(placement)
         self._groups = [
             _replicas(scheduler, group.replicas, placement.inline and number == 0)
@@ -62,7 +63,7 @@ class Pool:
             raise
 
     @classmethod
-    def open(cls, model: Path, placement: Placement, compute: str = "fp32", bags: Sequence[Bags] = ()) -> Pool:
+    def open(cls, model: Path, placement: Placement, compute: str = "fp32", prepare: Prepare | None = None) -> Pool:
         """Load a model file into every replica of a placement.
 
         Raises:
@@ -71,7 +72,7 @@ class Pool:
         return cls(
             placement,
             lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute),
-            bags,
+            prepare,
         )
 
     def submit(self, request: Arrays) -> PendingResult:
@@ -82,10 +83,10 @@ class Pool:
 
         Raises:
             RuntimeError: the pool is closed.
-            ValueError: the request has no rows, or offsets that do not fit their values.
+            ValueError: the request has no rows, or cannot be prepared.
         """
-        if self._bags:
-            request = padded(request, self._bags)
+        if self._prepare is not None:
+            request = self._prepare(request)
         rows = rows_of(request)
         return self._splitters[group_of(self._placement, rows)].take(request, rows)
 

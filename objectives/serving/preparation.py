@@ -1,0 +1,62 @@
+"""Preparation of a request for a bundle's graph: ids that training has not seen, and bags that are given flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.arrays import Array, Arrays
+from objectives.bags import padded
+from objectives.records import InputSpec
+
+
+class UnseenIdError(ValueError):
+    """An id that is no row of the table it is looked up in, and for which the manifest defines no other row."""
+
+
+def preparation(specs: Sequence[InputSpec]) -> Callable[[Arrays], Arrays]:
+    """Return the function that prepares requests of these inputs.
+
+    An id outside of its vocabulary becomes the `unseen` id of its input. Left to the engine, a negative one would be
+    looked up from the table's end, and what a larger one does would depend on how the table is stored.
+
+    Raises:
+        UnseenIdError: by the function, where there is no `unseen` id.
+        ValueError: by the function, where offsets do not fit the values of bags.
+    """
+    coded = [spec for spec in specs if spec.vocabulary is not None]
+    bags = tuple(spec.bags for spec in specs if spec.bags is not None)
+
+    def prepare(request: Arrays) -> Arrays:
+        for spec in coded:
+            values = request.get(spec.name)
+            if values is not None and values.dtype.kind in "iu" and _any_outside(values, spec):
+                request = {**request, spec.name: _known(values, spec)}
+        return padded(request, bags) if bags else request
+
+    return prepare
+
+
+def _any_outside(values: Array, spec: InputSpec) -> bool:
+    """Return whether an id lies outside of the vocabulary; 64 bits need one pass only, since as unsigned numbers the
+    negative ids are the largest.
+    """
+    assert spec.vocabulary is not None
+    if values.size == 0:
+        return False
+    if values.itemsize == 8:
+        return int(values.view(np.uint64).max()) >= spec.vocabulary
+    return not 0 <= int(values.min()) <= int(values.max()) < spec.vocabulary
+
+
+def _known(values: Array, spec: InputSpec) -> Array:
+    assert spec.vocabulary is not None
+    outside: NDArray[np.bool_] = (values < 0) | (values >= spec.vocabulary)
+    if spec.unseen is None:
+        raise UnseenIdError(
+            f"input {spec.name}: must hold ids from 0 to {spec.vocabulary - 1}, the rows of its table, but got "
+            f"{int(values[outside].flat[0])}"
+        )
+    return np.where(outside, values.dtype.type(spec.unseen), values)

@@ -1,0 +1,58 @@
+"""Bundles by their path or by their name in the registry of models; only the latter needs mlflow."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from objectives.errors import InputError
+from objectives.serving.ranker import Ranker
+from search.home import Home
+
+_REGISTERED = "models:/"
+
+
+def is_registered(where: str) -> bool:
+    """Return whether a text names a registered model and not a path."""
+    return where.startswith(_REGISTERED)
+
+
+def bundle_folder(where: str, home: Home) -> Path:
+    """Return the folder of a bundle.
+
+    Args:
+        where: a path, `models:/NAME@ALIAS` or `models:/NAME/VERSION`
+        home: the home whose MLflow store has the registered models, unless MLFLOW_TRACKING_URI names another
+
+    Raises:
+        InputError: there is none.
+        ExplainedError: the store does not answer.
+    """
+    if is_registered(where):
+        from search.ledger.registry import fetch
+
+        return fetch(where, home)
+    folder = Path(where)
+    if not folder.is_dir():
+        raise InputError(f"BUNDLE: must be a folder or models:/NAME@ALIAS, but got {where!r}")
+    return folder
+
+
+def load(path_or_uri: str | Path, home: str | Path | None = None) -> Ranker:
+    """Open a bundle, with the placement that was measured.
+
+    with leanrec.load("models:/shop@champion") as ranker:
+        order, scores = ranker.rank({"user": [7], "item": [4, 8, 15]})
+
+    Args:
+        path_or_uri: a bundle's folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`
+        home: folder of mlruns/; None for LEANREC_HOME, else the working directory
+
+    Raises:
+        BundleError: it is no valid bundle, or cannot run here.
+        InputError: there is no such folder or version.
+    """
+    ranker = Ranker(bundle_folder(str(path_or_uri), Home.find(None if home is None else str(home))))
+    for line in ranker.bundle.warnings:
+        warnings.warn(line, stacklevel=2)
+    return ranker

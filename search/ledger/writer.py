@@ -1,0 +1,36 @@
+"""Queue of writes to the ledger, on a thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+
+class Writer:
+    """Thread that does what it is given, in order, so that the caller need not wait; what is given raises nothing.
+
+    A process that ends meanwhile leaves the rest undone.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, work: Callable[[], object]) -> None:
+        """Do the work later, after what was given before."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+            self._thread.start()
+        self._waiting.put(work)
+
+    def drain(self) -> None:
+        """Wait until everything that was given is done."""
+        if self._thread is not None:
+            done = threading.Event()
+            self._waiting.put(done.set)
+            done.wait()
+
+    def _run(self) -> None:
+        while True:
+            self._waiting.get()()
