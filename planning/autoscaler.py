@@ -84,10 +84,8 @@ def _desired(calm: Counts, burst: Counts, windows: Windows) -> Counts:
     for tick, (slow, fast) in enumerate(zip(calm.tolist(), burst.tolist(), strict=True)):
         if fast >= windows.panic * now:
             panicking_until = tick + hold
-        if tick <= panicking_until:
-            now = max(now, slow, fast)
-        else:
-            now = int(calm[max(0, tick - hold) : tick + 1].max())
+        panicking = tick <= panicking_until
+        now = max(now, slow, fast) if panicking else int(calm[max(0, tick - hold) : tick + 1].max())
         desired[tick] = now
     return desired
 

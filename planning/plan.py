@@ -95,7 +95,7 @@ def split_phases(phases: int, terms: Terms) -> int:
         ValueError: either part would be too short.
     """
     known = phases - max(1, round(terms.held_out * phases))
-    if known - LEAD < 3 * min(terms.horizon + LEAD, known):
+    if known < 3 * (terms.horizon + LEAD) + LEAD:
         raise ValueError(
             f"a history of {3 * (terms.horizon + LEAD) + LEAD} phases or more is needed for a horizon of "
             f"{terms.horizon}, but got {known} of {phases} phases"

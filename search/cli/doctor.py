@@ -75,6 +75,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
         "sqlalchemy", "plotly", "jinja2", "pandas", "pydantic", "ruamel.yaml", "rich",
     ),
     "serve": ("starlette", "uvicorn", "httptools", "uvloop", "prometheus-client"),
+    "plan": ("statsmodels",),
     "openvino": ("openvino",),
     "png": ("kaleido",),
 }  # fmt: skip
@@ -82,6 +83,7 @@ _LOST_PACKAGES: Mapping[str, str] = {
     "": "no bundle can be verified or served, and nothing measured",
     "study": "no study can be run; bundles can be verified and served",
     "serve": "leanrec serve answers no requests over HTTP",
+    "plan": "leanrec plan makes no forecast",
     "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",
     "png": "report --png draws no picture",
 }
