@@ -26,9 +26,9 @@ from planning.fleet import Floats
 
 # Weight of the second objective beside the first, whose ties it breaks.
 _TIE = 1e-4
-# Slack of a limit, and the share by which a solution may miss its optimum.
+# Slack of a limit, and the share by which a solution may miss its optimum without a word.
 _SLACK = 1e-9
-_GAP = 1e-6
+_GAP = 1e-4
 _SECONDS = 60.0
 
 

@@ -103,7 +103,7 @@ class DecompositionETS:
         recent = history[-max(_MOST_SEASONS * min(self.periods), 4 * max(self.periods)) :]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = MSTL(np.log1p(recent), periods=self.periods, stl_kwargs={"robust": True}).fit()
+            found = MSTL(np.log1p(recent), periods=self.periods).fit()
         seasons = np.reshape(found.seasonal, (len(recent), -1))
         level = _ets(np.log1p(recent) - seasons.sum(axis=1), horizon)
         repeated = [np.resize(seasons[-period:, at], horizon) for at, period in enumerate(sorted(self.periods))]
