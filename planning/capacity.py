@@ -15,9 +15,9 @@ from planning.demand import Counts, Floats, Workload
 from planning.fleet import Deployment, Offer, limited
 
 # Requests that one instance gets in a simulation, and the first of them that are left out.
-_REQUESTS, _WARM_UP = 3000, 300
+_REQUESTS, _WARM_UP = 5000, 300
 # Halvings of the interval in which a rate is looked for, and the share of the saturated rate where it ends.
-_HALVINGS = 8
+_HALVINGS = 7
 _HIGHEST = 0.98
 _SATURATING = 1000
 # Numbers of instances whose capacity is simulated; between them the capacity of each is interpolated.

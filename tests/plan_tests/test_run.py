@@ -27,6 +27,7 @@ QUIET = Console(quiet=True, as_json=False)
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A study that offers an exact variant of 60 ms and one of 20 ms that loses 1%."""
+    monkeypatch.setattr("planning.capacity._REQUESTS", 1500)
     ones = (deployment(60.0, 0.0), deployment(20.0, 0.01, trial=1))
     menu = Menu(ones, {7: "its service curve was not measured"}, np.array([100, 200]), 100.0, 95)
     monkeypatch.setattr(run, "menu_of", lambda session, console: menu)

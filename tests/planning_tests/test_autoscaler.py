@@ -37,11 +37,11 @@ def machines_at(found: Trajectory, moment: float) -> int:
 
 
 def test_a_slow_rise_is_followed_by_the_stable_window() -> None:
-    seconds, end = steps((8, 300), (14, 300))
+    seconds, end = steps((28, 300), (34, 300))
     found = autoscale(seconds, end, needed, 10.0, WINDOWS, flat())
-    assert machines_at(found, 299) == 1
-    # The mean of 60 s is above 10 after 20 s, and a machine takes 10 s more.
-    first = float(found.starts_s[np.flatnonzero(found.machines == 2)[0]])
+    assert machines_at(found, 299) == 3
+    # The mean of 60 s is above 30 after 20 s, and a machine takes 10 s more.
+    first = float(found.starts_s[np.flatnonzero(found.machines == 4)[0]])
     assert 300 + 20 + 10 <= first <= 300 + 22 + 10 + 2 * WINDOWS.tick_s
 
 

@@ -24,7 +24,7 @@ def planted(rates: Floats, seed: int = 0) -> Floats:
 
 
 def test_hours_of_two_weeks_have_their_rates() -> None:
-    rates = 0.2 + 0.01 * (np.arange(14 * 24) % (7 * 24))
+    rates = 0.2 + 0.002 * (np.arange(14 * 24) % (7 * 24))
     rates[7 * 24 :] *= 2
     seconds = planted(rates)
     found = observe(seconds, None, START)
@@ -36,7 +36,9 @@ def test_hours_of_two_weeks_have_their_rates() -> None:
         assert WEEKDAYS[hour.weekday] == f"{at:%A}"
         assert hour.mean_rps == pytest.approx((rates[number] + rates[number + 7 * 24]) / 2, rel=0.2)
         assert hour.mean_rps < hour.p95_rps
-    assert sum(hour.requests for hour in found.hours) == pytest.approx(len(seconds), abs=200)
+    assert sum(hour.requests for hour in found.hours) == pytest.approx(len(seconds), abs=400), (
+        "the last minute is not whole"
+    )
     assert found.mean_rps == pytest.approx(rates.mean(), rel=0.01)
     assert found.peak_to_mean > 2
 

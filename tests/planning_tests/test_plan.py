@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,14 @@ from tests.planning_tests.fleets import deployment, linear_table, offer
 
 OBJECTIVE = Objective(100.0)
 PHASE_S = 3600.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """Capacities are simulated with fewer requests than a plan takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planning.capacity._REQUESTS", 1500)
+        yield
 
 
 def tables() -> list[CapacityTable]:
@@ -99,7 +109,7 @@ def compressed(seed: int, days: int = 12) -> tuple[RequestLog, float]:
 
 
 @pytest.fixture(scope="module")
-def judged() -> tuple[list[CapacityTable], RequestLog, Trace, Terms]:
+def judged(short: None) -> tuple[list[CapacityTable], RequestLog, Trace, Terms]:
     log, phase_s = compressed(0)
     demand = demand_of(log, phase_s)
     limits = Limits(0.005, headroom=0.9)
