@@ -35,7 +35,7 @@ class Terms:
     phase_seconds: float
     horizon: int
     held_out: float = 0.3
-    simulated: int = 300_000
+    simulated: int = 100_000
     autoscaler: Windows = KPA
     seed: int = 0
 

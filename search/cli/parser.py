@@ -177,6 +177,13 @@ def _plan(planned: argparse.ArgumentParser) -> None:
         "--headroom", type=float, choices=(0.5, 0.8, 0.9, 0.95), default=0.9, help="forecast quantile (default 0.9)"
     )
     planned.add_argument("--held-out", type=_share, default=0.3, help="share of the trace to judge on (default 0.3)")
+    planned.add_argument(
+        "--requests",
+        type=_count,
+        default=100_000,
+        metavar="N",
+        help="most requests simulated of a policy (default 100000)",
+    )
     planned.add_argument("--out", metavar="DIR", help="where the plan goes (default: reports/STUDY)")
 
 

@@ -57,6 +57,7 @@ def plan(options: argparse.Namespace) -> int:
         max_money=options.max_money,
         headroom=options.headroom,
         held_out=options.held_out,
+        simulated=options.requests,
         seed=_config(options).seed,
     )
     out = Path(options.out).resolve() if options.out else session.home.reports(name)

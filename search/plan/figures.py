@@ -52,7 +52,7 @@ def panels_figure(places: Sequence[object], panels: Sequence[Panel]) -> Descript
     for number, panel in enumerate(panels):
         name = "y" if number == 0 else f"y{number + 1}"
         top = 1 - number * (height + gap)
-        axis = {**GRID, "rangemode": "tozero", "domain": [top - height, top], "title": {"text": panel.unit}}
+        axis = {**GRID, "rangemode": "tozero", "domain": [max(0.0, top - height), top], "title": {"text": panel.unit}}
         layout[name.replace("y", "yaxis")] = axis | panel.axis
         titles.append(_title(panel.title, top))
         for line in panel.lines:

@@ -50,6 +50,7 @@ class Request:
     trace, profile: one of them
     horizon_s: seconds that are planned at a time
     max_money: of a day
+    simulated: most requests of a policy on the virtual clock
     """
 
     trace: Path | None
@@ -63,6 +64,7 @@ class Request:
     max_money: float | None
     headroom: float
     held_out: float
+    simulated: int
     seed: int
 
 
@@ -130,7 +132,7 @@ def _terms(session: Session, request: Request, menu: Menu, longest: int) -> Term
     share = horizon * request.phase_s / DAY_SECONDS
     money = None if request.max_money is None else request.max_money * share
     limits = Limits(loss, money, request.headroom)
-    return Terms(objective, limits, request.phase_s, horizon, request.held_out, seed=request.seed)
+    return Terms(objective, limits, request.phase_s, horizon, request.held_out, request.simulated, seed=request.seed)
 
 
 def _of_trace(

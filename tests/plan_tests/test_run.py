@@ -35,7 +35,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(config=config, home=Home(tmp_path / "home"))
 
 
-def log_file(folder: Path, days: int = 12, rows: int | None = None) -> Path:
+def log_file(folder: Path, days: int = 8, rows: int | None = None) -> Path:
     """Arrivals of days of 24 phases of 20 s, from 5 to 35 requests/s."""
     phases, random = np.arange(days * 24), np.random.default_rng(0)
     counts = random.poisson(20 * (20 + 15 * np.sin(2 * np.pi * phases / 24)))
@@ -47,7 +47,7 @@ def log_file(folder: Path, days: int = 12, rows: int | None = None) -> Path:
 
 
 def asked(trace: Path | None, **given: Any) -> Request:
-    plain = Request(trace, None, None, None, 20.0, 240.0, None, None, None, 0.9, 0.25, 0)
+    plain = Request(trace, None, None, None, 20.0, 240.0, None, None, None, 0.9, 0.25, 5000, 0)
     return dataclasses.replace(plain, **given)
 
 
@@ -128,7 +128,7 @@ def test_a_log_is_observed(tmp_path: Path) -> None:
     assert found.observation.rows is not None and found.observation.rows.median == 120
     assert found.traffic["rows"] == {"median": 120, "sigma": 0.0, "max": 120}
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"observe.json", "observe.html", "profile.csv"}
-    assert json.loads((tmp_path / "out" / "observe.json").read_text())["observation"]["requests"] > 100_000
+    assert json.loads((tmp_path / "out" / "observe.json").read_text())["observation"]["requests"] > 50_000
     with pytest.raises(ConfigError, match="LOG: "):
         observe_log(tmp_path / "none.csv", None, None, tmp_path / "other", 0, QUIET)
     assert not (tmp_path / "other").exists()
