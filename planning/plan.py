@@ -13,7 +13,7 @@ from planning.capacity import CapacityTable, Objective
 from planning.demand import Counts, Demand, Floats, demand_of
 from planning.fleet import Trajectory
 from planning.forecast import QUANTILES, Forecast, Selected, forecast, select
-from planning.policies import LEAD, Limits, PhasePlans, one_machine, oracle, planned, reactive, schedule, static
+from planning.policies import LEAD, Limits, PhasePlans, oracle, planned, reactive, reactive_floor, schedule, static
 from planning.replay import Arrivals, Outcome, replay, windows
 
 STATIC_MEAN, STATIC_PEAK, REACTIVE = "static, mean", "static, peak", "reactive"
@@ -126,7 +126,7 @@ def backtest_policies(
     trajectories = {
         STATIC_MEAN: mean,
         STATIC_PEAK: peak,
-        REACTIVE: reactive(tables, one_machine(mean), seconds, end_s, terms.autoscaler),
+        REACTIVE: reactive(tables, reactive_floor(mean, terms.autoscaler), seconds, end_s, terms.autoscaler),
         PLANNED: plan,
         ELASTIC: reactive(tables, plan, seconds, end_s, terms.autoscaler),
         ORACLE: oracle(tables, after, terms.limits, terms.horizon).trajectory(demand.phase_seconds),

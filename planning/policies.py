@@ -185,6 +185,10 @@ def reactive(
     return autoscale(seconds, end_s, needed, start_s, windows, floor)
 
 
-def one_machine(floor: Trajectory) -> Trajectory:
-    """Return the first offer of a trajectory with a single machine, all the time: the floor of a reactive policy."""
-    return Trajectory(np.zeros(1), floor.offers[:1], np.ones(1, np.int64))
+def reactive_floor(begins_with: Trajectory, windows: Windows) -> Trajectory:
+    """Return the floor of a policy that only reacts: what it begins with until its stable window is full, and a single
+    machine of the same offer from then on.
+    """
+    first = begins_with.machines[0]
+    starts = np.array([0.0, windows.stable_s])
+    return Trajectory(starts, np.repeat(begins_with.offers[:1], 2), np.array([first, 1], np.int64)).merged()

@@ -174,7 +174,12 @@ def _plan(planned: argparse.ArgumentParser) -> None:
     planned.add_argument("--max-loss", type=_tolerated, help="mean loss of a day's requests (default: the study's)")
     planned.add_argument("--max-money", type=_above_zero, help="of a day; the loss is minimised within it")
     planned.add_argument(
-        "--headroom", type=float, choices=(0.5, 0.8, 0.9, 0.95), default=0.9, help="forecast quantile (default 0.9)"
+        "--headroom",
+        type=float,
+        choices=(0.5, 0.8, 0.9, 0.95),
+        default=0.9,
+        metavar="QUANTILE",
+        help="of the forecast that machines suffice for: 0.5, 0.8, 0.9 or 0.95 (default 0.9)",
     )
     planned.add_argument("--held-out", type=_share, default=0.3, help="share of the trace to judge on (default 0.3)")
     planned.add_argument(

@@ -86,6 +86,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
         raise ConfigError(
             "--machines: must have a kind with the cores and the memory of a measured point, but has none"
         )
+    console.say(f"plan: {len(offers)} offers of {len(menu.deployments)} points; capacities are simulated")
     try:
         solved = (
             _of_profile(session, request, menu, offers, console)
@@ -144,10 +145,11 @@ def _of_trace(
         known_s = split_phases(len(demand), terms) * request.phase_s
     except ValueError as error:
         raise ConfigError(f"--trace: must be long enough for its phases, but {error}") from error
-    history = log.seconds[log.seconds < known_s][-_GAPS:]
+    known = log.seconds < known_s
+    history = log.seconds[known][-_GAPS:]
     if len(history) < 2:
         raise ConfigError("--trace: must have requests before its held-out end, but has fewer than 2")
-    workload = Workload(unit_gaps(history, request.phase_s), menu.rows if log.rows is None else log.rows)
+    workload = Workload(unit_gaps(history, request.phase_s), menu.rows if log.rows is None else log.rows[known])
     capacities = _capacities(session, workload, terms)
     tables = capacities.tables(offers)
     found = make_plan(tables, log, Trace.of(log, menu.rows, request.seed), terms, console.say)
