@@ -16,10 +16,11 @@ from planning.fleet import Deployment, Offer, limited
 
 # Requests that one instance gets in a simulation, and the first of them that are left out.
 _REQUESTS, _WARM_UP = 5000, 300
-# Halvings of the interval in which a rate is looked for, and the share of the saturated rate where it ends.
+# Halvings of the interval in which a rate is looked for, and the share of the saturated rate where it ends; requests of
+# each replica that saturate it, and those of them that are in flight.
 _HALVINGS = 7
 _HIGHEST = 0.98
-_SATURATING = 1000
+_SATURATING, _OUTSTANDING = 1000, 32
 # Numbers of instances whose capacity is simulated; between them the capacity of each is interpolated.
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
@@ -66,7 +67,9 @@ def saturated_rps(deployment: Deployment, service: ServiceTime, rows: Counts) ->
     """Return the requests per second that an instance answers with all replicas busy."""
     count = _SATURATING * deployment.placement.replicas
     sizes = np.resize(rows, count).tolist()
-    found = simulate(deployment.placement, sizes, [0] * count, service, outstanding=8 * deployment.placement.replicas)
+    found = simulate(
+        deployment.placement, sizes, [0] * count, service, outstanding=_OUTSTANDING * deployment.placement.replicas
+    )
     return float((~found.refused).sum() / (found.finished_ns.max() / 1e9))
 
 

@@ -116,6 +116,8 @@ class _LoadTimes:
         return self._known[key]
 
     def _open(self, one: measured.Deployment) -> float:
+        if not Path(one.model).exists():
+            raise FileNotFoundError(f"{one.model} is gone")
         began = time.perf_counter()
         with measured.open_deployment(one) as pool:
             measured.warm_up(pool.submit, self._requests, one.placement)
