@@ -97,7 +97,7 @@ def _ready(desired: Counts, delay: int, lowest: Counts) -> Counts:
     # A machine serves at a tick if it was wanted at each tick since it was ordered.
     padded = np.concatenate([np.full(delay, desired[0]), desired])
     views = np.lib.stride_tricks.sliding_window_view(padded, delay + 1)
-    return np.maximum(views.min(axis=1), lowest)
+    return np.asarray(np.maximum(views.min(axis=1), lowest), np.int64)
 
 
 def _trajectory(floor: Trajectory, ticks: Floats, offers: Counts, machines: Counts) -> Trajectory:

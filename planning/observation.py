@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,5 +154,5 @@ def _hours_of_week(seconds: Floats, rows: Counts | None, offset: float, relative
     return tuple(found)
 
 
-def _hour_of_week(moments: Floats) -> NDArray[np.int64]:
+def _hour_of_week(moments: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return (moments / HOUR_SECONDS).astype(np.int64) % (7 * 24)

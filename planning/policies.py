@@ -53,7 +53,9 @@ class PhasePlans:
     gap: float
 
     def trajectory(self, phase_seconds: float) -> Trajectory:
-        return Trajectory(np.arange(len(self.offers)) * phase_seconds, self.offers, self.machines).merged()
+        return Trajectory(
+            np.asarray(np.arange(len(self.offers)) * phase_seconds, np.float64), self.offers, self.machines
+        ).merged()
 
 
 def schedule(
@@ -78,7 +80,7 @@ def schedule(
     offers = [table.offer for table in tables]
     needed = np.stack([needed_machines(table, demand_rps) for table in tables], axis=1)
     most = np.array([offer.kind.most for offer in offers])
-    short = ~needed.any(axis=1)
+    short = needed.max(axis=1) == 0
     needed[short] = most
     problem = Problem(
         needed=needed,

@@ -166,7 +166,7 @@ def _phases(
     trajectory: Trajectory, arrivals: Arrivals, latency: Floats, phase_seconds: float, objective: Objective
 ) -> tuple[PhaseResult, ...]:
     count = max(1, round(arrivals.end_s / phase_seconds))
-    edges = np.arange(count + 1) * phase_seconds
+    edges = np.linspace(0.0, count * phase_seconds, count + 1)
     places = np.searchsorted(arrivals.seconds, edges)
     mean = _mean_machines(trajectory, edges)
     at = np.searchsorted(trajectory.starts_s, edges[:-1], side="right") - 1

@@ -97,17 +97,25 @@ class DecompositionETS:
     def needed(self) -> int:
         return max(_FEWEST_SEASONS * min(self.periods), 2 * max(self.periods) + 1)
 
+    @property
+    def _jumps(self) -> dict[str, int]:
+        """Return the steps at which local regressions are computed, a tenth of the windows of the shortest period and
+        less of any other (Cleveland et al. 1990, 3.6); between them they are interpolated.
+        """
+        step = max(1, min(self.periods) // 10)
+        return {"seasonal_jump": 2, "trend_jump": step, "low_pass_jump": step}
+
     def forecast(self, history: Floats, horizon: int) -> Floats:
         from statsmodels.tsa.seasonal import MSTL
 
         recent = history[-max(_MOST_SEASONS * min(self.periods), 4 * max(self.periods)) :]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = MSTL(np.log1p(recent), periods=self.periods).fit()
+            found = MSTL(np.log1p(recent), periods=self.periods, stl_kwargs=self._jumps).fit()
         seasons = np.reshape(found.seasonal, (len(recent), -1))
         level = _ets(np.log1p(recent) - seasons.sum(axis=1), horizon)
         repeated = [np.resize(seasons[-period:, at], horizon) for at, period in enumerate(sorted(self.periods))]
-        return np.maximum(np.expm1(level + np.sum(repeated, axis=0)), 0.0)
+        return np.asarray(np.maximum(np.expm1(level + np.sum(repeated, axis=0)), 0.0), np.float64)
 
 
 def _ets(values: Floats, horizon: int) -> Floats:

@@ -60,4 +60,4 @@ def arrivals(rates: Floats, seed: int) -> Floats:
     random = np.random.default_rng((seed, 1))
     counts = random.poisson(60 * rates)
     seconds = np.sort(60 * (np.repeat(np.arange(len(rates)), counts) + random.random(counts.sum())))
-    return seconds - seconds[0]
+    return np.asarray(seconds - seconds[0], np.float64)
