@@ -40,10 +40,10 @@ def stretches(phases: Sequence[PhaseRow], phase_seconds: float) -> list[Stretch]
 def moment(start_s: float | None, seconds: float) -> str:
     """Return a moment of a plan as UTC time, or as time since its start where the date is not known."""
     if start_s is None:
-        minutes = round(seconds / 60)
-        return f"+{minutes // 60}:{minutes % 60:02}"
-    at = datetime.datetime.fromtimestamp(start_s + seconds, datetime.UTC)
-    return f"{at:%a %Y-%m-%d %H:%M}"
+        whole = round(seconds)
+        return f"+{whole // 3600}:{whole // 60 % 60:02}" + (f":{whole % 60:02}" if whole % 60 else "")
+    at = datetime.datetime.fromtimestamp(round(start_s + seconds), datetime.UTC)
+    return f"{at:%a %Y-%m-%d %H:%M:%S}" if at.second else f"{at:%a %Y-%m-%d %H:%M}"
 
 
 def plan_columns(found: PlanDocument) -> tuple[Column[Stretch], ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from planning.metrics_samples import Interval
 from planning.observation import WEEKDAYS, HourOfWeek
-from search.plan.columns import moment
 from search.plan.document import PlanDocument, PolicyRow
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 
@@ -82,7 +82,7 @@ def _title(text: str, top: float) -> Description:
 
 def plan_figure(found: PlanDocument) -> Description:
     """Draw the upcoming phases: expected and demanded rate, capacity, machines, and the loss that is served."""
-    places = [moment(found.start_s, phase.start_s) for phase in found.phases]
+    places = [_place(found.start_s, phase.start_s) for phase in found.phases]
     losses = {offer.offer: 100 * offer.loss for offer in found.offers}
     rates = (
         Line("capacity", [phase.capacity_rps for phase in found.phases], PALETTE[0], steps=True),
@@ -99,6 +99,13 @@ def plan_figure(found: PlanDocument) -> Description:
             Panel("Quality loss of what serves", "%", (loss,)),
         ),
     )
+
+
+def _place(start_s: float | None, seconds: float) -> str | float:
+    """Return a moment as plotly's axis of dates takes it, or in hours since the start where the date is not known."""
+    if start_s is None:
+        return seconds / 3600
+    return datetime.datetime.fromtimestamp(start_s + seconds, datetime.UTC).replace(tzinfo=None).isoformat()
 
 
 def policies_figure(found: PlanDocument) -> Description:

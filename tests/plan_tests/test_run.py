@@ -16,7 +16,9 @@ from search.config.study_file import parse
 from search.errors import ConfigError
 from search.home import Home
 from search.plan import run
+from search.plan.columns import stretches
 from search.plan.deployments import Menu
+from search.plan.figures import plan_figure, policies_figure
 from search.plan.observe import observe_log
 from search.plan.run import Request
 from tests.planning_tests.fleets import deployment
@@ -72,6 +74,15 @@ def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> No
     losses = [document["offers"][phase["offer"]]["loss"] for phase in document["phases"]]
     assert document["loss"] == pytest.approx(np.average(losses, weights=weights)) and document["loss"] <= 0.005 + 1e-9
     assert [row["policy"] for row in document["policies"]][:2] == ["static, mean", "static, peak"]
+    drawn = {trace["name"]: trace for trace in plan_figure(found)["data"]}  # type: ignore[attr-defined]
+    assert drawn["planned for"]["y"] == [phase["demand_rps"] for phase in document["phases"]]
+    assert drawn["loss served"]["y"] == [100 * loss for loss in losses]
+    assert drawn["machines"]["x"][0].startswith("2023-11-14T")
+    late = [trace for trace in policies_figure(found)["data"] if trace["name"] == "oracle"][1]  # type: ignore[attr-defined]
+    shown = [phase["late"] for phase in document["policies"][-1]["phases"]]
+    assert late["y"] == [None if share is None else 100 * share for share in shown]
+    rows = stretches(found.phases, found.phase_seconds)
+    assert sum(row.end_s - row.start_s for row in rows) == 240 and rows[0].start_s == 0
     page = (out / "plan.html").read_text()
     assert "planned + reactive" in page and '<script src="http' not in page
     assert found.forecast is not None and found.forecast.scores[0].model == found.forecast.model
