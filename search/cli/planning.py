@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 from pathlib import Path
 
+from objectives.errors import ExplainedError
 from search.cli.commands import DONE, _config, _console, _existing, _home
 
 
@@ -43,6 +45,8 @@ def plan(options: argparse.Namespace) -> int:
     from search.plan.run import plan as run_plan
     from search.report.columns import console_table
 
+    if options.trace and importlib.util.find_spec("statsmodels") is None:
+        raise ExplainedError("a forecast needs statsmodels: pip install 'leanrec[plan]'")
     console, session = _console(options), _existing(options)
     name = session.config.name
     request = Request(
