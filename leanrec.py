@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("search", "spaces", "objectives")
+_PACKAGES = ("search", "spaces", "objectives", "planning")
 # What `import leanrec` offers, each loaded when it is asked for.
 _OFFERED = {"Study": "search.notebook", "load": "search.bundles"}
 

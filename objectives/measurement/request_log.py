@@ -18,6 +18,8 @@ _TIME_NAMES = ("timestamp", "time", "ts", "datetime", "second")
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%+")  # the last is RFC 3339, with an offset
 _PARQUET = (".parquet", ".pq")
+# A time below this many seconds is taken for one since the start of something else than the epoch.
+_EARLIEST_S = 1e8
 
 
 class RequestLogError(ValueError):
@@ -30,6 +32,7 @@ class RequestLog:
 
     seconds: NDArray[np.float64]  # (n,) from 0, ascending
     rows: NDArray[np.int64] | None = None  # (n,) 1 or more; None: not recorded
+    start_s: float | None = None  # seconds since the epoch of the first request; None: not known
 
     def __post_init__(self) -> None:
         seconds, rows = self.seconds, self.rows
@@ -105,19 +108,22 @@ def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: in
         raise RequestLogError(f"A log has a column of times, one of {_TIME_NAMES}, but got {frame.columns}.")
     if rows_column is not None and rows_column not in frame.columns:
         raise RequestLogError(f"The rows are in the column {rows_column!r}, but got {frame.columns}.")
-    seconds = _seconds(frame[time], first_line)
+    seconds, start_s = _seconds(frame[time], first_line)
     if (sizes := rows_column or names.get("rows")) is not None:
-        return RequestLog(seconds, _whole(frame[sizes], 1, "A request has {} row or more", first_line))
+        return RequestLog(seconds, _whole(frame[sizes], 1, "A request has {} row or more", first_line), start_s)
     if "count" in names:
         counts = _whole(frame[names["count"]], 0, "A second has {} requests or more", first_line)
         within = np.random.default_rng(seed).random(counts.sum())
         seconds = np.sort(np.repeat(seconds, counts) + within)
+        start_s = None if start_s is None or not len(seconds) else start_s + float(seconds[0])
         seconds -= seconds[:1]
-    return RequestLog(seconds)
+    return RequestLog(seconds, start_s=start_s)
 
 
-def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
-    """Return the seconds since the first time, (n,); integers are subtracted as such, so that no digit is lost."""
+def _seconds(column: pl.Series, first_line: int) -> tuple[NDArray[np.float64], float | None]:
+    """Return the seconds since the first time, (n,), and those of the first time since the epoch; integers are
+    subtracted as such, so that no digit is lost.
+    """
     times, per_second = _times(column)
     wrong = (times.is_null() | ~times.cast(float).is_finite()).fill_null(True).to_numpy()
     _check(wrong, "A time is ISO text or a number since the epoch", column, first_line)
@@ -129,7 +135,9 @@ def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
             f"Requests are in the order of time, but got {column[at]!r} after {column[at - 1]!r} in line "
             f"{at + first_line}."
         )
-    return np.asarray((values - values[:1]) / per_second, dtype=np.float64)
+    start_s = float(values[0]) / per_second if len(values) else 0.0
+    seconds = np.asarray((values - values[:1]) / per_second, dtype=np.float64)
+    return seconds, start_s if start_s >= _EARLIEST_S else None
 
 
 def _times(column: pl.Series) -> tuple[pl.Series, int]:

@@ -53,7 +53,7 @@ def _any_outside(values: Array, spec: InputSpec) -> bool:
 
 def _known(values: Array, spec: InputSpec) -> Array:
     assert spec.vocabulary is not None
-    outside: NDArray[np.bool_] = (values < 0) | (values >= spec.vocabulary)
+    outside: NDArray[np.bool_] = np.less(values, 0) | np.greater_equal(values, spec.vocabulary)
     if spec.unseen is None:
         raise UnseenIdError(
             f"input {spec.name}: must hold ids from 0 to {spec.vocabulary - 1}, the rows of its table, but got "

@@ -76,6 +76,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     ),
     "serve": ("starlette", "uvicorn", "httptools", "uvloop", "prometheus-client"),
     "dashboard": ("optuna-dashboard",),
+    "plan": ("statsmodels",),
     "openvino": ("openvino",),
     "png": ("kaleido",),
 }  # fmt: skip
@@ -84,6 +85,7 @@ _LOST_PACKAGES: Mapping[str, str] = {
     "study": "no study can be run; bundles can be verified and served",
     "serve": "leanrec serve answers no requests over HTTP",
     "dashboard": "leanrec ui --optuna shows no dashboard",
+    "plan": "leanrec plan makes no forecast",
     "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",
     "png": "report --png draws no picture",
 }

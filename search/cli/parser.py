@@ -12,7 +12,7 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
-from search.cli import commands
+from search.cli import commands, planning
 from search.cli.commands import FAILED
 from search.errors import RenamedKeyWarning
 
@@ -108,6 +108,10 @@ _above_zero = partial(_number, "be above 0", float("inf"))
 _share = partial(_number, "lie between 0 and 1", 1.0)
 
 
+def _tolerated(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _share(text)
+
+
 def _count(text: str) -> int:
     if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (number := int(text)) > 0:
         return number
@@ -122,6 +126,15 @@ def _of_no_study(add: _Add) -> None:
     showing.add_argument("--optuna", action="store_true", help="Optuna's dashboard on the same studies")
     showing.add_argument("--port", type=int, help="default 5000; 8080 for Optuna's dashboard")
     showing.add_argument("--host", default="127.0.0.1")
+
+    observing = add("observe", "traffic of a log by hour and weekday, or of a running server", planning.observe)
+    observing.add_argument("source", metavar="LOG|URL", help="a request log (CSV or Parquet), or http://HOST:PORT")
+    observing.add_argument("--rows-column", metavar="NAME", help="column of the rows (default: rows)")
+    observing.add_argument("--study", metavar="STUDY", help="how many machines its front needs for the log's rates")
+    observing.add_argument("--seconds", type=_above_zero, default=60.0, help="of a URL (default 60)")
+    observing.add_argument("--every", type=_above_zero, default=2.0, help="seconds between samples (default 2)")
+    observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
+    observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
 
 
 def _of_a_study(add: _Add) -> None:
@@ -146,7 +159,38 @@ def _of_a_study(add: _Add) -> None:
     add("ablate", what, commands.ablate).add_argument(
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
+    _plan(add("plan", "which points of the front serve when, on how many machines", planning.plan))
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
+
+
+def _plan(planned: argparse.ArgumentParser) -> None:
+    demand = planned.add_mutually_exclusive_group(required=True)
+    demand.add_argument("--trace", metavar="FILE", help="a request log, CSV or Parquet, whose end is held out")
+    demand.add_argument("--profile", metavar="FILE", help="rates by hour and weekday, as leanrec observe writes them")
+    planned.add_argument("--machines", metavar="FILE", help="YAML table of machines (default: this one)")
+    planned.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
+    planned.add_argument("--phase-minutes", type=_above_zero, default=15.0, help="length of a phase (default 15)")
+    planned.add_argument("--horizon-hours", type=_above_zero, help="planned at a time (default and at most: a day)")
+    planned.add_argument("--slo-ms", type=_above_zero, help="milliseconds within which requests are answered")
+    planned.add_argument("--max-loss", type=_tolerated, help="mean loss of a day's requests (default: the study's)")
+    planned.add_argument("--max-money", type=_above_zero, help="of a day; the loss is minimised within it")
+    planned.add_argument(
+        "--headroom",
+        type=float,
+        choices=(0.5, 0.8, 0.9, 0.95),
+        default=0.9,
+        metavar="QUANTILE",
+        help="of the forecast that machines suffice for: 0.5, 0.8, 0.9 or 0.95 (default 0.9)",
+    )
+    planned.add_argument("--held-out", type=_share, default=0.3, help="share of the trace to judge on (default 0.3)")
+    planned.add_argument(
+        "--requests",
+        type=_count,
+        default=100_000,
+        metavar="N",
+        help="most requests simulated of a policy (default 100000)",
+    )
+    planned.add_argument("--out", metavar="DIR", help="where the plan goes (default: reports/STUDY)")
 
 
 def _of_a_bundle(add: _Add) -> None:

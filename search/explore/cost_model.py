@@ -52,6 +52,10 @@ class CostModel:
         """Return the parts of a candidate whose service curves are to be measured, after the baseline's own."""
         return tuple(part for part in curve_parts(candidate.placement) if _key(candidate, part) not in self._curves)
 
+    def curves(self, candidate: Candidate) -> tuple[ServiceCurve, ...]:
+        """Return the service curve of each instance group of a candidate; KeyError where one was not measured."""
+        return tuple(self._curves[_key(candidate, part)] for part in curve_parts(candidate.placement))
+
     def measure_baseline(self, pairs: PairedComparison) -> None:
         """Measure the baseline's own curve, where it is not known: of several, the one whose p95 is in the middle.
 
@@ -119,8 +123,7 @@ class CostModel:
         self._curves[key] = measured.curve
 
     def _target(self, candidate: Candidate) -> VirtualTarget:
-        curves = [self._curves[_key(candidate, part)] for part in curve_parts(candidate.placement)]
-        return self._target_of(candidate, curves)
+        return self._target_of(candidate, self.curves(candidate))
 
     def _target_of(self, candidate: Candidate, curves: Sequence[ServiceCurve]) -> VirtualTarget:
         placement, seed = candidate.placement, self._jobs.config.seed

@@ -25,7 +25,7 @@ from search.report.effort import (
     simulation_sentence,
     simulations,
 )
-from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
+from search.report.front import FONT, GRID, INK, LOOK, PALETTE, Description, describe_front, loss_window
 from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
 from search.report.render import render
 from search.results import Front
@@ -151,6 +151,11 @@ def write_bench(found: BenchResult, folder: Path) -> None:
     figures = {"bench": go.Figure(bench.bench_figure(found))}
     said = {"headline": bench.headline(found), "facts": bench.facts(found), "doubts": bench.doubts(found)}
     _write_page(folder / "bench.html", "bench.html.j2", figures, found=found, **said)
+
+
+def write_figures(path: Path, template: str, figures: Mapping[str, Description], **values: object) -> None:
+    """Fill a template with figures, described in plotly's terms, and values, as one file with everything inside it."""
+    _write_page(path, template, {name: go.Figure(figure) for name, figure in figures.items()}, **values)
 
 
 def write_png(front: Front, path: Path) -> None:

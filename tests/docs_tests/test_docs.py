@@ -162,7 +162,7 @@ def test_links_and_paths_exist(page: Path) -> None:
     text = page.read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
-    paths = re.findall(r"`((?:spaces|objectives|search|tests|docs)/[\w/.*]*)`", text)
+    paths = re.findall(r"`((?:spaces|objectives|planning|search|tests|docs)/[\w/.*]*)`", text)
     missing = [path for path in paths if not path.isupper() and not any(ROOT.glob(path.rstrip("/")))]
     assert [path for path in missing if not re.search(r"[A-Z]{3,}", path)] == []
 
@@ -171,7 +171,7 @@ def test_links_and_paths_exist(page: Path) -> None:
 def test_names_in_pages_exist(page: Path) -> None:
     """Dotted names resolve; a name in brackets behind a file's path stands in that file."""
     text = page.read_text()
-    for dotted in re.findall(r"`((?:spaces|objectives|search)(?:\.\w+)+)(?:\(|`)", text):
+    for dotted in re.findall(r"`((?:spaces|objectives|planning|search)(?:\.\w+)+)(?:\(|`)", text):
         module, _, name = dotted.rpartition(".")
         assert hasattr(importlib.import_module(module), name), dotted
     for file, names in re.findall(r"`([\w/]+\.py)`\s\(((?:`\w[\w.]*`(?:,\s|\sand\s)?)+)", text):

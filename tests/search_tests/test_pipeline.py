@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
@@ -277,6 +278,28 @@ def test_a_bundle_is_played_under_traffic(road: Road) -> None:
     assert found["latency_ms"]["p50"] is not None
     assert sum(found["timeline"]["refused"]) == found["refused"] == 0
     assert "Plotly.newPlot" in (out / "bench.html").read_text()
+
+
+def test_a_front_is_planned_with_its_own_curves(road: Road) -> None:
+    """Poisson arrivals of 40 phases of 6 s; each point of the front and both baselines are offered, or left out."""
+    random = np.random.default_rng(0)
+    log = road.home / "requests.csv"
+    seconds = np.cumsum(random.exponential(1 / 40, 40 * 240))
+    log.write_text("\n".join(["timestamp", *(f"{1.7e9 + second:.6f}" for second in seconds)]))
+    short = ("--phase-minutes", "0.1", "--horizon-hours", "0.005", "--requests", "3000")
+    found = json.loads(road.command("plan", str(road.study), "--trace", str(log), *short, "--json"))
+    front = json.loads(road.command("front", str(road.study), "--json"))
+    asked = {row["trial"] for row in front["rows"] if row["on_front"]} | {0, front["tuned_baseline"]["trial"]}
+    offered = {offer["trial"] for offer in found["offers"]}
+    assert offered | {int(trial) for trial in found["left_out"]} == asked and 0 in offered
+    for offer in found["offers"]:
+        (row,) = (row for row in front["rows"] if row["trial"] == offer["trial"])
+        assert offer["loss"] == row["quality"]["loss"] and offer["load_seconds"] > 0
+    assert all(phase["short"] or phase["capacity_rps"] >= phase["demand_rps"] for phase in found["phases"])
+    assert found["loss"] <= 0.4 and len(found["policies"]) == 6
+    observed = json.loads(road.command("observe", str(log), "--study", str(road.study), "--json"))
+    assert {row["trial"] for row in observed["sizing"]} == offered
+    assert observed["observation"]["mean_rps"] == pytest.approx(40, rel=0.05)
 
 
 def test_the_report_needs_no_network(road: Road) -> None:

@@ -1,0 +1,168 @@
+"""Fleets: kinds of machines, what a machine of a kind serves, and how many of them serve over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measurement.service_curve import ServiceCurve
+from spaces.techniques.placement import Admission, InstanceGroup, Placement
+
+Floats = NDArray[np.float64]
+# Requests that a server lets wait where its placement sets no limit of its own: `leanrec serve --max-in-flight`.
+_QUEUE = 256
+
+
+@dataclass(frozen=True)
+class MachineKind:
+    """A kind of machine that can be rented.
+
+    speed: how many times as fast as the study's machine it serves the same request
+    price_per_hour: in any currency, the same for all kinds
+    start_seconds: from the order of a machine to its first process
+    most: machines of this kind that may serve at once
+    memory_bytes: None where it is not limited
+    """
+
+    name: str
+    cores: int
+    speed: float = 1.0
+    price_per_hour: float = 1.0
+    start_seconds: float = 0.0
+    most: int = 64
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cores", "speed", "price_per_hour", "most"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} of a machine is above 0, but got {value}.")
+        if not (math.isfinite(self.start_seconds) and self.start_seconds >= 0):
+            raise ValueError(f"start_seconds of a machine is 0 or more, but got {self.start_seconds}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A measured point of a study: a variant with its placement.
+
+    curves: service curve of each instance group, on the study's machine
+    cores: that the placement uses
+    loss: quality loss to the baseline; a gain is negative
+    load_seconds: from the start of a process to its first answer at full speed
+    memory_bytes: peak of a process, None where it was not measured
+    """
+
+    trial: int
+    name: str
+    placement: Placement
+    curves: tuple[ServiceCurve, ...]
+    cores: int
+    loss: float
+    load_seconds: float
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A deployment on machines of a kind.
+
+    copies: instances of the placement on a machine; each is a process with a queue of its own
+    """
+
+    deployment: Deployment
+    kind: MachineKind
+    copies: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.deployment.name} on {self.kind.name}"
+
+    @property
+    def loss(self) -> float:
+        """Loss that counts: a gain in quality is not traded for a loss elsewhere."""
+        return max(self.deployment.loss, 0.0)
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of a machine."""
+        return self.copies * self.deployment.placement.replicas
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds from the order of a machine until it serves."""
+        return self.kind.start_seconds + self.deployment.load_seconds / self.kind.speed
+
+    @property
+    def start_price(self) -> float:
+        """Price of the time in which a machine starts and serves nothing."""
+        return self.start_seconds / 3600 * self.kind.price_per_hour
+
+
+def cores_of(placement: Placement, automatic: int) -> int:
+    """Return the cores that a placement uses; `automatic` are those of replicas whose engine chooses the threads."""
+
+    def cores(group: InstanceGroup) -> int:
+        return group.replicas * (group.threads or automatic)
+
+    return sum(cores(group) for group in placement.instance_groups)
+
+
+def offers_of(deployments: Sequence[Deployment], kinds: Sequence[MachineKind]) -> tuple[Offer, ...]:
+    """Return every deployment on every kind of machine that has the cores and the memory for it."""
+    return tuple(
+        Offer(deployment, kind, copies)
+        for deployment in deployments
+        for kind in kinds
+        if (copies := _copies(deployment, kind)) > 0
+    )
+
+
+def _copies(deployment: Deployment, kind: MachineKind) -> int:
+    fitting = kind.cores // deployment.cores
+    if kind.memory_bytes is not None and deployment.memory_bytes is not None:
+        fitting = min(fitting, kind.memory_bytes // deployment.memory_bytes)
+    return fitting
+
+
+def limited(placement: Placement) -> Placement:
+    """Return the placement with the limit of waiting requests that the server adds to one without a limit."""
+    if placement.admission.queue is not None:
+        return placement
+    return replace(placement, admission=Admission(_QUEUE, placement.admission.deadline_ms))
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What serves over time: from each moment until the next, so many machines of one offer.
+
+    starts_s: (segments,), ascending from 0
+    offers: (segments,), numbers of offers
+    machines: (segments,), machines that serve, 1 or more
+    """
+
+    starts_s: Floats
+    offers: NDArray[np.int64]
+    machines: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        count = len(self.starts_s)
+        if not count == len(self.offers) == len(self.machines) >= 1 or self.starts_s[0] != 0:
+            raise ValueError("A trajectory has one segment or more from second 0, but got others.")
+        if np.any(np.diff(self.starts_s) <= 0) or self.machines.min() < 1:
+            raise ValueError("Segments ascend and have one machine or more, but got others.")
+
+    def merged(self) -> Trajectory:
+        """Return the same with equal neighbours joined."""
+        same = (np.diff(self.offers) == 0) & (np.diff(self.machines) == 0)
+        kept = np.concatenate([[True], ~same])
+        return Trajectory(self.starts_s[kept], self.offers[kept], self.machines[kept])
+
+    def started(self) -> NDArray[np.int64]:
+        """Machines that start for each segment, (segments,); those of the first serve from the beginning."""
+        before = np.concatenate([[self.offers[0]], self.offers[:-1]])
+        kept = np.where(before == self.offers, np.concatenate([[self.machines[0]], self.machines[:-1]]), 0)
+        return np.maximum(self.machines - kept, 0)

@@ -1,0 +1,159 @@
+"""Forecast of the demand with quantiles: a model chosen by rolling-origin backtest, and the errors it made there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planning.demand import Floats
+from planning.seasonal_models import (
+    DecompositionETS,
+    ExponentialSmoothing,
+    PointForecaster,
+    RecentMean,
+    SeasonalNaive,
+)
+
+QUANTILES = (0.5, 0.8, 0.9, 0.95)
+# Origins of a backtest: the most, the fewest, and the first of them whose errors only calibrate the quantiles.
+_ORIGINS, _FEWEST_ORIGINS, _CALIBRATING = 10, 4, 2
+# Mean of the last phases of a history without seasons.
+_RECENT = 5
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of a model on the phases that it was not fitted on.
+
+    mape: mean of |actual - forecast| / actual over phases with requests
+    pinball: mean pinball loss over the quantiles, as a share of the mean count (Koenker and Bassett 1978)
+    coverage: by quantile, share of the phases whose count is at most the forecast quantile
+    origins: times from which it forecast
+    """
+
+    model: str
+    mape: float
+    pinball: float
+    coverage: Mapping[float, float]
+    origins: int
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """The model with the least pinball loss in the backtest.
+
+    errors: (n,) its errors, log((actual + 1) / (forecast + 1)), from which quantiles are taken
+    scores: of all models that were tried, the best first
+    reason: why seasonal models were left out, None where they were not
+    """
+
+    model: PointForecaster
+    errors: Floats
+    scores: tuple[Score, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Requests of the next phases: the expected count, (horizon,), and quantiles of the count, (horizon,) each."""
+
+    expected: Floats
+    quantiles: Mapping[float, Floats]
+
+
+def candidates(per_day: int, phases: int, horizon: int) -> tuple[tuple[PointForecaster, ...], str | None]:
+    """Return the models that a history of so many phases can be backtested with, and why others are left out."""
+    day, week = per_day, 7 * per_day
+    simple: tuple[PointForecaster, ...] = (RecentMean(1), RecentMean(_RECENT), ExponentialSmoothing())
+    daily: tuple[PointForecaster, ...] = (SeasonalNaive("day", day), DecompositionETS((day,)))
+    weekly: tuple[PointForecaster, ...] = (SeasonalNaive("week", week), DecompositionETS((day, week)))
+    room = phases - _FEWEST_ORIGINS * horizon
+    fitting = tuple(model for model in (*daily, *weekly) if day > 1 and model.needed <= room)
+    if len(fitting) == 4:
+        return fitting, None
+    days = phases / day
+    missing = ", ".join(model.name for model in (*daily, *weekly) if model not in fitting)
+    reason = f"a history of {days:.3g} days is too short to backtest {missing}"
+    return fitting or tuple(model for model in simple if model.needed <= room) or simple[:1], reason
+
+
+def origins_of(phases: int, needed: int, horizon: int) -> list[int]:
+    """Return the ends of the histories of a backtest, ascending; the horizons behind them do not overlap, and the last
+    ends with the history.
+    """
+    most = (phases - needed) // horizon
+    return [phases - horizon * back for back in range(min(most, _ORIGINS), 0, -1)]
+
+
+def backtest(model: PointForecaster, history: Floats, horizon: int, origins: Sequence[int]) -> NDArray[np.float64]:
+    """Return a model's errors, log((actual + 1) / (forecast + 1)), (origins, horizon); it is fitted on what lies before
+    each origin only.
+    """
+    found = [model.forecast(history[:at], horizon) for at in origins]
+    actual = np.array([history[at : at + horizon] for at in origins])
+    return np.asarray(np.log1p(actual) - np.log1p(np.maximum(found, 0.0)), np.float64)
+
+
+def score(name: str, errors: Floats, actual: Floats) -> Score:
+    """Score the errors of a backtest, (origins, horizon), whose quantiles are those of the errors of earlier origins.
+
+    Args:
+        actual: counts that the forecasts were for, (origins, horizon)
+    """
+    judged = range(min(_CALIBRATING, len(errors) - 1), len(errors))
+    losses, covered = [], dict.fromkeys(QUANTILES, 0.0)
+    for at in judged:
+        point = (actual[at] + 1) / np.exp(errors[at])
+        for quantile in QUANTILES:
+            bound = point * np.exp(_quantile(errors[:at].ravel(), quantile)) - 1 if at else point - 1
+            above = actual[at] - bound
+            losses.append(float(np.maximum(quantile * above, (quantile - 1) * above).mean()))
+            covered[quantile] += float((above <= 0).mean()) / len(judged)
+    some = actual > 0
+    forecast = (actual + 1) / np.exp(errors) - 1
+    relative = np.abs(actual[some] - forecast[some]) / actual[some]
+    mean = max(float(actual.mean()), 1e-300)
+    mape = float(relative.mean()) if some.any() else 0.0
+    return Score(name, mape, float(np.mean(losses)) / mean, covered, len(judged))
+
+
+def select(history: Floats, per_day: int, horizon: int) -> Selected:
+    """Return the best model of a history of counts, (n,), for forecasts so many phases ahead.
+
+    Raises:
+        ValueError: the history has fewer than 3 phases, or a horizon is longer than a third of it.
+    """
+    if len(history) < 3 or not 1 <= horizon <= len(history) // 3:
+        raise ValueError(
+            f"a forecast needs a history of 3 times its horizon or more, but got {len(history)} phases for {horizon}"
+        )
+    models, reason = candidates(per_day, len(history), horizon)
+    # All models are judged on the same phases.
+    origins = origins_of(len(history), max(model.needed for model in models), horizon)
+    if not origins:
+        raise ValueError(f"a forecast needs a longer history, but got {len(history)} phases for a horizon of {horizon}")
+    actual = np.array([history[at : at + horizon] for at in origins])
+    errors = [backtest(model, history, horizon, origins) for model in models]
+    scored = [score(model.name, found, actual) for model, found in zip(models, errors, strict=True)]
+    order = sorted(range(len(models)), key=lambda which: scored[which].pinball)
+    best = order[0]
+    return Selected(models[best], errors[best].ravel(), tuple(scored[which] for which in order), reason)
+
+
+def forecast(selected: Selected, history: Floats, horizon: int) -> Forecast:
+    """Forecast the next phases of a history that the model is fitted on now."""
+    expected = np.maximum(selected.model.forecast(history, horizon), 0.0)
+    quantiles = {
+        quantile: np.maximum((expected + 1) * np.exp(_quantile(selected.errors, quantile)) - 1, 0.0)
+        for quantile in QUANTILES
+    }
+    return Forecast(expected, quantiles)
+
+
+def _quantile(errors: Floats, quantile: float) -> float:
+    """Return the smallest error that covers the quantile of one more error (split conformal; Vovk et al. 2005)."""
+    rank = min(int(np.ceil((len(errors) + 1) * quantile)), len(errors))
+    return float(np.sort(errors)[rank - 1])

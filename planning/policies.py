@@ -1,0 +1,196 @@
+"""Policies of serving a demand: static, reactive, planned from forecasts, and the oracle's, as machines over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planning.autoscaler import Windows, autoscale
+from planning.capacity import CapacityTable, needed_machines
+from planning.demand import Demand, Floats
+from planning.fleet import Trajectory
+from planning.forecast import Forecast, Selected, forecast
+from planning.schedule import Problem, Schedule, cheapest, least_loss
+
+# Phases between the last one that a forecast sees and the first one that it is for, in which machines are ordered.
+LEAD = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan has to keep.
+
+    max_loss: mean quality loss of the requests of a day
+    max_money: money of a day; None minimises the money, and otherwise the loss is minimised within it
+    headroom: quantile of the forecast that the machines suffice for
+    """
+
+    max_loss: float
+    max_money: float | None = None
+    headroom: float = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class PhasePlans:
+    """Schedule of consecutive phases, (T,) each.
+
+    offers, machines: what serves
+    short: phases in which no allowed choice keeps the SLO, and every machine serves
+    expected, demand_rps: requests, and the rate that the machines are sized for
+    gap: largest gap of a day's solution to its optimum
+    """
+
+    offers: NDArray[np.int64]
+    machines: NDArray[np.int64]
+    short: NDArray[np.bool_]
+    expected: Floats
+    demand_rps: Floats
+    money: float
+    loss: float
+    gap: float
+
+    def trajectory(self, phase_seconds: float) -> Trajectory:
+        return Trajectory(
+            np.asarray(np.arange(len(self.offers)) * phase_seconds, np.float64), self.offers, self.machines
+        ).merged()
+
+
+def schedule(
+    tables: Sequence[CapacityTable],
+    expected: Floats,
+    demand_rps: Floats,
+    phase_seconds: float,
+    limits: Limits,
+    serving: tuple[int, int] | None = None,
+) -> PhasePlans:
+    """Return the optimal schedule of the phases of at most a day.
+
+    Args:
+        tables: capacity of each offer
+        expected: (T,) requests of each phase
+        demand_rps: (T,) rate that is to be served
+        serving: offer and machines before
+
+    Raises:
+        NoScheduleError: no choice keeps the limits.
+    """
+    offers = [table.offer for table in tables]
+    needed = np.stack([needed_machines(table, demand_rps) for table in tables], axis=1)
+    most = np.array([offer.kind.most for offer in offers])
+    short = needed.max(axis=1) == 0
+    needed[short] = most
+    problem = Problem(
+        needed=needed,
+        price=np.array([offer.kind.price_per_hour for offer in offers]) * phase_seconds / 3600,
+        start_price=np.array([offer.start_price for offer in offers]),
+        loss=np.array([offer.loss for offer in offers]),
+        most=most,
+        weight=expected,
+        day=np.zeros(len(expected), np.int64),
+        serving=serving,
+    )
+    found: Schedule = (
+        cheapest(problem, limits.max_loss) if limits.max_money is None else least_loss(problem, limits.max_money)
+    )
+    return PhasePlans(found.offers, found.machines, short, expected, demand_rps, found.money, found.loss, found.gap)
+
+
+def joined(parts: Sequence[PhasePlans]) -> PhasePlans:
+    """Return the schedules one after another."""
+    expected = np.concatenate([part.expected for part in parts])
+    lost = sum(part.loss * float(part.expected.sum()) for part in parts)
+    return PhasePlans(
+        np.concatenate([part.offers for part in parts]),
+        np.concatenate([part.machines for part in parts]),
+        np.concatenate([part.short for part in parts]),
+        expected,
+        np.concatenate([part.demand_rps for part in parts]),
+        sum(part.money for part in parts),
+        lost / max(float(expected.sum()), 1e-300),
+        max(part.gap for part in parts),
+    )
+
+
+def by_parts(phases: int, length: int, part: Callable[[int, int, tuple[int, int] | None], PhasePlans]) -> PhasePlans:
+    """Schedule consecutive parts of so many phases, each after what the one before ends with.
+
+    Args:
+        part: from the first phase, the phase behind the last, and what serves before, to their schedule
+    """
+    found: list[PhasePlans] = []
+    for start in range(0, phases, length):
+        serving = None if not found else (int(found[-1].offers[-1]), int(found[-1].machines[-1]))
+        found.append(part(start, min(start + length, phases), serving))
+    return joined(found)
+
+
+def planned(
+    tables: Sequence[CapacityTable],
+    before: Demand,
+    after: Demand,
+    selected: Selected,
+    limits: Limits,
+    horizon: int,
+    seen: Callable[[Forecast], None] | None = None,
+) -> PhasePlans:
+    """Plan the phases of a demand part by part, each from a forecast that ends `LEAD` phases before its own start.
+
+    Args:
+        before: demand that is known at the beginning
+        after: demand that is planned for, of which each forecast sees what was before it
+        horizon: phases of a part, at most a day
+        seen: is given the forecast of each part
+    """
+    history = np.concatenate([before.counts, after.counts]).astype(np.float64)
+
+    def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
+        until = len(before) + start - LEAD
+        whole = forecast(selected, history[:until], LEAD + end - start)
+        found = Forecast(whole.expected[LEAD:], {q: values[LEAD:] for q, values in whole.quantiles.items()})
+        if seen is not None:
+            seen(found)
+        rates = found.quantiles[limits.headroom] / after.phase_seconds
+        return schedule(tables, found.expected, rates, after.phase_seconds, limits, serving)
+
+    return by_parts(len(after), horizon, part)
+
+
+def oracle(tables: Sequence[CapacityTable], after: Demand, limits: Limits, horizon: int) -> PhasePlans:
+    """Plan the phases of a demand from their own counts."""
+    counts = after.counts.astype(np.float64)
+
+    def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
+        rates = after.rates_rps[start:end]
+        return schedule(tables, counts[start:end], rates, after.phase_seconds, limits, serving)
+
+    return by_parts(len(after), horizon, part)
+
+
+def static(tables: Sequence[CapacityTable], rate_rps: float, limits: Limits) -> Trajectory:
+    """Return the best choice for one rate, which serves all the time."""
+    found = schedule(tables, np.ones(1), np.array([rate_rps]), 3600.0, Limits(limits.max_loss))
+    return Trajectory(np.zeros(1), found.offers, found.machines)
+
+
+def reactive(
+    tables: Sequence[CapacityTable], floor: Trajectory, seconds: Floats, end_s: float, windows: Windows
+) -> Trajectory:
+    """Return what an autoscaler adds to a floor as the requests arrive."""
+
+    def needed(offer: int, rate: float) -> int:
+        return int(needed_machines(tables[offer], np.array([rate]))[0]) or tables[offer].offer.kind.most
+
+    start_s = max(tables[offer].offer.start_seconds for offer in np.unique(floor.offers).tolist())
+    return autoscale(seconds, end_s, needed, start_s, windows, floor)
+
+
+def reactive_floor(begins_with: Trajectory, windows: Windows) -> Trajectory:
+    """Return the floor of a policy that only reacts: what it begins with until its stable window is full, and a single
+    machine of the same offer from then on.
+    """
+    first = begins_with.machines[0]
+    starts = np.array([0.0, windows.stable_s])
+    return Trajectory(starts, np.repeat(begins_with.offers[:1], 2), np.array([first, 1], np.int64)).merged()

@@ -1,0 +1,77 @@
+"""Commands about traffic over time: observe and plan."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+from pathlib import Path
+
+from objectives.errors import ExplainedError
+from search.cli.commands import DONE, _config, _console, _existing, _home
+
+
+def observe(options: argparse.Namespace) -> int:
+    """Observe a request log, or a running server."""
+    from search.plan.observe import PAGE, log_facts, observe_log, observe_server, server_facts
+
+    console, home = _console(options), _home(options)
+    out = Path(options.out).resolve() if options.out else home.reports("observe")
+    if re.match(r"[a-z]+://", options.source):
+        server = observe_server(options.source, options.seconds, options.every, out, console)
+        console.result(server, *server_facts(server), *_listed(server.suggestions), f"page: {out / PAGE}")
+        return DONE
+    from search.plan.columns import HOUR_COLUMNS
+    from search.report.columns import console_table
+
+    session = None
+    if options.study is not None:
+        session = _existing(argparse.Namespace(**{**vars(options), "set": []}))
+    found = observe_log(Path(options.source), options.rows_column, session, out, options.seed or 0, console)
+    table = console_table(f"By hour ({found.observation.clock})", HOUR_COLUMNS, found.observation.hours)
+    console.result(found, *log_facts(found.observation), table, *_listed(found.suggestions), f"page: {out / PAGE}")
+    return DONE
+
+
+def _listed(sentences: tuple[str, ...]) -> list[str]:
+    return [f"- {sentence}" for sentence in sentences]
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Plan which points of a front serve when, and on how many machines."""
+    from search.plan.columns import POLICY_COLUMNS, plan_columns, stretches
+    from search.plan.page import headline
+    from search.plan.run import FILE, PAGE, Request
+    from search.plan.run import plan as run_plan
+    from search.report.columns import console_table
+
+    if options.trace and importlib.util.find_spec("statsmodels") is None:
+        raise ExplainedError("a forecast needs statsmodels: pip install 'leanrec[plan]'")
+    console, session = _console(options), _existing(options)
+    name = session.config.name
+    request = Request(
+        trace=Path(options.trace) if options.trace else None,
+        profile=Path(options.profile) if options.profile else None,
+        machines=Path(options.machines) if options.machines else None,
+        rows_column=options.rows_column,
+        phase_s=60 * options.phase_minutes,
+        horizon_s=None if options.horizon_hours is None else 3600 * options.horizon_hours,
+        slo_ms=options.slo_ms,
+        max_loss=options.max_loss,
+        max_money=options.max_money,
+        headroom=options.headroom,
+        held_out=options.held_out,
+        simulated=options.requests,
+        seed=_config(options).seed,
+    )
+    out = Path(options.out).resolve() if options.out else session.home.reports(name)
+    found = run_plan(session, request, out, console)
+    console.warn(*found.warnings)
+    console.result(
+        found,
+        headline(found),
+        console_table(f"Plan of {name}", plan_columns(found), stretches(found.phases, found.phase_seconds)),
+        console_table("Policies on the held-out phases", POLICY_COLUMNS, found.policies),
+        f"written: {out / FILE}, {out / PAGE}",
+    )
+    return DONE

@@ -1,0 +1,199 @@
+"""Document of a plan, as plan.json and `leanrec plan --json` have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planning.capacity import CapacityTable
+from planning.demand import Demand
+from planning.fleet import Offer
+from planning.forecast import QUANTILES, Score
+from planning.plan import Planned, Terms
+from planning.policies import PhasePlans
+from planning.replay import Outcome, PhaseResult
+from spaces.domains import Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferRow:
+    """A deployment on a kind of machine; capacity in requests per second by machines, as far as it was simulated."""
+
+    offer: int
+    trial: int
+    machine: str
+    copies: int
+    replicas: int
+    placement: Mapping[str, Scalar]
+    loss: float
+    price_per_hour: float
+    load_seconds: float
+    start_seconds: float
+    memory_bytes: int | None
+    capacity_rps: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseRow:
+    """What serves in a phase.
+
+    start_s: seconds from the start of the plan
+    machines_started: that are ordered so that they serve from the start of the phase on
+    demand_rps: rate that the machines suffice for, a quantile of the forecast
+    short: no allowed choice keeps the SLO at that rate, and all machines serve
+    """
+
+    start_s: float
+    offer: int
+    trial: int
+    machine: str
+    machines: int
+    machines_started: int
+    replicas: int
+    expected_rps: float
+    demand_rps: float
+    capacity_rps: float
+    short: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRow:
+    """A policy on the held-out part of the trace; the fields are those of `planning.replay.Outcome`."""
+
+    policy: str
+    late: float
+    refused: float
+    phases_missed: float
+    loss: float
+    p95_ms: float | None
+    machine_seconds: float
+    replica_seconds: float
+    money: float
+    starts: int
+    simulated: int
+    phases: tuple[PhaseResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastRow:
+    """The forecasting model, its backtest, and its errors on the held-out part of the trace."""
+
+    model: str
+    reason: str | None
+    scores: tuple[Score, ...]
+    mape: float
+    coverage: Mapping[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDocument:
+    """Plan of the phases that follow a trace, and every policy on the trace's held-out end.
+
+    source: the trace, or the weekly profile
+    start_s: start of the plan in seconds since the epoch, None where the trace does not tell
+    gap: share by which the money, or the loss, may be above the optimum
+    forecast: None for a weekly profile
+    left_out: points that could not be offered, by trial
+    """
+
+    study: str
+    source: str
+    slo_ms: float
+    percent: int
+    max_loss: float
+    max_money: float | None
+    headroom: float
+    phase_seconds: float
+    start_s: float | None
+    seed: int
+    offers: tuple[OfferRow, ...]
+    left_out: Mapping[int, str]
+    phases: tuple[PhaseRow, ...]
+    money: float
+    loss: float
+    gap: float
+    forecast: ForecastRow | None
+    policies: tuple[PolicyRow, ...]
+    warnings: tuple[str, ...]
+
+
+def offer_rows(tables: Sequence[CapacityTable]) -> tuple[OfferRow, ...]:
+    return tuple(_offer_row(number, table) for number, table in enumerate(tables))
+
+
+def _offer_row(number: int, table: CapacityTable) -> OfferRow:
+    offer: Offer = table.offer
+    one, kind = offer.deployment, offer.kind
+    knobs = {name.removeprefix("placement."): value for name, value in one.placement.knobs().items()}
+    whole = {count // offer.copies: rate for count, rate in table.known.items() if count % offer.copies == 0}
+    return OfferRow(
+        offer=number,
+        trial=one.trial,
+        machine=kind.name,
+        copies=offer.copies,
+        replicas=offer.replicas,
+        placement=knobs,
+        loss=one.loss,
+        price_per_hour=kind.price_per_hour,
+        load_seconds=one.load_seconds,
+        start_seconds=offer.start_seconds,
+        memory_bytes=one.memory_bytes,
+        capacity_rps=dict(sorted(whole.items())),
+    )
+
+
+def phase_rows(tables: Sequence[CapacityTable], plans: PhasePlans, phase_seconds: float) -> tuple[PhaseRow, ...]:
+    started = np.diff(plans.machines, prepend=plans.machines[:1])
+    changed = np.diff(plans.offers, prepend=plans.offers[:1]) != 0
+    started = np.where(changed, plans.machines, np.maximum(started, 0))
+    rows = []
+    for number, (at, machines) in enumerate(zip(plans.offers.tolist(), plans.machines.tolist(), strict=True)):
+        offer = tables[at].offer
+        rows.append(
+            PhaseRow(
+                start_s=number * phase_seconds,
+                offer=at,
+                trial=offer.deployment.trial,
+                machine=offer.kind.name,
+                machines=machines,
+                machines_started=int(started[number]),
+                replicas=machines * offer.replicas,
+                expected_rps=float(plans.expected[number]) / phase_seconds,
+                demand_rps=float(plans.demand_rps[number]),
+                capacity_rps=tables[at].rate(machines),
+                short=bool(plans.short[number]),
+            )
+        )
+    return tuple(rows)
+
+
+def policy_rows(outcomes: Mapping[str, Outcome]) -> tuple[PolicyRow, ...]:
+    return tuple(PolicyRow(policy=name, **vars(outcome)) for name, outcome in outcomes.items())
+
+
+def forecast_row(found: Planned) -> ForecastRow:
+    chosen, held_out = found.selected, found.backtested
+    coverage = {quantile: held_out.coverage[quantile] for quantile in QUANTILES}
+    return ForecastRow(
+        model=chosen.model.name, reason=chosen.reason, scores=chosen.scores, mape=held_out.mape, coverage=coverage
+    )
+
+
+def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome], demand: Demand) -> tuple[str, ...]:
+    """Return what weakens the plan, in sentences."""
+    found = []
+    if plans.short.any():
+        found.append(f"{int(plans.short.sum())} phases are short: no allowed choice of machines keeps the SLO there")
+    if plans.gap:
+        found.append(f"the solver's time ran out: the plan may be {plans.gap:.2%} above the optimum")
+    lost = [name for name, outcome in outcomes.items() if outcome.loss > terms.limits.max_loss * (1 + 1e-9)]
+    if lost and terms.limits.max_money is None:
+        found.append(
+            f"the mean loss served on the held-out phases is above max_loss with: {', '.join(lost)}; it was kept for "
+            "the requests that were expected"
+        )
+    if demand.counts.sum() < 100 * len(demand):
+        found.append("a phase has fewer than 100 requests in the mean: shares of late requests are rough")
+    return tuple(found)

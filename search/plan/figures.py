@@ -1,0 +1,200 @@
+"""Figures of a plan and of an observation, as plain descriptions in plotly's terms."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from planning.metrics_samples import Interval
+from planning.observation import WEEKDAYS, HourOfWeek
+from search.plan.document import PlanDocument, PolicyRow
+from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
+
+_HEIGHT = 210
+_COLOURS = (MUTED, "#9aa7b4", PALETTE[0], PALETTE[1], PALETTE[3], PALETTE[4])
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values at the places of a figure's axis; a value holds until the next place if `steps`."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: str
+    steps: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines in one unit."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    axis: Description = field(default_factory=dict)
+
+
+def panels_figure(places: Sequence[object], panels: Sequence[Panel]) -> Description:
+    """Draw panels above one another, the first on top, over one axis of numbers or times."""
+    gap = 0.09
+    height = (1 - gap * (len(panels) - 1)) / len(panels)
+    data: list[Description] = []
+    layout: Description = {
+        **LOOK,
+        "height": _HEIGHT * len(panels) + 80,
+        "margin": {"l": 76, "r": 20, "t": 40, "b": 48},
+        "hovermode": "x unified",
+        "legend": {"orientation": "h", "y": -0.12 / len(panels), "yanchor": "top"},
+        "xaxis": {**GRID, "anchor": f"y{len(panels)}" if len(panels) > 1 else "y"},
+    }
+    titles, named = [], set()
+    for number, panel in enumerate(panels):
+        name = "y" if number == 0 else f"y{number + 1}"
+        top = 1 - number * (height + gap)
+        axis = {**GRID, "rangemode": "tozero", "domain": [max(0.0, top - height), top], "title": {"text": panel.unit}}
+        layout[name.replace("y", "yaxis")] = axis | panel.axis
+        titles.append(_title(panel.title, top))
+        for line in panel.lines:
+            data.append(_trace(line, places, name) | {"showlegend": line.name not in named})
+            named.add(line.name)
+    return {"data": data, "layout": {**layout, "annotations": titles}}
+
+
+def _trace(line: Line, places: Sequence[object], axis: str) -> Description:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": line.name,
+        "legendgroup": line.name,
+        "x": list(places),
+        "y": list(line.values),
+        "yaxis": axis,
+        "line": {"color": line.colour, "width": 1.8, "shape": "hv" if line.steps else "linear"},
+        "hovertemplate": "%{y:,.3~g}",
+    }
+
+
+def _title(text: str, top: float) -> Description:
+    place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": top, "yanchor": "bottom"}
+    return {"text": text, **place, "yshift": 4, "showarrow": False, "font": {"size": 14, "color": INK}}
+
+
+def plan_figure(found: PlanDocument) -> Description:
+    """Draw the upcoming phases: expected and demanded rate, capacity, machines, and the loss that is served."""
+    places = [_place(found.start_s, phase.start_s) for phase in found.phases]
+    losses = {offer.offer: 100 * offer.loss for offer in found.offers}
+    rates = (
+        Line("capacity", [phase.capacity_rps for phase in found.phases], PALETTE[0], steps=True),
+        Line("planned for", [phase.demand_rps for phase in found.phases], PALETTE[3], steps=True),
+        Line("expected", [phase.expected_rps for phase in found.phases], MUTED, steps=True),
+    )
+    machines = Line("machines", [phase.machines for phase in found.phases], PALETTE[4], steps=True)
+    loss = Line("loss served", [losses[phase.offer] for phase in found.phases], ACCENT, steps=True)
+    return panels_figure(
+        places,
+        (
+            Panel("Rate", "requests/s", rates),
+            Panel("Machines", "machines", (machines,)),
+            Panel("Quality loss of what serves", "%", (loss,)),
+        ),
+    )
+
+
+def _place(start_s: float | None, seconds: float) -> str | float:
+    """Return a moment as plotly's axis of dates takes it, or in hours since the start where the date is not known."""
+    if start_s is None:
+        return seconds / 3600
+    return datetime.datetime.fromtimestamp(start_s + seconds, datetime.UTC).replace(tzinfo=None).isoformat()
+
+
+def policies_figure(found: PlanDocument) -> Description:
+    """Draw every policy on the held-out phases: machines, late requests and p95."""
+    first = found.policies[0].phases
+    places = [phase.start_s / 3600 for phase in first]
+    rate = Line("requests", [phase.rate_rps for phase in first], INK, steps=True)
+
+    def lines(value: str, scale: float = 1.0) -> tuple[Line, ...]:
+        return tuple(
+            Line(policy.policy, _values(policy, value, scale), colour, steps=True)
+            for policy, colour in zip(found.policies, _COLOURS, strict=False)
+        )
+
+    limit = Line("SLO", [found.slo_ms] * len(places), ACCENT)
+    figure = panels_figure(
+        places,
+        (
+            Panel("Rate of the held-out trace", "requests/s", (rate,)),
+            Panel("Machines", "machines", lines("machines")),
+            Panel("Requests later than the SLO, or refused", "%", lines("late", 100.0)),
+            Panel("p95 of the latency", "ms", (*lines("p95_ms"), limit), {"type": "log", "rangemode": "normal"}),
+        ),
+    )
+    layout = figure["layout"]
+    assert isinstance(layout, dict)
+    layout["xaxis"] = layout["xaxis"] | {"title": {"text": "hours of the held-out part"}}
+    return figure
+
+
+def _values(policy: PolicyRow, name: str, scale: float) -> list[float | None]:
+    found = [getattr(phase, name) for phase in policy.phases]
+    return [None if value is None else scale * value for value in found]
+
+
+def week_figure(hours: Sequence[HourOfWeek]) -> Description:
+    """Draw the mean rate of each hour of the week as a heat map; hours that a log does not have are empty."""
+    known = {(hour.weekday, hour.hour): hour.mean_rps for hour in hours}
+    rates = [[known.get((day, hour)) for hour in range(24)] for day in range(7)]
+    scale = [[place / (len(PALETTE) - 1), colour] for place, colour in enumerate(PALETTE)]
+    trace = {
+        "type": "heatmap",
+        "x": [f"{hour}:00" for hour in range(24)],
+        "y": list(WEEKDAYS),
+        "z": rates,
+        "colorscale": scale,
+        "colorbar": {"title": {"text": "requests/s"}},
+        "hovertemplate": "%{y} %{x}: %{z:,.3~g} requests/s<extra></extra>",
+    }
+    layout = {**LOOK, "height": 320, "margin": {"l": 90, "r": 12, "t": 12, "b": 40}, "plot_bgcolor": FAINT}
+    return {"data": [trace], "layout": layout | {"yaxis": {"autorange": "reversed"}}}
+
+
+def hours_figure(hours: Sequence[HourOfWeek]) -> Description:
+    """Draw rate, dispersion and rows over the hours of the week that a log has."""
+    places = [f"{WEEKDAYS[hour.weekday][:3]} {hour.hour}:00" for hour in hours]
+    rates = (
+        Line("p95", [hour.p95_rps for hour in hours], PALETTE[3]),
+        Line("mean", [hour.mean_rps for hour in hours], PALETTE[1]),
+    )
+    panels = [
+        Panel("Rate of a minute", "requests/s", rates),
+        Panel("Dispersion of a second (Poisson: 1)", "ratio", (_of_hours("dispersion", hours, PALETTE[4]),)),
+    ]
+    if any(hour.mean_rows is not None for hour in hours):
+        panels.append(Panel("Rows of a request", "rows", (_of_hours("mean_rows", hours, PALETTE[2]),)))
+    return panels_figure(places, panels)
+
+
+def _of_hours(name: str, hours: Sequence[HourOfWeek], colour: str) -> Line:
+    return Line(name.replace("mean_", ""), [getattr(hour, name) for hour in hours], colour)
+
+
+def server_figure(intervals: Sequence[Interval]) -> Description:
+    """Draw what a server did over time: rate, latency, CPU and waiting requests."""
+    places = [each.start_s for each in intervals]
+
+    def line(name: str, label: str, colour: str) -> Line:
+        return Line(label, [getattr(each, name) for each in intervals], colour, steps=True)
+
+    rates = (line("rate_rps", "requests", PALETTE[3]), line("refused_rps", "refused", ACCENT))
+    latency = (line("p95_ms", "p95", PALETTE[3]), line("mean_ms", "mean", PALETTE[1]))
+    waiting = (line("in_flight", "in flight", PALETTE[1]), line("queue", "queue", PALETTE[4]))
+    return panels_figure(
+        places,
+        (
+            Panel("Rate", "requests/s", rates),
+            Panel("Latency in the server", "ms", latency),
+            Panel("CPU time of the process", "cores busy", (line("cpu_cores", "CPU", INK),)),
+            Panel("Requests in the server", "requests", waiting),
+        ),
+    )

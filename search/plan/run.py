@@ -1,0 +1,198 @@
+"""Plan of a study's front for a trace or a weekly profile, written as plan.json and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from objectives.measurement.request_log import RequestLog
+from objectives.measurement.service_curve import OutsideRangeError
+from objectives.serving.devices import cores_allowed
+from planning.capacity import CapacityTable, Objective
+from planning.demand import DAY_SECONDS, Demand, Workload, demand_of, unit_gaps
+from planning.fleet import MachineKind, Offer, offers_of
+from planning.plan import Terms, Trace, make_plan, split_phases
+from planning.policies import Limits, PhasePlans
+from planning.replay import Outcome
+from planning.schedule import NoScheduleError
+from planning.weekly_profile import plan_week, poisson_workload
+from search.cli.console import Console
+from search.errors import ConfigError
+from search.home import write_json
+from search.plan.capacities import Capacities
+from search.plan.deployments import Menu, menu_of
+from search.plan.document import (
+    ForecastRow,
+    PlanDocument,
+    forecast_row,
+    offer_rows,
+    phase_rows,
+    policy_rows,
+    warnings_of,
+)
+from search.plan.inputs import read_log, read_profile
+from search.plan.machines import read_machines
+from search.session import Session
+
+FILE, PAGE = "plan.json", "plan.html"
+# Gaps of a trace's history from which capacities are simulated: the last ones.
+_GAPS = 200_000
+# A horizon is at most this share of the phases, so that a forecast of it can be backtested.
+_HORIZONS = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a plan; None for the study's own value, or the default.
+
+    trace, profile: one of them
+    horizon_s: seconds that are planned at a time
+    max_money: of a day
+    simulated: most requests of a policy on the virtual clock
+    """
+
+    trace: Path | None
+    profile: Path | None
+    machines: Path | None
+    rows_column: str | None
+    phase_s: float
+    horizon_s: float | None
+    slo_ms: float | None
+    max_loss: float | None
+    max_money: float | None
+    headroom: float
+    held_out: float
+    simulated: int
+    seed: int
+
+
+def plan(session: Session, request: Request, out: Path, console: Console) -> PlanDocument:
+    """Plan, and write plan.json and plan.html into `out`.
+
+    Raises:
+        ConfigError: an input is wrong, too short, or no choice of machines keeps the limits.
+    """
+    if request.phase_s > DAY_SECONDS:
+        raise ConfigError(f"--phase-minutes: must be at most a day, but got {request.phase_s / 60:g}")
+    if (request.trace is None) == (request.profile is None):
+        raise ConfigError("--trace: must be given, or --profile, and not both")
+    kinds = _own_machine(session) if request.machines is None else read_machines(request.machines)
+    log = None if request.trace is None else read_log(request.trace, "--trace", request.rows_column, request.seed)
+    menu = menu_of(session, console)
+    offers = offers_of(menu.deployments, kinds)
+    if not offers:
+        raise ConfigError(
+            "--machines: must have a kind with the cores and the memory of a measured point, but has none"
+        )
+    console.say(f"plan: {len(offers)} offers of {len(menu.deployments)} points; capacities are simulated")
+    try:
+        solved = (
+            _of_profile(session, request, menu, offers, console)
+            if log is None
+            else _of_trace(session, request, menu, offers, log, console)
+        )
+    except NoScheduleError as error:
+        raise ConfigError(f"--max-loss, --max-money: must leave a choice, but {error}") from error
+    except OutsideRangeError as error:
+        raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
+    found = _document(session, request, menu, solved)
+    write_json(found, out / FILE)
+    from search.plan.page import write_page  # plotly is loaded last
+
+    write_page(found, out / PAGE)
+    return found
+
+
+def _own_machine(session: Session) -> tuple[MachineKind, ...]:
+    return (MachineKind("this machine", cores_allowed(), price_per_hour=session.config.price_per_hour or 1.0),)
+
+
+class _Solved(NamedTuple):
+    """A plan with what it stands on; the forecast is None for a profile."""
+
+    tables: list[CapacityTable]
+    terms: Terms
+    demand: Demand
+    plans: PhasePlans
+    outcomes: Mapping[str, Outcome]
+    forecast: ForecastRow | None
+    start_s: float | None
+
+
+def _terms(session: Session, request: Request, menu: Menu, longest: int) -> Terms:
+    """Return the terms; a horizon that was not given is a day, and at most `longest` phases."""
+    config = session.config
+    objective = Objective(request.slo_ms or menu.slo_ms, menu.percent)
+    a_day = max(1, int(DAY_SECONDS / request.phase_s))
+    asked = longest if request.horizon_s is None else round(request.horizon_s / request.phase_s)
+    horizon = min(a_day, max(1, asked))
+    loss = config.quality.max_loss if request.max_loss is None else request.max_loss
+    # Money is limited by the day; a shorter horizon has its share.
+    share = horizon * request.phase_s / DAY_SECONDS
+    money = None if request.max_money is None else request.max_money * share
+    limits = Limits(loss, money, request.headroom)
+    return Terms(objective, limits, request.phase_s, horizon, request.held_out, request.simulated, seed=request.seed)
+
+
+def _of_trace(
+    session: Session, request: Request, menu: Menu, offers: tuple[Offer, ...], log: RequestLog, console: Console
+) -> _Solved:
+    try:
+        demand = demand_of(log, request.phase_s)
+        terms = _terms(session, request, menu, len(demand) // _HORIZONS)
+        known_s = split_phases(len(demand), terms) * request.phase_s
+    except ValueError as error:
+        raise ConfigError(f"--trace: must be long enough for its phases, but {error}") from error
+    known = log.seconds < known_s
+    history = log.seconds[known][-_GAPS:]
+    if len(history) < 2:
+        raise ConfigError("--trace: must have requests before its held-out end, but has fewer than 2")
+    workload = Workload(unit_gaps(history, request.phase_s), menu.rows if log.rows is None else log.rows[known])
+    capacities = _capacities(session, workload, terms)
+    tables = capacities.tables(offers)
+    found = make_plan(tables, log, Trace.of(log, menu.rows, request.seed), terms, console.say)
+    capacities.keep()
+    return _Solved(tables, terms, demand, found.upcoming, found.backtested.outcomes, forecast_row(found), found.start_s)
+
+
+def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Offer, ...], console: Console) -> _Solved:
+    assert request.profile is not None
+    profile = read_profile(request.profile)
+    terms = _terms(session, request, menu, int(DAY_SECONDS / request.phase_s))
+    capacities = _capacities(session, poisson_workload(menu.rows, request.seed), terms)
+    tables = capacities.tables(offers)
+    plans, demand, outcomes = plan_week(tables, profile, menu.rows, terms, console.say)
+    capacities.keep()
+    return _Solved(tables, terms, demand, plans, outcomes, None, None)
+
+
+def _capacities(session: Session, workload: Workload, terms: Terms) -> Capacities:
+    file = session.home.service_curves(session.config.name).with_name("capacities.json")
+    return Capacities(file, workload, terms.objective, terms.seed)
+
+
+def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -> PlanDocument:
+    terms, plans = solved.terms, solved.plans
+    return PlanDocument(
+        study=session.config.name,
+        source=str(request.trace or request.profile),
+        slo_ms=terms.objective.slo_ms,
+        percent=terms.objective.percent,
+        max_loss=terms.limits.max_loss,
+        max_money=request.max_money,
+        headroom=terms.limits.headroom if solved.forecast is not None else 0.95,
+        phase_seconds=terms.phase_seconds,
+        start_s=solved.start_s,
+        seed=terms.seed,
+        offers=offer_rows(solved.tables),
+        left_out=menu.left_out,
+        phases=phase_rows(solved.tables, plans, terms.phase_seconds),
+        money=plans.money,
+        loss=plans.loss,
+        gap=plans.gap,
+        forecast=solved.forecast,
+        policies=policy_rows(solved.outcomes),
+        warnings=warnings_of(terms, plans, solved.outcomes, solved.demand),
+    )

@@ -1,0 +1,105 @@
+"""Policies of serving, on two real traces and on made-up weeks with launches: `python -m tests.benchmarks.plan`.
+
+The deployments are made up: four variants, each half as slow as the one before, on replicas of one core. Traces of the
+folder LEANREC_TEST_DATA/arrivals are planned in phases of a minute, five at a time; weeks in phases of 15 minutes, a
+day at a time. Policies are judged on the last half of a trace and on the last week.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from objectives.measurement.request_log import RequestLog, read_request_log
+from objectives.measurement.service_curve import Line, ServiceCurve
+from planning.capacity import CapacityTable, Objective, capacity_table
+from planning.demand import Workload, demand_of, unit_gaps
+from planning.fleet import Deployment, MachineKind, offers_of
+from planning.plan import Backtested, Terms, Trace, backtest_policies, split_phases
+from planning.policies import Limits
+from spaces.techniques.placement import InstanceGroup, Placement
+from tests.benchmarks.synthetic_week import WeekSettings, arrivals, minute_rates
+
+ROWS = np.random.default_rng(0).integers(100, 300, 2000)
+OBJECTIVE = Objective(slo_ms=3000.0)
+KINDS = (
+    MachineKind("small", cores=2, price_per_hour=0.10, start_seconds=30.0, most=40),
+    MachineKind("large", cores=8, price_per_hour=0.38, start_seconds=45.0, most=10),
+)
+MAX_LOSS = 0.004
+WEEKS = WeekSettings(weeks=5)
+
+
+def deployments() -> tuple[Deployment, ...]:
+    """Return four variants: 1.2 s down to 0.15 s of 200 rows, and losses up to 1%."""
+    quantiles = np.exp(0.25 * np.random.default_rng(0).normal(size=400))
+    spread = tuple(np.quantile(quantiles, (np.arange(50) + 0.5) / 50).tolist())
+    found = []
+    for number, loss in enumerate((0.0, 0.002, 0.005, 0.01)):
+        ns = 1200e6 / 2**number
+        line = Line((50.0, 400.0), (0.4 * ns, 1.8 * ns), spread)
+        curve = ServiceCurve(line, line, line, line, 0.0, 0.0, 0, 50, 400)
+        placement = Placement(InstanceGroup(threads=1))
+        found.append(Deployment(number, f"variant {number}", placement, (curve,), 1, loss, 5.0))
+    return tuple(found)
+
+
+def tables(workload: Workload, terms: Terms) -> list[CapacityTable]:
+    """Return the tables of all offers; days of 96 phases choose among small machines only, for the solver's sake."""
+    kinds = KINDS if terms.horizon < 96 else KINDS[:1]
+    return [capacity_table(offer, workload, OBJECTIVE, terms.seed) for offer in offers_of(deployments(), kinds)]
+
+
+def judged(log: RequestLog, terms: Terms) -> Backtested:
+    """Judge the policies; capacities are simulated with the burstiness of the history."""
+    trace, demand = Trace.of(log, ROWS, terms.seed), demand_of(log, terms.phase_seconds)
+    cut = split_phases(len(demand), terms) * terms.phase_seconds
+    known = log.seconds[log.seconds < cut]
+    workload = Workload(unit_gaps(known[-200_000:], terms.phase_seconds), ROWS)
+    return backtest_policies(tables(workload, terms), trace, demand, terms, lambda line: None)
+
+
+def cases(names: list[str], seed: int) -> dict[str, tuple[RequestLog, Terms]]:
+    """Return the logs that were asked for, with their terms."""
+    folder = Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data")) / "arrivals"
+    limits = Limits(MAX_LOSS, headroom=0.9)
+    found = {}
+    for name in names:
+        if name == "week":
+            seconds = arrivals(minute_rates(WEEKS, seed), seed)
+            terms = Terms(OBJECTIVE, limits, 900.0, 96, held_out=1 / WEEKS.weeks, simulated=100_000, seed=seed)
+            found[name] = RequestLog(seconds), terms
+        else:
+            terms = Terms(OBJECTIVE, limits, 60.0, 5, held_out=0.5, simulated=100_000, seed=seed)
+            found[name] = read_request_log(folder / f"azure_llm_2023_{name}.csv"), terms
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=["code", "conv", "week"], metavar="code|conv|week")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    for seed in options.seeds:
+        for name, (log, terms) in cases(options.names, seed).items():
+            began = time.perf_counter()
+            found = judged(log, terms)
+            took = time.perf_counter() - began
+            print(f"{name}, seed {seed}: {took:.0f} s; MAPE {found.mape:.3f}, coverage {json.dumps(found.coverage)}")
+            print(f"  {'policy':<20}{'late':>9}{'phases':>9}{'loss':>9}{'replica-s':>12}{'money':>9}{'starts':>8}")
+            for policy, outcome in found.outcomes.items():
+                print(
+                    f"  {policy:<20}{outcome.late:>9.3%}{outcome.phases_missed:>9.2%}{outcome.loss:>9.3%}"
+                    f"{outcome.replica_seconds:>12,.0f}{outcome.money:>9.3f}{outcome.starts:>8}"
+                )
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

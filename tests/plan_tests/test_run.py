@@ -1,0 +1,145 @@
+"""Plans of a given menu for a log on disk: the document, its files, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.cli.console import Console
+from search.config.study_file import parse
+from search.errors import ConfigError
+from search.home import Home
+from search.plan import run
+from search.plan.columns import stretches
+from search.plan.deployments import Menu
+from search.plan.figures import plan_figure, policies_figure
+from search.plan.observe import observe_log
+from search.plan.run import Request
+from tests.planning_tests.fleets import deployment
+
+QUIET = Console(quiet=True, as_json=False)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A study that offers an exact variant of 60 ms and one of 20 ms that loses 1%."""
+    monkeypatch.setattr("planning.capacity._REQUESTS", 1500)
+    ones = (deployment(60.0, 0.0), deployment(20.0, 0.01, trial=1))
+    menu = Menu(ones, {7: "its service curve was not measured"}, np.array([100, 200]), 100.0, 95)
+    monkeypatch.setattr(run, "menu_of", lambda session, console: menu)
+    config = parse({"name": "small", "data": {"source": "synthetic"}, "quality": {"max_loss": 0.005}})
+    return SimpleNamespace(config=config, home=Home(tmp_path / "home"))
+
+
+def log_file(folder: Path, days: int = 8, rows: int | None = None) -> Path:
+    """Arrivals of days of 24 phases of 20 s, from 4 to 20 requests/s."""
+    phases, random = np.arange(days * 24), np.random.default_rng(0)
+    counts = random.poisson(20 * (12 + 8 * np.sin(2 * np.pi * phases / 24)))
+    seconds = np.sort(20 * (np.repeat(phases, counts) + random.random(counts.sum())))
+    file = folder / "log.csv"
+    lines = [f"{1.7e9 + second:.6f}" + ("" if rows is None else f",{rows}") for second in seconds]
+    file.write_text("\n".join(["timestamp" + ("" if rows is None else ",rows"), *lines]))
+    return file
+
+
+def asked(trace: Path | None, **given: Any) -> Request:
+    plain = Request(trace, None, None, None, 20.0, 240.0, None, None, None, 0.9, 0.25, 5000, 0)
+    return dataclasses.replace(plain, **given)
+
+
+def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> None:
+    machines = tmp_path / "machines.yaml"
+    machines.write_text("machines: [{name: small, cores: 1, price_per_hour: 0.5, start_seconds: 3, most: 12}]")
+    out = tmp_path / "out"
+    found = run.plan(session, asked(log_file(tmp_path), machines=machines), out, QUIET)
+    document = json.loads((out / "plan.json").read_text())
+    assert [phase["start_s"] for phase in document["phases"]] == [20.0 * number for number in range(12)]
+    for phase in document["phases"]:
+        one = document["offers"][phase["offer"]]
+        assert phase["capacity_rps"] >= phase["demand_rps"] or phase["short"]
+        assert (phase["trial"], phase["machine"]) == (one["trial"], one["machine"])
+        assert one["start_seconds"] == 5.0
+    assert document["left_out"] == {"7": "its service curve was not measured"}
+    # The money of the phases, counted from the document.
+    price = 0.5 / 3600
+    paid = sum(20 * price * phase["machines"] + 5 * price * phase["machines_started"] for phase in document["phases"])
+    assert document["money"] == pytest.approx(paid)
+    weights = [phase["expected_rps"] for phase in document["phases"]]
+    losses = [document["offers"][phase["offer"]]["loss"] for phase in document["phases"]]
+    assert document["loss"] == pytest.approx(np.average(losses, weights=weights)) and document["loss"] <= 0.005 + 1e-9
+    assert [row["policy"] for row in document["policies"]][:2] == ["static, mean", "static, peak"]
+    drawn = {trace["name"]: trace for trace in plan_figure(found)["data"]}  # type: ignore[attr-defined]
+    assert drawn["planned for"]["y"] == [phase["demand_rps"] for phase in document["phases"]]
+    assert drawn["loss served"]["y"] == [100 * loss for loss in losses]
+    assert drawn["machines"]["x"][0].startswith("2023-11-14T")
+    late = [trace for trace in policies_figure(found)["data"] if trace["name"] == "oracle"][1]  # type: ignore[attr-defined]
+    shown = [phase["late"] for phase in document["policies"][-1]["phases"]]
+    assert late["y"] == [None if share is None else 100 * share for share in shown]
+    rows = stretches(found.phases, found.phase_seconds)
+    assert sum(row.end_s - row.start_s for row in rows) == 240 and rows[0].start_s == 0
+    page = (out / "plan.html").read_text()
+    assert "planned + reactive" in page and '<script src="http' not in page
+    assert found.forecast is not None and found.forecast.scores[0].model == found.forecast.model
+
+
+def test_capacities_are_simulated_once(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = log_file(tmp_path)
+    first = run.plan(session, asked(trace), tmp_path / "out", QUIET)
+
+    def fail(*given: object) -> float:
+        raise AssertionError("a capacity is simulated again")
+
+    monkeypatch.setattr("planning.capacity.capacity_rps", fail)
+    assert run.plan(session, asked(trace), tmp_path / "out", QUIET) == first
+
+
+def test_a_profile_is_planned_for_a_week(session: Any, tmp_path: Path) -> None:
+    days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    lines = [f"{day},{hour},{5 + hour},{8 + hour}" for day in days for hour in range(24)]
+    profile = tmp_path / "profile.csv"
+    profile.write_text("\n".join(["weekday,hour,mean_rps,p95_rps", *lines]))
+    found = run.plan(session, asked(None, profile=profile, phase_s=3600.0, horizon_s=None), tmp_path / "out", QUIET)
+    assert len(found.phases) == 168 and found.forecast is None and found.headroom == 0.95
+    assert [phase.demand_rps for phase in found.phases[:24]] == [8.0 + hour for hour in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"trace": None}, "--trace: must be given"),
+        ({"phase_s": 1e6}, "--phase-minutes: must be at most a day"),
+        ({"phase_s": 4000.0}, "--trace: must be long enough"),
+        ({"horizon_s": 3000.0}, "--trace: must be long enough"),
+        ({"slo_ms": 1.0, "max_loss": 0.0, "max_money": 1e-9}, "--max-loss, --max-money: must leave a choice"),
+        ({"trace": Path("none.csv")}, "--trace: none.csv"),
+    ],
+)
+def test_wrong_requests_are_explained_and_write_nothing(
+    given: dict[str, Any], expected: str, session: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        run.plan(session, dataclasses.replace(asked(log_file(tmp_path)), **given), tmp_path / "out", QUIET)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_that_were_not_measured_are_refused(session: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--trace: must have requests of sizes"):
+        run.plan(session, asked(log_file(tmp_path, rows=5000)), tmp_path / "out", QUIET)
+
+
+def test_a_log_is_observed(tmp_path: Path) -> None:
+    found = observe_log(log_file(tmp_path, rows=120), None, None, tmp_path / "out", 0, QUIET)
+    assert found.observation.rows is not None and found.observation.rows.median == 120
+    assert found.traffic["rows"] == {"median": 120, "sigma": 0.0, "max": 120}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"observe.json", "observe.html", "profile.csv"}
+    assert json.loads((tmp_path / "out" / "observe.json").read_text())["observation"]["requests"] > 40_000
+    with pytest.raises(ConfigError, match="LOG: "):
+        observe_log(tmp_path / "none.csv", None, None, tmp_path / "other", 0, QUIET)
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,110 @@
+"""Forecasts of planted series, and a backtest that never sees what it is judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from statsmodels.tsa.api import ETSModel
+from statsmodels.tsa.forecasting.stl import STLForecast
+
+from planning.demand import Floats
+from planning.forecast import backtest, candidates, forecast, origins_of, score, select
+from planning.seasonal_models import DecompositionETS, ExponentialSmoothing, RecentMean, SeasonalNaive
+
+DAY = 24
+
+
+def days(count: int, noise: float = 0.0, trend: float = 0.0, seed: int = 0) -> Floats:
+    """Counts of hours with a daily season, a trend by day, and log-normal noise."""
+    hours = np.arange(count * DAY)
+    level = 1000 * (1 + 0.7 * np.sin(2 * np.pi * hours / DAY)) * (1 + trend) ** (hours / DAY)
+    return np.asarray(level * np.exp(np.random.default_rng(seed).normal(0, noise, len(hours))), np.float64)
+
+
+def test_a_season_that_repeats_is_forecast_exactly() -> None:
+    history = days(10)
+    assert SeasonalNaive("day", DAY).forecast(history, 40) == pytest.approx(np.resize(history[-DAY:], 40))
+    assert DecompositionETS((DAY,)).forecast(history, 40) == pytest.approx(np.resize(history[-DAY:], 40), rel=0.02)
+    assert RecentMean(3).forecast(history, 2).tolist() == [history[-3:].mean()] * 2
+
+
+def test_stl_with_ets_agrees_with_statsmodels_own_combination() -> None:
+    """MSTL with one period repeats STL, so the two differ by little."""
+    history = days(8, noise=0.05, trend=0.01)
+    ours = DecompositionETS((DAY,)).forecast(history, DAY)
+    theirs = STLForecast(
+        np.log1p(history), ETSModel, model_kwargs={"error": "add"}, period=DAY
+    ).fit(fit_kwargs={"disp": False}).forecast(DAY)  # fmt: skip
+    assert ours == pytest.approx(np.expm1(theirs), rel=0.05)
+
+
+def test_constant_counts_are_continued() -> None:
+    for model in (ExponentialSmoothing(), DecompositionETS((4,))):
+        assert model.forecast(np.full(40, 7.0), 5) == pytest.approx(np.full(5, 7.0))
+
+
+@dataclass
+class Spy:
+    """A forecaster that notes the histories that it is given."""
+
+    name: str = "spy"
+    needed: int = 5
+    seen: list[Floats] = field(default_factory=list)
+
+    def forecast(self, history: Floats, horizon: int) -> Floats:
+        self.seen.append(history)
+        return np.full(horizon, 3.0)
+
+
+def test_a_backtest_fits_on_what_lies_before_each_origin() -> None:
+    history, spy = np.arange(30.0), Spy()
+    origins = origins_of(30, spy.needed, 4)
+    errors = backtest(spy, history, 4, origins)
+    assert origins[-1] == 26 and origins[0] >= spy.needed and set(np.diff(origins)) == {4}
+    assert [seen.tolist() for seen in spy.seen] == [history[:at].tolist() for at in origins]
+    expected = [[np.log((actual + 1) / 4) for actual in history[at : at + 4]] for at in origins]
+    assert errors == pytest.approx(np.array(expected))
+
+
+def test_quantiles_cover_what_they_promise() -> None:
+    """Errors of one distribution, 400 horizons: the coverage is nominal but for the noise of a binomial."""
+    random = np.random.default_rng(0)
+    errors = random.normal(0, 0.3, (40, 50))
+    actual = 1000 * np.exp(errors)
+    found = score("planted", errors, actual)
+    assert found.coverage == pytest.approx({0.5: 0.5, 0.8: 0.8, 0.9: 0.9, 0.95: 0.95}, abs=0.04)
+    assert found.mape == pytest.approx(np.abs(1 - np.exp(-errors)).mean(), rel=0.02)
+    assert found.origins == 38, "the first two only calibrate"
+    wrong = score("biased", errors + 0.5, actual)
+    assert wrong.pinball == pytest.approx(found.pinball, rel=0.1), "a bias that lasts is calibrated away"
+    assert score("noisy", 2 * errors, actual).pinball > 1.3 * found.pinball
+
+
+def test_the_seasonal_model_is_chosen_where_there_is_a_season_and_its_coverage_is_kept() -> None:
+    history = days(30, noise=0.1)
+    chosen = select(history[: 20 * DAY], DAY, DAY)
+    assert chosen.reason is None and {one.model for one in chosen.scores} == {
+        "seasonal naive (day)", "seasonal naive (week)", "STL + ETS", "MSTL + ETS",
+    }  # fmt: skip
+    assert [one.pinball for one in chosen.scores] == sorted(one.pinball for one in chosen.scores)
+    assert chosen.model.name.endswith("ETS"), "an average over days beats the last one"
+    hits = []
+    for day in range(20, 30):
+        found = forecast(chosen, history[: day * DAY], DAY)
+        hits.append((history[day * DAY : (day + 1) * DAY] <= found.quantiles[0.9]).mean())
+        assert (found.quantiles[0.95] >= found.quantiles[0.5]).all()
+    assert np.mean(hits) == pytest.approx(0.9, abs=0.06)
+
+
+def test_a_short_history_falls_back_and_says_why() -> None:
+    models, reason = candidates(DAY, 60, 3)
+    assert {model.name for model in models} == {"seasonal naive (day)"} and "2.5 days is too short" in str(reason)
+    models, reason = candidates(1440, 60, 5)
+    assert "seasonal" not in models[0].name and "seasonal naive (day)" in str(reason)
+    found = select(np.random.default_rng(0).poisson(50, 60).astype(float), 1440, 5)
+    assert found.reason is not None and len(found.scores) == 3
+    for history, horizon in ((np.ones(2), 1), (np.ones(30), 11)):
+        with pytest.raises(ValueError, match="forecast needs"):
+            select(history, DAY, horizon)
