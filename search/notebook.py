@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from search.choose import run as choose_run
-from search.choose.choose import Policy, Preference
+from search.choose.policy import Policy, Preference
 from search.cli.console import Console
 from search.cli.validation import validated
 from search.config.sections import StudyConfig
 from search.config.study_file import load, parse
 from search.explore import run as explore_run
+from search.explore.study_profile import read_profile
 from search.home import Home
 from search.report.report import Figure, front_figure, write_report
 from search.results import Front, Point, choice_json, front_json
@@ -101,7 +102,8 @@ class Study:
     def report(self) -> Path:
         """One HTML file; its path."""
         path = self.home.reports(self.name) / "report.html"
-        write_report(self._result(), path)
+        session = open_session(self.config, self.home)
+        write_report(session.front(), path, baseline_profile=read_profile(session.study.facts))
         return path
 
     def choose(
@@ -111,14 +113,19 @@ class Study:
         p95_ratio: float | None = None,
         prefer: Preference = "knee",
         out: str | Path | None = None,
+        *,
+        throughput_rps: float | None = None,
+        throughput_ratio: float | None = None,
+        memory_mb: float | None = None,
     ) -> Json:
-        """Confirm finalists on test, write and register the bundle of the first that holds.
+        """Confirm finalists on test, write and register the bundle of the first that holds; limits as in `Policy`.
 
         Raises:
             NothingConfirmedError: none does.
         """
         limit = self.config.quality.max_loss if max_loss is None else max_loss
-        policy = Policy(limit, p95_ms, p95_ratio, prefer, dict(self.config.quality.slices))
+        slices = dict(self.config.quality.slices)
+        policy = Policy(limit, p95_ms, p95_ratio, prefer, slices, throughput_rps, throughput_ratio, memory_mb)
         session = open_session(self.config, self.home)
         return choice_json(choose_run.choose(session, policy, None if out is None else Path(out), self._console))
 

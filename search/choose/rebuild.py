@@ -13,7 +13,8 @@ from objectives.serving.bundle import Bundle, read_bundle
 from objectives.serving.bundle_files import MEASUREMENT, MODEL, BundleError, model_files
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
-from search.choose.choose import ALPHA, Confirmed, Policy, confidence_of, p95_upper_bounds
+from search.choose.choose import ALPHA, Confirmed, confidence_of
+from search.choose.policy import LIMITED, Policy, measured_bounds
 from search.choose.run import bundle_up, made_of
 from search.cli.console import Console
 from search.config.sections import StudyConfig
@@ -27,6 +28,8 @@ from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import open_workers
 from spaces.serialization import Json, digest, fields_in, from_plain, to_plain
+
+_LATER_LIMITS = LIMITED.keys() - {"p95_ms", "p95_ratio"}
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
         if made == _made_of(out):
             return _result(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = PairedComparison(jobs_of(config, home, prepared), workers.builder, workers.meter, console)
-        name = [config.name, candidate.id, to_plain(recipe.policy)]
+        name = [config.name, candidate.id, _asked(recipe.policy)]
         look = _number_look(home, name, recipe.looks, made)
         found = _measured(recipe, pairs, home, look)
     refused = _broken(recipe.policy, found)
@@ -138,6 +141,13 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
         bundle_up(out, pairs.jobs, (found.artifact, candidate), found.confirmed, why, describe(), recipe.policy)
     return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
+
+
+def _asked(policy: Policy) -> Json:
+    """The policy as looks are counted by: a limit on throughput or memory only where it is set, since policies had none
+    before, and their looks still count."""
+    plain: Json = to_plain(policy)
+    return {key: value for key, value in plain.items() if value is not None or key not in _LATER_LIMITS}
 
 
 def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
@@ -221,7 +231,7 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
             f"on the same rows it loses {percent(of.loss)} ({span(of.loss_interval)}) to the old bundle, "
             f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
         )
-    return policy.unproved_latency(measured.latency)
+    return policy.broken(measured_bounds(measured.latency, measured.throughput, measured.footprint))
 
 
 def _told(found: Rebuilt, policy: Policy) -> str:
@@ -266,9 +276,4 @@ def _margins(policy: Policy, found: Rebuilt) -> dict[str, float | None]:
     margins = policy.limits.margins(measured.quality)
     if found.old.quality is not None:
         margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]
-    p95_ms, p95_ratio = p95_upper_bounds(measured.latency)
-    if policy.p95_ms is not None:
-        margins["p95_ms"] = None if p95_ms is None else policy.p95_ms - p95_ms
-    if policy.p95_ratio is not None:
-        margins["p95_ratio"] = policy.p95_ratio - p95_ratio
-    return margins
+    return margins | policy.margins(measured_bounds(measured.latency, measured.throughput, measured.footprint))

@@ -14,7 +14,8 @@ from objectives.serving.pool.pending_result import cut_rows
 from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
-from search.choose.choose import Confirmed, Look, Policy
+from search.choose.choose import Confirmed, Look
+from search.choose.policy import Policy, finalists
 from search.cli.console import Console
 from search.errors import JobError
 from search.ledger.registry import CHAMPION
@@ -43,7 +44,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    ordered = choosing.finalists(found, policy)
+    ordered = finalists(found, policy)
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     jobs = session.jobs(found)
     with locked(home, config.name), stoppable():

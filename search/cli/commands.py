@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,22 @@ _SERVING = ("starlette", "uvicorn", "prometheus_client")
 def _console(options: argparse.Namespace) -> Console:
     from search.cli.console import Console
 
-    return Console(options.quiet, options.json)
+    return Console(options.quiet, options.json, _study_arguments(options))
+
+
+def _study_arguments(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the arguments that name the same study in another command; none for a command without a study."""
+    if not hasattr(options, "study"):
+        return ()
+    given = [] if options.seed is None else ["--seed", str(options.seed)]
+    given += [part for override in options.set for part in ("--set", _without_secret(override))]
+    return (options.study, *given, *(["--home", options.home] if options.home else []))
+
+
+def _without_secret(override: str) -> str:
+    """Return an override that may be shown: the address of a database or server may hold a password."""
+    key, *_ = override.partition("=")
+    return f"{key}=..." if key in ("storage", "tracking_uri") else override
 
 
 def _home(options: argparse.Namespace) -> Home:
@@ -84,7 +100,8 @@ def run(options: argparse.Namespace) -> int:
     console = _console(options)
     session, found = explore_run.run(_config(options), _home(options), console)
     home = f" --home {options.home}" if options.home else ""
-    return _show_front(session, found, console, f"next: leanrec choose {options.study}{home}, leanrec ui{home}")
+    after = f"next: leanrec choose {shlex.join(_study_arguments(options))}, leanrec ui{home}"
+    return _show_front(session, found, console, after)
 
 
 def _show_front(session: Session, front: Front, console: Console, *after: str) -> int:
@@ -246,12 +263,13 @@ def report(options: argparse.Namespace) -> int:
 
 def choose(options: argparse.Namespace) -> int:
     from search.choose import run as choose_run
-    from search.choose.choose import Policy
+    from search.choose.policy import LIMITED, Policy
     from search.results import choice_json
 
     console, session = _console(options), _existing(options)
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
-    policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer, dict(session.config.quality.slices))
+    limits = {name: getattr(options, name) for name in LIMITED}
+    policy = Policy(tolerated, prefer=options.prefer, slices=dict(session.config.quality.slices), **limits)
     out = Path(options.out).resolve() if options.out else None
     chosen = choose_run.choose(session, policy, out, console)
     confirmed = chosen.confirmed

@@ -18,10 +18,13 @@ from spaces.serialization import to_plain
 
 
 class Console:
-    """Progress goes to standard error, results to standard output; with `json` only one document goes there."""
+    """Progress goes to standard error, results to standard output; with `json` only one document goes there.
 
-    def __init__(self, quiet: bool, as_json: bool) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    study_arguments: those that name the study in another command, to tell the user what comes next
+    """
+
+    def __init__(self, quiet: bool, as_json: bool, study_arguments: tuple[str, ...] = ()) -> None:
+        self.quiet, self.as_json, self.study_arguments = quiet, as_json, study_arguments
         self._progress = Terminal(stderr=True, highlight=False, soft_wrap=True)
         self._result = Terminal(highlight=False)
 

@@ -152,6 +152,11 @@ def _of_a_study(add: _Add) -> None:
     choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
     choosing.add_argument("--p95-ms", type=_above_zero, help="the highest p95 that is good enough, in milliseconds")
     choosing.add_argument("--p95-ratio", type=_above_zero, help="the same as a share of the baseline's")
+    choosing.add_argument(
+        "--throughput-rps", type=_above_zero, help="the lowest throughput that is good enough, in requests per second"
+    )
+    choosing.add_argument("--throughput-ratio", type=_above_zero, help="the same as a multiple of the baseline's")
+    choosing.add_argument("--memory-mb", type=_above_zero, help="the highest peak memory of a process, in 10^6 bytes")
     choosing.add_argument("--max-loss", type=_share, help="the loss that is tolerated (default: the study's)")
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.choose import choose
-from search.choose.choose import Look, Policy, confidence_of, finalists
+from search.choose.choose import Look, confidence_of
+from search.choose.policy import Policy, finalists
 from search.errors import ConfigError, NothingConfirmedError
 from search.results import Front, Point, PointLatency, PointQuality
 from spaces.candidate import Candidate
@@ -19,7 +21,14 @@ from tests.search_tests.measurements import complete_outcome
 
 
 def point(
-    trial: int, p95: float, throughput: float, loss: float, size: int = 1000, half: float = 0.002, on_front: bool = True
+    trial: int,
+    p95: float,
+    throughput: float,
+    loss: float,
+    size: int = 1000,
+    half: float = 0.002,
+    on_front: bool = True,
+    memory: int | None = None,
 ) -> Point:
     around = (0.9 * p95, 1.1 * p95)
     return Point(
@@ -31,6 +40,7 @@ def point(
             service_p50_ratio=p95, service_p50_ratio_interval=around, p95_interval=(9 * p95, 11 * p95),
         ),
         throughput_rps=100 * throughput, throughput_ratio=throughput, throughput_ratio_interval=(throughput,) * 2,
+        throughput_interval=(95 * throughput, 105 * throughput), peak_memory_bytes=memory,
         capacity_ratio=throughput, capacity_ratio_interval=(throughput,) * 2, model_bytes=size,
     )  # fmt: skip
 
@@ -45,8 +55,8 @@ def front(*points: Point) -> Front:
 POINTS = (
     point(0, 1.0, 1.0, 0.0),
     point(1, 0.05, 20.0, 0.0095),  # fastest, but its interval reaches beyond the tolerated loss
-    point(2, 0.10, 12.0, 0.004, size=3000),
-    point(3, 0.30, 15.0, 0.001, size=500),
+    point(2, 0.10, 12.0, 0.004, size=3000, memory=60_000_000),
+    point(3, 0.30, 15.0, 0.001, size=500, memory=60_000_001),
     point(4, 0.01, 90.0, 0.0, on_front=False),
 )
 
@@ -63,6 +73,10 @@ POINTS = (
         (Policy(0.01, p95_ms=3.1, prefer="throughput"), [2, 1, 3]),
         (Policy(0.005, prefer="latency"), [3, 2]),
         (Policy(0.01, p95_ratio=0.01), []),
+        (Policy(0.01, throughput_ratio=15.0, prefer="latency"), [3, 1]),
+        (Policy(0.01, throughput_rps=1200.0, prefer="latency"), [3, 1, 2]),  # the interval of 2 reaches down to 1140
+        (Policy(0.01, throughput_ratio=100.0), []),
+        (Policy(0.01, memory_mb=60.0, prefer="latency"), [2]),  # that of 1 is not known
     ],
 )
 def test_the_order_is_the_policys(policy: Policy, order: list[int]) -> None:
@@ -83,10 +97,14 @@ def test_the_knee_is_good_on_every_objective() -> None:
         (Policy(0.01, p95_ratio=0.51), False),
         (Policy(0.01, p95_ms=5.3), True),
         (Policy(0.01, p95_ms=5.1), False),
+        (Policy(0.01, throughput_ratio=1.9), True),
+        (Policy(0.01, throughput_ratio=1.91), False),
+        (Policy(0.01, throughput_rps=1.0), False),  # its interval is not known
     ],
 )
-def test_a_latency_policy_must_hold_at_the_upper_bound(policy: Policy, held: bool) -> None:
-    """The long window gives a p95 of 5.00 [4.75, 5.25] ms and a ratio of 0.500 [0.475, 0.525]."""
+def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bool) -> None:
+    """The long window gives a p95 of 5.00 [4.75, 5.25] ms, a ratio of 0.500 [0.475, 0.525], a throughput of 2.00 [1.90,
+    2.10] times the baseline's."""
     outcome = complete_outcome(0.5, loss=0.0)
     found = outcome.measurement
     assert found is not None
@@ -103,7 +121,7 @@ def test_a_latency_policy_must_hold_at_the_upper_bound(policy: Policy, held: boo
     with pytest.raises(NothingConfirmedError):
         choose.confirm(*asked)
     assert looks == [], "what is too slow is not looked at on test"
-    assert "may be" in said[-1] and "above the" in said[-1]
+    assert re.search("may be .* (above|below) the|is not known", said[-1])
 
 
 @given(st.integers(1, 500))
@@ -118,6 +136,7 @@ def test_the_looks_never_spend_more_than_five_per_cent(looks: int) -> None:
     [
         ({"max_loss": 0.0}, r"^max_loss: .*, but got 0\.0$"),
         ({"p95_ms": -1.0}, r"^p95_ms: .*, but got -1\.0$"),
+        ({"memory_mb": 0.0}, r"^memory_mb: .*, but got 0\.0$"),
         ({"p95_ratio": float("nan")}, r"^p95_ratio: .*, but got nan$"),
         ({"prefer": "fast"}, r"^prefer: .*knee, latency, throughput, memory, but got 'fast'$"),
     ],

@@ -15,7 +15,8 @@ import pytest
 from objectives.jobs.requests import BenchmarkResponse
 from objectives.records import Measurement, SliceQuality
 from search.choose import rebuild as recipe
-from search.choose.choose import Confirmed, Policy
+from search.choose.choose import Confirmed
+from search.choose.policy import Policy
 from search.choose.rebuild import BesideOld, RebuildResult, Rebuilt, Recipe
 from search.choose.run import made_of
 from search.cli.console import Console

@@ -18,10 +18,20 @@ import optuna
 import pytest
 
 from search.cli import ui
-from search.cli.parser import run_command
+from search.cli.commands import _study_arguments
+from search.cli.parser import _parser, run_command
 from search.home import Home
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_study_is_named_again_without_a_password() -> None:
+    typed = ["choose", "shop.yaml", "--set", "storage=postgresql://me:secret@db/x", "--set", "budget.trials=9"]
+    again = _study_arguments(_parser().parse_args([*typed, "--seed", "3", "--home", "its home"]))
+    assert again == (
+        "shop.yaml", "--seed", "3", "--set", "storage=...", "--set", "budget.trials=9", "--home", "its home",
+    )  # fmt: skip
+    assert _study_arguments(_parser().parse_args(["doctor"])) == ()
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,8 @@ ROOT = Path(__file__).resolve().parents[2]
         (["status", "ml-100k"], ["STUDY", "ml-100k"]),
         (["front", "ml-100k"], ["STUDY", "leanrec run"]),
         (["choose", "ml-100k", "--p95-ratio", "-1"], ["--p95-ratio", "above 0"]),
+        (["choose", "ml-100k", "--throughput-rps", "0"], ["--throughput-rps", "above 0"]),
+        (["choose", "ml-100k", "--memory-mb", "much"], ["--memory-mb", "above 0"]),
         (["choose", "ml-100k", "--max-loss", "1"], ["--max-loss", "between 0 and 1"]),
         (["choose", "ml-100k", "--prefer", "beauty"], ["beauty", "knee"]),
         (["data", "ml-7"], ["ml-7", "ml-100k"]),

@@ -20,7 +20,8 @@ from objectives.records import Artifact, InputSpec, Outcome, Prepared, Simulated
 from search.ablation.records import FACT, DistillationGain, fact
 from search.bench import bench
 from search.choose import rebuild as recipe
-from search.choose.choose import Confirmed, Policy, choice
+from search.choose.choose import Confirmed, choice
+from search.choose.policy import Policy
 from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
