@@ -17,12 +17,15 @@ from search.config.load import rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
+from search.explore.study_profile import read_profile
 from search.format import metric_name
 from search.home import Home, write_json, written_whole
 from search.ledger.ledger import Ledger
 from search.locking import locked, opening
+from search.report.page_data import Links
 from search.report.report import CONFIG, front_figure, write_report
 from search.results import Front, front_json
+from search.run_pages import RunPages
 from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
@@ -70,13 +73,16 @@ class Session:
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_json(front_json(found), path.with_name("front.json"))
-        write_report(found, path)
         figure = path.with_name("front.html")
         with written_whole(figure) as partial:
             front_figure(found).write_html(partial, config=CONFIG)
         members, facts = {point.trial for point in found.members}, self.study.facts
         prepared = from_plain(Prepared, facts["prepared"]) if "prepared" in facts else None
-        if self.ledger.level(self.study.ended(), members, ablations(facts), found, prepared):
+        written = self.ledger.level(self.study.ended(), members, ablations(facts), found, prepared)
+        linked = members | {point.trial for point in found.reference_points}
+        pages = self.ledger.pages(linked) if written else RunPages()
+        write_report(found, path, Links(console.study_arguments, pages), read_profile(facts))
+        if written:
             self.ledger.log_file(figure)
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():

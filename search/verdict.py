@@ -12,7 +12,7 @@ from objectives.records import Interval, Latency
 from search.explore.reference_points import QUANTIZED
 from search.format import count, metric_name, milliseconds, percent, ranged, rate, span, times
 from search.front import indistinguishable, largest_box
-from search.results import Confirmation, Front, Point, TunedRatios
+from search.results import Confirmation, Front, Point, PointQuality, TunedRatios
 
 FEW_TRIALS = 20
 _DRIFT = 1.5
@@ -220,12 +220,20 @@ def _other_points(front: Front, subject: Point, gains: Sequence[Point]) -> list[
 
 
 def alike_trials(front: Front, best: Point) -> list[int]:
-    """Trials of the front whose intervals overlap those of `best` on latency, throughput and loss, `best` first."""
+    """Trials of the front whose intervals overlap those of `best` on latency, throughput and loss, `best` first. Losses
+    within the resolution overlap too."""
     points = [best, *(point for point in front.members if point.trial != best.trial)]
-    intervals = [(p.p95_ratio_interval, p.quality.loss_interval, p.throughput_ratio_interval) for p in points]
+    half = (front.resolution or 0.0) / 2
+    intervals = [(p.p95_ratio_interval, _widened(p.quality, half), p.throughput_ratio_interval) for p in points]
     table = np.asarray(intervals, dtype=np.float64)
     alike = indistinguishable(table[:, :, 0], table[:, :, 1], 0)
     return [point.trial for point, same in zip(points, alike, strict=True) if same]
+
+
+def _widened(quality: PointQuality, half: float) -> Interval:
+    """Return the loss's interval, at least `half` to each side of the loss."""
+    low, high = quality.loss_interval
+    return min(low, quality.loss - half), max(high, quality.loss + half)
 
 
 def doubts(front: Front) -> list[str]:

@@ -159,7 +159,7 @@ def mark_front(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def build_document(trials: int = 60, seed: int = 3) -> dict[str, Any]:
+def build_document(trials: int = 60, seed: int = 3, measured_share: float = 0.75) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     standard = {
         "weights.origin": "baseline",
@@ -172,7 +172,7 @@ def build_document(trials: int = 60, seed: int = 3) -> dict[str, Any]:
     rows = []
     for trial in range(trials):
         knobs = draw_knobs(rng) if trial else standard
-        ending = ("complete", None) if not trial or rng.random() < 0.75 else FAILURES[int(rng.integers(4))]
+        ending = ("complete", None) if not trial or rng.random() < measured_share else FAILURES[int(rng.integers(4))]
         numbers = outcome(knobs, rng) if trial else measured(1.0, 1.0, 0.0, FULL_BYTES, 0.0)
         rows.append(
             {

@@ -23,6 +23,7 @@ from search.ledger.registry import Registered, register
 from search.ledger.runs import Facts, StudyRuns
 from search.ledger.writer import Writer
 from search.results import Front
+from search.run_pages import RunPages, ui_of
 from search.trials import EndedTrial
 from spaces.serialization import digest
 
@@ -89,6 +90,14 @@ class Ledger:
             self._open().level(trials, front, named, Facts(found, data))
 
         return self._try(level)
+
+    def pages(self, trials: Iterable[int]) -> RunPages:
+        """Return the addresses of the study and these trials in MLflow's UI; none where the store is no server, or is
+        away."""
+        if (ui := ui_of(self._uri)) is None:
+            return RunPages()
+        found: list[RunPages] = []
+        return found[0] if self._try(lambda: found.append(self._open().pages(ui, trials))) else RunPages()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a file or a folder as an artifact of the parent run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from search.ledger.notes import NOTE, Links, shared_views, study_note, trial_not
 from search.ledger.run_data import NAMES, NAMES_VERSION, Standing, flat, measured, study_metrics, trial_data
 from search.ledger.titles import candidate_title, run_name
 from search.results import Front
+from search.run_pages import RunPages
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
 
@@ -109,6 +110,13 @@ class StudyRuns:
         """Log a file or a folder as an artifact of the parent run."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self._parent, str(path), folder)
+
+    def pages(self, ui: str, trials: Iterable[int]) -> RunPages:
+        """Return the addresses of the study's run and of these trials' in MLflow's UI."""
+        runs = {int(run.data.tags["leanrec.trial"]): run.info.run_id for run in self._runs("trial")}
+        links = Links(self._experiment, self._parent)
+        of_trials = {trial: f"{ui}/{links.run(runs[trial])}" for trial in trials if trial in runs}
+        return RunPages(f"{ui}/{links.run(self._parent)}", of_trials)
 
     def run_of(self, trial: int) -> str | None:
         """Return the id of a trial's run; None where it has none yet."""

@@ -1,4 +1,4 @@
-"""Knobs and objectives of the complete trials as uprights of one parallel-coordinates plot."""
+"""Knobs and objectives of the trials as uprights of one parallel-coordinates plot."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from search.format import MISSING, knob_value, percent, significant
-from search.results import Front, Point
+from search.format import MISSING, knob_value, significant
+from search.results import Front
 from spaces.domains import Scalar
 
 # A knob with more values than this is an axis of numbers, not of named places.
 MANY_VALUES = 8
 # As they are chosen: first the weights, then the widths, then where it runs.
-_FAMILIES = ("weights", "architecture", "pruning", "distillation", "precision", "placement")
+_FAMILIES = (
+    "weights", "architecture", "pruning", "low_rank", "tables", "distillation", "precision", "placement",
+)  # fmt: skip
 _RANKS = {family: rank for rank, family in enumerate(_FAMILIES)}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One upright: a height for each trial, and escaped texts at some heights."""
+    """One upright: heights of values, and escaped texts at some heights."""
 
     label: str
     values: tuple[float, ...]
@@ -35,42 +37,53 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Parallel:
-    """`constant`: the knobs that never differ. `shades`: 0 infeasible, 1 dominated, 2 to 3 front by throughput."""
+class Knob:
+    """A choice of the search: its distinct values, one of them for each trial by its place in `values`, and an upright
+    with a height for each distinct value; None where all measured trials that have it have the same.
 
-    trials: tuple[int, ...]
-    axes: tuple[Axis, ...]
-    constant: dict[str, str]
-    shades: tuple[float, ...]
+    values: None stands for a trial that does not have the knob
+    """
 
-
-def parallel(front: Front) -> Parallel:
-    points = front.points
-    axes: list[Axis] = []
-    constant: dict[str, str] = {}
-    names = dict.fromkeys(name for point in points for name in point.knobs)
-    for name in sorted(names, key=lambda name: _RANKS.get(name.partition(".")[0], len(_RANKS))):
-        column = [point.knobs.get(name) for point in points]
-        values = {value for value in column if value is not None}
-        if len(values) > 1:
-            axes.append(knob_axis(name, column))
-        else:
-            constant[name] = knob_value(values.pop())
-    if points:
-        axes.append(_log_axis("p95<br>ratio", [point.p95_ratio for point in points]))
-        if all(point.throughput_ratio for point in points):
-            axes.append(_log_axis("throughput<br>ratio", [point.throughput_ratio for point in points]))
-        axes.append(_number_axis("quality<br>loss", [point.quality.loss for point in points], percent))
-        standing = [2.0 if point.on_front else float(point.feasible) for point in points]
-        axes.append(Axis("standing", tuple(standing), (0.0, 1.0, 2.0), ("infeasible", "dominated", "front")))
-    return Parallel(tuple(point.trial for point in points), tuple(axes), constant, _shades(points))
+    name: str
+    values: tuple[Scalar | None, ...]
+    codes: tuple[int, ...]
+    axis: Axis | None
 
 
-def _shades(points: Sequence[Point]) -> tuple[float, ...]:
-    carried = [math.log(max(point.throughput_ratio or 1.0, 1e-3)) for point in points]
-    low, high = min(carried, default=0.0), max(carried, default=0.0)
-    share = [(value - low) / (high - low) if high > low else 1.0 for value in carried]
-    return tuple(2 + part if p.on_front else float(p.feasible) for p, part in zip(points, share, strict=True))
+def knobs_of(front: Front) -> tuple[Knob, ...]:
+    """The knobs of all trials, in the order in which they are chosen."""
+    names = dict.fromkeys(name for row in front.rows for name in row.knobs)
+    return tuple(
+        _knob(name, [row.knobs.get(name) for row in front.rows], [p.knobs.get(name) for p in front.points])
+        for name in sorted(names, key=lambda name: _RANKS.get(name.partition(".")[0], len(_RANKS)))
+    )
+
+
+def _knob(name: str, column: Sequence[Scalar | None], measured: Sequence[Scalar | None]) -> Knob:
+    places: dict[Scalar | None, int] = {}
+    codes = tuple(places.setdefault(value, len(places)) for value in column)
+    values = tuple(places)
+    differ = len({value for value in measured if value is not None}) > 1
+    return Knob(name, values, codes, knob_axis(name, values) if differ else None)
+
+
+def constant_knobs(front: Front) -> dict[str, str]:
+    """The knobs that never differ among the trials that were measured, and their values in words."""
+    found = {}
+    for name in dict.fromkeys(name for point in front.points for name in point.knobs):
+        values = {value for point in front.points if (value := point.knobs.get(name)) is not None}
+        if len(values) == 1:
+            found[name] = knob_value(values.pop())
+    return found
+
+
+def measure_axis(label: str, column: Sequence[float], logarithmic: bool, word: Callable[[float], str]) -> Axis:
+    """The upright of a number that was measured, all above 0 where it is logarithmic."""
+    if not logarithmic:
+        return _number_axis(label, column, word)
+    places = log_steps(min(column), max(column))
+    heights = tuple(math.log10(value) for value in column)
+    return Axis(label, heights, tuple(map(math.log10, places)), tuple(map(word, places)))
 
 
 def knob_axis(name: str, column: Sequence[Scalar | None]) -> Axis:
@@ -98,12 +111,6 @@ def _number_axis(label: str, column: Sequence[float | None], word: Callable[[flo
     floor = low - 0.15 * (high - low)
     values = tuple(floor if value is None else value for value in column)
     return Axis(label, values, (floor, *places), (MISSING, *map(word, places)))
-
-
-def _log_axis(label: str, column: Sequence[float]) -> Axis:
-    places = log_steps(min(column), max(column))
-    heights = tuple(math.log10(value) for value in column)
-    return Axis(label, heights, tuple(map(math.log10, places)), tuple(f"{significant(place)}x" for place in places))
 
 
 def _round_steps(low: float, high: float) -> tuple[float, ...]:

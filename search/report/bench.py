@@ -10,7 +10,8 @@ from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Timeline
 from search.bench.bench import BenchResult
 from search.format import listed, milliseconds, percent, rate, significant, times
-from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
+from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, PAPER, Description
+from search.report.theme import LIGHT
 
 # From bottom to top, as the axes are numbered; between them there is room for a title.
 _DOMAINS = ((0.0, 0.17), (0.26, 0.43), (0.52, 0.73), (0.82, 1.0))
@@ -114,7 +115,7 @@ def bench_figure(found: BenchResult) -> Description:
         "showlegend": False,
         "hovermode": "x unified",
         "hoversubplots": "axis",
-        "hoverlabel": {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12, "color": INK}},
+        "hoverlabel": {"bgcolor": PAPER, "bordercolor": FAINT, "font": {"size": 12, "color": INK}},
         "xaxis": {**GRID, **_axis("seconds"), "anchor": "y", "range": [0, edges[-1]]},
         "annotations": titles,
     }
@@ -134,7 +135,7 @@ def _panels(line: Timeline) -> tuple[_Panel, ...]:
     refused = _Line("refused", [number / line.edges_s[1] for number in line.refused], ACCENT)
     rates = (_Line("offered", line.offered_rps, MUTED, 1.2), _Line("served", line.served_rps, _DARK))
     percentiles = (_Line("p95", line.p95_ms, _DARK), _Line("p50", line.p50_ms, _MIDDLE))
-    highest = _Line("highest", line.queue_max, MUTED, 1, fill="rgba(93, 107, 122, 0.12)")
+    highest = _Line("highest", line.queue_max, MUTED, 1, fill=LIGHT.band)
     return (
         _Panel("CPU time of the process, generator included", "cores busy", (_Line("CPU", line.cpu_cores, _DARK),)),
         _Panel("Requests scheduled and not answered", "requests", (highest, _Line("mean", line.queue_mean, _DARK))),

@@ -13,7 +13,7 @@ from rich.text import Text
 from objectives.records import Interval, SliceQuality
 from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size, span
 from search.report.data import Ending, TableRow, knobs_by_family
-from search.results import PointLatency
+from search.results import Point, PointLatency
 
 R = TypeVar("R")
 
@@ -62,15 +62,21 @@ def _recipe(of: TableRow) -> Cell:
     row, standard = of.row, of.baseline.knobs
     changed = {name: value for name, value in row.knobs.items() if standard.get(name) != value}
     # How it was taught is detail, and the origin is said by what was reshaped or pruned.
-    said = {name: value for name, value in changed.items() if not name.startswith(_LEFT_TO_DETAILS)}
-    brief = "; ".join(_PREFIX.get(family, "") + text for family, text in knobs_by_family(said).items())
-    units = {group: "-".join(map(str, left)) for group, left in row.units.items()}
-    read = {"widths in the file": pairs(row.widths), "units that are left": pairs(units)}
-    return Cell(brief or "as the baseline", details={**knobs_by_family(row.knobs), **read})
+    said = {name: value for name, value in changed.items() if not name.startswith(LEFT_TO_DETAILS)}
+    brief = "; ".join(PREFIXES.get(family, "") + text for family, text in knobs_by_family(said).items())
+    return Cell(brief or "as the baseline", details=recipe_details(row))
 
 
-_LEFT_TO_DETAILS = ("distillation.", "weights.origin")
-_PREFIX = {"architecture": "student: ", "pruning": "pruned: "}
+def recipe_details(point: Point) -> dict[str, str]:
+    """All knobs by family, and the widths and units that the file itself has."""
+    units = {group: "-".join(map(str, left)) for group, left in point.units.items()}
+    read = {"widths in the file": pairs(point.widths), "units that are left": pairs(units)}
+    return {**knobs_by_family(point.knobs), **read}
+
+
+# The page's recipes are made of the same (search/report/templates/trials.js).
+LEFT_TO_DETAILS = ("distillation.", "weights.origin")
+PREFIXES = {"architecture": "student: ", "pruning": "pruned: ", "low_rank": "low rank: ", "tables": "tables: "}
 
 
 FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
@@ -88,11 +94,20 @@ FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
 )
 
 
+_MOST_TRIALS = 30
+
+
+def _some(trials: Sequence[int]) -> str:
+    """The first of the trials; the page's own table has all."""
+    more = len(trials) - _MOST_TRIALS
+    return ", ".join(map(str, trials[:_MOST_TRIALS])) + (f" and {more:,} more" if more > 0 else "")
+
+
 ENDING_COLUMNS: tuple[Column[Ending], ...] = (
     Column("", lambda ending: Cell(ending.state)),
     Column("reason", lambda ending: Cell(ending.reason)),
     Column("how many", lambda ending: Cell(str(len(ending.trials)))),
-    Column("trials", lambda ending: Cell(", ".join(map(str, ending.trials)))),
+    Column("trials", lambda ending: Cell(_some(ending.trials))),
 )
 LEFT_ALONE_COLUMNS: tuple[Column[tuple[str, str]], ...] = (
     Column("", lambda module_and_reason: Cell(module_and_reason[0])),

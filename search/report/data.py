@@ -18,6 +18,7 @@ from search.verdict import alike_trials, subject
 from spaces.domains import Scalar
 
 HOVER_CHARACTERS = 68
+_NO_REASON = "no reason was recorded"
 _NUMBER = re.compile(r"[-+]?\d[\d.,]*%?")
 
 
@@ -27,6 +28,13 @@ class Curve:
 
     x: tuple[float, ...]
     hypervolume: tuple[float, ...]
+
+    @property
+    def steps(self) -> Curve:
+        """The same curve by its ends and the places where it rises, which are few in a long study."""
+        values = self.hypervolume
+        kept = [at for at in range(len(values)) if at in (0, len(values) - 1) or values[at] != values[at - 1]]
+        return Curve(tuple(self.x[at] for at in kept), tuple(values[at] for at in kept))
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,18 @@ def table_rows(front: Front) -> list[TableRow]:
     ]
 
 
+def brief_reason(row: Row) -> str:
+    """Return why a trial did not run to the end, with dots for the numbers."""
+    return _NUMBER.sub("…", row.reason or _NO_REASON)
+
+
 def endings(front: Front) -> list[Ending]:
     """Trials that did not run to the end, by reason, failures first, then the most frequent; reasons that differ by
     numbers alone are one, with dots for the numbers."""
     groups: dict[tuple[State, str], list[tuple[int, str]]] = {}
     for row in front.rows:
         if row.state != "complete":
-            reason = row.reason or "no reason was recorded"
-            groups.setdefault((row.state, _NUMBER.sub("…", reason)), []).append((row.trial, reason))
+            groups.setdefault((row.state, brief_reason(row)), []).append((row.trial, row.reason or _NO_REASON))
     found = [
         Ending(state, form if len({reason for _, reason in trials}) > 1 else trials[0][1], tuple(t for t, _ in trials))
         for (state, form), trials in groups.items()

@@ -21,6 +21,8 @@ _STAGES = {
     "time": "benchmarks of the search",
 }
 _FINAL = "final benchmark"
+# Marks of a ratio that are drawn at most, spread evenly over the trials; sentences are of all.
+_MOST_MARKS = 1000
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Simulation:
     trials: tuple[int, ...]
     simulated: tuple[float, ...]
     measured: tuple[float, ...]
+
+    @property
+    def drawn(self) -> Simulation:
+        """Those of so many trials that a figure stays readable."""
+        step = -(-len(self.trials) // _MOST_MARKS) or 1
+        return Simulation(self.name, self.trials[::step], self.simulated[::step], self.measured[::step])
 
     @property
     def correction(self) -> float:
@@ -113,8 +121,8 @@ def simulation_figure(found: Sequence[Simulation]) -> Description:
     }  # fmt: skip
     marks = [
         {
-            "type": "scatter", "mode": "markers", "name": one.name, "x": one.simulated, "y": one.measured,
-            "hovertext": [f"trial {trial}" for trial in one.trials], "hoverinfo": "text+x+y",
+            "type": "scatter", "mode": "markers", "name": one.name, "x": one.drawn.simulated, "y": one.drawn.measured,
+            "hovertext": [f"trial {trial}" for trial in one.drawn.trials], "hoverinfo": "text+x+y",
             "marker": {"size": 10, "symbol": symbol, "color": colour, "line": {"width": 1, "color": INK}},
         }
         for one, symbol, colour in zip(found, ("circle", "diamond"), (PALETTE[1], PALETTE[3]), strict=False)

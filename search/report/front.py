@@ -10,21 +10,21 @@ from objectives.records import Interval
 from search.format import metric_name, percent, significant
 from search.report.axes import log_steps
 from search.report.data import hover, metric_of, stairs
+from search.report.theme import LIGHT
 from search.results import Front, Point
 
 # A trace or a layout, in plotly's terms.
 Description = dict[str, object]
 
-INK, MUTED, FAINT, ACCENT = "#1d2733", "#5d6b7a", "#dfe4ea", "#c2352b"
+INK, MUTED, FAINT, ACCENT, PAPER = LIGHT.ink, LIGHT.muted, LIGHT.line, LIGHT.accent, LIGHT.paper
 FONT = {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
-LOOK: Description = {"font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white"}
+LOOK: Description = {"font": FONT, "paper_bgcolor": PAPER, "plot_bgcolor": PAPER}
 GRID: Description = {"gridcolor": FAINT, "linecolor": MUTED, "ticks": "outside", "tickcolor": FAINT, "zeroline": False}
-HOVER: Description = {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}}
+HOVER: Description = {"align": "left", "bgcolor": PAPER, "bordercolor": MUTED, "font": {"size": 12, "color": INK}}
 # Above the figure, in a line.
 LEGEND: Description = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 ZERO: Description = {"zeroline": True, "zerolinecolor": MUTED}
-# Light to dark: more throughput is more ink, and neither end is lost on white paper.
-PALETTE = ("#f2b04c", "#e5714a", "#bb3e6b", "#6f2f80", "#231f5c")
+PALETTE = LIGHT.palette
 SYMBOLS = {"baseline": "circle", "student": "square", "pruned": "diamond"}
 ORIGINS = {"baseline": "baseline's weights", "student": "student", "pruned": "pruned"}
 IN_RATIOS = "p95 latency as a share of the baseline's (faster to the left)"
@@ -126,7 +126,7 @@ def error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> Descri
     """Plotly wants distances; a bootstrap may put the whole interval to one side, where there is none."""
     above = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
     below = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
-    look = {"color": "rgba(93, 107, 122, 0.6)", "thickness": 1.2, "width": 3}
+    look = {"color": LIGHT.bars, "thickness": 1.2, "width": 3}
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
 
 
@@ -149,7 +149,7 @@ def _toggle(groups: Sequence[Sequence[Point]]) -> Description:
             restyle[f"error_x.{end}"] = [bars[end] if place == _MEMBERS else None for place in range(len(groups))]
         relayout = {"xaxis.title.text": title, "xaxis.autorange": True}
         buttons.append({"label": label, "method": "update", "args": [restyle, relayout, list(range(len(groups)))]})
-    look = {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12}, "pad": {"r": 0, "t": 0}}
+    look = {"bgcolor": PAPER, "bordercolor": FAINT, "font": {"size": 12}, "pad": {"r": 0, "t": 0}}
     spot = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
     return {"type": "buttons", "direction": "right", "active": 0, "buttons": buttons, **look, **spot}
 

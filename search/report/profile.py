@@ -12,8 +12,9 @@ from search.explore.study_profile import GroupShare, StudyProfile
 from search.format import milliseconds, percent, significant, size
 from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, PALETTE, Description
+from search.report.theme import LIGHT
 
-_TIME, _PERFECT, _BYTES = PALETTE[3], PALETTE[0], "#8fa3b8"
+_TIME, _PERFECT, _BYTES = PALETTE[3], PALETTE[0], LIGHT.steel
 _ROW_PIXELS = 62
 _SHARE, _THOUSANDTHS = "{:.1%}".format, "{:.3f}".format
 

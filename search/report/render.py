@@ -8,6 +8,7 @@ from inspect import getmembers, isfunction
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from search import format as words
+from search.report.theme import css_variables
 
 _FILTERS: dict[str, Callable[..., str]] = dict(getmembers(words, isfunction))
 
@@ -19,8 +20,10 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+# Data for scripts: in the order that they were given, since words are shown in it.
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
 # `count` takes the place of an alias of jinja2's `length`.
-_ENVIRONMENT.filters |= _FILTERS | {"formatted": format}
+_ENVIRONMENT.filters |= _FILTERS | {"formatted": format, "css_variables": css_variables}
 _ENVIRONMENT.globals["MISSING"] = words.MISSING
 
 

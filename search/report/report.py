@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
 import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -15,9 +17,9 @@ from search.explore.study_profile import StudyProfile
 from search.home import write_json, written_whole
 from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
-from search.report.axes import Parallel, parallel
-from search.report.columns import ENDING_COLUMNS, FRONT_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
-from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
+from search.report.axes import constant_knobs
+from search.report.columns import ENDING_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
+from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of
 from search.report.effort import (
     effort_figure,
     seconds_by_stage,
@@ -25,9 +27,12 @@ from search.report.effort import (
     simulation_sentence,
     simulations,
 )
-from search.report.front import FONT, GRID, INK, LOOK, PALETTE, Description, describe_front, loss_window
+from search.report.front import FONT, GRID, LOOK, PALETTE, Description, describe_front, loss_window
+from search.report.measures import pair_names
+from search.report.page_data import Links, page_data
 from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
 from search.report.render import render
+from search.report.theme import DARK, DARK_FOR, LIGHT
 from search.results import Front
 from search.verdict import verdict
 
@@ -51,29 +56,11 @@ def front_figure(front: Front) -> go.Figure:
     return go.Figure(describe_front(front))
 
 
-def parallel_figure(data: Parallel) -> go.Figure:
-    """The front in the colours of its throughput, the rest in greys."""
-    grey = [[0.0, "#e8ebef"], [1 / 3, "#c4ccd5"], [0.6666, "#c4ccd5"]]
-    colours = [[2 / 3 + place / 3 / (len(PALETTE) - 1), colour] for place, colour in enumerate(PALETTE)]
-    dimensions = [
-        {"label": a.label, "values": a.values, "range": a.ends, "tickvals": a.places, "ticktext": a.texts}
-        for a in data.axes
-    ]
-    line = {"color": data.shades, "cmin": 0, "cmax": 3, "colorscale": grey + colours, "showscale": False}
-    trace = go.Parcoords(
-        dimensions=dimensions,
-        line=line,
-        labelfont={"size": 10, "color": INK},
-        tickfont={"size": 10.5, "color": INK},
-        rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
-    )
-    return go.Figure(trace, {**LOOK, "height": 460, "margin": {"l": 56, "r": 24, "t": 72, "b": 24}})
-
-
 def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
     line = {"shape": "hv", "color": PALETTE[3], "width": 2.5}
-    fill = {"fill": "tozeroy", "fillcolor": "rgba(111, 47, 128, 0.08)"}
-    trace = go.Scatter(x=curve.x, y=curve.hypervolume, mode="lines", line=line, **fill)
+    fill = {"fill": "tozeroy", "fillcolor": LIGHT.fill}
+    steps = curve.steps
+    trace = go.Scatter(x=steps.x, y=steps.hypervolume, mode="lines", line=line, **fill)
     top = 1.1 * max(curve.hypervolume, default=0.0) or 1.0
     layout = {
         **LOOK,
@@ -86,28 +73,41 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
     return go.Figure(trace, layout)
 
 
-def write_report(front: Front, path: Path) -> None:
-    """The study's page: values, the figures drawn from them, and the template that holds both."""
-    knobs, (slices_title, slices) = parallel(front), slices_of(front)
-    losses = (point.quality.loss for point in front.points)
+def write_report(
+    front: Front, path: Path, links: Links | None = None, baseline_profile: StudyProfile | None = None
+) -> None:
+    """The study's page: values, the figures drawn from them, and the template that holds both.
+
+    Args:
+        links: what the page refers to; None for the study's name on the command line, and no runs
+        baseline_profile: None where the baseline was not profiled
+    """
+    links, (slices_title, slices) = links or Links(), slices_of(front)
+    data, losses = page_data(front, links), (point.quality.loss for point in front.points)
+    uprights = [knob for knob in data["knobs"] if knob["axis"] is not None]
     _write_page(
         path,
         "study.html.j2",
-        _study_figures(front, knobs),
+        _study_figures(front, baseline_profile),
         front=front,
+        profile=baseline_profile,
+        profile_headline=None if baseline_profile is None else headline(baseline_profile),
+        data=data,
+        study_page=links.runs.study,
         verdict=verdict(front),
         metric=metric_of(front),
         beyond=[loss for loss in losses if 100 * loss > loss_window(front)[1]],
-        front_columns=FRONT_COLUMNS,
-        rows=table_rows(front),
+        pair_names=pair_names(front),
         comparison_kinds=tuple(WORDS.values()),
         comparison_columns=COMPARISON_COLUMNS,
         comparisons=comparisons,
         slices_title=slices_title,
         slices=slices,
         slice_columns=SLICE_COLUMNS,
-        constant=knobs.constant,
-        knobs_pixels=AXIS_PIXELS * len(knobs.axes),
+        constant=constant_knobs(front),
+        # Lines need two trials and an upright or two to run between.
+        knob_count=len(uprights) if len(front.points) > 1 else 0,
+        knobs_pixels=AXIS_PIXELS * (len(uprights) + len(data["uprights"]) + 1),
         endings=endings(front),
         ending_columns=ENDING_COLUMNS,
         simulations=[simulation_sentence(simulation) for simulation in simulations(front)],
@@ -115,21 +115,20 @@ def write_report(front: Front, path: Path) -> None:
     )
 
 
-def _study_figures(front: Front, knobs: Parallel) -> dict[str, go.Figure]:
-    """Figures by name; `knobs`, `effort`, `simulation` and `ablation` are left out where there is nothing to show."""
+def _study_figures(front: Front, baseline_profile: StudyProfile | None) -> dict[str, go.Figure]:
+    """The figures that the page's scripts do not make themselves, by name; all but the curves are left out where there
+    is nothing to show."""
     by_trial, by_minutes = hypervolume_curves(front)
     figures = {
-        "front": front_figure(front),
         "minutes": hypervolume_figure(by_minutes, "minutes of search"),
         "trials": hypervolume_figure(by_trial, "trials"),
     }
-    # Lines need two trials and an upright or two to run between.
-    if len(knobs.trials) > 1:
-        figures["knobs"] = parallel_figure(knobs)
     if seconds_by_stage(front):
         figures["effort"] = go.Figure(effort_figure(front))
     if found := simulations(front):
         figures["simulation"] = go.Figure(simulation_figure(found))
+    if baseline_profile is not None:
+        figures["profile"] = go.Figure(profile_figure(baseline_profile))
     if front.ablation and dots(front.ablation):
         figures["ablation"] = go.Figure(ablation_figure(front.ablation))
     return figures
@@ -181,9 +180,11 @@ def write_png(front: Front, path: Path) -> None:
 
 
 def _write_page(path: Path, template: str, figures: Mapping[str, go.Figure], **values: object) -> None:
-    """Fill a template into one file with everything inside it; a figure is a fragment of HTML there, by its name."""
-    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto", "config": CONFIG}
-    plots = {name: str(figure.to_html(div_id=f"{name}-plot", **shape)) for name, figure in figures.items()}
+    """Fill a template into one file with everything inside it; figures are drawn in places of their names."""
+    described = {name: json.loads(str(figure.to_json())) for name, figure in figures.items()}
+    theme = {"light": asdict(LIGHT), "dark": asdict(DARK), "dark_for": DARK_FOR, "font": FONT, "config": CONFIG}
     with written_whole(path) as partial:
-        text = render(template, figures=plots, plotly_js=get_plotlyjs(), **values)
+        text = render(
+            template, figures=described, theme=theme, light=LIGHT, dark=DARK, plotly_js=get_plotlyjs(), **values
+        )
         partial.write_text(text, encoding="utf-8")

@@ -328,4 +328,4 @@ def test_the_page_needs_no_network_and_escapes_what_it_is_given(tmp_path: Path) 
     assert "&lt;i&gt;shop" in text
     assert "http" not in text
     assert "Not valid." in text
-    assert text.count("<script") == text.count("</script>") == 3
+    assert text.count("<script") == text.count("</script>") == 4

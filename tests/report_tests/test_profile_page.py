@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -22,7 +24,7 @@ from search.report.profile import (
     profile_figure,
     profile_table,
 )
-from search.report.report import write_profile
+from search.report.report import write_profile, write_report
 from spaces.domains import Choice, Float
 from spaces.focus import in_focus, reason
 from spaces.model_structure import Group
@@ -31,6 +33,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import PlacementSpace
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import TableSpace, WeightsSpace
+from tests.search_tests.documents import read_front
 
 MALICE = "</script><script>alert(1)</script>"
 GROUPS = (
@@ -108,9 +111,22 @@ def test_short_times_are_drawn_in_microseconds(profile: Profile) -> None:
 def test_the_page_stands_alone_and_escapes(profile: Profile, tmp_path: Path) -> None:
     write_profile(of_study(MALICE, profile, None), tmp_path)
     page = (tmp_path / "profile.html").read_text().replace(get_plotlyjs(), "//plotly")
-    assert MALICE not in page and page.count("<script") == 2
+    assert MALICE not in page and page.count("<script") == 4
     assert "http" not in page.replace("http-equiv", "")
     assert "12.0%" in page
+
+
+def test_the_page_of_a_study_shows_the_profile(
+    found: StudyProfile, front_document: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(read_front(front_document), path)
+    assert "Where the baseline's time goes" not in path.read_text()
+    write_report(read_front(front_document), path, baseline_profile=found)
+    page = path.read_text()
+    assert headline(found) in unescape(page) and 'id="profile-plot"' in page
+    (figures,) = re.findall(r'id="figures">(.*?)</script>', page)
+    assert json.loads(figures)["profile"]["data"][0]["x"] == pytest.approx([8.0, 1.0, 0.66, 0.3, 0.04])
 
 
 def test_the_tables_name_every_group_and_operator(found: StudyProfile) -> None:

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from objectives.records import Outcome
 from search.ledger.ledger import Ledger
+from search.run_pages import RunPages
 from search.trials import EndedTrial, FinalNumbers
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -68,6 +69,22 @@ def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: P
     assert found["2"].data.tags["reason"] == "it broke"
     parent = MlflowClient(uri).get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.params["quality.max_loss"] == "0.01"
+
+
+def test_runs_have_addresses_where_the_store_is_a_server(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs are those of MLflow's own client; a password in the store's address is no part of a link."""
+    ledger = opened(uri, tmp_path)
+    assert ledger.level(entries(3), front=[1])
+    assert ledger.pages([0, 1]) == RunPages()
+    monkeypatch.setattr(ledger, "_uri", "https://somebody:secret@mlflow.example:8443/base/")
+    pages, found = ledger.pages([0, 1]), runs(uri)
+    root = f"https://mlflow.example:8443/base/#/experiments/{found['1'].info.experiment_id}/runs/"
+    assert pages.study is not None and pages.study.startswith(root)
+    assert {trial: page.partition("?")[0] for trial, page in pages.trials.items()} == {
+        trial: f"{root}{found[str(trial)].info.run_id}" for trial in (0, 1)
+    }
 
 
 def test_the_numbers_of_a_final_benchmark_are_a_second_step_of_the_same_run(uri: str, tmp_path: Path) -> None:

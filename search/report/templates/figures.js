@@ -1,0 +1,81 @@
+// Figures are drawn one after another once the page stands, so that it answers while they are drawn; anew when light
+// turns to dark, and in light colours for paper.
+
+const PAPER_PIXELS = 690;
+const THEME = JSON.parse(document.getElementById('theme').textContent);
+const DARK_SCHEME = matchMedia('(prefers-color-scheme: dark)');
+const LIGHT_COLOUR = new RegExp(
+  Object.keys(THEME.dark_for).map((colour) => colour.replace(/[()]/g, '\\$&')).join('|'), 'g');
+const figures = new Map(); // by name: { element, describe, options, drawn }
+let onPaper = false;
+
+const dark = () => DARK_SCHEME.matches && !onPaper;
+const theme = () => (dark() ? THEME.dark : THEME.light);
+
+// A figure that was described in light colours, in those of the theme.
+function recoloured(value) {
+  if (!dark()) return value;
+  if (typeof value === 'string') return value.replace(LIGHT_COLOUR, (colour) => THEME.dark_for[colour]);
+  if (Array.isArray(value)) return value.map(recoloured);
+  if (value === null || typeof value !== 'object' || ArrayBuffer.isView(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, recoloured(part)]));
+}
+
+function draw(figure) {
+  const { data, layout } = figure.describe(figure.element);
+  const once = !figure.drawn;
+  figure.drawn = true;
+  const size = { autosize: true, ...layout };
+  const done = Plotly[once ? 'newPlot' : 'react'](figure.element, data, size, THEME.config);
+  if (once && figure.onDrawn) figure.onDrawn(figure.element);
+  return done;
+}
+
+// `describe` gives data and layout in the colours of the theme; `onDrawn` is called once.
+function addFigure(name, describe, onDrawn = null) {
+  const element = document.getElementById(`${name}-plot`);
+  if (element) figures.set(name, { element, describe, onDrawn, drawn: false });
+}
+
+function redraw(names = [...figures.keys()]) {
+  for (const name of names) if (figures.get(name)?.drawn) draw(figures.get(name));
+}
+
+// Tell tests and the browser's profiler how far the page is.
+function mark(name, value, what) {
+  document.documentElement.dataset[name] = value;
+  performance.mark(what);
+}
+
+function drawAll() {
+  const next = [...figures.values()].find((figure) => !figure.drawn);
+  if (!next) {
+    mark('drawn', 'all', 'all figures');
+    return;
+  }
+  draw(next);
+  if (!document.documentElement.dataset.drawn) mark('drawn', 'some', 'first figure');
+  setTimeout(drawAll);
+}
+
+for (const [name, spec] of Object.entries(JSON.parse(document.getElementById('figures').textContent))) {
+  addFigure(name, () => recoloured(spec));
+}
+
+DARK_SCHEME.addEventListener('change', () => redraw());
+addEventListener('beforeprint', () => {
+  const recolour = dark();
+  onPaper = true;
+  for (const figure of figures.values()) if (recolour || !figure.drawn) draw(figure);
+  document.querySelectorAll('.plot').forEach((plot) => {
+    const width = plot.parentElement.classList.contains('pair') ? PAPER_PIXELS / 2 - 8 : PAPER_PIXELS;
+    plot.style.width = `${plot.offsetWidth}px`;
+    plot.style.zoom = Math.min(1, width / plot.offsetWidth);
+  });
+});
+addEventListener('afterprint', () => {
+  onPaper = false;
+  document.querySelectorAll('.plot').forEach((plot) => { plot.style.width = plot.style.zoom = ''; });
+  if (dark()) redraw();
+});
+requestAnimationFrame(() => setTimeout(drawAll));

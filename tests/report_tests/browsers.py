@@ -1,0 +1,51 @@
+"""Headless Chromium for tests of pages; they skip where it or Playwright is not installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+@contextmanager
+def opened_browser() -> Iterator[Any]:
+    """The browser, closed in the end."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'leanrec[test]'")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium or Chrome")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Page:
+    """A page of a file in a window of its own; collects its errors and the addresses that it asked for."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
+        self._context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.tab = self._context.new_page()
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.goto(path.as_uri())
+        self.tab.wait_for_function("document.documentElement.dataset.drawn === 'all'", timeout=60_000)
+
+    def value(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        return self.tab.evaluate(expression)
+
+    def close(self) -> None:
+        self._context.close()
