@@ -51,12 +51,16 @@ class Knob:
 
 
 def knobs_of(front: Front) -> tuple[Knob, ...]:
-    """The knobs of all trials, in the order in which they are chosen."""
-    names = dict.fromkeys(name for row in front.rows for name in row.knobs)
+    """The knobs of all trials, in the order in which they are chosen; fractions with as many digits as are shown."""
+    names, points = dict.fromkeys(name for row in front.rows for name in row.knobs), front.points
     return tuple(
-        _knob(name, [row.knobs.get(name) for row in front.rows], [p.knobs.get(name) for p in front.points])
+        _knob(name, [_shown(row.knobs.get(name)) for row in front.rows], [_shown(p.knobs.get(name)) for p in points])
         for name in sorted(names, key=lambda name: _RANKS.get(name.partition(".")[0], len(_RANKS)))
     )
+
+
+def _shown(value: Scalar | None) -> Scalar | None:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _knob(name: str, column: Sequence[Scalar | None], measured: Sequence[Scalar | None]) -> Knob:

@@ -22,6 +22,7 @@ from tests.report_tests.test_report import MALICE
 from tests.search_tests.documents import read_front
 
 ASKED = 40
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,7 @@ def test_the_page_recommends_what_choose_picks(page: Page, front: Front) -> None
 
 
 def test_what_is_no_limit_is_refused_in_a_line(page: Page) -> None:
+    ask(page, {})
     before = page.tab.inner_text("#answer")
     for field, typed in (("p95", "-1"), ("loss", "100"), ("memory", "0")):
         ask(page, {field: typed})
@@ -165,7 +167,7 @@ def test_selecting_in_one_view_selects_in_all(page: Page, front: Front) -> None:
 
 
 def test_the_page_is_used_by_keyboard(page: Page, front: Front) -> None:
-    page.value("document.activeElement.blur()")
+    page.tab.focus("nav a")
     reached = []
     for _ in range(60):
         page.tab.keyboard.press("Tab")
@@ -226,13 +228,12 @@ def test_the_page_fits_its_window_in_its_colours(browser: Any, report: Path, wid
 
 def test_dark_pages_are_printed_on_white(browser: Any, report: Path) -> None:
     found = Page(browser, report, scheme="dark")
-    printed = "new Promise((done) => addEventListener('beforeprint', () => setTimeout(() => done(" \
-        "document.querySelector('#pair-0-plot').layout.paper_bgcolor))))"  # fmt: skip
-    found.value(f"window.printed = {printed}, 0")
+    paper = "document.querySelector('#pair-0-plot').layout.paper_bgcolor"
+    found.value(f"addEventListener('beforeprint', () => {{ window.printed = {paper}; }})")
     pdf = found.tab.pdf(format="A4")
     assert pdf.startswith(b"%PDF") and len(pdf) > 50_000
     assert found.value("window.printed") == "#ffffff"
-    found.tab.wait_for_function("document.querySelector('#pair-0-plot').layout.paper_bgcolor === '#14181d'")
+    assert found.value(paper) == "#14181d"
     found.close()
     assert found.errors == []
 

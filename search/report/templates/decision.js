@@ -125,7 +125,7 @@ function answer(state) {
     return null;
   }
   const { trial } = found[0].point, row = state.rows.find((one) => one.trial === trial);
-  const why = `${state.study.preferences[state.policy.prefer]} of those that keep the policy`;
+  const why = `${state.study.preferences[state.policy.prefer]} among those that keep the policy`;
   const shown = card(state, row, `Trial ${trial}: ${why}`).filter(Boolean);
   place.replaceChildren(...shown, ...answerSentences(state, found));
   return trial;

@@ -2,7 +2,7 @@
 // state: { study, rows, knobs, units, policy, recommended, selected }.
 
 // Above so many marks, those off the front are drawn on a canvas.
-const MANY_MARKS = 1500;
+const MANY_MARKS = 4000;
 const MOST_CANVAS_FIGURES = 3; // a browser keeps few canvases of this kind alive
 const NARROW_PIXELS = 560;
 const LOG_TICKS = [-3, -2, -1, 0, 1, 2, 3].flatMap((power) => [1, 2, 5].map((size) => Number(`${size}e${power}`)));
