@@ -27,7 +27,7 @@ from spaces.serialization import Json
 CODES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 STANDINGS = ("front", "dominated", "infeasible", "stopped", "failed")
 # Digits of the numbers of trials off the front.
-_DIGITS = 5
+_DIGITS = 4
 
 
 @dataclass(frozen=True)

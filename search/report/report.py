@@ -83,7 +83,7 @@ def write_report(
         baseline_profile: None where the baseline was not profiled
     """
     links, (slices_title, slices) = links or Links(), slices_of(front)
-    data, losses = page_data(front, links), (point.quality.loss for point in front.points)
+    data, (_, highest) = page_data(front, links), loss_window(front)
     uprights = [knob for knob in data["knobs"] if knob["axis"] is not None]
     _write_page(
         path,
@@ -96,7 +96,7 @@ def write_report(
         study_page=links.runs.study,
         verdict=verdict(front),
         metric=metric_of(front),
-        beyond=[loss for loss in losses if 100 * loss > loss_window(front)[1]],
+        beyond=[point.quality.loss for point in front.points if 100 * point.quality.loss > highest],
         pair_names=pair_names(front),
         comparison_kinds=tuple(WORDS.values()),
         comparison_columns=COMPARISON_COLUMNS,

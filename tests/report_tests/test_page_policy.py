@@ -158,7 +158,7 @@ def test_every_trial_has_its_own_numbers(front_document: dict[str, Any]) -> None
             assert shown["standing"] == ("front" if row.on_front else "dominated" if row.feasible else "infeasible")
             given = (row.p95_ratio, row.throughput_ratio, row.quality.loss, row.latency_ms.p95, row.model_bytes)
             names = ("p95_ratio", "throughput_ratio", "loss", "p95_ms", "model_bytes")
-            assert [shown[name] for name in names] == pytest.approx(given, rel=1e-4)
+            assert [shown[name] for name in names] == pytest.approx(given, rel=1e-3)
 
 
 FORMS = {

@@ -175,7 +175,7 @@ def test_every_further_objective_is_in_the_views(front_document: Document) -> No
     ]  # fmt: skip
     assert len(pair_names(front)) == 10 and pair_names(front)[0] == "p95 ratio and loss"
     measured = data["trials"]["measured"]
-    assert measured["p99_ms"] == pytest.approx([row["latency_ms"]["p99"] for row in complete(front_document)], rel=1e-4)
+    assert measured["p99_ms"] == pytest.approx([row["latency_ms"]["p99"] for row in complete(front_document)], rel=1e-3)
 
 
 def test_a_knob_that_a_trial_lacks_has_a_place_of_its_own() -> None:
