@@ -5,7 +5,7 @@
 A synthetic study with so many trials, of which a share was measured and the others stopped or failed, is written as a
 page and opened in headless Chromium several times. Printed: seconds to write it, its size, and the median and the
 longest of the milliseconds from the start of the navigation to the answer and the first page of the table, to the first
-figure and to the last, and of what a changed limit and a selection take until every view shows them.
+figure and to the last, and of what a changed limit and a selection take until answer and table show them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+# The machine may be busy.
+_PATIENCE_MS = 10_000
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
@@ -35,6 +37,7 @@ class Page:
     def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
         self._context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.tab = self._context.new_page()
+        self.tab.set_default_timeout(_PATIENCE_MS)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))

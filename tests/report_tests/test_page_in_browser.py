@@ -21,7 +21,7 @@ from tests.report_tests.test_page_policy import EXAMPLE, policy_of
 from tests.report_tests.test_report import MALICE
 from tests.search_tests.documents import read_front
 
-ASKED = 40
+ASKED = 25
 pytestmark = pytest.mark.slow
 
 
@@ -133,6 +133,7 @@ ROW = "document.querySelector('#trials tr[data-trial=\"%d\"]').getAttribute('ari
 
 
 def selected_everywhere(page: Page, trials: list[int]) -> None:
+    page.tab.wait_for_function("moving === null")
     assert [sorted(ringed) for ringed in page.value(RINGED)] == [sorted(trials)] * 4
     lines = page.value("state.rows.filter((row) => row.place !== null).filter((row, at) => "
                        "document.getElementById('knobs-plot').data[0].line.color[at] === 4 "
@@ -151,6 +152,7 @@ def test_selecting_in_one_view_selects_in_all(page: Page, front: Front) -> None:
     selected_everywhere(page, [first, second])
     page.tab.click("#clear")
     assert page.value("state.selected.size") == 0 and page.tab.is_hidden("#selected")
+    page.tab.wait_for_function("moving === null")
     # A mark of the front in 2-D, where it is drawn.
     box = page.tab.locator("#pair-0-plot").evaluate(PLACE_OF_MARK, first)
     page.tab.mouse.move(*box)
@@ -160,6 +162,7 @@ def test_selecting_in_one_view_selects_in_all(page: Page, front: Front) -> None:
     assert len(clicked) == 1
     selected_everywhere(page, clicked)
     page.tab.click("#clear")
+    page.tab.wait_for_function("moving === null")
     # A range of an upright.
     page.value(f"Plotly.restyle('knobs-plot', `dimensions[${{{UPRIGHTS} - 1}}].constraintrange`, [[1.5, 2.5]])")
     selected_everywhere(page, [point.trial for point in front.points if point.on_front])

@@ -20,10 +20,22 @@ function ranked([x, y]) {
 
 const linked = () => [...figures.keys()].filter((name) => name.startsWith('pair-') || name === 'solid');
 
-// Show what is recommended and selected in every view; the marks stay.
+// Answer, table and card follow at once, the figures when nothing more is typed or selected for a moment.
+const PAUSE_MS = 120;
+let moving = null;
+
 function showMarked() {
   table.show();
   showSelected();
+  clearTimeout(moving);
+  moving = setTimeout(() => {
+    moving = null;
+    moveMarked();
+  }, PAUSE_MS);
+}
+
+// Show what is recommended and selected in every figure; the marks stay.
+function moveMarked() {
   for (const name of linked()) if (figures.get(name).drawn) moveRings(state, figures.get(name).element);
   const parallel = figures.get('knobs');
   if (!parallel?.drawn) return;
