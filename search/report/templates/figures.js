@@ -25,10 +25,10 @@ function draw(figure) {
   const { data, layout } = figure.describe(figure.element);
   const once = !figure.drawn;
   figure.drawn = true;
-  const size = { autosize: true, ...layout };
-  const done = Plotly[once ? 'newPlot' : 'react'](figure.element, data, size, THEME.config);
+  const given = [figure.element, data, { autosize: true, ...layout }, THEME.config];
+  if (once) Plotly.newPlot(...given);
+  else Plotly.react(...given);
   if (once && figure.onDrawn) figure.onDrawn(figure.element);
-  return done;
 }
 
 // `describe` gives data and layout in the colours of the theme; `onDrawn` is called once.
