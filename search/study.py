@@ -129,10 +129,27 @@ class Study:
             self._sampler.evidence = Evidence(space, ended, self._known, self._pending(), front)
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
-            return trial, from_plain(Candidate, trial.user_attrs["candidate"])
+            return trial, _candidate_of(trial)
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
+
+    @property
+    def reference_waits(self) -> bool:
+        """Return True if a reference point waits to be asked for."""
+        return self._waiting_reference() is not None
+
+    def ask_reference(self) -> tuple[Trial, Candidate]:
+        """Return a reference point that waits, before any other choice that was enqueued."""
+        waiting = self._waiting_reference()
+        assert waiting is not None, "the caller has seen that one waits"
+        self._study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+        trial = Trial(self._study, waiting._trial_id)
+        return trial, _candidate_of(trial)
+
+    def _waiting_reference(self) -> FrozenTrial | None:
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return next((trial for trial in waiting if "reference" in trial.user_attrs), None)
 
     def _recent(self) -> list[EndedTrial]:
         """Return the trials that were measured, and the last of the others, by number."""
@@ -295,6 +312,10 @@ def _times_ms(trial: FrozenTrial) -> tuple[int, int] | None:
     """Return begin and end of a trial, in milliseconds since the epoch."""
     begin, end = trial.datetime_start, trial.datetime_complete
     return None if begin is None or end is None else (int(1000 * begin.timestamp()), int(1000 * end.timestamp()))
+
+
+def _candidate_of(trial: Trial) -> Candidate:
+    return from_plain(Candidate, trial.user_attrs["candidate"])
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:

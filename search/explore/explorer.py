@@ -95,7 +95,7 @@ class Explorer:
         """Return the reason why the search is over, whatever time is left."""
         if self._duplicates >= _DUPLICATES and not self._running_trials:
             return f"the last {_DUPLICATES} choices were all made before"
-        pending = any(running.reference is not None for running in self._running_trials)
+        pending = self._study.reference_waits or any(running.reference for running in self._running_trials)
         if self._limit is not None and self._told >= self._limit and not pending:
             return "the budget is spent"
         return None
@@ -106,12 +106,16 @@ class Explorer:
 
     def _may_ask(self) -> bool:
         """Return whether another trial may begin."""
-        own = sum(running.reference is None for running in self._running_trials)
         waiting = len(self._waiting)
         # One more than the builders, so that the meter always has work.
         free = waiting < MOST_WAITING and len(self._running_trials) - waiting <= len(self._builders)
-        left = self._limit is None or self._told + own < self._limit
-        return free and left and self._duplicates < _DUPLICATES
+        return free and self._duplicates < _DUPLICATES and (self._within_limit or self._study.reference_waits)
+
+    @property
+    def _within_limit(self) -> bool:
+        """True if another trial may begin that is no reference point."""
+        own = sum(running.reference is None for running in self._running_trials)
+        return self._limit is None or self._told + own < self._limit
 
     def _fill(self, seconds: float) -> int:
         """Begin trials until so many run; return how many ended at once, by what is known of their cost."""
@@ -125,10 +129,12 @@ class Explorer:
 
     def _ask(self, seconds: float) -> int:
         """Begin a trial; return 1 where what is known of its cost ends it, else 0."""
-        waiting = [
-            EndedTrial(f.number, f.candidate, self._stages.ended(f, "stopped", _WAITS), None) for f in self._waiting
-        ]
-        trial, candidate = self._study.ask(self._space, self._again(), waiting)
+        if self._within_limit:
+            evaluated = [(one, self._stages.ended(one, "stopped", _WAITS)) for one in self._waiting]
+            known = [EndedTrial(one.number, one.candidate, outcome, None) for one, outcome in evaluated]
+            trial, candidate = self._study.ask(self._space, self._again(), known)
+        else:
+            trial, candidate = self._study.ask_reference()
         trial.set_user_attr("candidate_id", candidate.id)
         running = RunningTrial(trial, candidate, "export")
         if candidate.id in self._known | {f.candidate.id for f in self._running_trials}:

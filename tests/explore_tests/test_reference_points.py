@@ -247,6 +247,21 @@ def test_a_reference_point_that_was_interrupted_is_asked_for_again() -> None:
     assert same == candidate and again.user_attrs["reference"] == QUANTIZED
 
 
+def test_reference_points_that_a_kill_interrupted_are_measured_within_a_budget_of_trials(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are enqueued again behind the starting points, which the budget does not reach."""
+    study = begin(parts)
+    for _ in range(4):
+        study.ask(parts["space"])
+    script = answers(export=exported, evaluate=losing({"base": 0.0}))
+    study.sweep()
+    search(parts, script, 2, monkeypatch)
+    ended = {t.reference: t.outcome.state for t in study.ended() if t.reference and t.outcome.informative}
+    assert set(ended) == {TUNED, QUANTIZED, "popularity", "logistic regression"}
+    assert set(ended.values()) == {"complete"} and study.spent() <= 2 and not study.reference_waits
+
+
 def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
