@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,8 @@ def _outside(values: Array, vocabulary: int) -> NDArray[np.bool_]:
     """Mark the ids that lie outside of a vocabulary; 64 bits need one comparison only, since as unsigned numbers the
     negative ids are the largest.
     """
-    wide = values.itemsize == 8
-    outside: NDArray[np.bool_] = values.view("u8") >= vocabulary if wide else (values < 0) | (values >= vocabulary)
-    return outside
+    ids = cast(NDArray[np.int64], values)
+    return ids.view(np.uint64) >= vocabulary if ids.itemsize == 8 else (ids < 0) | (ids >= vocabulary)
 
 
 def _known(values: Array, spec: InputSpec) -> Array:
