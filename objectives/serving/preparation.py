@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,28 +33,27 @@ def preparation(specs: Sequence[InputSpec]) -> Callable[[Arrays], Arrays]:
     def prepare(request: Arrays) -> Arrays:
         for spec in coded:
             values = request.get(spec.name)
-            if values is not None and values.dtype.kind in "iu" and _any_outside(values, spec):
-                request = {**request, spec.name: _known(values, spec)}
+            if values is not None and values.dtype.kind in "iu" and (known := _known(values, spec)) is not values:
+                request = {**request, spec.name: known}
         return padded(request, bags) if bags else request
 
     return prepare
 
 
-def _any_outside(values: Array, spec: InputSpec) -> bool:
-    """Return whether an id lies outside of the vocabulary; 64 bits need one pass only, since as unsigned numbers the
+def _outside(values: Array, vocabulary: int) -> NDArray[np.bool_]:
+    """Mark the ids that lie outside of a vocabulary; 64 bits need one comparison only, since as unsigned numbers the
     negative ids are the largest.
     """
-    assert spec.vocabulary is not None
-    if values.size == 0:
-        return False
-    if values.itemsize == 8:
-        return int(values.view(np.uint64).max()) >= spec.vocabulary
-    return not 0 <= int(values.min()) <= int(values.max()) < spec.vocabulary
+    ids = cast(NDArray[np.int64], values)
+    return ids.view(np.uint64) >= vocabulary if ids.itemsize == 8 else (ids < 0) | (ids >= vocabulary)
 
 
 def _known(values: Array, spec: InputSpec) -> Array:
+    """Return ids with those outside of the vocabulary replaced."""
     assert spec.vocabulary is not None
-    outside: NDArray[np.bool_] = np.less(values, 0) | np.greater_equal(values, spec.vocabulary)
+    outside = _outside(values, spec.vocabulary)
+    if np.count_nonzero(outside) == 0:
+        return values
     if spec.unseen is None:
         raise UnseenIdError(
             f"input {spec.name}: must hold ids from 0 to {spec.vocabulary - 1}, the rows of its table, but got "
