@@ -182,7 +182,14 @@ def test_the_page_is_used_by_keyboard(page: Page, front: Front) -> None:
     assert [name for name in reached if name in fields] == fields
     focused = "Number(document.activeElement.dataset.trial)"
     shown = page.value("[...document.querySelectorAll('#trials tbody tr')].map((row) => Number(row.dataset.trial))")
-    for key, place in (("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", len(shown) - 1), ("Home", 0)):
+    for key, place in (
+        ("Home", 0),
+        ("ArrowDown", 1),
+        ("ArrowDown", 2),
+        ("ArrowUp", 1),
+        ("End", len(shown) - 1),
+        ("Home", 0),
+    ):
         page.tab.keyboard.press(key)
         assert page.value(focused) == shown[place]
     page.tab.keyboard.press("ArrowDown")
