@@ -26,10 +26,10 @@ from planning.fleet import Floats
 
 # Weight of the second objective beside the first, whose ties it breaks.
 _TIE = 1e-4
-# Slack of a limit, and the share by which a solution may miss its optimum without a word.
+# Slack of a limit, the share by which a solution may miss its optimum without a word, and the longest time of the solver.
 _SLACK = 1e-9
 _GAP = 1e-4
-_SECONDS = 60.0
+_SECONDS = 10.0
 
 
 class NoScheduleError(ValueError):
