@@ -102,7 +102,8 @@ def without_dominated(problem: Problem) -> Problem:
     for value in (problem.price, problem.start_price, problem.loss, -problem.most):
         better &= value[:, None] <= value[None, :]
     same = better & better.T
-    dominated = (better & ~same).any(axis=0) | np.triu(same, 1).any(axis=0)  # of equal ones the first stays
+    # Of equal ones the first stays.
+    dominated = np.asarray((better & ~same).any(axis=0) | np.triu(same, 1).any(axis=0), np.bool_)
     if problem.serving is not None:
         dominated[problem.serving[0]] = False
     return replace(problem, needed=np.where(dominated, 0, problem.needed))
