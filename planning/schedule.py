@@ -15,7 +15,7 @@ only u has to be declared whole. scipy's HiGHS solves it (Huangfu and Hall 2018)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,12 @@ from planning.fleet import Floats
 
 # Weight of the second objective beside the first, whose ties it breaks.
 _TIE = 1e-4
-# Slack of a limit, and the share by which a solution may miss its optimum without a word.
+# Slack of a limit, the share by which a solution may miss its optimum without a word, and the longest time of the
+# solver for one problem.
 _SLACK = 1e-9
-_GAP = 1e-4
-_SECONDS = 60.0
+_GAP = 1e-6
+_SECONDS = 20.0
+_OUT_OF_TIME = 1  # in scipy's status
 
 
 class NoScheduleError(ValueError):
@@ -89,6 +91,24 @@ def loss_of(problem: Problem, offers: NDArray[np.int64]) -> float:
     return float((problem.weight * problem.loss[offers]).sum() / total) if total > 0 else 0.0
 
 
+def without_dominated(problem: Problem) -> Problem:
+    """Return the problem in which an offer serves no phase if another one does as well by whatever counts.
+
+    The other one can take its place in every phase with as many machines: neither money nor loss nor starts grow, since
+    the machines of two offers, added, start no more often than each of them.
+    """
+    needed = np.where(problem.needed > 0, problem.needed, problem.most.max() + 1)
+    better = (needed[:, :, None] <= needed[:, None, :]).all(axis=0)  # [a, b]: a needs no more machines than b
+    for value in (problem.price, problem.start_price, problem.loss, -problem.most):
+        better &= value[:, None] <= value[None, :]
+    same = better & better.T
+    # Of equal ones the first stays.
+    dominated = np.asarray((better & ~same).any(axis=0) | np.triu(same, 1).any(axis=0), np.bool_)
+    if problem.serving is not None:
+        dominated[problem.serving[0]] = False
+    return replace(problem, needed=np.where(dominated, 0, problem.needed))
+
+
 def cheapest(problem: Problem, max_loss: float) -> Schedule:
     """Return the schedule of least money whose mean loss is at most `max_loss` on every day; of schedules whose money
     differs by less than a hundredth of a per cent it may be the one of less loss.
@@ -96,7 +116,7 @@ def cheapest(problem: Problem, max_loss: float) -> Schedule:
     Raises:
         NoScheduleError: a phase is served by no offer, or the loss is too large with every choice.
     """
-    program = _Program(problem)
+    program = _Program(without_dominated(problem))
     return program.solve(program.money + _TIE * program.loss, program.daily_loss(max_loss))
 
 
@@ -107,7 +127,7 @@ def least_loss(problem: Problem, max_money: float) -> Schedule:
     Raises:
         NoScheduleError: a phase is served by no offer, or every choice is dearer.
     """
-    program = _Program(problem)
+    program = _Program(without_dominated(problem))
     limit = LinearConstraint(program.money[None, :], ub=max_money * (1 + _SLACK))
     return program.solve(program.loss + _TIE * program.money, [limit])
 
@@ -149,7 +169,8 @@ class _Program:
             options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
         )
         if found.x is None:
-            raise NoScheduleError("no choice of offers and machines keeps all limits")
+            late = "was found in time" if found.status == _OUT_OF_TIME else "keeps all limits"
+            raise NoScheduleError(f"no choice of offers and machines {late}")
         gap = float(found.mip_gap or 0.0)
         return self._schedule(found.x, gap if gap > _GAP else 0.0)
 

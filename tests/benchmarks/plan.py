@@ -1,7 +1,7 @@
 """Policies of serving, on two real traces and on made-up weeks with launches: `python -m tests.benchmarks.plan`.
 
 The deployments are made up: four variants, each half as slow as the one before, on replicas of one core. Traces of the
-folder LEANREC_TEST_DATA/arrivals are planned in phases of a minute, five at a time; weeks in phases of 15 minutes, a
+folder LEANREC_TEST_DATA/arrivals are planned in phases of a minute, five at a time; weeks in phases of half an hour, a
 day at a time. Policies are judged on the last half of a trace and on the last week.
 """
 
@@ -33,7 +33,8 @@ KINDS = (
     MachineKind("large", cores=8, price_per_hour=0.38, start_seconds=45.0, most=10),
 )
 MAX_LOSS = 0.004
-WEEKS = WeekSettings(weeks=5)
+WEEKS = WeekSettings(weeks=4)
+_A_DAY = 48
 
 
 def deployments() -> tuple[Deployment, ...]:
@@ -51,8 +52,8 @@ def deployments() -> tuple[Deployment, ...]:
 
 
 def tables(workload: Workload, terms: Terms) -> list[CapacityTable]:
-    """Return the tables of all offers; days of 96 phases choose among small machines only, for the solver's sake."""
-    kinds = KINDS if terms.horizon < 96 else KINDS[:1]
+    """Return the tables of all offers; days choose among small machines only, for the solver's sake."""
+    kinds = KINDS if terms.horizon < _A_DAY else KINDS[:1]
     return [capacity_table(offer, workload, OBJECTIVE, terms.seed) for offer in offers_of(deployments(), kinds)]
 
 
@@ -62,7 +63,9 @@ def judged(log: RequestLog, terms: Terms) -> Backtested:
     cut = split_phases(len(demand), terms) * terms.phase_seconds
     known = log.seconds[log.seconds < cut]
     workload = Workload(unit_gaps(known[-200_000:], terms.phase_seconds), ROWS)
-    return backtest_policies(tables(workload, terms), trace, demand, terms, lambda line: None)
+    return backtest_policies(
+        tables(workload, terms), trace, demand, terms, lambda line: print(f"    {line}", file=sys.stderr, flush=True)
+    )
 
 
 def cases(names: list[str], seed: int) -> dict[str, tuple[RequestLog, Terms]]:
@@ -73,7 +76,7 @@ def cases(names: list[str], seed: int) -> dict[str, tuple[RequestLog, Terms]]:
     for name in names:
         if name == "week":
             seconds = arrivals(minute_rates(WEEKS, seed), seed)
-            terms = Terms(OBJECTIVE, limits, 900.0, 96, held_out=1 / WEEKS.weeks, simulated=100_000, seed=seed)
+            terms = Terms(OBJECTIVE, limits, 1800.0, _A_DAY, held_out=1 / WEEKS.weeks, simulated=40_000, seed=seed)
             found[name] = RequestLog(seconds), terms
         else:
             terms = Terms(OBJECTIVE, limits, 60.0, 5, held_out=0.5, simulated=100_000, seed=seed)

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planning.schedule import NoScheduleError, Problem, Schedule, cheapest, least_loss, loss_of, money_of
+from planning.schedule import (
+    NoScheduleError,
+    Problem,
+    Schedule,
+    cheapest,
+    least_loss,
+    loss_of,
+    money_of,
+    without_dominated,
+)
 
 PHASES, OFFERS, MOST = 3, 2, 3
 
@@ -81,6 +90,46 @@ def test_the_least_loss_is_that_of_brute_force(problem: Problem, max_money: floa
         return
     lost, money = min(allowed)
     check(problem, least_loss(problem, max_money), (money, lost))
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), serving=st.sampled_from([None, (2, 2)]))
+def test_dominated_offers_change_no_optimum(seed: int, serving: tuple[int, int] | None) -> None:
+    """With few values, most problems of three offers have one that another dominates: by brute force over all choices,
+    the least money within each loss is the same without it."""
+    random = np.random.default_rng(seed)
+    problem = Problem(
+        needed=random.integers(1, 3, (2, 3)),
+        price=random.integers(1, 3, 3).astype(float),
+        start_price=random.integers(0, 3, 3).astype(float),
+        loss=random.choice([0.0, 0.01], 3),
+        most=np.full(3, 2),
+        weight=np.ones(2),
+        day=np.zeros(2, np.int64),
+        serving=serving,
+    )
+
+    def best(one: Problem) -> dict[float, float]:
+        found: dict[float, float] = {}
+        choices = [(offer, machines) for offer in range(3) for machines in (1, 2)]
+        for picked in itertools.product(choices, repeat=2):
+            offers, machines = np.array(picked).T
+            if all(0 < one.needed[t, o] <= n for t, (o, n) in enumerate(picked)):
+                lost = loss_of(one, offers)
+                found[lost] = min(found.get(lost, np.inf), money_of(one, offers, machines))
+        return {most: min(money for lost, money in found.items() if lost <= most) for most in (0.0, 0.005, 0.01)
+                if any(lost <= most for lost in found)}  # fmt: skip
+
+    assert best(without_dominated(problem)) == pytest.approx(best(problem))
+
+
+def test_the_dominated_are_found() -> None:
+    """Offer 1 is offer 0 but dearer, and offer 2 its equal; offer 3 loses more and needs less."""
+    needed = np.array([[2, 2, 2, 1], [3, 3, 3, 0]])
+    prices, losses = np.array([1.0, 1.5, 1.0, 1.0]), np.array([0.0, 0.0, 0.0, 0.01])
+    most, flat = np.full(4, 5), np.ones(2)
+    problem = Problem(needed, prices, np.zeros(4), losses, most, flat, np.zeros(2, np.int64))
+    assert without_dominated(problem).needed.any(axis=0).tolist() == [True, False, False, True]
 
 
 def test_machines_stay_through_a_dip_that_is_shorter_than_a_start_is_dear() -> None:
