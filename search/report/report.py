@@ -28,6 +28,7 @@ from search.report.effort import (
     simulations,
 )
 from search.report.front import FONT, GRID, LOOK, PALETTE, Description, describe_front, loss_window
+from search.report.importance import importance_columns, importance_rows
 from search.report.measures import pair_names
 from search.report.page_data import Links, page_data
 from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
@@ -110,6 +111,8 @@ def write_report(
         knobs_pixels=AXIS_PIXELS * (len(uprights) + len(data["uprights"]) + 1),
         endings=endings(front),
         ending_columns=ENDING_COLUMNS,
+        knobs_that_matter=importance_rows(front),
+        importance_columns=importance_columns(front),
         simulations=[simulation_sentence(simulation) for simulation in simulations(front)],
         left_alone_columns=LEFT_ALONE_COLUMNS,
     )
