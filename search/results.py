@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from objectives.records import Interval, Latency, Measurement, SimulatedRatios, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
-from search.knob_importance import KnobImportance
+from search.samplers.knob_importance import KnobImportance
 from spaces.domains import Scalar
 from spaces.serialization import Json, fields_in, from_plain, to_plain
 

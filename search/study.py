@@ -14,9 +14,9 @@ from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
 from search.front import resolved_front
-from search.knob_importance import KnobImportance
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.importance import importance
+from search.samplers.knob_importance import KnobImportance
 from search.samplers.samplers import make_sampler
 from search.trials import EndedTrial, FinalNumbers, sought
 from spaces.candidate import Candidate

@@ -15,8 +15,8 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.knob_importance import KnobImportance
 from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, numbers_of, read_choice
+from search.samplers.knob_importance import KnobImportance
 from search.study import Study
 from search.trials import EndedTrial
 from search.verdict import doubts, interference_warnings

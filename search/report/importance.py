@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from search.format import MISSING, percent
-from search.knob_importance import KnobImportance
 from search.report.columns import Cell, Column
 from search.results import Front
+from search.samplers.knob_importance import KnobImportance
 
 # Most knobs that are shown, and the share below which a knob matters for no objective.
 _MOST, _LEAST = 12, 0.01

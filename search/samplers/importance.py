@@ -9,7 +9,7 @@ from functools import partial
 import optuna
 
 from search.config.loss_limits import Limits
-from search.knob_importance import KnobImportance
+from search.samplers.knob_importance import KnobImportance
 from search.samplers.surrogates import NoEvidenceError, Surrogates
 from search.trials import EndedTrial
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search.knob_importance import KnobImportance
 from search.report.importance import importance_rows
 from search.report.report import write_report
+from search.samplers.knob_importance import KnobImportance
 from tests.search_tests.documents import read_front
 
 GIVEN = {
