@@ -10,7 +10,7 @@ from typing import Any
 
 _PACKAGES = ("search", "spaces", "objectives", "planning")
 # What `import leanrec` offers, each loaded when it is asked for.
-_OFFERED = {"Study": "search.notebook", "load": "search.bundles"}
+_OFFERED = {"Study": "search.notebook", "load": "search.choose.bundles"}
 
 
 def _stranger() -> str | None:

@@ -55,7 +55,7 @@ def _home(options: argparse.Namespace) -> Home:
 
 
 def _bundle_folder(options: argparse.Namespace) -> Path:
-    from search.bundles import bundle_folder
+    from search.choose.bundles import bundle_folder
 
     return bundle_folder(options.bundle, _home(options))
 
@@ -187,7 +187,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def build(options: argparse.Namespace) -> int:
-    from search.bundles import is_registered
+    from search.choose.bundles import is_registered
     from search.choose.rebuild import read_recipe, rebuild
     from search.locking import locked, stoppable
 

@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 from objectives.errors import ExplainedError, InputError
 from objectives.serving.bundle import read_bundle
 from objectives.serving.bundle_files import BundleError
-from search.bundles import bundle_folder, load
+from search.choose.bundles import bundle_folder, load
 from search.cli.parser import run_command
 from search.home import Home
 from search.ledger import registry

@@ -241,7 +241,7 @@ def test_a_light_install_verifies_and_serves(bundle: Path) -> None:
     tops |= {"google", "coloredlogs", "humanfriendly", "flatbuffers", "packaging", "sympy", "mpmath"}
     code = f"""
 import sys
-allowed = {sorted(tops)!r} + ["leanrec", "search", "spaces", "objectives"]
+allowed = {sorted(tops)!r} + ["leanrec", "search", "spaces", "objectives", "planning"]
 class Light:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
