@@ -101,6 +101,7 @@ def tensors(inputs: Any) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values) for name, values in inputs.items()}
 
 
+@pytest.mark.slow
 def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path: Path) -> None:
     found = staged.prepare(task, _quiet)
     bags = (Bags("tag_offsets", ("tags", "weights"), inferred=True), Bags("seen_offsets", ("seen",), True, True))

@@ -230,6 +230,7 @@ def test_engines_read_large_weights(task: Task, engine: str) -> None:
         assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loaded_graph_names_its_tensors_and_holds_none(task: Task) -> None:
     found = staged.prepare(task, _quiet)
     graph = onnx_graph.load_graph(_model(task, found.baseline))

@@ -76,6 +76,7 @@ def test_p95_and_the_rate_under_the_slo_are_those_of_the_queue(name: str, load: 
     assert np.mean(found_rates) == pytest.approx(rate, rel=0.03)
 
 
+@pytest.mark.slow
 def test_candidates_that_are_measured_together_have_the_ratios_that_they_have_alone() -> None:
     """Without noise a candidate's timings beside others are those without them, but for the warm-up of the slowest."""
     requests, asked = requests_of(ROWS["rows"].tolist()), Load(Traffic(), 0.4, 95, None)

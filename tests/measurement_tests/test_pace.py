@@ -93,7 +93,7 @@ def test_where_two_candidates_refuse_requests_the_baseline_tells_the_pace() -> N
     assert refusing(0) == 1.0, "nobody knows"
 
 
-@pytest.mark.parametrize("candidates", [1, 3])
+@pytest.mark.parametrize("candidates", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: int) -> None:
     """A deployment takes a fifth longer when another one ran last, as with cold caches. With the baseline's pace
     alone before each pair, the candidate's p95 is higher, and this fails.

@@ -35,7 +35,7 @@ def test_what_does_not_vary_has_no_importance() -> None:
 def test_the_problems_own_knobs_come_first() -> None:
     """Cost does not depend on the training, nor loss on the placement; two of three groups are steep in one of them."""
     problem = Problem("random", 0)
-    for _ in range(60):
+    for _ in range(40):
         problem.step()
     study = problem.study
     found = importance(study._study, study.ended(), OBJECTIVES, LIMITS, 0)

@@ -143,7 +143,7 @@ def test_a_benchmark_through_a_server_counts_what_the_server_counts(
     bundle: Path, server: ServerProcess, tmp_path: Path
 ) -> None:
     before = server.metric("leanrec_request_seconds_count")
-    plan = Plan(rate_rps=50.0, seconds=2.0, url=server.url)
+    plan = Plan(rate_rps=150.0, seconds=1.0, url=server.url)
     found = bench(read_bundle(bundle), plan, tmp_path, QUIET)
     assert found.url == server.url and found.requests >= 100 and found.refused == 0
     assert found.latency_ms["p50"] is not None and found.latency_ms["p50"].value > 0
