@@ -139,12 +139,12 @@ class Explorer:
         running = RunningTrial(trial, candidate, "export")
         if candidate.id in self._known | {f.candidate.id for f in self._running_trials}:
             self._duplicates += 1
-            self._tell(running, Outcome("stopped", "the same choice was made before"), seconds / 60)
+            self._tell([(running, Outcome("stopped", "the same choice was made before"))], seconds / 60)
             return 0
         self._duplicates = 0
         running.simulated = self._stages.simulated(candidate)
         if (reason := self._screening.dominated(running, self._waiting)) is not None:
-            self._tell(running, self._stages.ended(running, "stopped", reason), seconds / 60)
+            self._tell([(running, self._stages.ended(running, "stopped", reason))], seconds / 60)
             return 1
         if candidate.weights.distillation is not None:
             costed = running.simulated is not None or candidate.weights.id in self._trained
@@ -217,14 +217,15 @@ class Explorer:
                     if (told := self._stages.advance(group[0], done, self._waiting)) is not None
                     else []
                 )
-            ended += sum(self._close(running, outcome, minutes) for running, outcome in outcomes)
+            ended += self._close(outcomes, minutes)
         return ended
 
-    def _close(self, running: RunningTrial, outcome: Outcome, minutes: float) -> int:
-        """End a trial; return 1, 0 for a reference point."""
-        self._running_trials.remove(running)
-        self._tell(running, outcome, minutes)
-        return int(running.reference is None)
+    def _close(self, outcomes: Sequence[tuple[RunningTrial, Outcome]], minutes: float) -> int:
+        """End trials; return how many are no reference points."""
+        for running, _ in outcomes:
+            self._running_trials.remove(running)
+        self._tell(outcomes, minutes)
+        return sum(running.reference is None for running, _ in outcomes)
 
     def _simulate(self, minutes: float) -> int:
         """Simulate the trials whose service curves are known by now; return how many ended by it."""
@@ -234,7 +235,7 @@ class Explorer:
             running.simulated = self._stages.simulated(running.candidate)
             running.stage = "fit" if running.artifact is None else self._stages.evaluation
             if (reason := self._screening.dominated(running, self._waiting)) is not None:
-                ended += self._close(running, self._stages.ended(running, "stopped", reason), minutes)
+                ended += self._close([(running, self._stages.ended(running, "stopped", reason))], minutes)
         return ended
 
     def _screen(self, minutes: float) -> int:
@@ -243,15 +244,18 @@ class Explorer:
         for running in self._waiting:
             others = [other for other in self._waiting if other is not running]
             if (reason := self._screening.rejects(running, others)) is not None:
-                ended += self._close(running, self._stages.ended(running, "stopped", reason), minutes)
+                ended += self._close([(running, self._stages.ended(running, "stopped", reason))], minutes)
         return ended
 
-    def _tell(self, running: RunningTrial, outcome: Outcome, minutes: float) -> None:
-        self._study.tell(running.number, outcome, minutes)
+    def _tell(self, outcomes: Sequence[tuple[RunningTrial, Outcome]], minutes: float) -> None:
+        # All are kept before any is recorded, which takes longer: an interruption in between loses none.
+        for running, outcome in outcomes:
+            self._study.tell(running.number, outcome, minutes)
+            self._learn(running.candidate, outcome)
         # Only between benchmarks: a write to the database would disturb one.
         self._study.note(search_seconds=60 * minutes)
-        self._learn(running.candidate, outcome)
-        self._record(EndedTrial(running.number, running.candidate, outcome, minutes, running.reference))
+        for running, outcome in outcomes:
+            self._record(EndedTrial(running.number, running.candidate, outcome, minutes, running.reference))
 
     def _learn(self, candidate: Candidate, outcome: Outcome) -> None:
         """Keep what need not be asked, trained or compared again."""

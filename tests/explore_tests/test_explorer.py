@@ -376,6 +376,28 @@ def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(
     assert taken(8, 79.0) == []
 
 
+def test_an_interruption_while_a_group_is_recorded_loses_none_of_it(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[int] = []
+
+    def interrupted(explorer: Explorer, ended: EndedTrial) -> None:
+        recorded.append(ended.number)
+        raise KeyboardInterrupt
+
+    made = Explorer.__init__
+
+    def make(explorer: Explorer, *arguments: Any) -> None:
+        made(explorer, *arguments)
+        explorer._record = lambda ended: interrupted(explorer, ended)
+
+    monkeypatch.setattr(Explorer, "__init__", make)
+    with pytest.raises(KeyboardInterrupt):
+        search(parts, answers(), 4, monkeypatch)
+    states = [t.outcome.state for t in parts["study"].ended()]
+    assert len(recorded) == 1 and states == ["complete"] * 4
+
+
 def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """One candidate crashes the meter: the others have their numbers."""
     asked: list[list[int]] = []
