@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 from mlflow.tracking import MlflowClient
 
-from objectives.records import Artifact, Prepared
+from objectives.records import Artifact, InputSpec, Prepared
 from search.ablation.ablation import ablate, nothing_measured
 from search.ablation.records import FACT, Kind, ablations
 from search.choose.choose import Confirmed, choice
@@ -135,7 +135,8 @@ def filled(home: Home, study: Study) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     baseline = Artifact("10_0.8", "10_0.8/model.onnx", {}, 1000, 0.0)
-    prepared = Prepared("k", str(holdout), ModelStructure(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {})
+    inputs = (InputSpec("item", "int64", (), 5),)
+    prepared = Prepared("k", str(holdout), ModelStructure(()), {}, inputs, baseline, "by user", {"test": 10}, 2, {}, {})
     study.note(prepared=to_plain(prepared), profile=to_plain(PROFILE), machine="a machine")
 
 

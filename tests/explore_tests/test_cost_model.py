@@ -11,12 +11,13 @@ import pytest
 from objectives.jobs.requests import ServiceCurveResponse
 from objectives.measurement.arrivals import Traffic
 from search.explore import cost_model as module
-from search.explore.cost_model import CostModel
+from search.explore.cost_model import BASELINE, CostModel
 from search.workers.meter_jobs import MeterJobs, curve_parts
 from spaces.candidate import Candidate
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route
 from spaces.techniques.pruning import Pruning
+from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 from tests.explore_tests.curves import cost_model, curve
 from tests.explore_tests.test_explorer import parts
@@ -53,6 +54,14 @@ def test_a_curve_serves_every_training_and_every_path_of_requests(jobs: MeterJob
     assert [part.placement for part in model.missing(routed)] == [Placement(InstanceGroup(threads=2))]
     assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), batching=Batching(600))))
     assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), inline=True)))
+
+
+def test_the_models_own_weights_have_the_baselines_curve(jobs: MeterJobs, tmp_path: Path) -> None:
+    """Whether their precision is said of each group or of none; narrow widths have a curve of their own."""
+    model = cost_model(jobs, tmp_path)
+    told = Candidate(precision=Precision((("mlp", "fp32"),)))
+    assert not model.missing(told) and model.curves(told) == model.curves(BASELINE)
+    assert model.missing(Candidate(precision=Precision((("mlp", "int8-dynamic"),))))
 
 
 def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
