@@ -216,7 +216,9 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     end, told, log = search(parts, answers(), 8, monkeypatch)
     assert "budget" in end
     complete = [t for t in told if t.outcome.state == "complete"]
-    assert len(complete) >= 8
+    assert len(complete) >= 6
+    others = [t.outcome.reason or "" for t in told if t.outcome.state != "complete"]
+    assert all("made before" in reason or "simulated at" in reason for reason in others)
     assert complete[0].outcome.measurement == complete_outcome().measurement.__class__(
         **{**vars(complete_outcome().measurement), "footprint": complete[0].outcome.measurement.footprint}
     )
@@ -572,8 +574,8 @@ def test_a_cost_that_is_known_is_not_compared_again(parts: dict[str, Any], monke
         compared += sum(job == "service_curve" for _, job in log)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.simulated]
     kinds = {(t.candidate.weights.pruning, t.candidate.precision, t.candidate.placement) for t in stopped}
-    # Two candidates of the same cost may be under way at once, in each of the runs.
-    assert len(kinds) <= compared <= len(kinds) + 4 < len(stopped)
+    # Two candidates of the same cost may be under way at once, in each of the runs; one has the baseline's curve.
+    assert len(kinds) - 1 <= compared <= len(kinds) + 4 < len(stopped)
 
 
 def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again(
@@ -611,7 +613,9 @@ def test_weights_that_cannot_be_exported_untrained_are_trained(
         return "ParityError: all scores are equal" if untrained else answers()["export"](arguments)
 
     _, told, _ = search(parts, answers(export=exported), 8, monkeypatch)
-    assert {t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")} == {"complete"}
+    assert not [t for t in told if t.outcome.state == "failed"]
+    trained = [t for t in told if t.candidate.weights.distillation is not None]
+    assert trained and {t.outcome.state for t in trained} == {"complete"}
 
 
 def test_a_simulation_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
