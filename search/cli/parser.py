@@ -131,6 +131,9 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("source", metavar="LOG|URL", help="a request log (CSV or Parquet), or http://HOST:PORT")
     observing.add_argument("--rows-column", metavar="NAME", help="column of the rows (default: rows)")
     observing.add_argument("--study", metavar="STUDY", help="how many machines its front needs for the log's rates")
+    observing.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting of the study"
+    )
     observing.add_argument("--seconds", type=_above_zero, default=60.0, help="of a URL (default 60)")
     observing.add_argument("--every", type=_above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
