@@ -62,11 +62,15 @@ class RemoteModel:
         Raises:
             InputError: the URL is none of a model, or no server answers there.
         """
-        found = urlsplit(url)
-        if found.scheme not in ("http", "https") or not found.hostname or not _PATH.fullmatch(found.path.rstrip("/")):
+        try:
+            found = urlsplit(url)
+            host, port, path = found.hostname, found.port, found.path.rstrip("/")
+        except ValueError:  # a port or an address that cannot be
+            host, port, path = None, None, ""
+        if host is None or found.scheme not in ("http", "https") or found.query or not _PATH.fullmatch(path):
             raise InputError(f"--url: must be http://HOST:PORT/v2/models/NAME, but got {url!r}")
-        self.url, self._path = url, found.path.rstrip("/")
-        self._secure, self._host, self._port = found.scheme == "https", found.hostname, found.port
+        self.url, self._path = url, path
+        self._secure, self._host, self._port = found.scheme == "https", host, port
         self.inputs = self._described()
         self._waiting: queue.SimpleQueue[tuple[Arrays, PendingResult] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(connections)]
@@ -132,7 +136,7 @@ class RemoteModel:
         try:
             connection.request("POST", f"{self._path}/infer", body, headers)
             response = connection.getresponse()
-        except (http.client.RemoteDisconnected, ConnectionError):
+        except http.client.RemoteDisconnected:
             # A server closes connections that were idle for a while.
             connection.close()
             connection.request("POST", f"{self._path}/infer", body, headers)

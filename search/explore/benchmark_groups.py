@@ -31,15 +31,21 @@ class BenchmarkQueue:
 
     def __init__(self, jobs: MeterJobs, study: Study, screening: Screening) -> None:
         self._jobs, self._study, self._screening = jobs, study, screening
-        self._measured: list[RunningTrial] = []
+        self._group: list[RunningTrial] = []
         self._halves: list[list[RunningTrial]] = []
         self._seconds = 0.0
 
     def take(self, waiting: Sequence[RunningTrial], now: bool, elapsed: float) -> list[RunningTrial]:
-        """Return the group to benchmark next, empty where none is due: one is as soon as it is complete, by the share
-        of the elapsed seconds that benchmarks have taken, or `now`; the first, with the baseline, waits for `now`."""
-        if self._halves:
-            return self._halves.pop()
+        """Return the group to benchmark next, or an empty one.
+
+        Args:
+            now: whether it does not wait for more trials, as the first, with the baseline, does
+            elapsed: seconds of the search: the less of them benchmarks have taken, the sooner a group is complete
+        """
+        while self._halves:
+            # Some of a half may have ended since, for what the other half has shown.
+            if group := [one for one in self._halves.pop() if any(one is other for other in waiting)]:
+                return group
         share = self._seconds / max(elapsed, 1e-3) / _MOST_SHARE
         begun = bool(self._study.measured())
         complete = begun and share <= 1 and len(waiting) >= max(_FEWEST, TOGETHER * share)
@@ -54,8 +60,8 @@ class BenchmarkQueue:
         return min(waiting, TOGETHER) * sum(measured) / max(len(measured), 1)
 
     def request(self, group: list[RunningTrial]) -> GroupBenchmarkRequest:
-        """Return the request for the benchmark of a group, whose end is that of `end`."""
-        self._measured = group
+        """Return the request for a group; `end` takes its response."""
+        self._group = group
         timings = [(m.latency, m.throughput) for m in self._study.measured().values()]
         jobs = replace(self._jobs, noise=ratio_noise(timings))
         recordings = [self._jobs.recording(f"trial-{running.number}") for running in group]
@@ -64,7 +70,7 @@ class BenchmarkQueue:
     def end(self, done: Done) -> Iterator[tuple[RunningTrial, BenchmarkResponse | str]]:
         """Yield the numbers of each trial that was measured, or why it has none; nothing where a group failed, whose
         halves are tried."""
-        group = self._measured
+        group = self._group
         self._seconds += done.seconds
         if isinstance(done.result, GroupBenchmarkResponse):
             for running, found, failure in zip(group, done.result.benchmarks, done.result.failures, strict=True):
@@ -77,7 +83,7 @@ class BenchmarkQueue:
 
 
 def side(running: RunningTrial) -> Side:
-    """Return the side of a comparison that a built trial is."""
+    """Return a built trial's model file and candidate."""
     assert running.artifact is not None
     return running.artifact, running.candidate
 

@@ -49,6 +49,7 @@ class Explorer:
         self._record, self._tick, self._reserve = record, tick, reserve
         self._benchmarks = BenchmarkQueue(jobs, study, self._screening)
         self._running_trials: list[RunningTrial] = []
+        self._screened: object = None
         self._known: set[str] = set()
         self._trained: set[str] = set()
         for ended in study.ended():
@@ -225,6 +226,7 @@ class Explorer:
         for running, _ in outcomes:
             self._running_trials.remove(running)
         self._tell(outcomes, minutes)
+        self._duplicates = 0 if outcomes else self._duplicates  # the sampler knows more now
         return sum(running.reference is None for running, _ in outcomes)
 
     def _simulate(self, minutes: float) -> int:
@@ -240,7 +242,10 @@ class Explorer:
 
     def _screen(self, minutes: float) -> int:
         """End the trials that need no benchmark any more, since others are better; return how many."""
-        ended = 0
+        state = [running.number for running in self._waiting], len(self._study.measured_trials())
+        if self._timing or state == self._screened:
+            return 0
+        self._screened, ended = state, 0
         for running in self._waiting:
             others = [other for other in self._waiting if other is not running]
             if (reason := self._screening.rejects(running, others)) is not None:
@@ -248,7 +253,7 @@ class Explorer:
         return ended
 
     def _tell(self, outcomes: Sequence[tuple[RunningTrial, Outcome]], minutes: float) -> None:
-        # All are kept before any is recorded, which takes longer: an interruption in between loses none.
+        # All are kept before any is recorded, which takes longer: an interruption meanwhile loses none.
         for running, outcome in outcomes:
             self._study.tell(running.number, outcome, minutes)
             self._learn(running.candidate, outcome)

@@ -29,7 +29,7 @@ def importance(
     found = {}
     for objective, shares in by_models.items():
         others = by_anova.get(objective)
-        knobs = [KnobImportance(knob, share, None if others is None else others.get(knob, 0.0)) for knob, share in
+        knobs = [KnobImportance(knob, share, None if others is None else others.get(knob)) for knob, share in
                  shares.items()]  # fmt: skip
         found[objective] = tuple(sorted(knobs, key=lambda one: -one.surrogate))
     return found

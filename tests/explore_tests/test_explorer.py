@@ -416,6 +416,20 @@ def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monk
     assert len(first) == 6 and [3] in halves and {number for half in halves for number in half} == set(first)
 
 
+def test_a_half_of_a_group_has_only_those_that_still_wait(parts: dict[str, Any]) -> None:
+    """The second half is due after the first, whose numbers may have ended some of it."""
+    jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+    queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
+    waiting = [running(number, "benchmark", 0.1 * number) for number in range(1, 5)]
+    for one in waiting:
+        one.artifact = Artifact("x", "x/model.onnx", {}, 900, 0.0)
+    queue.request(waiting)
+    assert list(queue.end(Done(None, "SIGSEGV", 1.0))) == []
+    assert queue.take(waiting, False, 1.0) == waiting[:2]
+    assert queue.take(waiting[3:], False, 1.0) == waiting[3:]
+    assert queue.take([], False, 1.0) == []
+
+
 def test_what_waits_for_its_benchmark_is_dropped_for_a_better_one(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

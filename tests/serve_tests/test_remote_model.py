@@ -119,6 +119,9 @@ def test_a_server_that_is_gone_fails_each_request(bundle: Path, tmp_path: Path) 
     ("url", "words"),
     [
         ("ftp://host/v2/models/m", "http://HOST:PORT/v2/models/NAME"),
+        ("http://host:99999/v2/models/m", "http://HOST:PORT/v2/models/NAME"),
+        ("http://[host/v2/models/m", "http://HOST:PORT/v2/models/NAME"),
+        ("http://host/v2/models/m?x=1", "http://HOST:PORT/v2/models/NAME"),
         ("http://127.0.0.1:1/v2/models/m/infer", "http://HOST:PORT/v2/models/NAME"),
         ("http://127.0.0.1:1/v2/models/m", "must be a model that is served"),
     ],
