@@ -137,7 +137,7 @@ def limited(placement: Placement) -> Placement:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What serves over time: from each moment until the next, so many machines of one offer.
+    """Machines over time: from each moment until the next, a number of machines of one offer.
 
     starts_s: (segments,), ascending from 0
     offers: (segments,), numbers of offers

@@ -32,7 +32,7 @@ class MetricsSample:
 
 @dataclass(frozen=True)
 class Interval:
-    """What a server did between two samples; latency is None where nothing was answered.
+    """Work of a server between two samples; latency is None where nothing was answered.
 
     p95_ms: None too where it lies above the largest bucket
     """

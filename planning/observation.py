@@ -51,7 +51,7 @@ class RowsSummary:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a request log shows.
+    """Statistics of a request log.
 
     clock: "utc", or "since the first request" where the log does not tell the date, which then counts as Monday 0:00
     peak_rps: rate of the busiest minute

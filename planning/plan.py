@@ -22,7 +22,7 @@ PLANNED, ELASTIC, ORACLE = "planned", "planned + reactive", "oracle"
 
 @dataclass(frozen=True)
 class Terms:
-    """What a plan is made for and how it is judged.
+    """Settings of a plan and of its judgement.
 
     phase_seconds: length of a phase, in which one variant serves
     horizon: phases that are planned at a time, at most a day

@@ -21,7 +21,7 @@ LEAD = 1
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan has to keep.
+    """Limits of a plan.
 
     max_loss: mean quality loss of the requests of a day
     max_money: money of a day; None minimises the money, and otherwise the loss is minimised within it

@@ -31,7 +31,7 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """What was served in one phase.
+    """Requests served in one phase.
 
     late: share of the requests that were refused or answered after the SLO, None where none arrived
     p95_ms: None where it lies among the refused, or none arrived
@@ -47,7 +47,7 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trajectory of machines made of the arrivals.
+    """Outcome of a trajectory of machines for given arrivals.
 
     late: share of all requests that were refused or answered after the SLO
     refused: share of all requests

@@ -40,7 +40,7 @@ class NoScheduleError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is to be scheduled over T phases with O offers.
+    """Demand and offers of a schedule over T phases with O offers.
 
     needed: (T, O) fewest machines that keep the SLO, 0 where none do
     price: (O,) of a machine for one phase

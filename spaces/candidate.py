@@ -45,7 +45,10 @@ class Candidate:
 
     @property
     def untrained(self) -> Candidate:
-        """The same choice with weights before training, which cost as much to run."""
+        """The same choice with weights before training, which cost as much to run; that the model's own weights stay in
+        fp32 is said in one way."""
+        if self.keeps_model:
+            return Candidate(placement=self.placement)
         return replace(self, weights=self.weights.untrained)
 
     @property

@@ -235,8 +235,14 @@ def export(request: ExportRequest, progress: Progress) -> ExportResponse:
 
 
 def _export(
-    task: Task, recommender: Recommender, weights: Weights, precision: Precision, placement: Placement
+    task: Task,
+    recommender: Recommender,
+    weights: Weights,
+    precision: Precision,
+    placement: Placement,
+    known: Fitted | None = None,
 ) -> ExportResponse:
+    """Export a graph once; `known` is the fitted model, where the caller has it."""
     # The compute type of an engine does not change the file, nor does a placement but by the graph's form.
     split = placement.embedding_device is not None
     form = {"user_once": placement.user_once, "split_embeddings": split}
@@ -247,7 +253,7 @@ def _export(
     folder = task.cache / "artifacts" / key[:20]
 
     def write(into: Path) -> None:
-        fitted = _fitted_once(task, recommender, weights)
+        fitted = known or _fitted(task, recommender, weights)
         graph, parity = _graph(task, recommender, weights, stored, placement, fitted)
         size = save_graph(graph, into / MODEL)
         if split:  # two parts next to the graph, which share its large tensors
@@ -274,7 +280,7 @@ def _graph(
         graph = to_onnx(fitted.model, rows, signature)
         requests = of_each_shape(list(recommender.requests(task.seed))) if signature.open else ()
         return graph, check_parity(fitted.model, graph, rows, signature.scores, requests)
-    plain = _export(task, recommender, weights, Precision(), Placement()).artifact
+    plain = _export(task, recommender, weights, Precision(), Placement(), fitted).artifact
     graph = source = load_graph(Path(task.home) / plain.path)
     arrays = _arrays(rows)
     if placement.user_once:
@@ -330,18 +336,6 @@ def _user_once(
         return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
     except ValueError:  # a size known only when the graph runs; the actual saving is measured in any case
         return None, None
-
-
-# The last fitted model: a graph in narrow widths is made from that in fp32, which has the same weights.
-_last: dict[str, Fitted] = {}
-
-
-def _fitted_once(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
-    key = f"{task.cache} {_weights_key(task, recommender, weights)}"
-    if key not in _last:
-        _last.clear()
-        _last[key] = _fitted(task, recommender, weights)
-    return _last[key]
 
 
 def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:

@@ -114,7 +114,7 @@ class Bundle:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may be different here from the machine that the bundle was verified on."""
+        """Differences of this machine from the one that the bundle was verified on."""
         lacking = [name for name in self.manifest.verified_on.features if name not in cpu_features()]
         features = (
             f"verified on {self.manifest.verified_on.cpu} with {', '.join(lacking)}, which this CPU lacks: the "

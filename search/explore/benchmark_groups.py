@@ -1,4 +1,4 @@
-"""Groups of candidates that are benchmarked together beside one baseline, which takes most of the time of a visit."""
+"""Groups of candidates that are benchmarked together, so that they share the time of one baseline."""
 
 from __future__ import annotations
 

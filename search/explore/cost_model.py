@@ -146,6 +146,4 @@ class CostModel:
 
 def _key(candidate: Candidate, part: CurvePart) -> str:
     """Identify a service curve by what it depends on, which trained weights are not part of."""
-    # That the model's own weights stay in fp32 may be said of each group or of none.
-    of = BASELINE if candidate.keeps_model else candidate.untrained
-    return digest(of.variant_id, part)[:16]
+    return digest(candidate.untrained.variant_id, part)[:16]

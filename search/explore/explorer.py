@@ -11,7 +11,7 @@ from search.explore.benchmark_groups import MOST_WAITING, BenchmarkQueue
 from search.explore.cost_model import CostModel
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, next_job
 from search.explore.screening import Screening
-from search.explore.stages import Stages, told_as
+from search.explore.stages import Stages, seconds_name
 from search.study import Study
 from search.trials import EndedTrial
 from search.workers.meter_jobs import MeterJobs
@@ -208,16 +208,13 @@ class Explorer:
                 for builder in self._builders:
                     builder.resume()
             for running in group:
-                running.worker, stage = None, told_as(running.stage)
+                running.worker, stage = None, seconds_name(running.stage)
                 running.seconds[stage] = running.seconds.get(stage, 0.0) + done.seconds / len(group)
             if group[0].stage == "benchmark":
                 outcomes = [(one, self._stages.timed(one, found)) for one, found in self._benchmarks.end(done)]
             else:
-                outcomes = (
-                    [(group[0], told)]
-                    if (told := self._stages.advance(group[0], done, self._waiting)) is not None
-                    else []
-                )
+                outcome = self._stages.advance(group[0], done, self._waiting)
+                outcomes = [] if outcome is None else [(group[0], outcome)]
             ended += self._close(outcomes, minutes)
         return ended
 
@@ -226,7 +223,8 @@ class Explorer:
         for running, _ in outcomes:
             self._running_trials.remove(running)
         self._tell(outcomes, minutes)
-        self._duplicates = 0 if outcomes else self._duplicates  # the sampler knows more now
+        if outcomes:
+            self._duplicates = 0  # the sampler knows more now
         return sum(running.reference is None for running, _ in outcomes)
 
     def _simulate(self, minutes: float) -> int:

@@ -23,7 +23,7 @@ _WAYS = 6
 
 @dataclass(frozen=True)
 class Rival:
-    """What a trial has in all objectives but quality, measured or expected, lower is better, and its loss."""
+    """Values of a trial in all objectives but quality, measured or expected, lower is better, and its loss."""
 
     trial: int
     values: Sequence[float]

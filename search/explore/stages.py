@@ -62,7 +62,7 @@ class Stages:
         if result is None:
             return self.ended(running, "failed", done.error)
         if isinstance(result, _CACHED) and result.reused and running.stage != "export_untrained":
-            running.reused.append(told_as(running.stage))
+            running.reused.append(seconds_name(running.stage))
         try:
             return self._next(running, result, waiting)
         except ValueError as error:
@@ -129,7 +129,7 @@ class Stages:
         return "score" if self.jobs.prepared.custom_metric else "evaluate"
 
 
-def told_as(stage: Stage) -> str:
+def seconds_name(stage: Stage) -> str:
     """Return the name that the seconds of the stage are recorded under."""
     if stage in ("export_untrained", "curve"):
         return "cost"

@@ -23,7 +23,7 @@ NAMES, NAMES_VERSION = "leanrec.names", "2"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the trials of a study stand, by number."""
+    """Standing of the trials of a study, by number."""
 
     front: Container[int]
     feasible: frozenset[int] = frozenset()

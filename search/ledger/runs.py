@@ -40,7 +40,7 @@ _VIEW = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a study as a whole, beside its trials.
+    """Facts of a study as a whole, beside its trials.
 
     front: its result; None where that is not told
     data: its data set; None until it is prepared

@@ -33,7 +33,7 @@ _OPENED = 3
 
 @dataclass(frozen=True, eq=False)
 class Menu:
-    """What a study has to offer a plan.
+    """Deployments that a study offers a plan.
 
     left_out: reasons by trial
     rows: (n,) rows of the study's own requests

@@ -13,7 +13,7 @@ from planning.fleet import Offer
 from planning.forecast import QUANTILES, Score
 from planning.plan import Planned, Terms
 from planning.policies import PhasePlans
-from planning.replay import Outcome, PhaseResult
+from planning.replay import Outcome
 from spaces.domains import Scalar
 
 
@@ -37,7 +37,7 @@ class OfferRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseRow:
-    """What serves in a phase.
+    """Machines of a phase.
 
     start_s: seconds from the start of the plan
     machines_started: that are ordered so that they serve from the start of the phase on
@@ -59,21 +59,10 @@ class PhaseRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyRow:
-    """A policy on the held-out part of the trace; the fields are those of `planning.replay.Outcome`."""
+class PolicyRow(Outcome):
+    """A policy with its outcome on the held-out part of the trace."""
 
     policy: str
-    late: float
-    refused: float
-    phases_missed: float
-    loss: float
-    p95_ms: float | None
-    machine_seconds: float
-    replica_seconds: float
-    money: float
-    starts: int
-    simulated: int
-    phases: tuple[PhaseResult, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ _HORIZONS = 10
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a plan; None for the study's own value, or the default.
+    """Options of a plan; None for the study's own value, or the default.
 
     trace, profile: one of them
     horizon_s: seconds that are planned at a time

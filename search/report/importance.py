@@ -1,4 +1,4 @@
-"""Which knobs matter for each objective, as a table."""
+"""Table of the importance of knobs for each objective."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Links:
-    """What the page refers to: the arguments that name the study on a command line, and the pages of its runs."""
+    """References of the page: the arguments that name the study on a command line, and the pages of its runs."""
 
     study_arguments: Sequence[str] = ()
     runs: RunPages = field(default_factory=RunPages)

@@ -36,12 +36,12 @@ class GaussianProcess:
     Numbers are features as they are, larger ones as their logarithms; each category is one, and a list of widths such
     as 64-32 is also the logarithm of their sum. A knob that a candidate does not have counts as 0.
 
-    The kernel, which takes longest, is fitted to a prefix of the rows, so that most further rows need no new one, and
-    the same rows always give the same model.
+    The kernel, which takes longest, is fitted to a prefix of the rows, so that a row that is added at the end seldom
+    needs a new one, and the same rows always give the same model.
     """
 
     def __init__(self, knobs: Sequence[Mapping[str, Scalar]], targets: Floats, seed: int) -> None:
-        """Fit the processes to (n, m) targets, in the order in which they became known."""
+        """Fit the processes to (n, m) targets, in the order of their trials."""
         # Here, since scikit-learn takes a second to load, and most commands fit nothing.
         from sklearn.feature_extraction import DictVectorizer
         from sklearn.gaussian_process import GaussianProcessRegressor

@@ -54,7 +54,7 @@ class FlattenedSampler(optuna.samplers.BaseSampler):
     """
 
     def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> None:
-        """`make` returns the other sampler for a seed; each trial has one of its own, so that a study goes on alike."""
+        """`make` returns the other sampler for a seed; each trial has one of its own."""
         self._make, self._seed = make, seed
         self._random = optuna.samplers.RandomSampler(seed)
         self._proposed: dict[str, Any] = {}

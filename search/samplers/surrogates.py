@@ -74,8 +74,8 @@ class Surrogates:
         self._costs, self._losses = self._known_costs(), self._known_losses()
         built = [t.candidate for t in self._ended if t.outcome.artifact is not None]
         self._trained, self._exported = {c.weights for c in built}, {_variant(c) for c in built}
-        self._graphs = {_graph(key) for key in self._costs}
-        self._curves = {(_graph(key), part) for key in self._costs for part in curve_parts(key.placement)}
+        self._graphs = {_variant(key) for key in self._costs}
+        self._curves = {(_variant(key), part) for key in self._costs for part in curve_parts(key.placement)}
         by_cost = {t.candidate.untrained: _knobs(t.candidate, _TRAINING) for t in self._ended}
         by_loss = {_variant(t.candidate): _knobs(t.candidate, _SERVING) for t in self._ended}
         self._cost_knobs = [by_cost[key] for key in self._costs]
@@ -122,7 +122,7 @@ class Surrogates:
     def _cost_seconds(self, candidate: Candidate) -> float:
         """Return the expected seconds until the cost is known: without those of a service curve, or of an export, that
         another placement of the same graph has had."""
-        graph = _graph(candidate)
+        graph = _variant(candidate.untrained)
         if all((graph, part) in self._curves for part in curve_parts(candidate.placement)):
             return 0.0
         return self._seconds["curve" if graph in self._graphs else "cost"]
@@ -204,12 +204,6 @@ class NoEvidenceError(ValueError):
 def _variant(candidate: Candidate) -> Variant:
     """Return what the loss depends on; as keys, the records themselves are found faster than their digests."""
     return candidate.weights, candidate.precision
-
-
-def _graph(candidate: Candidate) -> Variant:
-    """Return what a service curve depends on but for the placement; the model itself has one, however its widths are
-    told."""
-    return _variant(Candidate() if candidate.keeps_model else candidate.untrained)
 
 
 def _knobs(candidate: Candidate, without: tuple[str, ...]) -> dict[str, Scalar]:

@@ -76,7 +76,7 @@ def slow() -> Iterator[str]:
 
 
 def test_scores_are_those_of_the_bundle_itself(bundle: Path, server: ServerProcess) -> None:
-    """From more threads than connections, so that some requests wait here."""
+    """There are more requests than connections, so that some wait here."""
     requests = [draw_request(rows, seed=rows) for rows in (1, 3, 20, 50)] * 8
     with RemoteModel(server.url, connections=3) as remote, read_bundle(bundle).open() as pool:
         assert dict(remote.inputs) == {"user": "INT64", "item": "INT64", "price": "FP32", "fresh": "BOOL"}
