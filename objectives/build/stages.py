@@ -26,14 +26,13 @@ from objectives.compression.embeddings import evenly_seen, seen
 from objectives.compression.export import (
     Rows,
     Signature,
-    check_parity,
     largest_difference,
     of_each_shape,
-    to_onnx,
 )
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
+from objectives.compression.traced_graphs import TracedGraphs
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.jobs.protocol import Progress
@@ -277,9 +276,8 @@ def _graph(
     rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
     if not (placement.user_once or placement.embedding_device or narrow):
         signature = signature_of(recommender)
-        graph = to_onnx(fitted.model, rows, signature)
         requests = of_each_shape(list(recommender.requests(task.seed))) if signature.open else ()
-        return graph, check_parity(fitted.model, graph, rows, signature.scores, requests)
+        return _traced.export(fitted.model, rows, signature, requests)
     plain = _export(task, recommender, weights, Precision(), Placement(), fitted).artifact
     graph = source = load_graph(Path(task.home) / plain.path)
     arrays = _arrays(rows)
@@ -372,8 +370,9 @@ def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> P
     return task.cache / "weights" / _weights_key(task, recommender, weights)
 
 
-# One builder serves one study, so one recommender stays in memory.
+# One builder serves one study, so one recommender stays in memory, with the graphs of its models.
 _opened: dict[str, Recommender] = {}
+_traced = TracedGraphs()
 
 
 def open_once(task: Task, progress: Progress, threads: int | None = None) -> Recommender:
@@ -387,6 +386,7 @@ def open_once(task: Task, progress: Progress, threads: int | None = None) -> Rec
     key = digest(replace(task, expected=""))
     if key not in _opened:
         _opened.clear()
+        _traced.clear()
         _opened[key] = open_recommender(task, progress)
     if task.expected not in ("", _opened[key].key):
         raise FactoryError(

@@ -60,6 +60,11 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     Raises:
         ExportError: it cannot be, with the part at fault.
     """
+    return optimized(trace(model, example, signature), model)
+
+
+def trace(model: nn.Module, example: Mapping[str, Tensor], signature: Signature = Signature()) -> ir.Model:
+    """Trace as `to_onnx` does, without any optimization; initialisers are the model's own tensors, behind PREFIX."""
     names, once = tuple(example), signature.once
     given = tuple(values[:1] if name in once else values for name, values in example.items())
     dynamic = tuple(
@@ -85,11 +90,16 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
                 optimize=False,
             )
             assert program is not None
-            optimize(program)
+            return program.model
         except torch.onnx.OnnxExporterError as error:
             why = located(error.__cause__ or error)
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
-    graph = program.model
+
+
+def optimized(graph: ir.Model, model: nn.Module) -> ir.Model:
+    """Optimize a traced graph of the model, in place, and name its weights after the model's parameters."""
+    with warnings.catch_warnings(action="ignore"):
+        optimize(graph)
     parameters = {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     name_turned(graph, parameters)
     plain_recurrent(graph, parameters)

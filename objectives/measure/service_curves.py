@@ -35,7 +35,7 @@ _BUSY_REQUESTS = 60
 _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
-_RESTED_SECONDS = 0.5
+_RESTED_SECONDS = 0.25
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 

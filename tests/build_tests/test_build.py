@@ -191,7 +191,7 @@ def test_everything_comes_from_the_cache_the_second_time(
     monkeypatch.setattr(build, "_opened", {})
     for module in ("pointwise", "sequential"):
         monkeypatch.setattr(f"objectives.recommenders.families.{module}.train_to_optimum", None)
-    for stage in ("fit_weights", "to_onnx"):
+    for stage in ("fit_weights", "_graph"):
         monkeypatch.setattr(build, stage, None)
     assert fit(task, weights, _silent).reused and fit(task, Weights(), _silent).reused
     artifact, reused = export(task, weights, Precision(), Form(), _silent)

@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
-from objectives.compression import export
+from objectives.compression import export, traced_graphs
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
 from objectives.jobs.requests import CustomMetricRequest, EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
@@ -368,12 +368,12 @@ def test_a_dry_run_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
     assert staged.prepare(task, _quiet).baseline.parity < 1e-3
 
     def other(*of: Any) -> ir.Model:
-        graph = export.to_onnx(*of)
+        graph = export.optimized(*of)
         head = graph.graph.initializers["model.net.click.weight"]
         head.const_value = ir.tensor(head.const_value.numpy() * np.float32(1.02), name=head.name)
         return graph
 
-    monkeypatch.setattr(build, "to_onnx", other)
+    monkeypatch.setattr(traced_graphs, "optimized", other)
     with pytest.raises(ParityError, match=r"0\.001"):
         staged.prepare(replace(task, dry_run=str(home / f"{factory} again")), _quiet)
 

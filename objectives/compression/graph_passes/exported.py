@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from onnx.reference import ReferenceEvaluator
-from onnxscript.optimizer import fold_constants_ir
+from onnxscript.optimizer import fold_constants_ir, optimize_ir
 
 from objectives.arrays import Array, Arrays
 from objectives.onnx_graph import array, initializer, operands, turn_into
@@ -27,20 +26,20 @@ _MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Un
 _PROBE = (5, 3)
 
 
-def optimize(program: torch.onnx.ONNXProgram) -> None:
-    """Run the exporter's own optimization, in place, on a program that was exported without it.
+def optimize(model: ir.Model) -> None:
+    """Run the exporter's own optimization, in place, on a graph that was exported without it.
 
     Small addends, of a divisor or of a logarithm's argument, are protected from it: its rule that x + 0 is x treats
     every constant below 1e-8 as 0 (onnxscript 0.7.2, as its patterns compare with math.isclose): x / (n + 1e-12)
     becomes x / n, and NaN where x and n are 0.
     """
-    fold_constants_ir(program.model)
-    for node in program.model.graph:
+    fold_constants_ir(model)
+    for node in model.graph:
         if node.op_type in _STAND_INS and not node.domain and any(map(_is_small, node.inputs)):
             node.metadata_props[_STANDS_FOR] = node.op_type
             node.op_type = _STAND_INS[node.op_type]
-    program.optimize()
-    for node in program.model.graph:
+    optimize_ir(model)
+    for node in model.graph:
         node.op_type = node.metadata_props.pop(_STANDS_FOR, node.op_type)
 
 

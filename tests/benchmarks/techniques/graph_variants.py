@@ -35,6 +35,7 @@ from tests.protos import quantize, to_onnx
 
 Array = NDArray[Any]
 Graphs = Mapping[str, onnx.ModelProto]
+Run = Callable[[Mapping[str, Array]], Array]
 FIELDS = (
     *(Field(name=f"code{i}", side="item", vocabulary=int(10 * 1.42**i)) for i in range(26)),
     *(Field(name=f"number{i}", side="item", kind="numeric") for i in range(13)),
@@ -137,7 +138,7 @@ def four_bits(units: Sequence[int]) -> Graphs:
 # -- in turns
 
 
-def session(graph: onnx.ModelProto, threads: int) -> Callable[[Mapping[str, Array]], Array]:
+def session(graph: onnx.ModelProto, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     made = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -145,9 +146,9 @@ def session(graph: onnx.ModelProto, threads: int) -> Callable[[Mapping[str, Arra
     return lambda given: made.run(None, {name: given[name] for name in takes})[0]
 
 
-def in_turns(graphs: Graphs, given: Mapping[str, Array], threads: int, rounds: int) -> tuple[Array, Array]:
-    """Wall seconds and the thread's own seconds, (rounds, graphs)."""
-    runs, random = [session(graph, threads) for graph in graphs.values()], np.random.default_rng(0)
+def in_turns(runs: Sequence[Run], given: Mapping[str, Array], rounds: int) -> tuple[Array, Array]:
+    """Wall seconds and the thread's own seconds, (rounds, runs)."""
+    random = np.random.default_rng(0)
     wall, own = np.empty((rounds, len(runs))), np.empty((rounds, len(runs)))
     for number in range(-20, rounds):  # the first ones warm up
         for which in random.permutation(len(runs)):
@@ -166,16 +167,20 @@ def ratio(seconds: Array, which: int) -> str:
 
 
 def told(title: str, graphs: Graphs, rows: Sequence[int], threads: Sequence[int], rounds: int) -> None:
+    for number in threads:
+        told_of(title, {name: session(graph, number) for name, graph in graphs.items()}, rows, number, rounds)
+
+
+def told_of(title: str, runs: Mapping[str, Run], rows: Sequence[int], number: int, rounds: int) -> None:
     for count in rows:
         given = inputs(count)
-        first, *others = (session(graph, 1)(given) for graph in graphs.values())
+        first, *others = (run(given) for run in runs.values())
         off = [np.abs(scores - first).max() / first.std() for scores in others]
-        for number in threads:
-            wall, own = in_turns(graphs, given, number, rounds)
-            print(f"{title}, {count} rows, {number} threads: {next(iter(graphs))} {np.median(wall[:, 0]) * 1e6:.0f} us")
-            for which, name in enumerate(list(graphs)[1:], 1):
-                processor = f", own time {ratio(own, which)}" if number == 1 else ""
-                print(f"  {name:16} {ratio(wall, which)}{processor}, scores off by {off[which - 1]:.2g}", flush=True)
+        wall, own = in_turns(list(runs.values()), given, rounds)
+        print(f"{title}, {count} rows, {number} threads: {next(iter(runs))} {np.median(wall[:, 0]) * 1e6:.0f} us")
+        for which, name in enumerate(list(runs)[1:], 1):
+            processor = f", own time {ratio(own, which)}" if number == 1 else ""
+            print(f"  {name:16} {ratio(wall, which)}{processor}, scores off by {off[which - 1]:.2g}", flush=True)
 
 
 def main() -> None:

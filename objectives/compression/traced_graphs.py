@@ -1,0 +1,118 @@
+"""Graphs that were traced, reused for models of the same program: those that differ in sizes and values alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from objectives.compression.export import PREFIX, Rows, Signature, check_parity, optimized, trace
+from objectives.compression.module_edit import tensors
+from objectives.onnx_graph import infer
+
+# Attributes of torch's own modules that a traced graph takes from the shapes of its weights.
+_SIZES = frozenset(
+    ("in_features", "out_features", "num_embeddings", "embedding_dim", "normalized_shape", "num_features")
+)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# Attributes of which the text says all.
+_PLAIN = (bool, int, float, str, type(None), tuple, list, dict, frozenset)
+
+Program = tuple[object, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Traced:
+    """A graph without weights, not optimized, and the shapes that the weights had."""
+
+    graph: ir.Model
+    shapes: Mapping[str, torch.Size]
+
+    def alike(self, shapes: Mapping[str, torch.Size]) -> int:
+        """Return the number of tensors of the same shape."""
+        return sum(self.shapes.get(name) == shape for name, shape in shapes.items())
+
+
+class TracedGraphs:
+    """Exports of one recommender's models, most of which are not traced.
+
+    Tracing takes seconds and gives the same nodes for each width of a layer. A model of a program that was traced takes
+    a copy of the nodes, from the one of the most equal shapes, with its own weights; the copy is optimized, and counts
+    if its scores agree with the model's. They do not where a node holds a size, as a Reshape may: then the model is
+    traced too.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Program, list[_Traced]] = defaultdict(list)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def export(
+        self, model: nn.Module, rows: Mapping[str, Tensor], signature: Signature, requests: Sequence[Rows] = ()
+    ) -> tuple[ir.Model, float]:
+        """Return the graph of a model and the largest difference of their scores; arguments and errors are those of
+        `to_onnx` and `check_parity`.
+
+        The signature and the inputs' names are the same in all calls.
+        """
+        known, shapes = self._known[_program(model.eval())], {n: t.shape for n, t in tensors(model).items()}
+        if known:
+            nearest = max(known, key=lambda traced: traced.alike(shapes))
+            try:
+                graph = optimized(_with_weights(nearest.graph, model), model)
+                return graph, check_parity(model, graph, rows, signature.scores, requests)
+            except Exception:  # nodes of other sizes fail in any way; a fault of the model itself is raised below
+                pass
+        graph = trace(model, rows, signature)
+        traced = _Traced(_without_weights(graph, model), shapes)
+        parity = check_parity(model, optimized(graph, model), rows, signature.scores, requests)
+        known.append(traced)
+        return graph, parity
+
+
+def _without_weights(traced: ir.Model, model: nn.Module) -> ir.Model:
+    graph = traced.clone()
+    for name in _held(graph, model):
+        _give(graph.graph.initializers[name], None)
+    return graph
+
+
+def _with_weights(bare: ir.Model, model: nn.Module) -> ir.Model:
+    graph = bare.clone()
+    for name, tensor in _held(graph, model).items():
+        values = tensor.detach().cpu().numpy()
+        _give(graph.graph.initializers[name], ir.tensor(np.ascontiguousarray(values), name=name))
+    return infer(graph)
+
+
+def _held(graph: ir.Model, model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of the model that the graph holds, by the names of their initialisers."""
+    named = {PREFIX + name: tensor for name, tensor in tensors(model).items()}
+    return {name: named[name] for name in graph.graph.initializers if name in named}
+
+
+def _give(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
+    value.const_value = tensor
+    value.shape = None if tensor is None else ir.Shape(tensor.shape)
+
+
+def _program(model: nn.Module) -> Program:
+    """Describe a model by all but the sizes and values of its tensors: its modules, their settings, what is tied."""
+    first: dict[int, str] = {}
+    tied = tuple(
+        (name, first.setdefault(id(tensor), name), tensor.ndim, tensor.dtype) for name, tensor in tensors(model).items()
+    )
+    modules = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
+    return (*modules, tied)
+
+
+def _settings(module: nn.Module) -> Program:
+    sizes = _SIZES if type(module).__module__.startswith("torch.nn.") else frozenset()
+    own = {name: value for name, value in vars(module).items() if name not in sizes | _OF_EVERY_MODULE}
+    return tuple((name, repr(value) if isinstance(value, _PLAIN) else type(value)) for name, value in own.items())
