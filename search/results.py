@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from objectives.records import Interval, Latency, Measurement, SimulatedRatios, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
@@ -58,6 +59,10 @@ class PointLatency:
     p95_interval: Interval | None = None
 
 
+# What proposed a trial: the study itself, or the sampler, with weights that were trained before or with new ones.
+Source = Literal["reference point", "starting point", "known weights", "new weights"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One trial: what was chosen, and how it ended.
@@ -65,6 +70,7 @@ class Row:
     candidate, weights, variant: ids
     reference: name of the reference point that it is, None for one of the search
     suggested: the knobs as the search chose them, from which another study can start; none for a reference point
+    source: what proposed it; None where that was not recorded
     minutes: of the search, when it ended
     seconds: by stage, None where a stage did not run
     timings: the file of raw timings, relative to the home
@@ -84,6 +90,7 @@ class Row:
     origin: str
     knobs: Mapping[str, Scalar]
     suggested: Mapping[str, Scalar] = field(default_factory=dict)
+    source: Source | None = None
     minutes: float | None = None
     seconds: Mapping[str, float | None] = field(default_factory=dict)
     reused: tuple[str, ...] = ()

@@ -31,6 +31,8 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 # last one, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
+# Attribute of a trial that was enqueued as a starting point.
+_START = "start"
 # Fact: the sources of starting points whose points were enqueued.
 STARTED_FROM = "started_from"
 # Ended trials, the last ones, that a proposal is made from, besides all that were measured.
@@ -97,7 +99,8 @@ class Study:
                 self._facts[key] = json.loads(json.dumps(value))  # as it is read again
 
     def enqueue(self, params: Mapping[str, Scalar]) -> None:
-        self._study.enqueue_trial(dict(params))
+        """Enqueue a starting point of the search."""
+        self._study.enqueue_trial(dict(params), user_attrs={_START: True})
 
     def enqueue_reference(self, name: str, candidate: Candidate) -> None:
         """Enqueue a candidate that need not be in the space, to be measured in any case; it has no knobs."""
@@ -108,6 +111,11 @@ class Study:
         """Names of the reference points that were asked for, or wait to be."""
         names = (trial.user_attrs.get("reference") for trial in self._study.get_trials(deepcopy=False))
         return tuple(filter(None, names))
+
+    @property
+    def gain_per_second(self) -> float | None:
+        """The expected gain in hypervolume per second of the last proposal; None where the sampler knows none."""
+        return self._sampler.gain_per_second if isinstance(self._sampler, ExpectedGainSampler) else None
 
     def ask(
         self,
@@ -122,7 +130,7 @@ class Study:
         """
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if settled and not waiting:
-            self.enqueue(settled)
+            self._study.enqueue_trial(dict(settled))
         if isinstance(self._sampler, ExpectedGainSampler) and not waiting:
             front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
@@ -184,7 +192,8 @@ class Study:
                 kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
                 self._study.enqueue_trial({}, user_attrs=kept)
             elif frozen.params:
-                self._study.enqueue_trial(dict(frozen.params))
+                kept = {key: frozen.user_attrs[key] for key in (_START,) if key in frozen.user_attrs}
+                self._study.enqueue_trial(dict(frozen.params), user_attrs=kept)
 
     def finished(self) -> list[FrozenTrial]:
         return [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
@@ -207,8 +216,9 @@ class Study:
             return
         candidate = from_plain(Candidate, trial.user_attrs["candidate"])
         minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
+        start, times_ms = bool(trial.user_attrs.get(_START)), _times_ms(trial)
         told = EndedTrial(
-            trial.number, candidate, _outcome(trial), minutes, reference, trial.params, times_ms=_times_ms(trial)
+            trial.number, candidate, _outcome(trial), minutes, reference, trial.params, start=start, times_ms=times_ms
         )
         final = self.facts.get(_FINAL + str(trial.number))
         told = told if final is None else told.with_final(from_plain(FinalNumbers, final))

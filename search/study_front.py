@@ -15,11 +15,12 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, numbers_of, read_choice
+from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, Source, numbers_of, read_choice
 from search.samplers.knob_importance import KnobImportance
 from search.study import Study
 from search.trials import EndedTrial
 from search.verdict import doubts, interference_warnings
+from spaces.candidate import Candidate
 from spaces.serialization import Json, fields_in, from_plain
 
 _STAGES = ("cost", "fit", "export", "judge", "time")
@@ -30,8 +31,9 @@ def study_front(config: StudyConfig, study: Study) -> Front:
     facts, settled, measured, able = study.facts, study.ended(), study.measured(), study.able()
     contenders = study.contenders()
     members = study.front(contenders)
+    standing, sources = (able, contenders, members), _sources(settled)
     rows = _beside_references(
-        [_row(one, (able, contenders, members), config.price_per_hour) for one in settled],
+        [_row(one, standing, sources[one.number], config.price_per_hour) for one in settled],
         settled,
         tuned_baseline([one for one in settled if one.number in contenders]),
     )
@@ -98,7 +100,23 @@ def _median(numbers: Sequence[float]) -> float | None:
     return float(np.median(numbers)) if numbers else None
 
 
-def _row(one: EndedTrial, standing: tuple[Container[int], Container[int], Container[int]], price: float | None) -> Row:
+def _sources(settled: Sequence[EndedTrial]) -> dict[int, Source]:
+    """Return what proposed each trial. Weights are known that an earlier trial trained, and the baseline's own."""
+    trained, found = {Candidate().weights.id}, dict[int, Source]()
+    for one in settled:
+        own: Source = "known weights" if one.candidate.weights.id in trained else "new weights"
+        found[one.number] = "reference point" if one.reference else "starting point" if one.start else own
+        if one.outcome.artifact is not None:
+            trained.add(one.candidate.weights.id)
+    return found
+
+
+def _row(
+    one: EndedTrial,
+    standing: tuple[Container[int], Container[int], Container[int]],
+    source: Source,
+    price: float | None,
+) -> Row:
     """Return a trial's row; `standing` are the trials that keep the limits, that may be on the front, and that are."""
     able, contenders, members = standing
     outcome = one.outcome
@@ -115,6 +133,7 @@ def _row(one: EndedTrial, standing: tuple[Container[int], Container[int], Contai
         origin=one.candidate.weights.origin,
         knobs=one.candidate.knobs(),
         suggested=one.knobs,
+        source=source,
         minutes=one.minutes,
     )
     passed_over = row.feasible and one.number not in contenders

@@ -51,6 +51,7 @@ class EndedTrial:
     reference: name of the reference point that it measures, None for one of the search
     knobs: as they were suggested
     final: whether the numbers are those of a final benchmark
+    start: whether it is a starting point of the search
     times_ms: begin and end, in milliseconds since the epoch; None where that is not known yet
     """
 
@@ -61,6 +62,7 @@ class EndedTrial:
     reference: str | None = None
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     final: bool = False
+    start: bool = False
     times_ms: tuple[int, int] | None = None
 
     def with_final(self, final: FinalNumbers) -> EndedTrial:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from objectives.build import elastic
-from objectives.build.model_structure import of_baseline, of_student
+from objectives.build.model_structure import groups_of_student, of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
 from objectives.compression.elastic.network import ElasticNetwork
@@ -30,6 +30,7 @@ from objectives.recommenders.families.transfer import start_from
 from objectives.recommenders.protocol import Recommender
 from spaces.model_structure import ModelStructure
 from spaces.serialization import from_plain, to_plain
+from spaces.techniques.architecture import Architecture
 from spaces.techniques.distillation import Distillation
 from spaces.weights import Weights
 
@@ -140,6 +141,9 @@ def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:
         ValueError: a technique cannot be applied to this model, or would change nothing.
     """
     torch.manual_seed(seed)
+    if weights.architecture is not None and weights.techniques == (weights.architecture,):
+        model = _student(recommender, weights.architecture)
+        return Fitted(model.eval(), groups_of_student(recommender, model, weights.architecture), {})
     model, structure = _reshaped(recommender, weights)
     return Fitted(model.eval(), structure, {})
 
@@ -159,12 +163,18 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Model
     """Return the model that fitting starts from, and its structure; ValueError where a student equals the baseline."""
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure
-    student = recommender.build(weights.architecture)
+    student = _student(recommender, weights.architecture)
+    return student, of_student(recommender, student, weights.architecture).structure
+
+
+def _student(recommender: Recommender, architecture: Architecture) -> nn.Module:
+    """Return a student before its training; ValueError where it equals the baseline."""
+    student = recommender.build(architecture)
     start_from(student, recommender.model)
     if _alike(student, recommender):
-        sizes = ", ".join(f"{name} {value}" for name, value in weights.architecture.sizes)
+        sizes = ", ".join(f"{name} {value}" for name, value in architecture.sizes)
         raise ValueError(f"A student has other sizes than the baseline's, but got {sizes}.")
-    return student, of_student(recommender, student, weights.architecture).structure
+    return student
 
 
 def _alike(student: nn.Module, recommender: Recommender) -> bool:

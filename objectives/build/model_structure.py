@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
+from objectives.compression.module_edit import recounted
+from objectives.compression.program_key import ProgramKey, program_key
 from objectives.compression.structure import Traced, trace
 from objectives.recommenders.protocol import Recommender
+from spaces.model_structure import ModelStructure
 from spaces.techniques.architecture import Architecture
 
 _ROWS = 7
@@ -13,9 +18,11 @@ _ROWS = 7
 _MOST = 64
 
 
-# A builder serves one study, so the structure of one model stays in memory, and those of its siblings by their sizes.
+# A builder serves one study, so the structure of one model stays in memory, those of its siblings by their sizes, and
+# their groups by their programs.
 _known: dict[str, Traced] = {}
 _siblings: dict[tuple[str, Architecture], Traced] = {}
+_groups: dict[tuple[str, ProgramKey], ModelStructure] = {}
 
 
 def of_baseline(recommender: Recommender) -> Traced:
@@ -42,6 +49,21 @@ def of_student(recommender: Recommender, student: nn.Module, architecture: Archi
             del _siblings[next(iter(_siblings))]
         _siblings[key] = of_sibling(recommender, student)
     return _siblings[key]
+
+
+def groups_of_student(recommender: Recommender, student: nn.Module, architecture: Architecture) -> ModelStructure:
+    """Return the structure of a student that is not pruned: without prunable dimensions, which alone depend on sizes,
+    one is traced for all students of its program.
+
+    Raises:
+        TraceError: the model's forward cannot be traced.
+    """
+    key = recommender.key, program_key(student)
+    if key not in _groups:
+        structure = of_student(recommender, student, architecture).structure
+        groups = (replace(group, dims=(), unprunable_reason="it is not pruned") for group in structure.groups)
+        _groups[key] = replace(structure, groups=tuple(groups))
+    return recounted(_groups[key], student)
 
 
 def of_sibling(recommender: Recommender, model: nn.Module) -> Traced:

@@ -13,17 +13,8 @@ from torch import Tensor, nn
 
 from objectives.compression.export import PREFIX, Rows, Signature, check_parity, optimized, trace
 from objectives.compression.module_edit import tensors
+from objectives.compression.program_key import ProgramKey, program_key
 from objectives.onnx_graph import infer
-
-# Attributes of torch's own modules that a traced graph takes from the shapes of its weights.
-_SIZES = frozenset(
-    ("in_features", "out_features", "num_embeddings", "embedding_dim", "normalized_shape", "num_features")
-)
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-# Attributes of which the text says all.
-_PLAIN = (bool, int, float, str, type(None), tuple, list, dict, frozenset)
-
-Program = tuple[object, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +39,7 @@ class TracedGraphs:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Program, list[_Traced]] = defaultdict(list)
+        self._known: dict[ProgramKey, list[_Traced]] = defaultdict(list)
 
     def clear(self) -> None:
         self._known.clear()
@@ -61,7 +52,7 @@ class TracedGraphs:
 
         The signature and the inputs' names are the same in all calls.
         """
-        known, shapes = self._known[_program(model.eval())], {n: t.shape for n, t in tensors(model).items()}
+        known, shapes = self._known[program_key(model.eval())], {n: t.shape for n, t in tensors(model).items()}
         if known:
             nearest = max(known, key=lambda traced: traced.alike(shapes))
             try:
@@ -100,19 +91,3 @@ def _held(graph: ir.Model, model: nn.Module) -> dict[str, Tensor]:
 def _give(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
     value.const_value = tensor
     value.shape = None if tensor is None else ir.Shape(tensor.shape)
-
-
-def _program(model: nn.Module) -> Program:
-    """Describe a model by all but the sizes and values of its tensors: its modules, their settings, what is tied."""
-    first: dict[int, str] = {}
-    tied = tuple(
-        (name, first.setdefault(id(tensor), name), tensor.ndim, tensor.dtype) for name, tensor in tensors(model).items()
-    )
-    modules = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
-    return (*modules, tied)
-
-
-def _settings(module: nn.Module) -> Program:
-    sizes = _SIZES if type(module).__module__.startswith("torch.nn.") else frozenset()
-    own = {name: value for name, value in vars(module).items() if name not in sizes | _OF_EVERY_MODULE}
-    return tuple((name, repr(value) if isinstance(value, _PLAIN) else type(value)) for name, value in own.items())

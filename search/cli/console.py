@@ -85,12 +85,28 @@ class SearchBar:
             left = max(0, self._seconds - elapsed)
             self._bar.update(self._task, completed=elapsed, description=self.best or "searching", left=f"{left:.0f} s")
 
-    def told(self, told: EndedTrial, hypervolume: float, best: Measurement | None, counts: str, spent: float) -> None:
-        """Report a trial that ended; `counts` says how far the candidates came."""
+    def told(
+        self,
+        told: EndedTrial,
+        hypervolume: float,
+        best: Measurement | None,
+        counts: str,
+        spent: float,
+        gain_per_second: float | None = None,
+    ) -> None:
+        """Report a trial that ended.
+
+        Args:
+            counts: how far the candidates came
+            gain_per_second: expected of the last proposal; at this rate until the end, since later ones gain less, the
+                hypervolume gains what is told as the most
+        """
         self.best = f"{counts}, hypervolume {hypervolume:.3f}"
         if best is not None:
             self.best += f", best {best.latency.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)
+        if gain_per_second is not None and left > 0:
+            self.best += f", at most {gain_per_second * left:+.3f} still expected"
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
 

@@ -86,7 +86,8 @@ def search(session: Session, console: Console) -> None:
             def record(told: EndedTrial) -> None:
                 session.ledger.record(told)
                 counts = stages_reached([ended.outcome for ended in study.ended()])
-                bar.told(told, *_progress(study, config.quality.max_loss), counts, 60 * (told.minutes or 0.0))
+                reached, spent = _progress(study, config.quality.max_loss), 60 * (told.minutes or 0.0)
+                bar.told(told, *reached, counts, spent, study.gain_per_second)
 
             own = workers.builders, meter, threads
             return Explorer(jobs, costs, space, study, *own, record, bar.tick, final.reserve)

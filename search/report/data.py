@@ -6,14 +6,15 @@ import html
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 
 from objectives.records import SliceQuality, State
 from search.format import knob_value, metric_name, milliseconds, percent, size, span, times
 from search.front import hypervolume_over_time, resolved_front, unit_objectives
-from search.results import Front, Point, Row
+from search.results import Front, Point, Row, Source
 from search.verdict import alike_trials, subject
 from spaces.domains import Scalar
 
@@ -24,17 +25,31 @@ _NUMBER = re.compile(r"[-+]?\d[\d.,]*%?")
 
 @dataclass(frozen=True)
 class Curve:
-    """The hypervolume that was reached by `x` (trial numbers or minutes); it stays until the next x."""
+    """The hypervolume that was reached by `x` (trial numbers or minutes); it stays until the next x.
+
+    by_source: the part of it that trials of each source gained, which sum to it; empty where that was not recorded
+    """
 
     x: tuple[float, ...]
     hypervolume: tuple[float, ...]
+    by_source: Mapping[Source, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> Curve:
         """The same curve by its ends and the places where it rises, which are few in a long study."""
         values = self.hypervolume
-        kept = [at for at in range(len(values)) if at in (0, len(values) - 1) or values[at] != values[at - 1]]
-        return Curve(tuple(self.x[at] for at in kept), tuple(values[at] for at in kept))
+        return self._at([at for at in range(len(values)) if at in (0, len(values) - 1) or values[at] != values[at - 1]])
+
+    def until(self, x: float) -> Curve:
+        """The same curve, continued to an x behind its last one."""
+        longer = self._at([*range(len(self.x)), -1])
+        return replace(longer, x=(*self.x, x))
+
+    def _at(self, places: Sequence[int]) -> Curve:
+        def taken(values: Sequence[float]) -> tuple[float, ...]:
+            return tuple(values[place] for place in places)
+
+        return Curve(taken(self.x), taken(self.hypervolume), {s: taken(of) for s, of in self.by_source.items()})
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ def hypervolume_curves(front: Front) -> tuple[Curve, Curve]:
     ends = [(0.0 if row.trial == 0 else row.minutes, row) for row in front.rows]
     by_minutes = _curve([(minutes, row) for minutes, row in ends if minutes is not None], front.max_loss)
     if by_minutes.x and front.minutes > by_minutes.x[-1]:
-        by_minutes = Curve((*by_minutes.x, front.minutes), (*by_minutes.hypervolume, by_minutes.hypervolume[-1]))
+        by_minutes = by_minutes.until(front.minutes)
     return _curve([(float(row.trial), row) for row in front.rows], front.max_loss), by_minutes
 
 
@@ -117,7 +132,22 @@ def _curve(ends: Sequence[tuple[float, Row]], max_loss: float) -> Curve:
         if isinstance(row, Point) and row.feasible and not row.passed_over:
             points[place] = unit_objectives(row.p95_ratio, row.throughput_ratio, row.quality.loss, max_loss)[0]
     order = sorted(range(len(ends)), key=lambda place: ends[place][0])
-    return Curve(tuple(ends[place][0] for place in order), tuple(hypervolume_over_time(points, order).tolist()))
+    reached = hypervolume_over_time(points, order)
+    sources, gains = [ends[place][1].source for place in order], np.diff(reached, prepend=0.0)
+    by_source = {
+        source: tuple(np.cumsum(np.where([of == source for of in sources], gains, 0.0)).tolist())
+        for source in get_args(Source)
+        if None not in sources and source in sources
+    }
+    return Curve(tuple(ends[place][0] for place in order), tuple(reached.tolist()), by_source)
+
+
+def gains_sentence(front: Front) -> str:
+    """Say what share of the hypervolume each source gained; empty where that is not known."""
+    curve, _ = hypervolume_curves(front)
+    gained = {source: of[-1] / curve.hypervolume[-1] for source, of in curve.by_source.items() if of[-1] > 0}
+    shares = [f"{share:.0%} by {source.removesuffix('s')}s" for source, share in gained.items()]
+    return f"Of the hypervolume, {', '.join(shares[:-1])}{' and ' if shares[1:] else ''}{shares[-1]}." if shares else ""
 
 
 def table_rows(front: Front) -> list[TableRow]:

@@ -19,7 +19,7 @@ from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import constant_knobs
 from search.report.columns import ENDING_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
-from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of
+from search.report.data import Curve, endings, gains_sentence, hypervolume_curves, metric_of, slices_of
 from search.report.effort import (
     effort_figure,
     seconds_by_stage,
@@ -27,7 +27,7 @@ from search.report.effort import (
     simulation_sentence,
     simulations,
 )
-from search.report.front import FONT, GRID, LOOK, PALETTE, Description, describe_front, loss_window
+from search.report.front import FONT, GRID, LEGEND, LOOK, PALETTE, Description, describe_front, loss_window
 from search.report.importance import importance_columns, importance_rows
 from search.report.measures import pair_names
 from search.report.page_data import Links, page_data
@@ -58,20 +58,29 @@ def front_figure(front: Front) -> go.Figure:
 
 
 def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
-    line = {"shape": "hv", "color": PALETTE[3], "width": 2.5}
-    fill = {"fill": "tozeroy", "fillcolor": LIGHT.fill}
+    """The curve, above the areas of what trials of each source gained, as far as that is known."""
     steps = curve.steps
-    trace = go.Scatter(x=steps.x, y=steps.hypervolume, mode="lines", line=line, **fill)
+    areas = [
+        go.Scatter(
+            x=steps.x, y=gained, name=source, mode="lines", line={"shape": "hv", "width": 0, "color": colour},
+            stackgroup="sources", hoverinfo="skip",
+        )
+        for (source, gained), colour in zip(steps.by_source.items(), PALETTE, strict=False)
+    ]  # fmt: skip
+    line = {"shape": "hv", "color": PALETTE[3], "width": 2.5}
+    fill = {} if areas else {"fill": "tozeroy", "fillcolor": LIGHT.fill}
+    trace = go.Scatter(x=steps.x, y=steps.hypervolume, name="all", mode="lines", line=line, showlegend=False, **fill)
     top = 1.1 * max(curve.hypervolume, default=0.0) or 1.0
     layout = {
         **LOOK,
         "height": 300,
-        "margin": {"l": 56, "r": 12, "t": 12, "b": 48},
+        "margin": {"l": 56, "r": 12, "t": 40 if areas else 12, "b": 48},
         "xaxis": {**GRID, "title": {"text": axis}, "rangemode": "tozero"},
         "yaxis": {**GRID, "title": {"text": "hypervolume"}, "range": [0, min(1.0, top)]},
         "hovermode": "x",
+        "legend": LEGEND,
     }
-    return go.Figure(trace, layout)
+    return go.Figure([*areas, trace], layout)
 
 
 def write_report(
@@ -109,6 +118,7 @@ def write_report(
         # Lines need two trials and an upright or two to run between.
         knob_count=len(uprights) if len(front.points) > 1 else 0,
         knobs_pixels=AXIS_PIXELS * (len(uprights) + len(data["uprights"]) + 1),
+        gains=gains_sentence(front),
         endings=endings(front),
         ending_columns=ENDING_COLUMNS,
         knobs_that_matter=importance_rows(front),

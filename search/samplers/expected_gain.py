@@ -55,11 +55,15 @@ class Evidence:
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
     """Sampler over a study's whole space; `evidence` is set before each ask.
 
+    `gain_per_second` is the expected gain in hypervolume per second of the last candidate that was proposed by it; None
+    before the first one.
+
     A proposal depends on the seed, the number of the trial and the evidence only, so a resumed study goes on as one
     that was not interrupted.
     """
 
     evidence: Evidence | None = None
+    gain_per_second: float | None = None
 
     def __init__(self, objectives: Sequence[str], limits: Limits, seed: int, explored: float = _EXPLORED) -> None:
         """Make the sampler; `explored` is the share of its proposals that are random."""
@@ -98,8 +102,10 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         predicted = surrogates.predict([*(drawn.candidate for drawn in pool), *evidence.pending])
         # A trial under way counts as measured where it is expected.
         front = np.concatenate([surrogates.measured(), predicted.units[:, len(pool) :].mean(axis=0)])
-        gain = HypervolumeGain(front, surrogates.objectives)
-        return pool[int(np.argmax(gain_per_second(gain, predicted)[: len(pool)]))]
+        rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)[: len(pool)]
+        best = int(np.argmax(rates))
+        self.gain_per_second = float(rates[best])
+        return pool[best]
 
 
 def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from objectives.build.fit import Fitted, fit
+from objectives.build import model_structure
+from objectives.build.fit import Fitted, fit, untrained
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.embeddings import MixedTable, QuotientRemainderTable
 from objectives.compression.low_rank import LowRankLinear
 from objectives.compression.pipeline import epochs_of
+from objectives.compression.structure import Traced, trace
 from objectives.recommenders.families.sasrec import SASRec
 from objectives.recommenders.protocol import Recommender
 from spaces.techniques.architecture import Architecture
@@ -54,6 +56,14 @@ OWN_SIZES: Mapping[str, dict[str, Any]] = {
     "dcn-v2": {"embedding_dim": 8, "crosses": 2, "mlp": "64-32"},
     "dlrm": {"embedding_dim": 8, "bottom": "32", "top": "64-32"},
     "sasrec": {"embedding_dim": 16, "blocks": 2, "heads": 2, "feed_forward": 32},
+}
+
+
+# Other sizes of the students' programs.
+WIDER: Mapping[str, Architecture] = {
+    "dcn-v2": Architecture((("embedding_dim", 6), ("crosses", 1), ("mlp", "24"))),
+    "dlrm": Architecture((("embedding_dim", 6), ("bottom", "24"), ("top", "24"))),
+    "sasrec": Architecture((("embedding_dim", 8), ("blocks", 1), ("heads", 1), ("feed_forward", 24))),
 }
 
 
@@ -404,3 +414,28 @@ def test_the_seed_of_learning_is_another_training_of_the_same_choice(opened: Ope
     )
     torch.testing.assert_close(first, again)
     assert not torch.allclose(first, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_untrained_students_of_one_program_have_the_groups_of_the_one_that_was_traced(
+    family: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender, traced = opened(family), []
+    exact = {
+        sizes: of_sibling(recommender, recommender.build(sizes)).structure
+        for sizes in (STUDENTS[family], WIDER[family])
+    }
+
+    def counted(*of: Any) -> Traced:
+        traced.append(of)
+        return trace(*of)
+
+    for known in ("_siblings", "_groups"):
+        monkeypatch.setattr(model_structure, known, {})
+    monkeypatch.setattr(model_structure, "trace", counted)
+    for sizes, expected in exact.items():
+        found = untrained(recommender, Weights(architecture=sizes, distillation=LEARNING), seed=0)
+        kept = [(group.name, group.kind, group.modules, group.parameters) for group in found.structure.groups]
+        assert kept == [(group.name, group.kind, group.modules, group.parameters) for group in expected.groups]
+        assert [table.name for table in found.structure.tables] == [table.name for table in expected.tables]
+    assert len(traced) == 1

@@ -12,7 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from plotly.offline import get_plotlyjs
@@ -20,14 +20,16 @@ from rich.console import Console
 
 from objectives.records import SliceQuality
 from search.cli.console import front_table
+from search.front import hypervolume, unit_objectives
 from search.report.ablation import ablation_figure, ablation_table, dots
 from search.report.axes import constant_knobs, knob_axis, knobs_of, log_steps
-from search.report.data import hover, hypervolume_curves, slices_of, stairs
+from search.report.data import gains_sentence, hover, hypervolume_curves, slices_of, stairs
 from search.report.front import loss_window
 from search.report.measures import pair_names
 from search.report.page_data import Links, page_data
 from search.report.render import render
 from search.report.report import front_figure, hypervolume_figure, write_png, write_report
+from search.results import Point, Source
 from search.verdict import doubts
 from spaces.serialization import to_plain
 from tests.ablation_tests.ablated import CHOSEN, ablated, ablated_document, ablation
@@ -205,9 +207,40 @@ def test_both_curves_end_at_the_hypervolume_of_the_document(front_document: Docu
     by_trial, by_minutes = hypervolume_curves(read_front(front_document))
     assert by_trial.x == tuple(row["trial"] for row in front_document["rows"])
     assert by_minutes.x[0] == 0.0 and by_minutes.x[-1] == front_document["minutes"]
-    steps = hypervolume_figure(by_trial, "trials").data[0]
+    steps = hypervolume_figure(by_trial, "trials").data[-1]
     drawn = [steps.y[max(at for at, x in enumerate(steps.x) if x <= trial)] for trial in by_trial.x]
     assert drawn == list(by_trial.hypervolume) and len(steps.x) < len(by_trial.x)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_each_source_gained_is_what_its_trials_added(front_document: Document, which: int) -> None:
+    """Against the hypervolume of all trials until then less that of those before, by the function for whole fronts."""
+    sources = get_args(Source)
+    for row in front_document["rows"]:
+        row["source"] = sources[row["trial"] % len(sources)]
+    front = read_front(front_document)
+    curve = hypervolume_curves(front)[which]
+    ends = [(row.trial if which == 0 else row.minutes or 0.0, row.trial, row) for row in front.rows]
+    able, gained, before = [], dict.fromkeys(sources, 0.0), 0.0
+    for _, _, row in sorted(ends, key=lambda end: end[:2]):
+        if isinstance(row, Point) and row.feasible:
+            able.append((row.p95_ratio, row.throughput_ratio, row.quality.loss))
+            now = hypervolume(unit_objectives(*zip(*able, strict=True), front.max_loss))
+            gained[row.source] += now - before
+            before = now
+    assert {source: of[-1] for source, of in curve.by_source.items()} == pytest.approx(gained)
+    for at, reached in enumerate(curve.hypervolume):
+        assert sum(of[at] for of in curve.by_source.values()) == pytest.approx(reached)
+    drawn = hypervolume_figure(curve, "x").data
+    assert [trace.name for trace in drawn] == [*sources, "all"]
+    shares = [float(share) for share in re.findall(r"(\d+)%", gains_sentence(front))]
+    assert sum(shares) == pytest.approx(100, abs=2)
+
+
+def test_without_sources_the_curve_stands_alone(front_document: Document) -> None:
+    front = read_front(front_document)
+    assert gains_sentence(front) == ""
+    assert len(hypervolume_figure(hypervolume_curves(front)[0], "trials").data) == 1
 
 
 def test_the_file_stands_alone(front_document: Document, tmp_path: Path) -> None:

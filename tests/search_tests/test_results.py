@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ from search.config.study_file import load
 from search.results import Front
 from search.study import Study
 from search.study_front import study_front
+from spaces.candidate import Candidate
+from spaces.domains import Scalar
+from spaces.techniques.quantization import Precision
+from spaces.weights import Weights
 from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 
@@ -37,3 +42,25 @@ def test_losses_closer_than_the_resolution_count_as_equal(resolution: float, fro
     ]
     members = told(outcomes, resolution=resolution).members
     assert [point.trial for point in members] == front
+
+
+def test_the_source_of_a_trial_is_what_proposed_it() -> None:
+    """Also of one that was interrupted and asked for again."""
+    config, space = load("ml-100k"), small_space()
+    study = Study("s", in_memory(), config.objectives, Limits(0.01), 0)
+    first, second = space.starts()[:2]
+    study.enqueue(first)
+    study.enqueue(second)
+    study.ask(space)
+    study.sweep()
+    study.enqueue_reference("post-training quantization", Candidate(Weights(), Precision((("mlp", "int8-dynamic"),))))
+    knobs = list[Mapping[str, Scalar] | None]([None] * 5)
+    for number in range(5):
+        trial, _ = study.ask(space, knobs[number])
+        study.tell(trial.number, complete_outcome(), 0.0)
+        if number == 3:
+            knobs[4] = space.weights_knobs(study.ended()[-1].knobs)
+    sources = {row.trial: row.source for row in study_front(config, study).rows}
+    origins = {row.trial: row.origin for row in study_front(config, study).rows}
+    drawn = "known weights" if origins[4] == "baseline" else "new weights"
+    assert [*sources.values()] == ["starting point"] * 3 + ["reference point", drawn, "known weights"]
