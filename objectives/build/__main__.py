@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from objectives.build.custom_metric import evaluate_custom_metric
-from objectives.build.stages import export, fit, open_once, prepare
+from objectives.build.stages.graphs import export
+from objectives.build.stages.opened import open_once
+from objectives.build.stages.prepare import prepare
+from objectives.build.stages.weights import fit
 from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, Progress, serve
 

@@ -70,15 +70,16 @@ class TracedGraphs:
 def _without_weights(traced: ir.Model, model: nn.Module) -> ir.Model:
     graph = traced.clone()
     for name in _held(graph, model):
-        _give(graph.graph.initializers[name], None)
+        held = graph.graph.initializers[name]
+        held.const_value = held.shape = None
     return graph
 
 
 def _with_weights(bare: ir.Model, model: nn.Module) -> ir.Model:
     graph = bare.clone()
     for name, tensor in _held(graph, model).items():
-        values = tensor.detach().cpu().numpy()
-        _give(graph.graph.initializers[name], ir.tensor(np.ascontiguousarray(values), name=name))
+        values, held = np.ascontiguousarray(tensor.detach().cpu().numpy()), graph.graph.initializers[name]
+        held.const_value, held.shape = ir.tensor(values, name=name), ir.Shape(values.shape)
     return infer(graph)
 
 
@@ -86,8 +87,3 @@ def _held(graph: ir.Model, model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of the model that the graph holds, by the names of their initialisers."""
     named = {PREFIX + name: tensor for name, tensor in tensors(model).items()}
     return {name: named[name] for name in graph.graph.initializers if name in named}
-
-
-def _give(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
-    value.const_value = tensor
-    value.shape = None if tensor is None else ir.Shape(tensor.shape)

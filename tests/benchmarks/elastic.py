@@ -26,7 +26,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.build import stages
+from objectives.build.stages import graphs as graphs_stage
+from objectives.build.stages import prepare as prepare_stage
+from objectives.build.stages import weights as weights_stage
+from objectives.build.stages.weights import ELASTIC_STAGE
 from objectives.jobs.requests import EvaluateRequest, ExportRequest, FitRequest, PrepareRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
@@ -100,7 +103,7 @@ class Fits:
 
     def _fit(self, weights: Weights) -> float:
         start = time.monotonic()
-        stages.fit(FitRequest(self.task, weights, torch.get_num_threads()), say)
+        weights_stage.fit(FitRequest(self.task, weights, torch.get_num_threads()), say)
         return time.monotonic() - start
 
     def _evaluate(self, weights: Weights, other: Weights) -> list[float]:
@@ -113,12 +116,12 @@ class Fits:
         artifact: Artifact = self.prepared.baseline
         if weights != Weights():
             request = ExportRequest(self.task, Candidate(weights), torch.get_num_threads())
-            artifact = stages.export(request, say).artifact
+            artifact = graphs_stage.export(request, say).artifact
         return Deployment(artifact, str(Path(self.task.home) / artifact.path), Placement(), "fp32")
 
 
 def _stage(weights: Weights) -> int:
-    return stages.ELASTIC_STAGE if weights.elastic else 0
+    return ELASTIC_STAGE if weights.elastic else 0
 
 
 def say(line: str) -> None:
@@ -175,7 +178,7 @@ def main() -> None:
     torch.set_num_threads(cores_allowed())
     config, home = load(options.study), Home.find(options.home)
     task = task_of(config, home)
-    prepared = stages.prepare(PrepareRequest(task, torch.get_num_threads()), say)
+    prepared = prepare_stage.prepare(PrepareRequest(task, torch.get_num_threads()), say)
     folder = home.root / "elastic"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{config.name}.json"

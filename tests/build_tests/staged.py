@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from objectives.build import stages
+from objectives.build.stages import prepare as prepare_stage
+from objectives.build.stages import weights as weights_stage
+from objectives.build.stages.graphs import export_graph
+from objectives.build.stages.opened import open_once
 from objectives.jobs.protocol import Progress
 from objectives.jobs.requests import FitRequest, FitResponse, PrepareRequest
 from objectives.records import Artifact, Prepared
@@ -33,16 +36,16 @@ class Form:
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:
-    return stages.prepare(PrepareRequest(task, torch.get_num_threads()), progress)
+    return prepare_stage.prepare(PrepareRequest(task, torch.get_num_threads()), progress)
 
 
 def fit(task: Task, weights: Weights, progress: Progress) -> FitResponse:
-    return stages.fit(FitRequest(task, weights, torch.get_num_threads()), progress)
+    return weights_stage.fit(FitRequest(task, weights, torch.get_num_threads()), progress)
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
     """Return the artifact in any form, and True if the cache had it."""
     lookup = EmbeddingDevice("onnxruntime") if form.split_embeddings else None
     placement = Placement(embedding_device=lookup, user_once=form.user_once)
-    found = stages._export(task, stages.open_once(task, progress), weights, precision, placement)
+    found = export_graph(task, open_once(task, progress), weights, precision, placement)
     return found.artifact, found.reused

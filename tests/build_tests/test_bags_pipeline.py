@@ -14,8 +14,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from objectives.bags import Bags, padded
-from objectives.build import stages as build
 from objectives.build.baseline_checks import unlearnable
+from objectives.build.stages.opened import open_once
+from objectives.build.stages.weights import fitted_weights
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
@@ -116,13 +117,13 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
     }
     assert found.baseline.parity < 1e-4 and found.user_once_refused is None and (found.user_once_share or 1) < 1
     assert {group.name for group in found.structure.groups} == {"tables", "user", "dense", "tower"}
-    recommender = build.open_once(task, _quiet)
+    recommender = open_once(task, _quiet)
     assert isinstance(recommender, UserRecommender)
     assert unlearnable(recommender, 0) is None
 
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=Distillation(2.0, 0.5, 2))
     staged.fit(task, weights, _quiet)
-    model = build._fitted(task, recommender, weights).model
+    model = fitted_weights(task, recommender, weights).model
     assert model.get_submodule("tower.0").out_features == 16
     deployed = []
     for precision, form in (

@@ -19,9 +19,15 @@ from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.build.model_structure import of_baseline
+from objectives.build.stages import graphs as graphs_stage
+from objectives.build.stages import opened as opened_stage
+from objectives.build.stages import prepare as prepare_stage
+from objectives.build.stages import weights as weights_stage
+from objectives.build.stages.opened import open_once
+from objectives.build.stages.prepare import even_tables
+from objectives.build.stages.weights import weights_folder
 from objectives.build.technique_checks import TechniqueChecks
 from objectives.held_out_rows import read_held_out, read_requests
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
@@ -78,7 +84,7 @@ def _model(task: Task, opened: Recommender, weights: Weights) -> nn.Module:
     """Return the fitted model, read from the folder that a builder wrote."""
     if weights == Weights():
         return opened.model
-    return Fitted.load(build._weights_folder(task, opened, weights)).model
+    return Fitted.load(weights_folder(task, opened, weights)).model
 
 
 def _made(task: Task, weights: Weights, precision: Precision = FULL, form: Form = PLAIN) -> Artifact:
@@ -188,11 +194,11 @@ def test_everything_comes_from_the_cache_the_second_time(
 ) -> None:
     task, weights = task_of(family), _reshaped(family)["student"]
     first = prepared(family), _made(task, weights)
-    monkeypatch.setattr(build, "_opened", {})
+    monkeypatch.setattr(opened_stage, "_opened", {})
     for module in ("pointwise", "sequential"):
         monkeypatch.setattr(f"objectives.recommenders.families.{module}.train_to_optimum", None)
-    for stage in ("fit_weights", "_graph"):
-        monkeypatch.setattr(build, stage, None)
+    monkeypatch.setattr(weights_stage, "fit_weights", None)
+    monkeypatch.setattr(graphs_stage, "_graph", None)
     assert fit(task, weights, _silent).reused and fit(task, Weights(), _silent).reused
     artifact, reused = export(task, weights, Precision(), Form(), _silent)
     assert reused and (prepare(task, _silent), artifact) == first
@@ -325,7 +331,7 @@ def test_several_techniques_and_widths_at_once(
     assert narrow.widths == {**plain.widths, LINEAR[family]: "int8-static", "tables": "int4"}
     assert 0 < narrow.parity < 1
     # What was learned is what is rounded to: of the first factor's inputs, which no Relu gives.
-    ranges = Fitted.load(build._weights_folder(task, opened(family), weights)).ranges
+    ranges = Fitted.load(weights_folder(task, opened(family), weights)).ranges
     low, high = next(iter(ranges.values()))
     assert any(scale == pytest.approx((high - low) / 255, rel=1e-4) for scale in _input_scales(task, narrow))
 
@@ -348,7 +354,7 @@ def test_int8_weights_have_the_bits_that_the_task_asks_for(
             held = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
             codes = [values.astype(int) for name, values in held.items() if name.endswith("weight_quantized")]
             assert codes and {int(np.abs(of).max()) for of in codes} == {largest}
-    folders = {build._weights_folder(task, opened("dcn-v2"), weights) for task in tasks}
+    folders = {weights_folder(task, opened("dcn-v2"), weights) for task in tasks}
     assert len(folders) == (2 if aware else 1)
     if not aware:
         plain = [_made(task, weights, Precision((("tables", "int8"),))) for task in tasks]
@@ -365,7 +371,7 @@ def test_one_group_learns_its_ranges_and_another_is_calibrated(
         artifact = _made(task, weights, Precision(widths, calibration=rule))  # type: ignore[arg-type]
         assert {group: artifact.widths[group] for group, _ in widths} == dict(widths)
         found[rule] = {round(scale, 9) for scale in _input_scales(task, artifact)}
-    ranges = Fitted.load(build._weights_folder(task, opened("dcn-v2"), weights)).ranges
+    ranges = Fitted.load(weights_folder(task, opened("dcn-v2"), weights)).ranges
     assert ranges and all(name.startswith("mlp.") for name in ranges)
     low, high = ranges["mlp.0"]
     for scales in found.values():
@@ -513,9 +519,9 @@ def test_what_went_wrong_leaves_nothing_in_the_cache(task_of: TaskOf) -> None:
 
 
 def test_one_recommender_stays_open(task_of: TaskOf) -> None:
-    first, second = (build.open_once(task_of(family), _silent) for family in itertools.islice(FAMILIES, 2))
-    assert build.open_once(task_of("dlrm"), _silent) is second
-    assert build.open_once(task_of("dcn-v2"), _silent) is not first
+    first, second = (open_once(task_of(family), _silent) for family in itertools.islice(FAMILIES, 2))
+    assert open_once(task_of("dlrm"), _silent) is second
+    assert open_once(task_of("dcn-v2"), _silent) is not first
 
 
 @pytest.mark.parametrize(("first", "even"), [(10, True), (500, False)])
@@ -525,8 +531,8 @@ def test_tables_whose_rows_are_seen_as_often_are_told(
     recommender = opened("dcn-v2")
     large = [table for table in of_baseline(recommender).structure.tables if table.rows >= 16]
     counts = {t.name: torch.tensor([first] * (t.rows // 15 + 1) + [10] * (t.rows - t.rows // 15 - 1)) for t in large}
-    monkeypatch.setattr(build, "SMALLEST", 16)
+    monkeypatch.setattr(prepare_stage, "SMALLEST", 16)
     monkeypatch.setattr(type(recommender), "counts", lambda self, model, tables: counts)
-    assert large and (build._even_tables(recommender) == [table.name for table in large]) == even
+    assert large and (even_tables(recommender) == [table.name for table in large]) == even
     monkeypatch.setattr(type(recommender), "counts", lambda self, model, tables: {})
-    assert build._even_tables(recommender) == [], "of what is never seen nothing is known"
+    assert even_tables(recommender) == [], "of what is never seen nothing is known"

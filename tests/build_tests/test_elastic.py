@@ -16,11 +16,11 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
-from objectives.build import stages
 from objectives.build.elastic import sliced
 from objectives.build.fit import fit, fit_elastic
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.nested_shapes import network_of, part_of, shapes_of, student
+from objectives.build.stages.weights import elastic_key, fitted_weights, weights_folder
 from objectives.compression.elastic.network import ElasticNetwork, Slice
 from objectives.compression.elastic.prunable import dims_of
 from objectives.compression.importance import Evidence
@@ -215,13 +215,13 @@ def test_the_network_is_trained_once_for_all_shapes(
     assert told(small) == ["elastic network"] * 3
     assert told(narrow) == [] and told(small) == []
     assert told(tuned) == ["distilling"]
-    first = _scores(recommender, stages._fitted(task, recommender, small).model)
-    shutil.rmtree(stages._weights_folder(task, recommender, small))
+    first = _scores(recommender, fitted_weights(task, recommender, small).model)
+    shutil.rmtree(weights_folder(task, recommender, small))
     assert told(small) == []
-    shutil.rmtree(stages._weights_folder(task, recommender, small))
-    shutil.rmtree(task.cache / "elastic_networks" / stages._elastic_key(task, recommender, small))
+    shutil.rmtree(weights_folder(task, recommender, small))
+    shutil.rmtree(task.cache / "elastic_networks" / elastic_key(task, recommender, small))
     assert told(small) == ["elastic network"] * 3
-    assert torch.equal(first, _scores(recommender, stages._fitted(task, recommender, small).model))
+    assert torch.equal(first, _scores(recommender, fitted_weights(task, recommender, small).model))
 
 
 @pytest.mark.slow
@@ -232,7 +232,7 @@ def test_an_exported_slice_scores_as_its_module(family: str, opened: Opened, tas
     rows = {name: values.numpy() for name, values in recommender.serving_rows(50).items()}
     fed = {name: values[:1] if name in recommender.once else values for name, values in rows.items()}
     (found,) = InferenceSession(str(Path(task.home) / artifact.path)).run(None, fed)
-    model = stages._fitted(task, recommender, weights).model.eval()
+    model = fitted_weights(task, recommender, weights).model.eval()
     with torch.inference_mode():
         expected = model(**{name: torch.from_numpy(values) for name, values in fed.items()})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from objectives import onnx_graph
-from objectives.build import stages as build
+from objectives.build.stages.opened import open_once
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
@@ -121,7 +121,7 @@ def _model(task: Task, artifact: Artifact) -> Path:
 
 def _expected(task: Task, request: Any, table: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Scores by torch, with other rows of the table where they are given."""
-    net = build.open_once(task, _quiet).model
+    net = open_once(task, _quiet).model
     given = {name: torch.from_numpy(values) for name, values in request.items()}
     with torch.inference_mode():
         rows = net.item(given["item"]) if table is None else torch.from_numpy(table)
@@ -131,7 +131,7 @@ def _expected(task: Task, request: Any, table: NDArray[np.float32] | None = None
 
 def _rounded(task: Task, request: Any) -> NDArray[np.float32]:
     """The looked-up rows as int8 rows hold them."""
-    net = build.open_once(task, _quiet).model
+    net = open_once(task, _quiet).model
     codes, scale = int8_codes(net.item.weight.detach()[torch.from_numpy(request["item"])].numpy(), axis=1)
     return np.asarray(codes * scale, np.float32)
 
@@ -174,9 +174,7 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
     assert (model.with_name(WEIGHTS)).stat().st_size >= table > model.stat().st_size
     held = onnx.load(str(model))  # by the library, from the file beside it
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in held.graph.initializer}
-    assert np.array_equal(
-        weights["model.item.weight"], build.open_once(task, _quiet).model.item.weight.detach().numpy()
-    )
+    assert np.array_equal(weights["model.item.weight"], open_once(task, _quiet).model.item.weight.detach().numpy())
     with Pool.open(model, Placement()) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
             assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-5)
@@ -277,7 +275,7 @@ def _large(home: Path) -> dict[str, int]:
     seen.start()
     task = _task(home)
     found = staged.prepare(task, _quiet)
-    table = build.open_once(task, _quiet).model.item.weight.nbytes
+    table = open_once(task, _quiet).model.item.weight.nbytes
     assert found.baseline.parity < 1e-4 and found.baseline.model_bytes > table
     precision = Precision((("tables", "int8"),))
     artifact, _ = staged.export(task, Weights(), precision, Form(), _quiet)

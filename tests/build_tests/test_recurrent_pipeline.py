@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.build import stages as build
+from objectives.build.stages import prepare as prepare_stage
+from objectives.build.stages.opened import open_once
 from objectives.recommenders.user_model import load as opening
 from objectives.task import Task
 from spaces.techniques.distillation import Distillation
@@ -63,7 +64,7 @@ def test_what_a_dry_run_takes_a_builder_takes(task: Task, tmp_path: Path) -> Non
     assert found.user_once_refused is None
     of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}
     assert of_encoder.pop("pruning") is None
-    prepared, recommender = staged.prepare(task, _quiet), build.open_once(task, _quiet)
+    prepared, recommender = staged.prepare(task, _quiet), open_once(task, _quiet)
     gates = 4 if isinstance(recommender.model.encoder, nn.LSTM) else 3
     assert [refused is None for refused in of_encoder.values()] == [gates == 4], "there is an LSTM in int8, and no GRU"
     once = STEPS * gates * HIDDEN * (INPUTS + HIDDEN) + HIDDEN * INPUTS
@@ -87,7 +88,7 @@ def test_a_size_that_is_not_known_ends_nothing(task: Task, monkeypatch: pytest.M
     def unknown(*_: Any) -> int:
         raise ValueError("Products have known shapes, but got (None,) -> (None,) in 'product'.")
 
-    monkeypatch.setattr(build, "multiply_adds", unknown)
+    monkeypatch.setattr(prepare_stage, "multiply_adds", unknown)
     prepared = staged.prepare(replace(task, seed=1), _quiet)
     assert (prepared.user_once_refused, prepared.user_once_share) == (None, None)
 

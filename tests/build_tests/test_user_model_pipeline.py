@@ -15,8 +15,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
+from objectives.build.stages import opened as opened_stage
+from objectives.build.stages.opened import open_once
 from objectives.compression import export, traced_graphs
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
 from objectives.jobs.requests import CustomMetricRequest, EvaluateRequest, ScoreRequest
@@ -241,7 +242,7 @@ def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
     assert specs == {"user": ((), 30, "user"), "item": ((), 50, "item"), "history": ((None,), 50, "user")}
     assert {"click", "like", "all layers (learned rounding)"} == set(found.left_alone) and found.baseline.parity < 1e-5
     graph = onnx.load(str(Path(task.home) / found.baseline.path))
-    recommender = build.open_once(task, _quiet)
+    recommender = open_once(task, _quiet)
     for request in read_requests(Path(found.holdout))[:10]:
         with torch.inference_mode():
             expected = recommender.model(**{n: torch.from_numpy(v) for n, v in request.items()})
@@ -282,7 +283,7 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
     scored = score(ScoreRequest(*pair, str(task.cache), found.holdout, "test"))
     ours, theirs = scored.candidates, scored.baseline
     asked = CustomMetricRequest(task, 1, scored, found.holdout, "test", 0, 0.95)
-    quality = evaluate_custom_metric(build.open_once(task, _quiet), asked)
+    quality = evaluate_custom_metric(open_once(task, _quiet), asked)
     held = read_held_out(Path(found.holdout), "test")
     expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]
     assert (quality.value, quality.baseline) == (
@@ -330,11 +331,11 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
 ) -> None:
     """The factory is called anew, as in another builder's process."""
     task = task_of(factory)
-    expecting = replace(task, expected=build.open_once(task, _quiet).key)
-    assert build.open_once(expecting, _quiet) is build.open_once(task, _quiet), "not called again in this one"
-    build._opened.clear()
+    expecting = replace(task, expected=open_once(task, _quiet).key)
+    assert open_once(expecting, _quiet) is open_once(task, _quiet), "not called again in this one"
+    opened_stage._opened.clear()
     if not refused:
-        assert build.open_once(expecting, _quiet).key == expecting.expected
+        assert open_once(expecting, _quiet).key == expecting.expected
         return
     with pytest.raises(FactoryError, match=r"own_shop:drawn: "):
         staged.export(expecting, Weights(), Precision(), Form(), _quiet)
@@ -356,7 +357,7 @@ def test_a_dry_run_tells_what_can_be_done(task_of: Callable[[str], Task], home: 
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
     fitted, folder = staged.fit(task, weights, _quiet), home / "dry_run" / "weights"
     assert not fitted.reused and fitted.batch_seconds > 0 and len(list(folder.iterdir())) == 1
-    assert build.open_once(task, _quiet).train_rows().batches_per_epoch == 3
+    assert open_once(task, _quiet).train_rows().batches_per_epoch == 3
 
 
 @pytest.mark.slow
@@ -414,7 +415,7 @@ def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
         asked(range(30), [[n, 49 - n, 7] for n in range(30)]),
         asked([8] * 150 + [9] * 150, [[1, 2]] * 300),  # in two parts, one for each replica
     ]
-    model = build.open_once(task, _quiet).model
+    model = open_once(task, _quiet).model
     with bundle.open() as ours, Pool.open(Path(task.home) / found.baseline.path, Placement()) as theirs:
         assert set(open_replica(tmp_path / "bundle/model.onnx", InstanceGroup(), None).once) == users
         for request in mixed:

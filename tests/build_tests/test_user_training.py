@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.build import stages as build
 from objectives.build.baseline_checks import undertrained
 from objectives.build.fit import Fitted, fit, untrained
 from objectives.build.model_structure import of_baseline
+from objectives.build.stages.weights import weights_key
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.load import open_user_model
@@ -222,7 +222,7 @@ def test_the_key_of_weights_tells_all_that_trains_them(home: Path, monkeypatch: 
     learned = Weights(pruning=Pruning((("tower", 0.5),)), distillation=LEARN)
 
     def key(name: str, weights: Weights, seed: int = 0) -> str:
-        return build._weights_key(replace(made[name].task, seed=seed), made[name], weights)
+        return weights_key(replace(made[name].task, seed=seed), made[name], weights)
 
     assert len({key(name, learned) for name in made} | {key("plain", learned, 1)}) == 5
     assert key("plain", learned) == key("plain", learned)

@@ -18,8 +18,9 @@ import optuna
 import polars as pl
 from numpy.typing import NDArray
 
-from objectives.build import stages as build
 from objectives.build.fit import Fitted
+from objectives.build.stages.opened import open_once
+from objectives.build.stages.weights import fitted_weights
 from objectives.held_out_rows import read_requests
 from objectives.jobs.protocol import Progress
 from objectives.recommenders.datasets.synthetic import synthetic_log
@@ -78,7 +79,7 @@ def brief_training() -> Iterator[None]:
     with (
         patch("objectives.recommenders.families.pointwise.train_to_optimum", once_over),
         patch("objectives.recommenders.families.sequential.train_to_optimum", once_over),
-        patch("objectives.build.stages.open_recommender", opened),
+        patch("objectives.build.stages.opened.open_recommender", opened),
     ):
         yield
 
@@ -123,7 +124,7 @@ class Shop:
             ValueError: a technique cannot be applied, or would change nothing.
         """
         staged.fit(self.task, weights, _quiet)
-        return build._fitted(self.task, build.open_once(self.task, _quiet), weights)
+        return fitted_weights(self.task, open_once(self.task, _quiet), weights)
 
     def model(self, artifact: Artifact) -> Path:
         return Path(self.task.home) / artifact.path

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.bags import Bags, padded
-from objectives.build.stages import signature_of
+from objectives.build.stages.graphs import signature_of
 from objectives.compression.export import runner, to_onnx
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.checks import model_warnings

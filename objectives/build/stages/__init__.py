@@ -1,0 +1,1 @@
+"""Stages of a builder: prepare, fit and export."""

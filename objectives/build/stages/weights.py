@@ -1,0 +1,105 @@
+"""Fit: the weights of a candidate, trained once and kept in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from objectives.build import elastic
+from objectives.build.fit import Fitted, fit_elastic, untrained
+from objectives.build.fit import fit as fit_weights
+from objectives.build.model_structure import of_baseline
+from objectives.build.stages.opened import open_once
+from objectives.compression.elastic.network import ElasticNetwork
+from objectives.jobs.protocol import Progress
+from objectives.jobs.requests import FitRequest, FitResponse
+from objectives.recommenders.protocol import Recommender
+from objectives.store import make_once
+from objectives.task import Task
+from spaces.model_structure import ModelStructure
+from spaces.serialization import digest
+from spaces.weights import Weights
+
+# Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
+FIT_STAGE = 10
+ELASTIC_STAGE = 1
+
+
+def fit(request: FitRequest, progress: Progress) -> FitResponse:
+    """Reshape or prune the weights, then distil them. The baseline's own weights need no fitting."""
+    task, weights = request.task, request.weights
+    if weights.distillation is None:
+        return FitResponse(True)
+    recommender = open_once(task, progress, request.threads)
+    # A dry run trains on a few batches, whose teacher's outputs are not worth those of all of train.
+    cache, bits = None if task.dry_run else task.cache, task.int8_weight_bits
+    seconds: list[float] = []
+
+    def write(into: Path) -> None:
+        network = _elastic(task, recommender, weights, progress, cache) if weights.elastic else None
+        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits, network)
+        fitted.save(into)
+        seconds.append(fitted.batch_seconds)
+
+    reused = make_once(weights_folder(task, recommender, weights), write)
+    return FitResponse(reused, sum(seconds))
+
+
+def _elastic(
+    task: Task, recommender: Recommender, weights: Weights, progress: Progress, cache: Path | None
+) -> ElasticNetwork:
+    """Return the elastic network that the weights are a slice of, trained on the first call."""
+    folder = task.cache / "elastic_networks" / elastic_key(task, recommender, weights)
+    made: list[ElasticNetwork] = []
+
+    def write(into: Path) -> None:
+        made.append(fit_elastic(recommender, weights, task.seed, progress, cache))
+        elastic.save(made[0], into)
+
+    make_once(folder, write)
+    return made[0] if made else elastic.load(folder)
+
+
+def elastic_key(task: Task, recommender: Recommender, weights: Weights) -> str:
+    """Return the cache key of an elastic network: of no single shape, but of all that determines the others."""
+    assert weights.distillation is not None
+    shapes = recommender.student() if weights.pruning is None else weights.pruning.multiple
+    trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+    return digest(recommender.key, shapes, replace(weights.distillation, epochs=0), trained, ELASTIC_STAGE)[:20]
+
+
+def fitted_weights(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
+    if weights.reference is not None:
+        return Fitted(recommender.reference(weights.reference), ModelStructure(()), {})
+    if weights.distillation is None:
+        return Fitted(recommender.model, of_baseline(recommender).structure, {})
+    if not weights.distillation.trained:
+        return untrained(recommender, weights, task.seed)
+    return Fitted.load(weights_folder(task, recommender, weights))
+
+
+def weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
+    """Return the cache key of weights; settings of training are part of it only where the weights are trained."""
+    trained: list[object] = []
+    if weights.distillation is not None:
+        trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+    bits = task.int8_weight_bits if weights.quantization_aware else None
+    stages = (FIT_STAGE, ELASTIC_STAGE) if weights.elastic else (FIT_STAGE,)
+    return digest(recommender.key, weights, trained, bits, *stages)[:20]
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
+    """Describe an optimizer by its class, its settings and the number of parameters of each group."""
+    found: list[object] = [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"]
+    # Those of torch's own optimizers; the repr of another object may contain its address, which is never the same.
+    kinds = (int, float, str, tuple, Tensor)
+    for group in optimizer.param_groups:
+        found.append([len(group["params"]), {n: repr(value) for n, value in group.items() if isinstance(value, kinds)}])
+    return found
+
+
+def weights_folder(task: Task, recommender: Recommender, weights: Weights) -> Path:
+    return task.cache / "weights" / weights_key(task, recommender, weights)
