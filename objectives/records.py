@@ -338,12 +338,29 @@ class SimulatedRatios(_Finite):
 
 
 @dataclass(frozen=True)
+class EarlyLoss(_Finite):
+    """Loss after the first epochs of a training.
+
+    expected, least: loss at its end as others ended, in the median and for the luckiest tenth; None before there are
+        enough
+    hopeless: whether with the least one it could not enter the front, so that it is stopped; a tenth of such trainings
+        goes on all the same
+    """
+
+    loss: float
+    expected: float | None = None
+    least: float | None = None
+    hopeless: bool = False
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Outcome of one trial: complete with a measurement, or stopped on purpose or failed with a reason in one line.
 
     timings: path of the file of raw timings, relative to the home
     simulated: its cost, where that was simulated before the benchmark
     quality: of a trial that was evaluated and not measured
+    early: its loss after the first epochs of its training, where that was looked at
     """
 
     state: State
@@ -355,6 +372,7 @@ class Outcome:
     timings: str | None = None
     simulated: SimulatedRatios | None = None
     quality: Quality | None = None
+    early: EarlyLoss | None = None
 
     @property
     def evaluated(self) -> Quality | None:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from objectives.records import Interval, Latency, Measurement, SimulatedRatios, SliceQuality, State, Throughput
+from objectives.records import (
+    EarlyLoss,
+    Interval,
+    Latency,
+    Measurement,
+    SimulatedRatios,
+    SliceQuality,
+    State,
+    Throughput,
+)
 from search.ablation.records import AblationSummary, DistillationGain
 from search.samplers.knob_importance import KnobImportance
 from spaces.domains import Scalar
@@ -75,6 +84,7 @@ class Row:
     seconds: by stage, None where a stage did not run
     timings: the file of raw timings, relative to the home
     simulated: ratios to the baseline that were simulated before training and benchmark
+    early: loss after the first epochs of its training, where that was looked at
     widths, units: read back from the exported graph, by layer group
     """
 
@@ -96,6 +106,7 @@ class Row:
     reused: tuple[str, ...] = ()
     timings: str | None = None
     simulated: SimulatedRatios | None = None
+    early: EarlyLoss | None = None
     widths: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -17,6 +17,8 @@ from spaces.techniques.reshaping import Reshaping
 
 # Settings of weights that have their shapes, and no training.
 _UNTRAINED = Distillation(temperature=1.0, teacher_weight=0.0, epochs=0)
+# Share of the epochs after which a training is judged.
+_EARLY = 4
 # Prefix of the knob of each group that may train quantization-aware.
 AWARE = "weights.quantization_aware"
 
@@ -92,6 +94,17 @@ class Weights:
             return self if self.distillation is None else Weights()
         pruning = None if self.pruning is None else replace(self.pruning, importance="magnitude", steps=1)
         return replace(self, pruning=pruning, distillation=_UNTRAINED, quantization_aware=())
+
+    @property
+    def early(self) -> Weights | None:
+        """The same weights after a quarter of their epochs, at least one; None where there is no such point: a training
+        of one epoch, one in several parts, or one that learns a projection of features besides.
+        """
+        learning = self.distillation
+        in_parts = self.quantization_aware or self.elastic or (self.pruning is not None and self.pruning.steps > 1)
+        if learning is None or in_parts or learning.feature_weight > 0 or learning.stopped_after or learning.epochs < 2:
+            return None
+        return replace(self, distillation=replace(learning, stopped_after=max(1, learning.epochs // _EARLY)))
 
     @property
     def origin(self) -> str:

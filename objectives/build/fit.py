@@ -18,7 +18,7 @@ from torch import nn
 from objectives.build import elastic
 from objectives.build.model_structure import groups_of_student, of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
-from objectives.compression.distillation import distil, soft_loss_of
+from objectives.compression.distillation import Training, distil, soft_loss_of
 from objectives.compression.elastic.network import ElasticNetwork
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
@@ -35,6 +35,7 @@ from spaces.techniques.distillation import Distillation
 from spaces.weights import Weights
 
 _MODEL, _MADE_OF, _RANGES = "model.pt", "anatomy.json", "ranges.json"
+TRAINING = "training.pt"
 # Number of batches for the importance of units.
 _EVIDENCE = 8
 
@@ -45,15 +46,19 @@ class Fitted:
     module.
 
     batch_seconds: mean seconds of a batch of training, which are not saved
+    training: of weights whose training was stopped, how it goes on; None where there is no more
     """
 
     model: nn.Module
     structure: ModelStructure
     ranges: dict[str, tuple[float, float]]
     batch_seconds: float = 0.0
+    training: Training | None = None
 
     def save(self, folder: Path) -> None:
         torch.save(self.model, folder / _MODEL)
+        if self.training is not None:
+            torch.save(self.training, folder / TRAINING)
         (folder / _MADE_OF).write_text(json.dumps(to_plain(self.structure)))
         (folder / _RANGES).write_text(json.dumps(self.ranges))
 
@@ -65,6 +70,13 @@ class Fitted:
         ranges = {name: (low, high) for name, (low, high) in json.loads((folder / _RANGES).read_text()).items()}
         return Fitted(model, structure, ranges)
 
+    @staticmethod
+    def load_begun(folder: Path) -> Fitted | None:
+        """Load weights whose training goes on; None where they are not there, or how it goes on."""
+        if not (folder / TRAINING).exists():
+            return None
+        return replace(Fitted.load(folder), training=torch.load(folder / TRAINING, weights_only=False))
+
 
 def fit(
     recommender: Recommender,
@@ -74,6 +86,7 @@ def fit(
     cache: Path | None = None,
     weight_bits: Int8WeightBits = 8,
     network: ElasticNetwork | None = None,
+    begun: Fitted | None = None,
 ) -> Fitted:
     """Reshape the model, or slice it out of an elastic network, then distil it from the baseline, in the order of
     `objectives.compression.pipeline`.
@@ -83,6 +96,7 @@ def fit(
             batch
         weight_bits: bits of the weights in int8 products, for quantization-aware training
         network: the trained elastic network, where the weights are a slice of one
+        begun: the same weights after the first part of their training, which goes on from there
 
     Raises:
         ValueError: a stage cannot be done on this model, or would change nothing; the model's forward or loss fails in
@@ -95,24 +109,30 @@ def fit(
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
     seconds: list[float] = []
 
-    def learn(model: nn.Module, times: int) -> None:
+    def learn(model: nn.Module, times: int) -> Training | None:
         if times == 0:
-            return
+            return None
         learning, start = replace(given, epochs=times), time.monotonic()
+        how = recommender.optimizer(model), learning, seed, recommender.model, progress
+        before = None if begun is None else begun.training
         try:
-            distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
+            trained = distil(model, training_data, *how, begun=before)
         except Exception as error:  # anything that the user's forward or loss may raise in training
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
-        seconds.extend([(time.monotonic() - start) / (times * training_data.rows.batches_per_epoch)] * times)
+        done = len(trained.losses) - (0 if before is None else len(before.losses))
+        seconds.extend([(time.monotonic() - start) / (done * training_data.rows.batches_per_epoch)] * done)
+        return trained if learning.stopped_after else None
 
-    if network is not None:
+    if begun is not None:
+        model, structure = begun.model, begun.structure
+    elif network is not None:
         model, structure = elastic.sliced(recommender, network, weights, seed)
     else:
-        evidence, between = partial(_evidence, recommender, seed), partial(learn, times=1)
-        model, structure = _reshaped(recommender, weights, evidence, between)
-    learn(model, plain)
+        evidence = partial(_evidence, recommender, seed)
+        model, structure = _reshaped(recommender, weights, evidence, lambda pruned: learn(pruned, 1))
+    training = learn(model, plain)
     if not weights.quantization_aware:
-        return Fitted(model, structure, {}, fmean(seconds or [0.0]))
+        return Fitted(model, structure, {}, fmean(seconds or [0.0]), training)
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
@@ -152,7 +172,7 @@ def _reshaped(
     recommender: Recommender,
     weights: Weights,
     evidence: Callable[[], Evidence] | None = None,
-    between: Callable[[nn.Module], None] | None = None,
+    between: Callable[[nn.Module], object] | None = None,
 ) -> tuple[nn.Module, ModelStructure]:
     start, made_of = _start(recommender, weights)
     counts = recommender.counts(start, made_of.tables) if weights.table_forms else {}

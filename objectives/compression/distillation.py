@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +120,22 @@ def hidden_outputs(model: nn.Module, name: str) -> Iterator[Callable[[], Tensor]
         yield latest
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training between two epochs, from which it goes on as if it had not been stopped.
+
+    losses: mean loss of each epoch that is done
+    optimizer, schedule: their state dictionaries
+    batches, dropout: states of the generators
+    """
+
+    losses: tuple[float, ...]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    batches: Tensor
+    dropout: Tensor
+
+
 def distil(
     student: nn.Module,
     training_data: TrainingData,
@@ -126,8 +144,9 @@ def distil(
     seed: int,
     teacher: nn.Module | None = None,
     progress: Callable[[str], None] = lambda line: None,
-) -> tuple[float, ...]:
-    """Train the student in place over one cycle of the learning rate.
+    begun: Training | None = None,
+) -> Training:
+    """Train the student in place over one cycle of the learning rate, or over the part of it until it is stopped.
 
     The loss is (1 - a) loss(z, y) + a soft(z, z_teacher, T) + f feature_loss(P h, h_teacher), where P is learned
     together with the student and discarded. The teacher is run only where its scores or features are needed and not
@@ -136,9 +155,10 @@ def distil(
     Args:
         optimizer: over the student's parameters; P is added to it as a separate group
         seed: for the order of batches and for dropout; the global generator is left as it was
+        begun: an earlier part of the same training, which the student has had
 
     Returns:
-        The mean loss of each epoch.
+        The training as it stands at its end.
 
     Raises:
         ValueError: a teacher, or the name of its hidden module, is needed and missing.
@@ -153,9 +173,15 @@ def distil(
             optimizer.add_param_group({"params": list(projection.parameters())})
         schedule = one_cycle(optimizer, distillation.epochs * steps)
         generator = torch.Generator().manual_seed(seed)
+        losses: list[float] = []
+        if begun is not None:
+            losses.extend(begun.losses)
+            optimizer.load_state_dict(dict(begun.optimizer))
+            schedule.load_state_dict(dict(begun.schedule))
+            generator.set_state(begun.batches)
+            torch.set_rng_state(begun.dropout)
         student.train()
-        losses = []
-        for number in range(1, distillation.epochs + 1):
+        for number in range(len(losses) + 1, (distillation.stopped_after or distillation.epochs) + 1):
             total = torch.zeros(())
             for batch in training_data.rows.epoch(generator):
                 loss = training_loss(student, batch, training_data, distillation, teacher, features)
@@ -166,10 +192,11 @@ def distil(
                 total += loss.detach()
             losses.append(float(total) / steps)
             progress(f"distilling: epoch {number} of {distillation.epochs}, loss {losses[-1]:.4f}")
+        states = generator.get_state(), torch.get_rng_state()
         # The last forward's outputs that a layer keeps cannot be copied while they have a gradient.
         _teach(student, batch, training_data)
     student.eval()
-    return tuple(losses)
+    return Training(tuple(losses), optimizer.state_dict(), schedule.state_dict(), *states)
 
 
 def training_loss(

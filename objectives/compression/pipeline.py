@@ -53,7 +53,7 @@ class Means:
 
     counts: Mapping[str, Tensor]
     evidence: Callable[[], Evidence] | None = None
-    between: Callable[[nn.Module], None] | None = None
+    between: Callable[[nn.Module], object] | None = None
 
 
 Reshaped = tuple[nn.Module, ModelStructure]

@@ -39,7 +39,7 @@ def prune(
     pruning: Pruning,
     structure: ModelStructure,
     evidence: Evidence | None = None,
-    between: Callable[[nn.Module], None] | None = None,
+    between: Callable[[nn.Module], object] | None = None,
 ) -> tuple[nn.Module, ModelStructure]:
     """Copy the model without the least important units of the named groups, with all parameters trainable, and return
     the copy with its structure.

@@ -90,6 +90,7 @@ class DistillationConfig(Section):
     epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     train: Train = Field(default="separate", description=f"one of {', '.join(get_args(Train))}")
     elastic_epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
+    early_stopping: bool = Field(default=True, description="true or false")
     fine_tuning: Annotated[_Wholes, _holds()] | None = Field(
         default=None, description="a list of whole numbers, at least 0, or null"
     )

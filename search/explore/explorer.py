@@ -9,6 +9,7 @@ from objectives.jobs.protocol import Request
 from objectives.records import Outcome
 from search.explore.benchmark_groups import MOST_WAITING, BenchmarkQueue
 from search.explore.cost_model import CostModel
+from search.explore.early_stopping import EarlyStopping
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, next_job
 from search.explore.screening import Screening
 from search.explore.stages import Stages, seconds_name
@@ -45,7 +46,7 @@ class Explorer:
         self._config, self._jobs, self._costs = jobs.config, jobs, costs
         self._space, self._study, self._screening = space, study, Screening(jobs.config, study)
         self._builders, self._meter = builders, meter
-        self._stages = Stages(jobs, costs, self._screening, threads)
+        self._stages = Stages(jobs, costs, self._screening, EarlyStopping(study, self._screening), threads)
         self._record, self._tick, self._reserve = record, tick, reserve
         self._benchmarks = BenchmarkQueue(jobs, study, self._screening)
         self._running_trials: list[RunningTrial] = []
@@ -148,8 +149,10 @@ class Explorer:
             self._tell([(running, self._stages.ended(running, "stopped", reason))], seconds / 60)
             return 1
         if candidate.weights.distillation is not None:
-            costed = running.simulated is not None or candidate.weights.id in self._trained
-            running.stage = "fit" if costed or not self._stages.measures_cost(running) else "export_untrained"
+            trained = candidate.weights.id in self._trained
+            costed = running.simulated is not None or trained or not self._stages.measures_cost(running)
+            training = "fit" if trained else self._stages.training(running)
+            running.stage = training if costed else "export_untrained"
         self._running_trials.append(running)
         return 0
 
@@ -233,7 +236,7 @@ class Explorer:
         waiting = [f for f in self._running_trials if f.stage == "curve" and f.worker is None]
         for running in [f for f in waiting if not self._costs.missing(f.candidate)]:
             running.simulated = self._stages.simulated(running.candidate)
-            running.stage = "fit" if running.artifact is None else self._stages.evaluation
+            running.stage = self._stages.training(running) if running.artifact is None else self._stages.evaluation
             if (reason := self._screening.dominated(running, self._waiting)) is not None:
                 ended += self._close([(running, self._stages.ended(running, "stopped", reason))], minutes)
         return ended

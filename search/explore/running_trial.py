@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from optuna.trial import Trial
 
 from objectives.jobs.requests import ScoreResponse
-from objectives.records import Artifact, Quality, SimulatedRatios
+from objectives.records import Artifact, EarlyLoss, Quality, SimulatedRatios
 from search.workers.meter_jobs import CurvePart
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
-# The cost of new weights is simulated before they are trained, from a service curve for each instance group. Evaluation
-# is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
-Stage = Literal["export_untrained", "curve", "fit", "export", "evaluate", "score", "custom_metric", "benchmark"]
+# The cost of new weights is simulated before they are trained, from a service curve for each instance group. A training
+# may be judged after its first epochs. Evaluation is one stage, or two with a custom metric: the meter scores, and a
+# builder evaluates.
+Stage = Literal[
+    "export_untrained", "curve", "fit_early", "export_early", "evaluate_early", "fit", "export", "evaluate", "score",
+    "custom_metric", "benchmark",
+]  # fmt: skip
 # The shorter ones first.
-BUILDING: tuple[Stage, ...] = ("custom_metric", "export_untrained", "export", "fit")
+BUILDING: tuple[Stage, ...] = ("custom_metric", "export_untrained", "export_early", "export", "fit_early", "fit")
 # Evaluation of many users takes as long as training.
-LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
+LONG: tuple[Stage, ...] = ("fit_early", "evaluate_early", "fit", "evaluate", "score", "custom_metric")
+_FITS: tuple[Stage, ...] = ("fit_early", "fit")
+_MEASURING: tuple[Stage, ...] = ("curve", "evaluate_early", "evaluate", "score")
 # Stages that have the machine to themselves.
 TIMING: tuple[Stage, ...] = ("benchmark", "curve")
 
@@ -38,6 +44,7 @@ class RunningTrial:
     worker: Worker | None = None
     untrained: Artifact | None = None
     artifact: Artifact | None = None
+    early: EarlyLoss | None = None
     quality: Quality | None = None
     curve_part: CurvePart | None = None
     simulated: SimulatedRatios | None = None
@@ -54,6 +61,12 @@ class RunningTrial:
         return name
 
     @property
+    def early_candidate(self) -> Candidate | None:
+        """The candidate after the first epochs of its training; None where it cannot be judged then."""
+        weights = self.candidate.weights.early
+        return None if weights is None else replace(self.candidate, weights=weights)
+
+    @property
     def waiting(self) -> bool:
         """Return whether the trial waits for its benchmark, which is made of several together."""
         return self.stage == "benchmark" and self.worker is None
@@ -63,9 +76,9 @@ def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_i
     """Select the trial to advance by itself, of one stage the oldest: measuring before building, short stages before
     fits, never two fits of the same weights, or of slices of one elastic network, the first of which trains it."""
     waiting = [f for f in running_trials if f.worker is None]
-    fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage == "fit"}
-    measuring = (f for stage in ("curve", "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
-    free = [f for f in waiting if builders_idle and not (f.stage == "fit" and _fitted(f) in fitting)]
+    fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage in _FITS}
+    measuring = (f for stage in _MEASURING for f in waiting if meter_idle and f.stage == stage)
+    free = [f for f in waiting if builders_idle and not (f.stage in _FITS and _fitted(f) in fitting)]
     building = (f for stage in BUILDING for f in free if f.stage == stage)
     return next(itertools.chain(measuring, building), None)
 

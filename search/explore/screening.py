@@ -116,14 +116,16 @@ class Screening:
         """Return whether the cost decides if the trial goes on: every objective but quality follows from it."""
         return self.applies(running) and is_simulated(self.config.objectives)
 
-    def dominated(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
-        """Return the reason why the trial is dominated, before its evaluation even if it lost nothing."""
+    def dominated(
+        self, running: RunningTrial, waiting: Sequence[RunningTrial] = (), least_loss: float = 0.0
+    ) -> str | None:
+        """Return the reason why the trial is dominated; before its evaluation, if it loses no more than the least."""
         objectives = self.config.objectives
         if not self.compares_cost(running) or (expected := self.expected(running)) is None:
             return None
         others = [name for name in objectives if name != QUALITY]
         front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
-        loss, resolution = 0.0 if running.quality is None else running.quality.loss, self.study.resolution
+        loss, resolution = least_loss if running.quality is None else running.quality.loss, self.study.resolution
         if running.candidate.keeps_model:
             # The search for the best tuned baseline is independent of smaller models.
             front = {number: m for number, m in self._of_kept_model().items() if number > 0}

@@ -11,6 +11,7 @@ from objectives.jobs.protocol import Request
 from objectives.records import Measurement, Outcome, SimulatedRatios, State
 from search.explore.benchmark_groups import side
 from search.explore.cost_model import CostModel
+from search.explore.early_stopping import EarlyStopping
 from search.explore.running_trial import TIMING, RunningTrial, Stage
 from search.explore.screening import Screening
 from search.trials import sought
@@ -18,6 +19,8 @@ from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
 from spaces.candidate import Candidate
 
+# Stages of trained weights, of which a trial records whether the cache had their results.
+_WHOLE: tuple[Stage, ...] = ("fit", "export", "evaluate", "score", "custom_metric")
 _CACHED = (requests.FitResponse, requests.ExportResponse, requests.EvaluateResponse, requests.ScoreResponse)
 
 
@@ -28,6 +31,7 @@ class Stages:
     jobs: MeterJobs
     costs: CostModel
     screening: Screening
+    early: EarlyStopping
     threads: int
 
     def request(self, running: RunningTrial) -> Request[object]:
@@ -35,6 +39,8 @@ class Stages:
         candidate, threads = running.candidate, self.threads
         if running.stage == "fit":
             return requests.FitRequest(self.jobs.task, candidate.weights, threads)
+        if running.stage in ("fit_early", "export_early", "evaluate_early"):
+            return self._early_request(running)
         if running.stage == "export_untrained":
             return requests.ExportRequest(self.jobs.task, candidate.untrained, threads)
         if running.stage == "export":
@@ -53,15 +59,30 @@ class Stages:
         reject_above = self.jobs.config.quality.limits.max_loss if self.screening.applies(running) else None
         return self.jobs.evaluate(scores, 0.95, reject_above)
 
+    def _early_request(self, running: RunningTrial) -> Request[object]:
+        early, threads = running.early_candidate, self.threads
+        assert early is not None
+        if running.stage == "fit_early":
+            return requests.FitRequest(self.jobs.task, early.weights, threads)
+        if running.stage == "export_early":
+            return requests.ExportRequest(self.jobs.task, early, threads)
+        assert running.artifact is not None
+        return self.jobs.evaluate(self.jobs.score((running.artifact, early), "validation", threads=threads), 0.95)
+
     def advance(self, running: RunningTrial, done: Done, waiting: Sequence[RunningTrial]) -> Outcome | None:
         """Process the end of a stage but the benchmark, and return the trial's outcome where it ends."""
         result = done.result
         if result is None and running.stage == "export_untrained":
-            running.stage = "fit"  # untrained weights may not have scores to compare, where trained ones do
+            running.stage = self.training(
+                running
+            )  # untrained weights may have no scores to compare, as trained ones do
+            return None
+        if result is None and running.stage in ("export_early", "evaluate_early"):
+            running.artifact, running.stage = None, "fit"  # neither need weights that are half trained
             return None
         if result is None:
             return self.ended(running, "failed", done.error)
-        if isinstance(result, _CACHED) and result.reused and running.stage != "export_untrained":
+        if isinstance(result, _CACHED) and result.reused and running.stage in _WHOLE:
             running.reused.append(seconds_name(running.stage))
         try:
             return self._next(running, result, waiting)
@@ -72,7 +93,14 @@ class Stages:
         """Keep the result of a stage and set the next stage, or return the outcome."""
         match result:
             case requests.FitResponse():
-                running.stage = "export"
+                running.stage = "export_early" if running.stage == "fit_early" else "export"
+            case requests.ExportResponse() if running.stage == "export_early":
+                running.artifact, running.stage = result.artifact, "evaluate_early"
+            case requests.EvaluateResponse() if running.stage == "evaluate_early":
+                running.artifact, running.stage = None, "fit"
+                running.early, reason = self.early.judge(running, result.quality.loss, waiting)
+                if reason is not None:
+                    return self.ended(running, "stopped", reason)
             case requests.ExportResponse() if running.stage == "export_untrained":
                 running.untrained, running.stage = result.artifact, "curve"
             case requests.ExportResponse():
@@ -109,7 +137,8 @@ class Stages:
         recording = None if measurement is None else self.jobs.recording(f"trial-{running.number}")
         seconds, reused = dict(running.seconds), tuple(running.reused)
         cost, quality = running.simulated, running.quality if measurement is None else None
-        return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording, cost, quality)
+        kept = running.artifact, seconds, reused, recording, cost, quality, running.early
+        return Outcome(state, reason, measurement, *kept)
 
     def simulated(self, candidate: Candidate) -> SimulatedRatios | None:
         """Return the simulated cost; None while a service curve is missing, or where it cannot be simulated."""
@@ -123,6 +152,10 @@ class Stages:
         """Return whether a service curve is to be measured, since the cost decides if the trial goes on."""
         return self.screening.compares_cost(running) and bool(self.costs.missing(running.candidate))
 
+    def training(self, running: RunningTrial) -> Stage:
+        """Return the first stage of a trial's training."""
+        return "fit_early" if not self.jobs.prepared.custom_metric and self.early.judges(running) else "fit"
+
     @property
     def evaluation(self) -> Stage:
         """First stage of the evaluation."""
@@ -133,4 +166,5 @@ def seconds_name(stage: Stage) -> str:
     """Return the name that the seconds of the stage are recorded under."""
     if stage in ("export_untrained", "curve"):
         return "cost"
-    return "time" if stage in TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
+    own = stage.removesuffix("_early")
+    return "time" if stage in TIMING else "judge" if own in ("evaluate", "score", "custom_metric") else own

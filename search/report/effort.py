@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from search.format import percent, times
+from search.format import count, percent, times
 from search.report.axes import log_steps
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
 from search.results import Front
@@ -83,6 +83,23 @@ def simulation_sentence(simulation: Simulation) -> str:
         f"The measured {simulation.name} was {times(simulation.correction)} the simulated one in the median; with that "
         f"correction, half of the simulations were within {percent(simulation.error)}."
     )
+
+
+def early_sentence(front: Front) -> str:
+    """Say how many trainings were stopped after their first epochs, and how often that would have been wrong."""
+    hopeless = [row for row in front.rows if row.early is not None and row.early.hopeless]
+    on = [row for row in hopeless if row.widths]  # were exported at their end
+    if not hopeless:
+        return ""
+    stopped, entered = len(hopeless) - len(on), sum(row.on_front for row in on)
+    return (
+        f"After their first epochs {count(stopped, 'training')} of no promise {_were(stopped)} stopped; "
+        f"{len(on)} went on all the same, to see whether that is wrong, and {entered} of them entered the front."
+    )
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def effort_figure(front: Front) -> Description:

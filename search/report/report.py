@@ -21,6 +21,7 @@ from search.report.axes import constant_knobs
 from search.report.columns import ENDING_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, gains_sentence, hypervolume_curves, metric_of, slices_of
 from search.report.effort import (
+    early_sentence,
     effort_figure,
     seconds_by_stage,
     simulation_figure,
@@ -120,6 +121,7 @@ def write_report(
         knobs_pixels=AXIS_PIXELS * (len(uprights) + len(data["uprights"]) + 1),
         gains=gains_sentence(front),
         endings=endings(front),
+        early=early_sentence(front),
         ending_columns=ENDING_COLUMNS,
         knobs_that_matter=importance_rows(front),
         importance_columns=importance_columns(front),

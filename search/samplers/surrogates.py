@@ -145,9 +145,11 @@ class Surrogates:
         return {key: _log(each) + corrected for key, each in values.items() if each is not None} | known
 
     def _known_losses(self) -> dict[Variant, float]:
-        """Return the loss by variant."""
+        """Return the loss by variant; of a training that was stopped, the loss that was expected."""
+        judged = [(_variant(t.candidate), t.outcome.early) for t in self._ended if t.outcome.early is not None]
+        expected = {variant: early.expected for variant, early in judged if early.expected is not None}
         evaluated = {_variant(t.candidate): q for t in self._ended if (q := t.outcome.evaluated) is not None}
-        return {variant: quality.loss for variant, quality in evaluated.items()}
+        return expected | {variant: quality.loss for variant, quality in evaluated.items()}
 
     def _units(self, costs: Floats, losses: Floats) -> Floats:
         """Return coordinates for logarithms of the costs, (..., others), and losses, (...)."""

@@ -19,6 +19,7 @@ class Distillation:
     seed: added to the study's seed, for trainings that differ in nothing else
     elastic_epochs: epochs of the elastic network that the weights are a slice of, before their own epochs, of which
         there may be none; 0 for weights that are trained separately
+    stopped_after: epochs after which the training was stopped, without the rest; 0 where it ran to its end
     """
 
     temperature: float
@@ -27,6 +28,7 @@ class Distillation:
     feature_weight: float = 0.0
     seed: int = 0
     elastic_epochs: int = 0
+    stopped_after: int = 0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 1.0):
@@ -38,6 +40,9 @@ class Distillation:
                 raise ValueError(f"There are 0 epochs or more, but got {epochs}.")
         if self.elastic_epochs > 0 and self.feature_weight > 0:
             raise ValueError(f"An elastic network distils no features, but got a weight of {self.feature_weight}.")
+        if not 0 <= self.stopped_after <= max(0, self.epochs - 1):
+            stopped = self.stopped_after
+            raise ValueError(f"A training is stopped before its last of {self.epochs} epochs, but got {stopped}.")
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):
@@ -53,8 +58,8 @@ class Distillation:
 
     def knobs(self) -> dict[str, Scalar]:
         """Return every choice by its dotted name; the seed where it is not the study's, the elastic network's epochs
-        where there is one.
+        where there is one, and the epochs of a training that was stopped.
         """
-        optional = tuple(name for name in ("seed", "elastic_epochs") if getattr(self, name))
+        optional = tuple(name for name in ("seed", "elastic_epochs", "stopped_after") if getattr(self, name))
         names = ("temperature", "teacher_weight", "feature_weight", "epochs", *optional)
         return {f"distillation.{name}": getattr(self, name) for name in names}

@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from objectives.build.fit import Fitted
+from objectives.build.fit import TRAINING, Fitted
+from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages import graphs as graphs_stage
 from objectives.build.stages import opened as opened_stage
@@ -30,7 +31,7 @@ from objectives.build.stages.prepare import even_tables
 from objectives.build.stages.weights import weights_folder
 from objectives.build.technique_checks import TechniqueChecks
 from objectives.held_out_rows import read_held_out, read_requests
-from objectives.jobs.requests import EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, FitRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender
@@ -536,3 +537,23 @@ def test_tables_whose_rows_are_seen_as_often_are_told(
     assert large and (even_tables(recommender) == [table.name for table in large]) == even
     monkeypatch.setattr(type(recommender), "counts", lambda self, model, tables: {})
     assert even_tables(recommender) == [], "of what is never seen nothing is known"
+
+
+def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(
+    family: str, task_of: TaskOf, opened: Callable[[str], Recommender]
+) -> None:
+    """Bit for bit; what is needed to go on is deleted with the end of the training."""
+    task, recommender = task_of(family), opened(family)
+    whole = replace(_reshaped(family)["student"], distillation=Distillation(2.0, 0.5, 4, seed=7))
+    assert whole.early is not None
+    expected = fit_weights(recommender, whole, task.seed, _silent).model.state_dict()
+    early, end = (weights_folder(task, recommender, weights) for weights in (whole.early, whole))
+    assert not fit(task, whole.early, _silent).reused and (early / TRAINING).exists()
+    half = Fitted.load(early).model.state_dict()
+    assert any(not torch.equal(half[name], tensor) for name, tensor in expected.items())
+    trained: list[str] = []
+    assert not weights_stage.fit(FitRequest(task, whole, torch.get_num_threads()), trained.append).reused
+    assert [line for line in trained if "epoch" in line][0].startswith("distilling: epoch 2 of 4")
+    assert not (early / TRAINING).exists() and (early / "model.pt").exists()
+    found = Fitted.load(end).model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +15,14 @@ import torch.nn.functional as F
 from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
-from objectives.compression.distillation import distil, feature_loss, hidden_outputs, soft_loss, soft_loss_of
+from objectives.compression.distillation import (
+    Training,
+    distil,
+    feature_loss,
+    hidden_outputs,
+    soft_loss,
+    soft_loss_of,
+)
 from objectives.compression.training_data import TrainingData
 from objectives.output_kind import OutputKind
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
@@ -77,7 +85,8 @@ def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 def _train(
     student: nn.Module, training_data: TrainingData, choice: Distillation, seed: int = 0, **others: object
 ) -> tuple[float, ...]:
-    return distil(student, training_data, torch.optim.Adam(student.parameters(), lr=1e-2), choice, seed, **others)  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-2)
+    return distil(student, training_data, optimizer, choice, seed, **others).losses  # type: ignore[arg-type]
 
 
 # -- the losses
@@ -300,7 +309,7 @@ def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, T
     teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
     nothing = replace(_course(rows, labels, hidden="body"), loss=lambda logits, labels: 0 * logits.sum())
     optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
-    assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher) == (0.0, 0.0)
+    assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher).losses == (0.0, 0.0)
 
 
 @pytest.mark.slow
@@ -442,3 +451,27 @@ def test_lists_are_compared_as_lists() -> None:
     student, teacher = torch.randn(9, 2), torch.randn(9, 2)
     expected = soft_loss(student, teacher, 2.0).item()
     assert soft_loss_of([OutputKind("lists")], student, teacher, 2.0).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("until", [1, 2, 3])
+def test_a_training_that_is_stopped_goes_on_as_if_it_had_not_been(
+    until: int, rows: dict[str, Tensor], labels: Tensor
+) -> None:
+    """Bit for bit, through a file: dropout, the order of batches, the optimizer and its schedule."""
+    whole, part = Tower(16, 0, dropout=0.5), Tower(16, 0, dropout=0.5)
+    course, choice = _course(rows, labels), Distillation(2.0, 0.5, 4)
+
+    def train(model: nn.Module, how: Distillation, begun: Training | None = None) -> Training:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        return distil(model, course, optimizer, how, 0, Tower(5, seed=1).eval(), begun=begun)
+
+    expected = train(whole, choice)
+    begun = train(part, replace(choice, stopped_after=until))
+    assert begun.losses == expected.losses[:until]
+    kept = io.BytesIO()
+    torch.save((part, begun), kept)
+    kept.seek(0)
+    model, begun = torch.load(kept, weights_only=False)
+    assert train(model, choice, begun).losses == expected.losses
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)

@@ -391,6 +391,7 @@ WRONG: dict[str, list[Any]] = {
     "space.distillation.epochs": [0, [1, 2]],
     "space.distillation.train": ["both", None, ["auto"]],
     "space.distillation.elastic_epochs": [0, 1.5],
+    "space.distillation.early_stopping": ["never", 2, None],
     "space.distillation.fine_tuning": [[], [-1], [1, 1], 2],
     "space.precision.calibration": [["fp32"], [], ["entropy", "entropy"]],
     "space.precision.compute": [["fp32", "int8"]],
@@ -872,6 +873,7 @@ SPACES = optional(
         epochs=st.one_of(st.none(), COUNT),
         train=st.sampled_from(get_args(space_sections.Train)),
         elastic_epochs=st.one_of(st.none(), COUNT),
+        early_stopping=st.booleans(),
         fine_tuning=st.lists(st.integers(0, 50), min_size=1, max_size=3, unique=True),
     ),
     precision=st.dictionaries(

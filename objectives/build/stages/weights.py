@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from objectives.build import elastic
-from objectives.build.fit import Fitted, fit_elastic, untrained
+from objectives.build.fit import TRAINING, Fitted, fit_elastic, untrained
 from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages.opened import open_once
@@ -40,11 +40,15 @@ def fit(request: FitRequest, progress: Progress) -> FitResponse:
 
     def write(into: Path) -> None:
         network = _elastic(task, recommender, weights, progress, cache) if weights.elastic else None
-        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits, network)
+        begun = None if early is None else Fitted.load_begun(early)
+        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits, network, begun)
         fitted.save(into)
         seconds.append(fitted.batch_seconds)
 
+    early = None if weights.early is None else weights_folder(task, recommender, weights.early)
     reused = make_once(weights_folder(task, recommender, weights), write)
+    if early is not None:  # as large as the weights, or several times
+        (early / TRAINING).unlink(missing_ok=True)
     return FitResponse(reused, sum(seconds))
 
 

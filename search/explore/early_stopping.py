@@ -1,0 +1,99 @@
+"""Early stopping: after the first epochs of a training, whether it goes on, by how others ended after theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from scipy.stats import theilslopes
+
+from objectives.records import EarlyLoss, Outcome
+from search.explore.running_trial import RunningTrial
+from search.explore.screening import Screening
+from search.study import Study
+
+# Trainings that were judged early and ended, before one is stopped.
+_FEWEST = 8
+# Share of them that ended better than what is held against a training.
+_LUCKIEST = 0.1
+# One in so many trainings that would be stopped goes on, which tells how often stopping is wrong.
+_GOES_ON = 10
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Decisions after the first epochs of a training."""
+
+    study: Study
+    screening: Screening
+
+    def judges(self, running: RunningTrial) -> bool:
+        """Return whether a trial's training is judged early: where it may be stopped, and that is expected to save more
+        seconds than judging takes."""
+        early = running.candidate.weights.early
+        if early is None or early.distillation is None or not self.screening.applies(running):
+            return False
+        if not self.screening.config.space.distillation.early_stopping:
+            return False
+        learning = early.distillation
+        return saves([t.outcome for t in self.study.ended()], 1 - learning.stopped_after / learning.epochs)
+
+    def judge(
+        self, running: RunningTrial, loss: float, waiting: Sequence[RunningTrial]
+    ) -> tuple[EarlyLoss, str | None]:
+        """Return what a loss after the first epochs tells, and the reason if the training is stopped for it."""
+        pairs = [
+            (o.early.loss, q.loss) for o in self._outcomes() if o.early is not None and (q := o.evaluated) is not None
+        ]
+        expected = loss_at_the_end(pairs, loss)
+        if expected is None:
+            return EarlyLoss(loss), None
+        middle, least = expected
+        reason = self._hopeless(running, least, waiting)
+        judged = EarlyLoss(loss, middle, least, reason is not None)
+        if reason is None or goes_on(running.candidate.weights.id):
+            return judged, None
+        return judged, f"pruned: lost {loss:.2%} after its first epochs, and at best {least:.2%} is expected; {reason}"
+
+    def _outcomes(self) -> list[Outcome]:
+        return [trial.outcome for trial in self.study.ended()]
+
+    def _hopeless(self, running: RunningTrial, least: float, waiting: Sequence[RunningTrial]) -> str | None:
+        tolerated = self.screening.config.quality.max_loss
+        if least > tolerated:
+            return f"{tolerated:.2%} is tolerated"
+        reason = self.screening.dominated(running, waiting, max(0.0, least))
+        return None if reason is None else reason.removeprefix("pruned: ")
+
+
+def loss_at_the_end(pairs: Sequence[tuple[float, float]], loss: float) -> tuple[float, float] | None:
+    """Return the expected and the least loss at the end of a training: by the line through others' losses, (early, at
+    the end), whose slope is the median of all slopes (Theil and Sen), and the deviations from it. None before there are
+    enough.
+    """
+    if len(pairs) < _FEWEST:
+        return None
+    early, final = np.array(pairs).T
+    slope = 0.0 if np.ptp(early) == 0 else max(0.0, float(theilslopes(final, early).slope))
+    deviations = final - slope * early
+    middle, least = np.quantile(deviations, (0.5, _LUCKIEST))
+    return float(slope * loss + middle), float(slope * loss + least)
+
+
+def goes_on(weights: str) -> bool:
+    """Return whether a training that would be stopped goes on, by its weights' id: the same whenever it is asked."""
+    return int(weights[1:], 16) % _GOES_ON == 0
+
+
+def saves(outcomes: Sequence[Outcome], left: float) -> bool:
+    """Return whether judging early is expected to save seconds: the share of the trainings that ended in vain, times
+    their mean seconds and the share of them that is left, exceeds those of an export and an evaluation.
+    """
+    trained = [o for o in outcomes if o.seconds.get("fit", 0.0) > 0 and "fit" not in o.reused]
+    if not trained:
+        return False
+    in_vain = (sum(o.state == "stopped" for o in trained) + 1) / (len(trained) + 2)
+    judging = fmean(o.seconds.get("export", 0.0) + o.seconds.get("judge", 0.0) for o in trained)
+    return in_vain * left * fmean(o.seconds["fit"] for o in trained) > judging

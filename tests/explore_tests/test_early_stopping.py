@@ -1,0 +1,173 @@
+"""Early stopping: predictions against closed forms, and whole searches over scripted workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectives.records import EarlyLoss, Outcome
+from search.config.study_file import load
+from search.explore import early_stopping
+from search.explore.early_stopping import goes_on, loss_at_the_end, saves
+from spaces.serialization import to_plain
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.pruning import Pruning
+from spaces.weights import Weights
+from tests.explore_tests.test_explorer import answers, each, parts, search, timed
+from tests.search_tests.measurements import complete_outcome
+
+__all__ = ["parts"]  # a fixture
+
+
+@given(st.lists(st.floats(-0.01, 0.3), min_size=8, max_size=40, unique=True), st.floats(0, 1), st.floats(-0.02, 0.02))
+def test_losses_on_a_line_are_continued(early: list[float], slope: float, intercept: float) -> None:
+    pairs = [(loss, intercept + slope * loss) for loss in early]
+    found = loss_at_the_end(pairs, 0.2)
+    assert found is not None
+    assert found == pytest.approx((intercept + 0.2 * slope,) * 2, abs=1e-9)
+
+
+def test_the_least_loss_is_that_of_the_luckiest_tenth() -> None:
+    """Without a slope, the tenth per cent of all ends; a slope that falls counts as none."""
+    ends = np.random.default_rng(0).normal(size=50)
+    for early in (np.zeros(50), -np.sort(ends)):
+        found = loss_at_the_end(list(zip(early, np.sort(ends), strict=True)), 3.0)
+        assert found == pytest.approx((np.median(ends), np.quantile(ends, 0.1)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_nothing_is_expected_before_enough_have_ended(count: int) -> None:
+    assert loss_at_the_end([(0.1, 0.0)] * count, 0.1) is None
+    assert loss_at_the_end([(0.1, 0.0)] * 8, 0.1) == (0.0, 0.0)
+
+
+def test_one_training_in_ten_goes_on() -> None:
+    ids = [
+        Weights(pruning=Pruning((("mlp", 0.001 * n),)), distillation=Distillation(1, 0, 2)).id for n in range(1, 900)
+    ]
+    assert 0.07 < np.mean([goes_on(one) for one in ids]) < 0.13
+    assert [goes_on(one) for one in ids] == [goes_on(one) for one in ids]
+
+
+def ended(state: Any, fit: float, judging: float, reused: tuple[str, ...] = ()) -> Outcome:
+    seconds = {"fit": fit, "export": judging / 2, "judge": judging / 2}
+    whole = complete_outcome()
+    if state == "complete":
+        return replace(whole, seconds=seconds, reused=reused)
+    return Outcome(state, "lost", seconds=seconds, reused=reused)
+
+
+@pytest.mark.parametrize(
+    ("fit", "expected"),
+    # 3 of 4 in vain, (3 + 1) / (4 + 2); three quarters are left: half of the seconds of a fit against 1.
+    [(2.1, True), (1.9, False)],
+)
+def test_judging_early_is_worth_the_seconds_that_it_saves(fit: float, expected: bool) -> None:
+    outcomes = [ended("complete", fit, 1.0), *[ended("stopped", fit, 1.0)] * 3]
+    assert saves([*outcomes, ended("stopped", 0.0, 9.0), ended("complete", 99.0, 0.1, ("fit",))], 0.75) == expected
+
+
+def test_nothing_is_saved_before_something_was_trained() -> None:
+    assert not saves([], 0.75)
+
+
+LEARNING = Distillation(2.0, 0.5, 8)
+
+
+@pytest.mark.parametrize(
+    ("weights", "after"),
+    [
+        (Weights(pruning=Pruning((("mlp", 0.5),)), distillation=LEARNING), 2),
+        (Weights(distillation=replace(LEARNING, epochs=2)), 1),
+        (Weights(distillation=replace(LEARNING, epochs=1)), None),
+        (Weights(), None),
+        (Weights(pruning=Pruning((("mlp", 0.5),), steps=3), distillation=LEARNING), None),
+        (Weights(quantization_aware=("mlp",), distillation=LEARNING), None),
+        (Weights(distillation=replace(LEARNING, feature_weight=0.1)), None),
+        (Weights(pruning=Pruning((("mlp", 0.5),)), distillation=replace(LEARNING, elastic_epochs=3)), None),
+        (Weights(distillation=replace(LEARNING, stopped_after=2)), None),
+    ],
+)
+def test_trainings_in_one_part_can_be_judged_after_a_quarter(weights: Weights, after: int | None) -> None:
+    early = weights.early
+    assert (early and early.distillation and early.distillation.stopped_after) == after
+    if early is not None:
+        assert early.id != weights.id and early.untrained == weights.untrained
+        assert early.knobs() == weights.knobs() | {"distillation.stopped_after": after}
+
+
+def losing(loss: float) -> dict[str, Any]:
+    measured = complete_outcome(loss=loss).measurement
+    assert measured is not None
+    return to_plain(measured.quality)  # type: ignore[no-any-return]
+
+
+def run(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, early_loss: Any, trials: int = 60, **changes: Any
+) -> tuple[list[Any], list[Mapping[str, Any]]]:
+    """A search of trainings that lose 0.1% at their end, and a given loss after their first epochs."""
+    judged: list[Mapping[str, Any]] = []
+
+    def stopped(weights: Mapping[str, Any]) -> bool:
+        return bool(weights["distillation"] and weights["distillation"]["stopped_after"])
+
+    def evaluate(arguments: Mapping[str, Any]) -> Any:
+        early = "early" in arguments["scores"]["candidate"]["model"]
+        return {"quality": losing(early_loss(len(judged)) if early else 0.001), "reused": False}
+
+    def export(arguments: Mapping[str, Any]) -> Any:
+        weights = arguments["candidate"]["weights"]
+        artifact = dict(answers()["export"](arguments)["artifact"])
+        if stopped(weights):
+            judged.append(weights)
+            artifact |= {"key": "early", "path": "early/model.onnx"}
+        return {"artifact": artifact, "reused": False}
+
+    monkeypatch.setattr(early_stopping, "saves", lambda outcomes, left: True)
+    space = parts["space"]
+    parts["space"] = replace(space, weights=replace(space.weights, epochs=8))
+    script = answers(export=export, evaluate=evaluate, group_benchmark=each(lambda n: timed(0.5 - 0.001 * n, 2.0)))
+    _, told, _ = search(parts, script | changes, trials, monkeypatch)
+    return told, judged
+
+
+def test_trainings_without_promise_are_stopped_but_for_one_in_ten(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that are judged lose 1% early and 0.1% in the end; later ones 30% early, where the line has no slope
+    but for them: what they lose in the end is what is expected until those that go on have ended.
+    """
+    monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
+    told, judged = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3)
+    seen = [t for t in told if t.outcome.early is not None]
+    hopeless = [t for t in seen if t.outcome.early.hopeless]
+    stopped = [t for t in hopeless if t.outcome.state == "stopped" and "first epochs" in (t.outcome.reason or "")]
+    assert len(judged) >= len(seen) > 10 and stopped
+    for trial in hopeless:
+        assert (trial not in stopped) == goes_on(trial.candidate.weights.id)
+        assert trial.outcome.early == EarlyLoss(0.3, 0.3, 0.3, True)
+    for trial in stopped:
+        assert trial.outcome.artifact is None and trial.outcome.evaluated is None and trial.outcome.informative
+        assert "30.00% after its first epochs" in trial.outcome.reason and "1.00% is tolerated" in trial.outcome.reason
+    promising = [t for t in seen if not t.outcome.early.hopeless]
+    assert promising and all(t.outcome.evaluated.loss == 0.001 for t in promising if t.outcome.evaluated)
+
+
+def test_a_half_trained_model_that_cannot_be_judged_is_trained_to_its_end(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, judged = run(parts, monkeypatch, lambda number: float("nan"), 20)
+    assert judged and all(t.outcome.early is None for t in told)
+    assert any(t.outcome.state == "complete" and t.candidate.weights.early for t in told)
+
+
+def test_it_can_be_turned_off(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    parts["config"] = load("ml-100k", ["sampler=tpe", "space.distillation.early_stopping=false"])
+    _, judged = run(parts, monkeypatch, lambda number: 0.3, 20)
+    assert not judged
