@@ -553,7 +553,7 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert any(not torch.equal(half[name], tensor) for name, tensor in expected.items())
     trained: list[str] = []
     assert not weights_stage.fit(FitRequest(task, whole, torch.get_num_threads()), trained.append).reused
-    assert [line for line in trained if "epoch" in line][0].startswith("distilling: epoch 2 of 4")
+    assert next(line for line in trained if "epoch" in line).startswith("distilling: epoch 2 of 4")
     assert not (early / TRAINING).exists() and (early / "model.pt").exists()
     found = Fitted.load(end).model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
