@@ -175,6 +175,15 @@ def test_lists_without_a_target_are_left_out() -> None:
     assert torch.equal(got, torch.cat([every[0, 5:], every[1, :8]]))
 
 
+def test_shared_candidates_are_those_of_every_position() -> None:
+    model, history = _model(), torch.cat([_history(9, 4), _history(9, 9, 1)])
+    own, shared = torch.randint(1, ITEMS + 1, (2, 9, 2)), torch.randint(1, ITEMS + 1, (2, 5))
+    own[0, :5, 0] = 0
+    repeated = torch.cat([own, shared.unsqueeze(1).expand(2, 9, 5)], dim=-1)
+    got = outputs(model, {"history": history, "candidates": own, "shared": shared})
+    torch.testing.assert_close(got, outputs(model, {"history": history, "candidates": repeated}))
+
+
 def test_the_loss_is_the_papers() -> None:
     """Section III-E: -log sigmoid(r_o) - log(1 - sigmoid(r_j)), over the lists; the mean where there are more j."""
     lists = np.random.default_rng(0).normal(size=(20, 4))

@@ -89,7 +89,7 @@ def test_a_pass_shows_each_user_once_and_what_came_next(opened: SequentialRecomm
     assert [len(inputs["history"]) for inputs, _ in batches] == [70, 70] and opened.train_rows().batches_per_epoch == 2
     shown = Counter[tuple[tuple[int, ...], tuple[int, ...]]]()
     for inputs, labels in batches:
-        assert inputs["candidates"].shape == (len(labels), 6, 16)
+        assert inputs["candidates"].shape == (len(labels), 6, 1) and inputs["shared"].shape == (len(labels), 63)
         pairs = zip(inputs["history"].tolist(), inputs["candidates"][..., 0].tolist(), strict=True)
         shown.update((tuple(history), tuple(target)) for history, target in pairs)
     wanted = Counter[tuple[tuple[int, ...], tuple[int, ...]]]()
@@ -105,10 +105,10 @@ def test_negatives_are_drawn_anew_among_what_was_not_taken(
     taken = {tuple(_padded(user[:-3], 6)): set(user[:-2]) for user in events}
     generator = torch.Generator().manual_seed(1)
     epochs = [list(opened.train_rows().batches(generator)) for _ in range(2)]
-    again = next(opened.train_rows().batches(torch.Generator().manual_seed(1)))[0]["candidates"]
-    assert torch.equal(again, epochs[0][0][0]["candidates"]) and not torch.equal(again, epochs[1][0][0]["candidates"])
+    again = next(opened.train_rows().batches(torch.Generator().manual_seed(1)))[0]["shared"]
+    assert torch.equal(again, epochs[0][0][0]["shared"]) and not torch.equal(again, epochs[1][0][0]["shared"])
     for inputs, _ in (batch for of_pass in epochs for batch in of_pass):
-        for history, others in zip(inputs["history"].tolist(), inputs["candidates"][..., 1:], strict=True):
+        for history, others in zip(inputs["history"].tolist(), inputs["shared"], strict=True):
             drawn = set(others.flatten().tolist())
             assert not drawn & taken[tuple(history)] and min(drawn) >= 1 and max(drawn) <= ITEMS
 
@@ -116,7 +116,7 @@ def test_negatives_are_drawn_anew_among_what_was_not_taken(
 def test_the_loss_is_that_of_the_positions_that_have_a_target(opened: SequentialRecommender) -> None:
     inputs, labels = next(opened.train_rows().batches(torch.Generator().manual_seed(1)))
     outputs = opened.outputs(opened.model, inputs)
-    logits = opened.model.positions(inputs["history"], inputs["candidates"])
+    logits = opened.model.positions(**inputs)
     real = inputs["candidates"][..., 0] != 0
     assert torch.equal(outputs, logits[real])
     first, others = logits[real][:, 0], logits[real][:, 1:]

@@ -24,7 +24,7 @@ from spaces.serialization import digest
 from spaces.weights import Weights
 
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
-FIT_STAGE = 10
+FIT_STAGE = 11
 ELASTIC_STAGE = 1
 
 

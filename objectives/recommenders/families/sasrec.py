@@ -167,17 +167,20 @@ class SASRec(nn.Module):
         read = history if self.history is None else history[:, -self.history :]
         return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
 
-    def positions(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """Compute training logits, (B, L, C), of (B, L, C) candidates for the item after each position of (B, L) codes.
+    def positions(self, history: Tensor, candidates: Tensor, shared: Tensor | None = None) -> Tensor:
+        """Compute training logits, (B, L, C + S), of (B, L, C) candidates for the item after each position of (B, L)
+        codes, and of (B, S) candidates that all positions of a history share.
 
         Where only the latest positions of a history are read, the L positions are cut into pieces of that length from
         the end, and each piece reads itself: the last position reads the same as when serving, and all L get logits.
         """
-        return self.scored(self.position_states(history), candidates)
+        return self.scored(self.position_states(history), candidates, shared)
 
-    def scored(self, states: Tensor, candidates: Tensor) -> Tensor:
-        """Compute logits, (B, L, C), of states, (B, L, d), with candidates, (B, L, C)."""
-        return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
+    def scored(self, states: Tensor, candidates: Tensor, shared: Tensor | None = None) -> Tensor:
+        """Compute logits, (B, L, C + S), of states, (B, L, d), with candidates, (B, L, C), and shared ones, (B, S)."""
+        items = self.tables["item"]
+        logits: Tensor = (items(candidates) @ states.unsqueeze(-1)).squeeze(-1)
+        return logits if shared is None else torch.cat([logits, states @ items(shared).mT], dim=-1)
 
     def position_states(self, history: Tensor) -> Tensor:
         """Compute the vector of each position, (B, L) codes -> (B, L, d), that `scored` multiplies candidates' with."""
@@ -214,13 +217,12 @@ class SASRec(nn.Module):
 
 
 def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Compute logits, (M, C), of the M positions of a batch that have a target: candidate 0 is not padding.
+    """Compute logits, (M, C + S), of the M positions of a batch that have a target: candidate 0 is not padding.
 
     Args:
-        inputs: `history` (B, L) and `candidates` (B, L, C)
+        inputs: `history` (B, L), `candidates` (B, L, C) and, where there are more, `shared` (B, S)
     """
-    history, candidates = inputs["history"], inputs["candidates"]
-    return of_targets(model.positions(history, candidates), candidates)
+    return of_targets(model.positions(**inputs), inputs["candidates"])
 
 
 def of_targets(logits: Tensor, candidates: Tensor) -> Tensor:
