@@ -41,8 +41,8 @@ BATCH = 128  # users; section 4.3 of the paper, like the learning rate; the auth
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.98)
 # One negative for each position as in the paper. A student and its teacher compare longer lists, whose loss is the same
-# mean; the positions of a history share their negatives, so that each history takes one product with them, in the place of
-# a lookup for each position.
+# mean; the positions of a history share their negatives, so that each history takes one product with them in the place
+# of a lookup for each position.
 NEGATIVES, LISTED = 1, 63
 # Limits of the evaluation: each evaluated user is a separate request for all items, so the users are limited by the
 # total number of scores, which took the published model 100 s on two cores, but not below a minimum. They are drawn
