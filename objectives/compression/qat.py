@@ -50,7 +50,7 @@ _COUNT = ".num_batches_tracked"
 def train_aware(
     model: nn.Module,
     modules: Sequence[str],
-    train: Callable[[nn.Module], None],
+    train: Callable[[nn.Module], object],
     example: Mapping[str, Tensor],
     method: str = "forward",
     hidden: str | None = None,
