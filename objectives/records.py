@@ -14,6 +14,8 @@ from spaces.model_structure import ModelStructure
 
 Interval = tuple[float, float]
 State = Literal["complete", "stopped", "failed"]
+# How requests reach a deployment under measurement: in its pool's own process, or over HTTP as a client's do.
+Through = Literal["pool", "http"]
 
 
 def rows_of(request: Mapping[str, Sized]) -> int:
@@ -115,6 +117,25 @@ class Percentiles(_Finite):
 
 
 @dataclass(frozen=True)
+class OverheadRatios(_Finite):
+    """Paired ratios of latency, as in `Latency`, with a fixed time added to each request of both deployments.
+
+    overhead_ms: that time, which is spent elsewhere
+    """
+
+    overhead_ms: float
+    p50_ratio: float
+    p50_ratio_interval: Interval
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    p99_ratio: float | None
+    p99_ratio_interval: Interval | None
+    p50_visits: tuple[float, ...] = ()
+    p95_visits: tuple[float, ...] = ()
+    p99_visits: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Latency(_Finite):
     """Latency of candidate and baseline under the same requests at the same times, and their paired ratios.
 
@@ -130,7 +151,9 @@ class Latency(_Finite):
     drift: how many times slower the baseline became within a visit, at most
     lateness: the load generator's p95 lag as a share of the p95 latency; latency counts from the scheduled arrival, so
         it is part of both
-    p95_visits, service_p50_visits, p99_visits: the ratio of each visit
+    p50_visits, p95_visits, service_p50_visits, p99_visits: the ratio of each visit
+    through: how the requests reached both deployments, here and for the throughput
+    with_overhead: the ratios with the time that is spent elsewhere, None where none was given
     """
 
     candidate: Percentiles
@@ -154,6 +177,10 @@ class Latency(_Finite):
     p95_visits: tuple[float, ...] = ()
     service_p50_visits: tuple[float, ...] = ()
     p99_visits: tuple[float, ...] = ()
+    p50_visits: tuple[float, ...] = ()
+    p50_ratio_interval: Interval | None = None
+    through: Through = "pool"
+    with_overhead: OverheadRatios | None = None
 
     @property
     def repeated_blocks(self) -> int:
@@ -168,7 +195,7 @@ class Throughput(_Finite):
     Both were searched in the same way in the same visits; no rate is above the capacity of its own deployment.
 
     rps, baseline_rps: requests per second under the SLO
-    slo_ms: the same for both, the mean over the visits
+    slo_ms: the part of the SLO that is measured, without any overhead; the same for both, the mean over the visits
     capacity_rps, baseline_capacity_rps: requests per second when saturated
     ratio_visits, capacity_visits: the ratio of each visit
     """

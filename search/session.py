@@ -13,7 +13,7 @@ from objectives.task import Task
 from search.ablation.records import FACT_FILE, ablations
 from search.cli.console import Console
 from search.config.data_sections import SyntheticData, TableData
-from search.config.load import rows_trace, traffic_of
+from search.config.load import check_server_packages, rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
@@ -120,6 +120,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
 
 
 def task_of(config: StudyConfig, home: Home) -> Task:
+    check_server_packages(config.traffic)
     rows, data = config.traffic.rows, config.data
     synthetic = data.model_dump(exclude={"source"}) if isinstance(data, SyntheticData) else None
     columns = data.columns.model_dump(mode="json") if isinstance(data, TableData) else None

@@ -10,9 +10,9 @@ from objectives.measure.deployment import Deployment
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
-from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
 from objectives.measurement.service_curve import ServiceCurve
-from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
+from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise
+from objectives.records import Artifact, Footprint, InputSpec, Latency, Prepared, Quality, Throughput
 from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.model_structure import Group
@@ -149,6 +149,23 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     batch_rows: int | None = None
     split_over: int | None = None
     reference_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class TransportResponse:
+    """Milliseconds that HTTP adds to a request of the baseline, and those that its pool takes for it meanwhile."""
+
+    transport_ms: float
+    baseline_ms: float
+
+
+@dataclass(frozen=True)
+class TransportRequest(Request[TransportResponse]):
+    """Measure what the HTTP server in front of the baseline adds, beside its bare pool."""
+
+    holdout: str
+    baseline: Deployment
+    served_inputs: tuple[InputSpec, ...]
 
 
 @dataclass(frozen=True)

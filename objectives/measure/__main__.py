@@ -15,7 +15,9 @@ from objectives.jobs.protocol import Jobs, serve
 from objectives.measure.benchmark import benchmark, benchmark_group, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.evaluate import evaluate, score
+from objectives.measure.served import serve_here
 from objectives.measure.service_curves import service_curve
+from objectives.measure.transport import transport
 from objectives.measurement.profile.profile import median_request, profile_model
 from objectives.measurement.profile.roofline import measure_roofline
 from objectives.records import Footprint
@@ -37,6 +39,7 @@ JOBS: Jobs = {
     jobs.EvaluateRequest: evaluate,
     jobs.ScoreRequest: score,
     jobs.ServiceCurveRequest: service_curve,
+    jobs.TransportRequest: transport,
     jobs.BenchmarkRequest: benchmark,
     jobs.GroupBenchmarkRequest: benchmark_group,
     jobs.VisitRequest: visit_together,
@@ -47,5 +50,7 @@ JOBS: Jobs = {
 if __name__ == "__main__":
     if sys.argv[1:] == ["weigh"]:
         sys.stdout.write(json.dumps(weigh_here(**json.loads(sys.stdin.read()))))
+    elif sys.argv[1:] == ["serve"]:
+        serve_here(**json.loads(sys.stdin.read()))
     else:
         serve(JOBS, reporting=False)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,18 @@ from objectives.jobs.requests import (
     VisitRequest,
     VisitResponse,
 )
-from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
+from objectives.measure.deployment import Deployment, open_deployment, quiet, warm_up
+from objectives.measure.targets import open_targets
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Pace
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
-from objectives.measurement.recording import RatioNoise, Recording, Visit, read_recording, slo_of, write_recording
+from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.statistics import Floats
 from objectives.measurement.throughput import Probe, RateSearch, measure_capacity, search_rates
+from objectives.measurement.visits import RatioNoise
 from objectives.records import Footprint, NotFiniteError
 from spaces.serialization import from_plain, to_plain
 
@@ -47,7 +50,7 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     footprint = _footprint(holdout, request.candidate, request.weighed)
     requests, sides = read_requests(holdout), (request.candidate, request.baseline)
     visits = [_visit(sides, requests, load, window, request.seed, number)[0] for number in range(window.visits)]
-    recorded = Recording(tuple(visits), load.slo_ms, load.percent, request.seed)
+    recorded = _recording(visits, load, request.seed)
     return _summary(recorded, request.noise, footprint, Path(request.recording))
 
 
@@ -64,7 +67,7 @@ def benchmark_group(request: GroupBenchmarkRequest) -> GroupBenchmarkResponse:
     found: list[BenchmarkResponse | None] = []
     failures: list[str | None] = []
     for visit, footprint, path in zip(visits, footprints, map(Path, request.recordings), strict=True):
-        recorded = Recording((visit,), load.slo_ms, load.percent, request.seed)
+        recorded = _recording([visit], load, request.seed)
         try:
             found.append(_summary(recorded, request.noise, footprint, path))
             failures.append(None)
@@ -76,6 +79,10 @@ def benchmark_group(request: GroupBenchmarkRequest) -> GroupBenchmarkResponse:
 
 def _footprint(holdout: Path, deployment: Deployment, weighed: bool) -> Footprint:
     return weigh(holdout, deployment) if weighed else Footprint(deployment.artifact.model_bytes)
+
+
+def _recording(visits: Sequence[Visit], load: Load, seed: int) -> Recording:
+    return Recording(tuple(visits), load.slo_ms, load.percent, seed, load.through, load.overhead_ms)
 
 
 def _summary(recorded: Recording, noise: RatioNoise, footprint: Footprint, path: Path) -> BenchmarkResponse:
@@ -93,7 +100,7 @@ def visit_together(request: VisitRequest) -> VisitResponse:
     counts = []
     for path, visit in zip(map(Path, request.recordings), visits, strict=True):
         earlier = read_recording(path).visits if path.exists() else ()
-        write_recording(Recording((*earlier, visit), load.slo_ms, load.percent, request.seed), path)
+        write_recording(_recording([*earlier, visit], load, request.seed), path)
         counts.append(len(earlier) + 1)
     return VisitResponse(tuple(counts))
 
@@ -101,12 +108,14 @@ def visit_together(request: VisitRequest) -> VisitResponse:
 def _visit(
     sides: Sequence[Deployment], requests: Sequence[Request], load: Load, window: Window, seed: int, number: int
 ) -> tuple[Visit, ...]:
-    """Measure one visit of all candidates, the baseline being the last side, on newly opened pools: the location of a
-    process in memory and on the cores is part of the variance between visits. Who is opened first alternates.
+    """Measure one visit of all candidates, the baseline being the last side, on newly opened pools or servers: the
+    location of a process in memory and on the cores is part of the variance between visits. Who is opened first
+    alternates.
     """
     turn = 1 if number % 2 == 0 else -1
-    with open_targets(sides[::turn], requests) as opened:
-        return measure_visit(opened[::turn], requests, load, window, seed + 1000 * number)
+    with open_targets(sides[::turn], requests, load.served_inputs) as opened:
+        monitor = partial(InterferenceMonitor, children=opened[0].children)
+        return measure_visit(opened[::turn], requests, load, window, seed + 1000 * number, monitor)
 
 
 def weigh(holdout: Path, deployment: Deployment) -> Footprint:
@@ -172,7 +181,7 @@ def measure_visit(
 
     ours = [search(one.candidate, one.candidate_service, which) for which, one in enumerate(kept)]
     theirs = [search(one.baseline, one.baseline_service, -1) for one in kept]
-    limit = float(np.median([slo_of(one, load.slo_ms, load.percent) for one in timings]))
+    limit = float(np.median([slo_of(one, load.slo_ms, load.percent, load.overhead_ms) for one in timings]))
     searched = search_rates(targets, [*ours, theirs[0]], requests, load, limit, window, seed, slowness, calm, monitor)
     # Each candidate's undisturbed pairs hold other blocks of the baseline; its further probes are the same for all.
     (begun,) = theirs[0].probes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,17 +33,6 @@ class Deployment:
 
 def open_deployment(deployment: Deployment) -> Pool:
     return Pool.open(Path(deployment.model), deployment.placement, deployment.compute)
-
-
-@contextmanager
-def open_targets(deployments: Sequence[Deployment], requests: Sequence[Request]) -> Iterator[tuple[LiveTarget, ...]]:
-    """Open deployments on new pools, in this order, warmed up, under `quiet`; no other pool stays open."""
-    close_kept()
-    with quiet(), ExitStack() as stack:
-        pools = [stack.enter_context(open_deployment(each)) for each in deployments]
-        for pool, each in zip(pools, deployments, strict=True):
-            warm_up(pool.submit, requests, each.placement)
-        yield tuple(load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
 
 
 class _KeptOpen:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.arrivals import gaps
-from objectives.measurement.latency import Load
-from objectives.measurement.load_generator import Arrivals, Request, drawn_requests, typical_requests
-from objectives.measurement.recording import SLO_TIMES
+from objectives.measurement.latency import Load, measured_limit
+from objectives.measurement.load_generator import Arrivals, Request, drawn_requests, on_time, typical_requests
 from objectives.measurement.statistics import Floats, percentile
 from objectives.records import SimulatedRatios, rows_of
 from objectives.serving.pool.virtual_clock import simulate
@@ -39,25 +38,28 @@ class VirtualTarget:
         services: for each instance group, the nanoseconds of a run by rows, the nanoseconds that the replica was idle
             (None for a busy one), and the number of other replicas that are busy
         outstanding: requests in flight that keep every replica busy
+        transport_ms: of each request on its way to the pool and back; one request travels at a time
     """
 
     placement: Placement
     services: Sequence[Callable[[int, int | None, int], float]]
     outstanding: int
+    transport_ms: float = 0.0
 
     @property
     def replicas(self) -> int:
         return self.placement.replicas
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
-        due_ns = np.cumsum(gaps_ns)
-        found = simulate(self.placement, _sizes(requests), due_ns.tolist(), self._service)
+        due_ns, travel_ns = np.cumsum(gaps_ns), np.full(len(gaps_ns), round(1e6 * self.transport_ms))
+        submitted_ns = on_time(due_ns, travel_ns) + travel_ns
+        found = simulate(self.placement, _sizes(requests), submitted_ns.tolist(), self._service)
         latency_ms = np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
         return Arrivals(latency_ms, np.zeros(len(due_ns)), 1.0)
 
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
         found = simulate(self.placement, _sizes(requests), [0] * len(requests), self._service, outstanding=1)
-        latency_ms = (found.finished_ns - found.submitted_ns) / 1e6
+        latency_ms = (found.finished_ns - found.submitted_ns) / 1e6 + self.transport_ms
         return np.where(found.refused, np.inf, latency_ms)
 
     def saturated(self, requests: Sequence[Request], seconds: float) -> float:
@@ -67,7 +69,8 @@ class VirtualTarget:
             found = simulate(self.placement, rows, [0] * count, self._service, self.outstanding)
             took = found.finished_ns.max() / 1e9
             if took >= seconds or count >= _MOST_SATURATING:
-                return float((~found.refused).sum() / took)
+                rate = float((~found.refused).sum() / took)
+                return min(rate, 1000 / self.transport_ms) if self.transport_ms > 0 else rate
             count *= 2
 
     def settle(self) -> None:
@@ -101,7 +104,7 @@ class SimulatedLoad:
         """Derive the rate and the SLO from the simulated baseline."""
         rate = load.share * 1000 / float(baseline.closed_loop(typical_requests(requests, _TYPICAL)).mean())
         latency = _latency(baseline, requests, load, rate, _LATENCY_REQUESTS, seed)
-        slo = SLO_TIMES * percentile(latency, load.percent) if load.slo_ms is None else load.slo_ms
+        slo = float(measured_limit(percentile(latency, load.percent), load.slo_ms, load.overhead_ms))
         return cls(load, requests, seed, rate, slo, _times(baseline, requests, load, rate, slo, seed))
 
     def ratios(self, candidate: VirtualTarget) -> SimulatedRatios:

@@ -6,7 +6,7 @@ import glob
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +34,7 @@ _JIFFY = 1 / os.sysconf("SC_CLK_TCK")
 class Interference:
     """CPU time that other processes took from one block, in seconds, and the state of the block's own threads.
 
-    cpu: CPU time of this process
+    cpu: CPU time of this process, and of its children under measurement
     waiting: its threads were ready and did not run (the run delay of /proc/PID/schedstat)
     foreign: CPU time of others on the allowed cores
     idle: of the allowed cores
@@ -104,10 +104,14 @@ def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
 
 
 class InterferenceMonitor:
-    """Measure the interference with one block from construction to `stop()`; what the kernel does not give is 0."""
+    """Measure the interference with one block from construction to `stop()`; what the kernel does not give is 0.
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
+    Children are the ids of processes that are measured together with this one, such as servers that it started: their
+    CPU time is not that of others.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), children: Sequence[int] = ()) -> None:
+        self._proc, self._children = proc, children
         self._cores = len(os.sched_getaffinity(0))
         self._before = self._read()
 
@@ -118,18 +122,16 @@ class InterferenceMonitor:
         foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
         return Interference(wall, cpu, waiting, foreign, max(0.0, self._cores * wall - cpu - foreign), stolen, switches)
 
-    def _files(self, pattern: str) -> list[Path]:
-        """Find files; unlike pathlib's, this search continues where a process ends meanwhile."""
-        return [Path(name) for name in glob.iglob(str(self._proc / pattern))]  # noqa: PTH207
-
     def _read(self) -> Floats:
         """Read the seconds of wall, own CPU, waiting, busy cores, all threads and stolen, and the context switches."""
         busy, stolen = _cores(self._proc)
-        delay = sum(_schedstat(file)[1] for file in self._files("self/task/*/schedstat"))
-        threads = self._files("[0-9]*/task/*/schedstat")
-        ran = sum(_schedstat(file)[0] for file in threads) if len(threads) <= _MOST_THREADS else 0.0
+        ours = [thread for process in ("self", *self._children) for thread in _threads(self._proc, process)]
+        cpu = time.process_time() + ran_seconds(self._children, self._proc)
+        delay = sum(_schedstat(thread)[1] for thread in ours)
+        threads = _threads(self._proc, "[0-9]*")
+        ran = sum(_schedstat(thread)[0] for thread in threads) if len(threads) <= _MOST_THREADS else 0.0
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        return np.array([time.perf_counter(), time.process_time(), delay, busy, ran, stolen, switches])
+        return np.array([time.perf_counter(), cpu, delay, busy, ran, stolen, switches])
 
 
 def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor]) -> T:
@@ -140,6 +142,16 @@ def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], Int
         result = run()
         tried.append((watching.stop().taken, result))
     return min(tried, key=lambda one: one[0])[1]
+
+
+def ran_seconds(processes: Sequence[int], proc: Path = Path("/proc")) -> float:
+    """Return the CPU seconds of all threads that the processes have now; one that has ended has none."""
+    return sum(_schedstat(thread)[0] for process in processes for thread in _threads(proc, process))
+
+
+def _threads(proc: Path, process: int | str) -> list[Path]:
+    """Find the files of a process's threads; unlike pathlib's, this search continues where a process ends meanwhile."""
+    return [Path(name) for name in glob.iglob(str(proc / f"{process}/task/*/schedstat"))]  # noqa: PTH207
 
 
 def _schedstat(file: Path) -> tuple[float, float]:

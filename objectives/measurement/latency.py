@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from objectives.measurement.load_generator import Request, drawn_requests, typic
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
+from objectives.records import InputSpec, Through
 
 # Most pairs of blocks to run for each pair that is wanted: disturbed pairs are repeated.
 _MOST_PAIRS = 3
@@ -24,6 +25,9 @@ FEWEST_BLOCKS = 20
 _SAMPLED = 50
 # Number of arrivals to estimate their variability.
 _DRAWN = 10_000
+# Default SLO: this multiple of the baseline's own percentile at the study's load.
+SLO_TIMES = 2.0
+Number = TypeVar("Number", float, Floats)
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,32 @@ class Load:
         at that moment, since machines differ from hour to hour
     percent: the percentile of the SLO
     slo_ms: the SLO in milliseconds; None for twice the baseline's own percentile at that load
+    overhead_ms: of each request, spent elsewhere; the SLO covers it
+    served_inputs: what the HTTP server in front of each deployment takes; None where requests go to the pools directly
     """
 
     traffic: Traffic
     share: float
     percent: int
     slo_ms: float | None
+    overhead_ms: float = 0.0
+    served_inputs: tuple[InputSpec, ...] | None = None
+
+    @property
+    def through(self) -> Through:
+        return "pool" if self.served_inputs is None else "http"
+
+
+def measured_limit(baseline_ms: Number, slo_ms: float | None, overhead_ms: float) -> Number | float:
+    """Return the milliseconds that a request may take where it is measured, so that the SLO holds for all of it.
+
+    Args:
+        baseline_ms: the baseline's percentile as measured, of any shape
+        slo_ms, overhead_ms: as in `Load`
+    """
+    if slo_ms is not None:
+        return slo_ms - overhead_ms
+    return SLO_TIMES * (baseline_ms + overhead_ms) - overhead_ms
 
 
 @dataclass(frozen=True)

@@ -222,15 +222,18 @@ def not_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], of
     )
 
 
-def settle(most_seconds: float = 0.25) -> None:
+def settle(most_seconds: float = 0.25, cpu_seconds: Callable[[], float] = time.process_time) -> None:
     """Wait until this process is idle: an engine's threads spin on after an answer (ONNX Runtime's for 50 ms), and
     would take a core from the next deployment.
+
+    Args:
+        cpu_seconds: CPU time so far of all that is to be idle
     """
     end = time.monotonic() + most_seconds
-    before = time.process_time()
+    before = cpu_seconds()
     while time.monotonic() < end:
         time.sleep(_CPU_CHECK_SECONDS)
-        now = time.process_time()
+        now = cpu_seconds()
         if now - before < _IDLE_SHARE * _CPU_CHECK_SECONDS:
             return
         before = now

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.measurement.interference import ran_seconds
 from objectives.measurement.load_generator import (
     Arrivals,
     Request,
@@ -54,16 +55,18 @@ class LoadTarget(Protocol):
 
 @dataclass(frozen=True)
 class LiveTarget:
-    """A running pool, driven by its `submit`.
+    """A running pool, or a server in front of one, driven by its `submit`.
 
     outstanding: requests in flight that keep every replica busy, with full batches where it batches
     in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
+    children: ids of the processes of all servers that are open, this one's among them; none of a pool in this process
     """
 
     submit: Submit
     replicas: int
     outstanding: int
     in_turn: int | None = None
+    children: tuple[int, ...] = ()
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
         return open_loop(self.submit, requests, gaps_ns, spin_ns(self._prime(requests)), self.in_turn)
@@ -75,7 +78,10 @@ class LiveTarget:
         return saturated(self.submit, requests, self.outstanding, seconds)
 
     def settle(self) -> None:
-        settle()
+        settle(cpu_seconds=self._cpu_seconds)
+
+    def _cpu_seconds(self) -> float:
+        return time.process_time() + ran_seconds(self.children)
 
     def _prime(self, requests: Sequence[Request]) -> float:
         """Return the mean milliseconds of the uncounted requests, one at a time, from the last one backwards."""

@@ -30,6 +30,29 @@ class VisitNoise:
 NO_NOISE = VisitNoise()
 
 
+@dataclass(frozen=True)
+class LatencyNoise:
+    """Variance of each percentile's ratio between visits."""
+
+    p50: VisitNoise = NO_NOISE
+    p95: VisitNoise = NO_NOISE
+    p99: VisitNoise = NO_NOISE
+
+
+@dataclass(frozen=True)
+class RatioNoise(LatencyNoise):
+    """Variance of each ratio between visits, from earlier benchmarks of the same study; `with_overhead` is that of the
+    ratios with the time that is spent elsewhere."""
+
+    service_p50: VisitNoise = NO_NOISE
+    throughput: VisitNoise = NO_NOISE
+    capacity: VisitNoise = NO_NOISE
+    with_overhead: LatencyNoise = LatencyNoise()
+
+
+NO_RATIO_NOISE = RatioNoise()
+
+
 def pooled_noise(benchmarks: Sequence[Sequence[float]]) -> VisitNoise:
     """Estimate the variance between the visits of each benchmark, pooled; one with a ratio of 0 is left out."""
     logs = [np.log(visits) for visits in benchmarks if len(visits) > 1 and min(visits) > 0]

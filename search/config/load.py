@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 from objectives.measurement.arrivals import Traffic
@@ -25,6 +26,24 @@ def traffic_of(config: TrafficConfig, home: Home) -> Traffic:
     if config.pattern == "diurnal":
         return Traffic("diurnal", period_seconds=config.period_seconds, depth=config.depth)
     return Traffic("deterministic" if config.pattern == "deterministic" else "poisson")
+
+
+# What the server in front of a deployment imports beyond what a study needs.
+SERVER_PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+
+
+def check_server_packages(config: TrafficConfig) -> None:
+    """Check that deployments can be served where requests are to go through HTTP.
+
+    Raises:
+        ConfigError: packages are missing.
+    """
+    missing = [name for name in SERVER_PACKAGES if importlib.util.find_spec(name) is None]
+    if config.through == "http" and missing:
+        raise ConfigError(
+            f"traffic.through: must be pool without the packages of the server, but got 'http' and no "
+            f"{', '.join(missing)}: pip install 'leanrec[serve]'"
+        )
 
 
 def rows_trace(config: StudyConfig, home: Home) -> str | None:

@@ -78,7 +78,11 @@ _PATTERNS = ("poisson", "deterministic", "bursts", "diurnal")
 
 
 class TrafficConfig(Section):
-    """Traffic of a study; seconds, quiet and depth are settings of bursts and of a daily curve."""
+    """Traffic of a study; seconds, quiet and depth are settings of bursts and of a daily curve.
+
+    through: how requests reach the deployments that are measured
+    overhead_ms: of each request, spent elsewhere
+    """
 
     pattern: str = Field(
         default="poisson",
@@ -88,6 +92,8 @@ class TrafficConfig(Section):
     load: _Share = Field(
         default=0.4, description="a number above 0 and below 1, a share of what the baseline answers one by one"
     )
+    through: Literal["pool", "http"] = "pool"
+    overhead_ms: float = Field(default=0.0, ge=0, description="milliseconds, at least 0")
     rows: RowsConfig = RowsConfig()
     on_seconds: float = Field(default=0.5, ge=0.001, description="seconds, at least 0.001")
     off_seconds: float = Field(default=0.5, ge=0.001, description="seconds, at least 0.001")
@@ -220,6 +226,11 @@ class StudyConfig(Section):
             raise rule(f"must be {may_be} for {self.recommender}, but got {show(metric)}", "quality", "metric")
         self._check_named("user", "sasrec" if ranking else "gauc" if metric == "gauc" else None)
         self._check_named("item", "sasrec" if ranking else None)
+        overhead = self.traffic.overhead_ms
+        if self.slo.ms is not None and self.slo.ms <= overhead:
+            raise rule(
+                f"must be above traffic.overhead_ms ({overhead:g}), which it covers, but got {self.slo.ms:g}", "slo", "ms"
+            )
         if "money_per_million" in self.objectives and self.price_per_hour is None:
             raise rule(
                 "must be the price of the machine for an hour for money_per_million, but got null", "price_per_hour"

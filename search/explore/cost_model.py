@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
+from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse, TransportResponse
 from objectives.measure.deployment import saturating
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.load_generator import Request
@@ -22,7 +22,7 @@ from search.workers.meter_jobs import CurvePart, MeterJobs, curve_parts
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import call
 from spaces.candidate import Candidate
-from spaces.serialization import digest, from_plain, to_plain
+from spaces.serialization import Json, digest, from_plain, to_plain
 
 # The candidate whose curve is measured first, and so many times, since every ratio is to it.
 BASELINE = Candidate()
@@ -34,7 +34,8 @@ class CostModel:
     are simulated with them.
 
     The baseline's own curve is the first: its service time then is the machine's reference speed, to which every later
-    curve is scaled.
+    curve is scaled. Where requests go through HTTP, what that adds is measured once, on the baseline, and every
+    deployment has it: one request travels at a time, in a fixed time.
     """
 
     def __init__(self, jobs: MeterJobs, file: Path) -> None:
@@ -42,11 +43,15 @@ class CostModel:
         self._jobs, self._file = jobs, file
         self._curves: dict[str, ServiceCurve] = {}
         self._reference_ms: float | None = None
+        self._transport: TransportResponse | None = None
         self._ratios: dict[str, SimulatedRatios | str] = {}
         for line in file.read_text().splitlines() if file.exists() else ():
             with contextlib.suppress(ValueError):  # a line that a kill left unfinished
                 known = json.loads(line)
-                self._keep(known["key"], from_plain(ServiceCurveResponse, known["measured"]))
+                if "transport" in known:
+                    self._transport = from_plain(TransportResponse, known["transport"])
+                else:
+                    self._keep(known["key"], from_plain(ServiceCurveResponse, known["measured"]))
 
     def missing(self, candidate: Candidate) -> tuple[CurvePart, ...]:
         """Return the parts of a candidate whose service curves are to be measured, after the baseline's own."""
@@ -57,11 +62,16 @@ class CostModel:
         return tuple(self._curves[_key(candidate, part)] for part in curve_parts(candidate.placement))
 
     def measure_baseline(self, pairs: PairedComparison) -> None:
-        """Measure the baseline's own curve, where it is not known: of several, the one whose p95 is in the middle.
+        """Measure what HTTP adds to the baseline, if requests go through it, and the baseline's own curve, where they
+        are not known: of several curves, the one whose p95 is in the middle.
 
         Raises:
             JobError: it cannot be measured.
         """
+        if (asked := self._jobs.transport()) is not None and self._transport is None:
+            limit = self._jobs.config.workers.job_seconds
+            self._transport = call(pairs.meter, asked, limit, pairs.console.say)
+            self._write({"transport": to_plain(self._transport)})
         for part in self.missing(BASELINE):
             found = [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
             found.sort(key=lambda one: self._load_of(self._target_of(BASELINE, [one.curve])).baseline.p95_ms)
@@ -95,10 +105,13 @@ class CostModel:
         """Keep a curve, in the file too."""
         key = _key(candidate, part)
         self._keep(key, measured)
+        self._write({"key": key, "measured": to_plain(measured)})
+
+    def _write(self, line: Json) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as lines:
             # A line that a kill left unfinished ends here.
-            lines.write("\n" + json.dumps({"key": key, "measured": to_plain(measured)}))
+            lines.write("\n" + json.dumps(line))
 
     def ratios(self, candidate: Candidate) -> SimulatedRatios:
         """Return the simulated ratios of a candidate whose curves are known.
@@ -128,7 +141,14 @@ class CostModel:
     def _target_of(self, candidate: Candidate, curves: Sequence[ServiceCurve]) -> VirtualTarget:
         placement, seed = candidate.placement, self._jobs.config.seed
         outstanding = saturating(placement, self._requests)
-        return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding)
+        return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding, self._transport_ms)
+
+    @property
+    def _transport_ms(self) -> float:
+        """Milliseconds that HTTP adds at the machine's reference speed; 0 where requests go to the pool directly."""
+        if self._transport is None or self._reference_ms is None:
+            return 0.0
+        return self._transport.transport_ms * self._reference_ms / self._transport.baseline_ms
 
     @cached_property
     def _load(self) -> SimulatedLoad:

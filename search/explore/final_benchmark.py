@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise, Recording, read_recording
+from objectives.measurement.recording import Recording, read_recording
+from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise
 from objectives.records import Footprint, Latency, NotFiniteError, Throughput
 from search.cli.console import Console
 from search.errors import JobError

@@ -11,8 +11,7 @@ from objectives.jobs import requests
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
-from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
-from objectives.measurement.visits import pooled_noise
+from objectives.measurement.visits import NO_RATIO_NOISE, LatencyNoise, RatioNoise, pooled_noise
 from objectives.records import Artifact, Latency, Prepared, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
@@ -32,12 +31,19 @@ Side = tuple[Artifact, Candidate]
 
 def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
     """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine."""
+    added = [latency.with_overhead for latency, _ in timings if latency.with_overhead is not None]
     return RatioNoise(
+        p50=pooled_noise([latency.p50_visits for latency, _ in timings]),
         p95=pooled_noise([latency.p95_visits for latency, _ in timings]),
         p99=pooled_noise([latency.p99_visits for latency, _ in timings]),
         service_p50=pooled_noise([latency.service_p50_visits for latency, _ in timings]),
         throughput=pooled_noise([throughput.ratio_visits for _, throughput in timings]),
         capacity=pooled_noise([throughput.capacity_visits for _, throughput in timings]),
+        with_overhead=LatencyNoise(
+            p50=pooled_noise([ratios.p50_visits for ratios in added]),
+            p95=pooled_noise([ratios.p95_visits for ratios in added]),
+            p99=pooled_noise([ratios.p99_visits for ratios in added]),
+        ),
     )
 
 
@@ -163,6 +169,13 @@ class MeterJobs:
             reference_ms,
         )
 
+    def transport(self) -> requests.TransportRequest | None:
+        """Ask what HTTP adds to a request of the baseline; None where requests go to the pools directly."""
+        inputs = self.load.served_inputs
+        if inputs is None:
+            return None
+        return requests.TransportRequest(self._holdout, self._deployment(*self.baseline), inputs)
+
     def limit_seconds(self, length: Length) -> float:
         """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
         visits = self.window(length).visits
@@ -192,8 +205,9 @@ class MeterJobs:
 
     @property
     def load(self) -> Load:
-        slo = self.config.slo
-        return Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms)
+        slo, traffic = self.config.slo, self.config.traffic
+        inputs = self.prepared.inputs if traffic.through == "http" else None
+        return Load(self.traffic, traffic.load, slo.percentile, slo.ms, traffic.overhead_ms, inputs)
 
     @property
     def _holdout(self) -> str:

@@ -18,7 +18,6 @@ from scipy import stats
 from objectives.measurement.latency import Timings
 from objectives.measurement.recording import (
     NO_RATIO_NOISE,
-    RatioNoise,
     Recording,
     Visit,
     _throughput,
@@ -27,7 +26,7 @@ from objectives.measurement.recording import (
 )
 from objectives.measurement.statistics import TooFewSamplesError
 from objectives.measurement.throughput import Probe, RateSearch
-from objectives.measurement.visits import VisitNoise
+from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise, VisitNoise
 from objectives.records import Latency, NotFiniteError
 from tests.measurement_tests.simulated import QUIET
 

@@ -1,0 +1,79 @@
+"""Load targets of deployments: pools in this process, or HTTP servers in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from objectives.measure.deployment import (
+    Deployment,
+    close_kept,
+    load_target,
+    open_deployment,
+    quiet,
+    saturating,
+    warm_up,
+)
+from objectives.measure.remote_model import CONNECTIONS, RemoteModel
+from objectives.measure.served import Served, open_server
+from objectives.measurement.load_generator import Request
+from objectives.measurement.load_target import LiveTarget
+from objectives.records import InputSpec
+
+# Requests in flight through a server, beside those that saturate its pool: they are on their way to it or back.
+_TRAVELLING = 4
+
+
+@contextmanager
+def open_targets(
+    deployments: Sequence[Deployment], requests: Sequence[Request], served_inputs: Sequence[InputSpec] | None = None
+) -> Iterator[tuple[LiveTarget, ...]]:
+    """Open deployments anew, in this order, warmed up, under `quiet`; no other pool stays open.
+
+    Args:
+        served_inputs: what the HTTP server in front of each takes; None for their pools in this process
+
+    Raises:
+        RuntimeError: a server does not start; the message has its reason.
+    """
+    close_kept()
+    with quiet(), ExitStack() as stack:
+        if served_inputs is None:
+            yield _open_pools(deployments, requests, stack)
+        else:
+            yield _open_servers(deployments, requests, served_inputs, stack)
+
+
+def _open_pools(
+    deployments: Sequence[Deployment], requests: Sequence[Request], stack: ExitStack
+) -> tuple[LiveTarget, ...]:
+    pools = [stack.enter_context(open_deployment(each)) for each in deployments]
+    for pool, each in zip(pools, deployments, strict=True):
+        warm_up(pool.submit, requests, each.placement)
+    return tuple(load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
+
+
+def _open_servers(
+    deployments: Sequence[Deployment], requests: Sequence[Request], inputs: Sequence[InputSpec], stack: ExitStack
+) -> tuple[LiveTarget, ...]:
+    servers = [stack.enter_context(open_server(each, inputs, requests)) for each in deployments]
+    children = tuple(server.process for server in servers)
+    return tuple(
+        served_target(server, each, requests, children, stack)
+        for server, each in zip(servers, deployments, strict=True)
+    )
+
+
+def served_target(
+    server: Served, deployment: Deployment, requests: Sequence[Request], children: tuple[int, ...], stack: ExitStack
+) -> LiveTarget:
+    """Connect to a server and warm it up; the connections are closed with the stack.
+
+    Args:
+        children: as in `LiveTarget`
+    """
+    outstanding = saturating(deployment.placement, requests) + _TRAVELLING
+    remote = stack.enter_context(RemoteModel(server.url, max(CONNECTIONS, outstanding)))
+    warm_up(remote.submit, requests, deployment.placement)
+    # Requests that travel at the same time may change places, so that the order of a pool's replicas is not known.
+    return LiveTarget(remote.submit, deployment.placement.replicas, outstanding, None, children)
