@@ -11,9 +11,11 @@ from objectives.records import (
     Interval,
     Latency,
     Measurement,
+    OverheadRatios,
     SimulatedRatios,
     SliceQuality,
     State,
+    Through,
     Throughput,
 )
 from search.ablation.records import AblationSummary, DistillationGain
@@ -63,7 +65,10 @@ class PointLatency:
     p95_ratio_interval: Interval
     service_p50_ratio: float
     service_p50_ratio_interval: Interval
+    p50_ratio: float | None = None
+    p50_ratio_interval: Interval | None = None
     p99_ratio: float | None = None
+    p99_ratio_interval: Interval | None = None
     p95_ratio_all: float | None = None
     p95_interval: Interval | None = None
 
@@ -120,6 +125,8 @@ class Point(Row):
     final: whether the numbers are those of a final benchmark, of the whole front in one run
     passed_over: whether a final benchmark left it out, so that it cannot be on the front
     warnings: what weakens its timing, in sentences
+    through: how the requests reached it and the baseline
+    with_overhead: the ratios of latency with the time that is spent elsewhere, None where none was given
     """
 
     quality: PointQuality
@@ -140,6 +147,8 @@ class Point(Row):
     passed_over: bool = False
     warnings: tuple[str, ...] = ()
     tuned: TunedRatios | None = None
+    through: Through = "pool"
+    with_overhead: OverheadRatios | None = None
 
     @property
     def p95_ratio(self) -> float:
@@ -152,7 +161,7 @@ class Point(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Latency and throughput of one point, with their ratios to the baseline."""
+    """Latency and throughput of one point, with their ratios to the baseline; the last two are as in `Point`."""
 
     p95_ms: float
     p95_ratio: float
@@ -162,6 +171,8 @@ class Timing:
     throughput_ratio_interval: Interval
     capacity_ratio: float
     capacity_ratio_interval: Interval
+    through: Through = "pool"
+    with_overhead: OverheadRatios | None = None
 
 
 def timing_numbers(latency: Latency, throughput: Throughput) -> Json:
@@ -232,7 +243,9 @@ class Front:
     minutes: of search and final benchmark
     final_seconds: of the final benchmark
     resolution: the smallest loss that the data can show, None until that is known
-    rate_rps, slo_ms: the median over the trials
+    rate_rps, slo_ms: the median over the trials; of the SLO, the part that is measured
+    through: how requests reach the deployments that are measured
+    overhead_ms: of each request, spent elsewhere; the SLO covers it
     bayes_auc: the best AUC that is possible, where the data are synthetic
     references: on test by `reference_metric`, of the baseline and of simple rules
     undertrained: what one more epoch of the baseline gains, where that is certain
@@ -252,6 +265,8 @@ class Front:
     machine: str
     rate_rps: float | None
     slo_ms: float | None
+    through: Through = "pool"
+    overhead_ms: float = 0.0
     bayes_auc: float | None = None
     references: Mapping[str, float | None] = field(default_factory=dict)
     reference_metric: str = "auc"

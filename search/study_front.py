@@ -53,7 +53,9 @@ def study_front(config: StudyConfig, study: Study) -> Front:
         resolution=facts.get("resolution"),
         machine=facts.get("machine", ""),
         rate_rps=_median([m.latency.rate_rps for m in measured.values()]),
-        slo_ms=config.slo.ms or _median([m.throughput.slo_ms for m in measured.values()]),
+        slo_ms=_measured_slo(config, [m.throughput.slo_ms for m in measured.values()]),
+        through=config.traffic.through,
+        overhead_ms=config.traffic.overhead_ms,
         bayes_auc=references.pop("bayes_optimal", None),
         references=references,
         reference_metric=prepared.get("reference_metric", "auc"),
@@ -93,6 +95,11 @@ def _ablation(study: str, rows: Sequence[Row], chosen: int | None, facts: Json) 
         return None
     known.sort(key=lambda ablation: ablation.trial == chosen)
     return ablation_summary(study, known[-1], read_profile(facts))
+
+
+def _measured_slo(config: StudyConfig, found: Sequence[float]) -> float | None:
+    """Return the part of the SLO that is measured."""
+    return _median(found) if config.slo.ms is None else config.slo.ms - config.traffic.overhead_ms
 
 
 def _median(numbers: Sequence[float]) -> float | None:

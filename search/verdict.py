@@ -12,6 +12,7 @@ from objectives.records import Interval, Latency
 from search.explore.reference_points import QUANTIZED
 from search.format import count, metric_name, milliseconds, percent, ranged, rate, span, times
 from search.front import indistinguishable, largest_box
+from search.request_path import path_sentences
 from search.results import Confirmation, Front, Point, PointQuality, TunedRatios
 
 FEW_TRIALS = 20
@@ -51,6 +52,7 @@ def verdict(front: Front) -> Verdict:
         own, base = confirmed.p95_ms, confirmed.baseline_p95_ms
     load = f" at {rate(front.rate_rps)}" if front.rate_rps else ""
     sentences.append(f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}.")
+    sentences += path_sentences(front.through, (confirmed or point).with_overhead)
     sentences += [f"Of the timing of trial {point.trial}: {warning}." for warning in (confirmed or point).warnings]
     sentences += _other_points(front, point, gains)
     return Verdict(headline, tuple(sentences + doubts(front)))

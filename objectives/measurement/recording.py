@@ -26,7 +26,7 @@ from objectives.measurement.throughput import (
     resampled_rates,
 )
 from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise, ratio_over_visits
-from objectives.records import Latency, NotFiniteError, Throughput, Through
+from objectives.records import Latency, NotFiniteError, Through, Throughput
 
 _FORMAT = 2
 

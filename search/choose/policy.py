@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from objectives.records import Footprint, Interval, Latency, Throughput
+from objectives.records import Footprint, Interval, Latency, OverheadRatios, Throughput
 from search.config.loss_limits import Limits
 from search.errors import ConfigError
 from search.front import unit_objectives
@@ -57,7 +57,8 @@ Values = Mapping[str, float | None]
 class Policy:
     """Limits that a point must keep, and the preference among those that do; ConfigError where one is invalid.
 
-    p95_ms, p95_ratio, memory_mb: at most; memory is the peak of a process with the deployment, in 10^6 bytes
+    p95_ms, p95_ratio, memory_mb: at most; memory is the peak of a process with the deployment, in 10^6 bytes, and
+        latency that with the time that is spent elsewhere, where the study has one
     throughput_rps, throughput_ratio: at least, within the SLO
     """
 
@@ -116,9 +117,10 @@ class Policy:
 
 def measured_bounds(latency: Latency, throughput: Throughput, footprint: Footprint) -> Values:
     """Return the end of each interval that a policy is held to; memory has no interval."""
+    p95_ms, added = latency.candidate.p95_interval_ms, latency.with_overhead
     return {
-        "p95_ms": _end(latency.candidate.p95_interval_ms, 1),
-        "p95_ratio": latency.p95_ratio_interval[1],
+        "p95_ms": _end(p95_ms if added is None else _later(p95_ms, added), 1),
+        "p95_ratio": (latency if added is None else added).p95_ratio_interval[1],
         "throughput_rps": _end(throughput.rps_interval, 0),
         "throughput_ratio": throughput.ratio_interval[0],
         "memory_mb": _megabytes(footprint.peak_memory_bytes),
@@ -127,9 +129,10 @@ def measured_bounds(latency: Latency, throughput: Throughput, footprint: Footpri
 
 def estimates(point: Point) -> Values:
     """Return the point estimates of what a policy may limit."""
+    latency, added = point.latency_ms, point.with_overhead
     return {
-        "p95_ms": point.latency_ms.p95,
-        "p95_ratio": point.p95_ratio,
+        "p95_ms": latency.p95 if added is None else latency.p95 + added.overhead_ms,
+        "p95_ratio": decisive_p95_ratio(point),
         "throughput_rps": point.throughput_rps,
         "throughput_ratio": point.throughput_ratio,
         "memory_mb": _megabytes(point.peak_memory_bytes),
@@ -138,13 +141,23 @@ def estimates(point: Point) -> Values:
 
 def bounds(point: Point) -> Values:
     """Return the end of each interval that a policy is held to, as `measured_bounds`."""
+    p95_ms, added = point.latency_ms.p95_interval, point.with_overhead
     return {
-        "p95_ms": _end(point.latency_ms.p95_interval, 1),
-        "p95_ratio": point.p95_ratio_interval[1],
+        "p95_ms": _end(p95_ms if added is None else _later(p95_ms, added), 1),
+        "p95_ratio": (point if added is None else added).p95_ratio_interval[1],
         "throughput_rps": _end(point.throughput_interval, 0),
         "throughput_ratio": point.throughput_ratio_interval[0],
         "memory_mb": _megabytes(point.peak_memory_bytes),
     }
+
+
+def decisive_p95_ratio(point: Point) -> float:
+    """Return the p95 ratio that a policy goes by: with the time that is spent elsewhere, where there is one."""
+    return point.p95_ratio if point.with_overhead is None else point.with_overhead.p95_ratio
+
+
+def _later(interval: Interval | None, added: OverheadRatios) -> Interval | None:
+    return None if interval is None else (interval[0] + added.overhead_ms, interval[1] + added.overhead_ms)
 
 
 def _end(interval: Interval | None, end: int) -> float | None:
@@ -175,14 +188,16 @@ def _surely(point: Point, policy: Policy) -> bool:
 def _worth(points: Sequence[Point], policy: Policy) -> list[float]:
     """Higher is preferred. The knee is the point nearest (Euclid) to the best of each objective among the points."""
     if policy.prefer == "latency":
-        return [-p.p95_ratio for p in points]
+        return [-decisive_p95_ratio(p) for p in points]
     if policy.prefer == "throughput":
         return [p.throughput_ratio for p in points]
     if policy.prefer == "memory":
         return [-p.model_bytes for p in points]
     if not points:
         return []
-    p95, throughput, loss = zip(*((p.p95_ratio, p.throughput_ratio, p.quality.loss) for p in points), strict=True)
+    p95, throughput, loss = zip(
+        *((decisive_p95_ratio(p), p.throughput_ratio, p.quality.loss) for p in points), strict=True
+    )
     units = unit_objectives(p95, throughput, loss, policy.max_loss)
     distances = np.linalg.norm(units.max(axis=0) - units, axis=1)
     return [-float(d) for d in np.round(distances, DISTANCE_DECIMALS)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from objectives.records import Artifact, Interval, Latency, Measurement, Quality
+from objectives.records import Artifact, Interval, Latency, Measurement, OverheadRatios, Quality, Through
 from objectives.serving.bundle import Bundle, read_bundle
 from objectives.serving.bundle_files import MEASUREMENT, MODEL, BundleError, model_files
 from objectives.serving.devices import describe, int8_weight_bits
@@ -70,6 +70,7 @@ class RebuildResult:
     unchanged: the bundle was made of this checkpoint already
     margins: by limit of the policy, below zero where it is broken, None where it cannot be told
     not_compared: why not
+    through, with_overhead: as in `Latency`
     """
 
     bundle: str
@@ -91,6 +92,8 @@ class RebuildResult:
     p95_ratio_to_old: float | None = None
     p95_ratio_to_old_interval: Interval | None = None
     not_compared: str | None = None
+    through: Through | None = None
+    with_overhead: OverheadRatios | None = None
     throughput_ratio: float | None = None
     capacity_ratio: float | None = None
     model_bytes: int | None = None

@@ -66,7 +66,8 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         bundle_up(folder, pairs.jobs, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
-        tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()
+        tags = {"candidate": candidate.id, "reason": why[:500], "through": confirmed.measurement.latency.through}
+        metrics = dict[str, float]()
         if gained is not None:
             tags["control"] = gained.sentence
             name, (low, high) = "test.distillation_gain", gained.gain_interval

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from search.session import Session
 
 DONE, FAILED = 0, 1
-# What `serve` imports beyond a light install.
-_SERVING = ("starlette", "uvicorn", "prometheus_client")
 
 
 def _console(options: argparse.Namespace) -> Console:
@@ -264,6 +262,7 @@ def report(options: argparse.Namespace) -> int:
 def choose(options: argparse.Namespace) -> int:
     from search.choose import run as choose_run
     from search.choose.policy import LIMITED, Policy
+    from search.request_path import path_sentences
     from search.results import choice_json
 
     console, session = _console(options), _existing(options)
@@ -279,6 +278,7 @@ def choose(options: argparse.Namespace) -> int:
         chosen.reason,
         f"p95 {confirmed.p95_ratio:.3f} of the baseline's, service p50 {confirmed.service_p50_ratio:.3f}, "
         f"throughput {confirmed.throughput_ratio:.2f}x, capacity {confirmed.capacity_ratio:.2f}x",
+        *path_sentences(confirmed.through, confirmed.with_overhead),
         *([] if chosen.control is None else [chosen.control.sentence]),
         f"bundle: {chosen.bundle}",
         f"next: leanrec verify {chosen.bundle}",
@@ -306,7 +306,9 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    missing = [name for name in _SERVING if importlib.util.find_spec(name) is None]
+    from objectives.serving.http import PACKAGES
+
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExplainedError(f"serve needs {', '.join(missing)}: pip install 'leanrec[serve]'")
     from objectives.serving.http.limits import MEBIBYTE, Limits

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.request_log import RequestLogError, read_request_log, read_trace, write_trace
+from objectives.serving.http import PACKAGES
 from search.config.sections import StudyConfig, TrafficConfig
 from search.errors import ConfigError
 from search.home import Home, written_whole
@@ -28,17 +29,13 @@ def traffic_of(config: TrafficConfig, home: Home) -> Traffic:
     return Traffic("deterministic" if config.pattern == "deterministic" else "poisson")
 
 
-# What the server in front of a deployment imports beyond what a study needs.
-SERVER_PACKAGES = ("starlette", "uvicorn", "prometheus_client")
-
-
 def check_server_packages(config: TrafficConfig) -> None:
     """Check that deployments can be served where requests are to go through HTTP.
 
     Raises:
         ConfigError: packages are missing.
     """
-    missing = [name for name in SERVER_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if config.through == "http" and missing:
         raise ConfigError(
             f"traffic.through: must be pool without the packages of the server, but got 'http' and no "

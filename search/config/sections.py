@@ -228,9 +228,8 @@ class StudyConfig(Section):
         self._check_named("item", "sasrec" if ranking else None)
         overhead = self.traffic.overhead_ms
         if self.slo.ms is not None and self.slo.ms <= overhead:
-            raise rule(
-                f"must be above traffic.overhead_ms ({overhead:g}), which it covers, but got {self.slo.ms:g}", "slo", "ms"
-            )
+            covered = f"traffic.overhead_ms ({overhead:g}), which it covers"
+            raise rule(f"must be above {covered}, but got {self.slo.ms:g}", "slo", "ms")
         if "money_per_million" in self.objectives and self.price_per_hour is None:
             raise rule(
                 "must be the price of the machine for an hour for money_per_million, but got null", "price_per_hour"

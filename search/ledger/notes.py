@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from search.format import milliseconds, percent, ranged, size
 from search.ledger.titles import candidate_title
+from search.request_path import path_sentences
 from search.results import Front
 from search.trials import EndedTrial
 from search.verdict import verdict
@@ -110,6 +111,7 @@ def trial_note(trial: EndedTrial, links: Links | None = None) -> str:
         lines += [
             f"- p95 {milliseconds(latency.candidate.p95_ms)}, "
             f"{ranged(latency.p95_ratio, latency.p95_ratio_interval)} of the baseline's",
+            *(f"- {sentence}" for sentence in path_sentences(latency.through, latency.with_overhead)),
             f"- throughput {ranged(throughput.ratio, throughput.ratio_interval, '.2f')} times, "
             f"capacity {ranged(throughput.capacity_ratio, throughput.capacity_ratio_interval, '.2f')} times",
             f"- loss {ranged(quality.loss, quality.loss_interval, '+.2%')} on validation",
@@ -133,6 +135,7 @@ def version_note(front: Front, links: Links) -> str:
             "",
             f"- p95 {milliseconds(confirmed.p95_ms)}, {ranged(confirmed.p95_ratio, confirmed.p95_ratio_interval)} of "
             "the baseline's",
+            *(f"- {sentence}" for sentence in path_sentences(confirmed.through, confirmed.with_overhead)),
             f"- throughput {ranged(confirmed.throughput_ratio, confirmed.throughput_ratio_interval, '.2f')} times",
             f"- loss on test {ranged(confirmed.loss, confirmed.loss_interval, '+.2%')}, an interval at "
             f"{percent(confirmed.confidence)}",

@@ -18,7 +18,7 @@ from search.verdict import subject
 from spaces.serialization import to_plain
 
 # Tag of a run: version of these names, so that runs of an earlier one are written anew.
-NAMES, NAMES_VERSION = "leanrec.names", "2"
+NAMES, NAMES_VERSION = "leanrec.names", "3"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def headline(found: Measurement) -> dict[str, float]:
     latency, throughput, quality, footprint = found.latency, found.throughput, found.quality, found.footprint
     numbers: dict[str, float | None] = {
         "p95_ratio": latency.p95_ratio,
+        "p95_ratio_with_overhead": None if latency.with_overhead is None else latency.with_overhead.p95_ratio,
         "p95_ms": latency.candidate.p95_ms,
         "throughput_ratio": throughput.ratio,
         "throughput_rps": throughput.rps,
@@ -94,6 +95,7 @@ def trial_data(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:
         metrics |= _numbers(flat(to_plain(outcome.quality), "quality."))
     if outcome.measurement is not None:
         tags["benchmark"] = "final" if trial.final else "search"
+        tags["through"] = outcome.measurement.latency.through
         metrics |= headline(outcome.measurement) | measured(outcome.measurement)
     return tags, metrics
 

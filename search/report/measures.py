@@ -33,6 +33,25 @@ def _of(value: float | None, interval: Interval | None) -> Estimate:
     return (value, *(interval or (None, None)))
 
 
+def _with_overhead(percent: str) -> Callable[[Point], Estimate]:
+    """Read the ratio of a percentile with the time that is spent elsewhere."""
+
+    def read(point: Point) -> Estimate:
+        found = vars(point.with_overhead) if point.with_overhead is not None else {}
+        return _of(found.get(f"{percent}_ratio"), found.get(f"{percent}_ratio_interval"))
+
+    return read
+
+
+def _later_p95(point: Point) -> Estimate:
+    """Read the p95 in milliseconds with the time that is spent elsewhere."""
+    added, (value, *ends) = point.with_overhead, MEASURES["p95_ms"].read(point)
+    if added is None or value is None:
+        return (None, None, None)
+    low, high = (None if end is None else end + added.overhead_ms for end in ends)
+    return (value + added.overhead_ms, low, high)
+
+
 def _single(value: float | None) -> Estimate:
     return (value, value, value)
 
@@ -58,6 +77,12 @@ MEASURES: Mapping[str, Measure] = {
     "memory_mb": Measure("peak memory in MB", lambda p: _single(estimates(p)["memory_mb"]), significant),
     "p50_ms": Measure("p50", lambda p: _single(p.latency_ms.p50), milliseconds),
     "p99_ms": Measure("p99", lambda p: _single(p.latency_ms.p99), milliseconds),
+    "p50_ratio": Measure("p50 ratio", lambda p: _of(p.latency_ms.p50_ratio, p.latency_ms.p50_ratio_interval), times),
+    "p99_ratio": Measure("p99 ratio", lambda p: _of(p.latency_ms.p99_ratio, p.latency_ms.p99_ratio_interval), times),
+    "p95_ms_with_overhead": Measure("p95 with overhead", _later_p95, milliseconds),
+    "p50_ratio_with_overhead": Measure("p50 ratio with overhead", _with_overhead("p50"), times),
+    "p95_ratio_with_overhead": Measure("p95 ratio with overhead", _with_overhead("p95"), times),
+    "p99_ratio_with_overhead": Measure("p99 ratio with overhead", _with_overhead("p99"), times),
     "cpu_seconds": Measure("CPU seconds per 1000 requests", lambda p: _single(p.cpu_seconds_per_1000), significant),
     "money": Measure("money per million requests", lambda p: _single(p.money_per_million), significant),
 }  # fmt: skip
@@ -66,6 +91,12 @@ ALWAYS = (
     "p95_ms", "p95_ratio", "throughput_rps", "throughput_ratio", "capacity_ratio", "service_p50_ratio", "loss",
     "model_bytes", "memory_mb",
 )  # fmt: skip
+# Measures of a study with a time that is spent elsewhere, and of these the ones that a policy goes by there.
+_WITH_OVERHEAD = (
+    "p50_ms", "p50_ratio", "p50_ratio_with_overhead", "p95_ms_with_overhead", "p95_ratio_with_overhead", "p99_ms",
+    "p99_ratio", "p99_ratio_with_overhead",
+)  # fmt: skip
+_DECISIVE = {"p95_ms": "p95_ms_with_overhead", "p95_ratio": "p95_ratio_with_overhead"}
 # The measures of an objective: as a ratio or share where there is one, and in its own unit.
 _OBJECTIVES: Mapping[str, tuple[str, str]] = {
     "latency_p95": ("p95_ratio", "p95_ms"),
@@ -90,8 +121,14 @@ def objective_measures(front: Front) -> tuple[tuple[str, str], ...]:
 
 def measures_of(front: Front) -> dict[str, Measure]:
     """Return the measures of a study's page, by name."""
-    names = dict.fromkeys((*ALWAYS, *(name for pair in objective_measures(front) for name in pair)))
+    added = _WITH_OVERHEAD if front.overhead_ms else ()
+    names = dict.fromkeys((*ALWAYS, *(name for pair in objective_measures(front) for name in pair), *added))
     return {name: MEASURES[name] for name in names}
+
+
+def decisive_measures(front: Front) -> Mapping[str, str]:
+    """Return the measure that a policy goes by in the place of another, by the name of that."""
+    return _DECISIVE if front.overhead_ms else {}
 
 
 def pair_names(front: Front) -> list[str]:

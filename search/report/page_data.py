@@ -17,7 +17,7 @@ from search.report.axes import Axis, Knob, knobs_of, measure_axis
 from search.report.columns import FRONT_COLUMNS, LEFT_TO_DETAILS, PREFIXES, recipe_details
 from search.report.data import TableRow, brief_reason, metric_of, table_rows
 from search.report.front import ORIGINS, SYMBOLS, loss_window
-from search.report.measures import measures_of, objective_measures
+from search.report.measures import decisive_measures, measures_of, objective_measures
 from search.results import Front, Point, Row, TunedRatios
 from search.run_pages import RunPages
 from search.verdict import alike_trials
@@ -47,6 +47,8 @@ def page_data(front: Front, links: Links) -> Json:
         "prefer": next(iter(PREFERENCES)),
         "preferences": PREFERENCES,
         "limited": {name: asdict(limit) for name, limit in LIMITED.items()},
+        "decisive": decisive_measures(front),
+        "overhead_ms": front.overhead_ms,
         "best": {"p95_ratio": BEST_P95_RATIO, "throughput_ratio": BEST_THROUGHPUT_RATIO},
         "distance_decimals": DISTANCE_DECIMALS,
         "most_looks": MOST_LOOKS,

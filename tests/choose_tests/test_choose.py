@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectives.records import OverheadRatios
 from search.choose import choose
 from search.choose.choose import Look, confidence_of
-from search.choose.policy import Policy, finalists
+from search.choose.policy import Policy, finalists, measured_bounds
 from search.errors import ConfigError, NothingConfirmedError
 from search.results import Front, Point, PointLatency, PointQuality
 from spaces.candidate import Candidate
@@ -45,10 +47,19 @@ def point(
     )  # fmt: skip
 
 
-def front(*points: Point) -> Front:
+def with_overhead(of: Point, overhead_ms: float) -> Point:
+    """The point where each request spends so long elsewhere: the baseline has a p95 of 10 ms."""
+    low, value, high = (
+        (10 * p95 + overhead_ms) / (10 + overhead_ms)
+        for p95 in (of.p95_ratio_interval[0], of.p95_ratio, of.p95_ratio_interval[1])
+    )
+    return replace(of, with_overhead=OverheadRatios(overhead_ms, value, (low, high), value, (low, high), None, None))
+
+
+def front(*points: Point, overhead_ms: float = 0.0) -> Front:
     return Front(
         study="s", rows=points, max_loss=0.01, objectives=(), hypervolume=0.0, minutes=1.0, resolution=None,
-        machine="m", rate_rps=None, slo_ms=None,
+        machine="m", rate_rps=None, slo_ms=None, overhead_ms=overhead_ms,
     )  # fmt: skip
 
 
@@ -81,6 +92,42 @@ POINTS = (
 )
 def test_the_order_is_the_policys(policy: Policy, order: list[int]) -> None:
     assert [found.trial for found in finalists(front(*POINTS), policy)] == order
+
+
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        (Policy(0.01, prefer="latency"), [2, 3, 1]),
+        (Policy(0.01, p95_ratio=0.2, prefer="latency"), []),  # that of 1 is (0.5 + 10) / 20
+        (Policy(0.01, p95_ratio=0.56, prefer="latency"), [2, 1]),
+        (Policy(0.01, p95_ratio=0.553, prefer="latency"), [1, 2]),  # the interval of 2 reaches to 0.555
+        (Policy(0.01, p95_ms=9.0, prefer="latency"), []),
+        (Policy(0.01, p95_ms=11.05, prefer="latency"), [1, 2]),  # the interval of 2 reaches to 11.1 ms
+    ],
+)
+def test_a_policy_goes_by_the_latency_with_overhead(policy: Policy, order: list[int]) -> None:
+    """10 ms, as much as the baseline's own p95, so that ratios are halfway to 1."""
+    points = [with_overhead(one, 10.0) for one in POINTS]
+    assert [found.trial for found in finalists(front(*points, overhead_ms=10.0), policy)] == order
+
+
+def test_the_knee_weighs_latency_less_where_it_is_spent_elsewhere() -> None:
+    """Measured, 1 is four times as fast as 2; of the whole request it is hardly faster, and serves less."""
+    points = (point(1, 0.05, 2.0, 0.0), point(2, 0.2, 3.0, 0.0))
+    assert [one.trial for one in finalists(front(*points), Policy(0.01))] == [1, 2]
+    slowed = [with_overhead(one, 1000.0) for one in points]
+    assert [one.trial for one in finalists(front(*slowed, overhead_ms=1000.0), Policy(0.01))] == [2, 1]
+
+
+@pytest.mark.parametrize(("limit_ms", "held"), [(15.3, True), (15.2, False)])
+def test_a_confirmed_p95_is_held_to_the_policy_with_overhead(limit_ms: float, held: bool) -> None:
+    """The long window gives a p95 of 5.00 [4.75, 5.25] ms, and a ratio of 0.75 [0.74, 0.76] with the 10 ms."""
+    found = complete_outcome(0.5, loss=0.0).measurement
+    assert found is not None
+    added = OverheadRatios(10.0, 0.75, (0.74, 0.76), 0.75, (0.74, 0.76), None, None)
+    values = measured_bounds(replace(found.latency, with_overhead=added), found.throughput, found.footprint)
+    assert values["p95_ratio"] == 0.76 and values["p95_ms"] == pytest.approx(15.25)
+    assert (Policy(0.01, p95_ms=limit_ms).broken(values) is None) == held
 
 
 def test_the_knee_is_good_on_every_objective() -> None:

@@ -359,6 +359,8 @@ WRONG: dict[str, list[Any]] = {
     "traffic.quiet": [2],
     "traffic.on_seconds": [0],
     "traffic.load": [1.0],
+    "traffic.through": ["grpc", "HTTP", True],
+    "traffic.overhead_ms": [-1, "5", math.nan],
     "traffic.rows": [200],
     "traffic.rows.median": [0],
     "traffic.rows.sigma": [-1],
@@ -473,6 +475,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("data.columns.item", {"recommender": "sasrec", **table(item=None)}),
     ("data.columns.user", {"quality": {"metric": "gauc"}, **table(user=None)}),
     ("traffic.rows.max", {"traffic": {"rows": {"median": 5000}}}),
+    ("slo.ms", {"traffic": {"overhead_ms": 4}, "slo": {"ms": 4}}),
     ("space.architecture.size.high", {"space": {"architecture": {"size": {"low": 1}}}}),
     ("space.architecture.size.high", {"space": {"architecture": {"size": {"low": 1, "high": math.nan}}}}),
     ("space.architecture.size.low", {"space": {"architecture": {"size": {"low": "a", "high": 1}}}}),
@@ -713,7 +716,16 @@ def test_the_template_says_what_each_choice_may_be() -> None:
     recommenders = (*module.BUILT_IN, "package.module:factory")
     techniques = (*space_sections._WIDTHS, "bf16", *IMPORTANCES, *CALIBRATIONS, FULL, SHARED, MIXED)
     metrics, sources = ("auc", "gauc", "ndcg@K", "hr@K"), ("ml-100k", "movielens:DIR", "table:FILE", "criteo:FILE")
-    for word in (*get_args(module.Objective), *metrics, *sources, "poisson", *recommenders, *techniques):
+    for word in (
+        *get_args(module.Objective),
+        *metrics,
+        *sources,
+        "poisson",
+        "pool",
+        "http",
+        *recommenders,
+        *techniques,
+    ):
         assert word in TEMPLATE
 
 
@@ -921,6 +933,7 @@ STUDIES = st.fixed_dictionaries(
         "quality": optional(max_loss=st.floats(0, 1, exclude_min=True, exclude_max=True)),
         "traffic": optional(
             load=st.floats(0, 1, exclude_min=True, exclude_max=True),
+            through=st.sampled_from(["pool", "http"]),
             rows=st.tuples(COUNT, COUNT).map(lambda pair: {"median": min(pair), "max": max(pair)}),
         ),
         "slo": optional(percentile=st.sampled_from([50, 95, 99]), ms=st.one_of(st.none(), POSITIVE)),
@@ -956,6 +969,17 @@ def test_a_difference_is_found_exactly_when_the_canonical_texts_differ(a: dict[s
     found = difference(one, other)
     assert (found is None) == (identity(one) == identity(other))
     assert found is None or len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize("changed", [{"through": "http"}, {"overhead_ms": 5.0}])
+def test_a_study_does_not_go_on_with_another_path_of_requests(changed: dict[str, Any]) -> None:
+    """One that was begun before there were such keys has their defaults."""
+    before = study().model_dump(mode="json")
+    del before["traffic"]["through"], before["traffic"]["overhead_ms"]
+    ((key, value),) = changed.items()
+    told = difference(before, study(traffic=changed))
+    assert told is not None and told.startswith(f"traffic.{key} was ") and told.endswith(f"now {value!r}")
+    assert difference(before, study()) is None
 
 
 @given(

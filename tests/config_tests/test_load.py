@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from objectives.recommenders.datasets.sources import read_log
 from objectives.recommenders.datasets.split import split_in_time
 from objectives.recommenders.families.pointwise import PointwiseRecommender
 from search.config import load as module
-from search.config.load import rows_trace, traffic_of
+from search.config.load import check_server_packages, rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import parse
 from search.errors import ConfigError
@@ -201,3 +202,13 @@ def test_what_follows_from_a_task_is_named_by_the_rows_of_its_requests(tmp_path:
     assert key(home, rows={"file": str(log)}) == key(Home(tmp_path / "else"), rows={"file": str(moved)})
     assert key(home, rows={"file": str(log)}) == key(home, pattern=f"log:{log}")
     assert len({key(home), key(home, rows={"file": str(log)}), key(home, rows={"file": str(other)})}) == 3
+
+
+def test_http_needs_the_packages_of_the_server(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    """It is told before any worker starts."""
+    through = study(through="http")
+    check_server_packages(through.traffic)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else True)
+    check_server_packages(study().traffic)
+    with pytest.raises(ConfigError, match=r"^traffic\.through: must be pool .*'http' and no uvicorn: pip install"):
+        task_of(through, home)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from objectives.jobs.requests import ServiceCurveResponse
+from objectives.jobs.requests import ServiceCurveResponse, TransportRequest, TransportResponse
 from objectives.measurement.arrivals import Traffic
 from search.explore import cost_model as module
 from search.explore.cost_model import BASELINE, CostModel
@@ -19,7 +21,7 @@ from spaces.techniques.placement import Batching, InstanceGroup, Placement, Rout
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
-from tests.explore_tests.curves import cost_model, curve
+from tests.explore_tests.curves import ROWS, cost_model, curve
 from tests.explore_tests.test_explorer import parts
 
 __all__ = ["parts"]
@@ -70,6 +72,38 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
     assert (split.placement, split.batch_rows, split.split_over) == (Placement(two), None, 2)
     (batched,) = curve_parts(Placement(batching=Batching(600)))
     assert (batched.placement, batched.batch_rows, batched.split_over) == (Placement(), 600, None)
+
+
+def test_transport_is_measured_once_and_slows_both_sides(
+    jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the machine's reference speed: it was half as fast when the transport was measured, which takes 2 ms there."""
+    traffic = jobs.config.traffic.model_copy(update={"through": "http"})
+    through = replace(jobs, config=jobs.config.model_copy(update={"traffic": traffic}))
+    asked: list[object] = []
+
+    def call(worker: object, request: object, limit: float, say: object) -> TransportResponse:
+        asked.append(request)
+        return TransportResponse(transport_ms=4.0, baseline_ms=6.0)
+
+    monkeypatch.setattr(module, "call", call)
+    pairs: Any = SimpleNamespace(meter=None, console=SimpleNamespace(say=None))
+    ours, bare = student(2.0, ONE), cost_model(jobs, tmp_path / "bare")
+    learn(bare, ours, 0.5)
+    served = cost_model(through, tmp_path / "served")
+    learn(served, ours, 0.5)
+    for _ in range(2):
+        served.measure_baseline(pairs)
+    assert len(asked) == 1 and isinstance(asked[0], TransportRequest)
+    again = CostModel(through, served._file)
+    again.measure_baseline(pairs)
+    assert len(asked) == 1 and again._transport_ms == pytest.approx(4.0 * 3.0 / 6.0)
+    ratios, without = again.ratios(ours), bare.ratios(ours)
+    assert without.service_p50_ratio == pytest.approx(0.5, rel=0.01)
+    taken_ms = 1 + 0.01 * np.array(ROWS)
+    middle_ms = float(np.median(taken_ms))
+    assert ratios.service_p50_ratio == pytest.approx((0.5 * middle_ms + 2) / (middle_ms + 2), rel=0.05)
+    assert ratios.capacity_ratio == pytest.approx(taken_ms.mean() / 2, rel=0.05), "500 requests/s pass HTTP"
 
 
 def test_ratios_are_those_of_the_curves(jobs: MeterJobs, tmp_path: Path) -> None:

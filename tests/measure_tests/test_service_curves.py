@@ -12,8 +12,9 @@ import pytest
 
 from objectives.jobs.requests import ServiceCurveRequest
 from objectives.measure import deployment as opening
-from objectives.measure.deployment import Deployment, close_kept, open_targets
+from objectives.measure.deployment import Deployment, close_kept
 from objectives.measure.service_curves import further_sizes, service_curve
+from objectives.measure.targets import open_targets
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load

@@ -52,6 +52,20 @@ def test_a_whole_visit_runs_on_virtual_time() -> None:
     assert throughput.ratio > 1.8
 
 
+@pytest.mark.parametrize(("transport_ms", "service_ms"), [(0.5, 0.2), (0.2, 0.5), (0.0, 0.5)])
+def test_transport_and_pool_are_queues_in_a_row(transport_ms: float, service_ms: float) -> None:
+    """Of two deterministic servers in a row only the slower one makes requests wait, as an M/D/1 queue does (Friedman
+    1965); alone a request takes both times, and no more of them pass than the slower one lets."""
+    target = VirtualTarget(Placement(), [lambda rows, idle_ns, busy: 1e6 * service_ms], 4, transport_ms)
+    requests, slower = requests_of([10] * 60_000), max(transport_ms, service_ms)
+    assert target.closed_loop(requests[:5]).tolist() == pytest.approx([transport_ms + service_ms] * 5)
+    assert target.saturated(requests[:5], 0.1) == pytest.approx(1000 / slower, rel=0.01)
+    load = 0.6
+    gaps_ns = np.random.default_rng(0).exponential(1e6 * slower / load, len(requests)).astype(np.int64) + 1
+    waited = target.open_loop(requests, gaps_ns).latency_ms.mean() - transport_ms - service_ms
+    assert waited == pytest.approx(slower * load / (2 * (1 - load)), rel=0.05)
+
+
 class Sleeping:
     once: frozenset[str] = frozenset()
 

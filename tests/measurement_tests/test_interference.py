@@ -93,6 +93,17 @@ def test_foreign_time_is_that_of_the_threads_of_others(machine: Machine) -> None
     assert found.idle == pytest.approx(13)
 
 
+def test_the_time_of_children_is_our_own(machine: Machine) -> None:
+    """Process 7 is a server that this one measures: of the 3 s that others took, 2 are its own; it waited 0.5 s."""
+    monitor = InterferenceMonitor(machine.proc, children=(7, 99))
+    machine.threads({(OURS, 100): (4, 1.25), (OURS, 101): (5, 0.5), (7, 7): (42, 9.5), (8, 8): (2, 1)})
+    machine.clock(10, 4)
+    found = monitor.stop()
+    assert (found.cpu, found.waiting) == pytest.approx((6, 0.75))
+    assert found.foreign == pytest.approx(1) and found.idle == pytest.approx(13)
+    assert module.ran_seconds((7, 8, 99), machine.proc) == pytest.approx(44), "one that has ended has no time"
+
+
 def test_foreign_time_of_what_is_not_seen_is_that_of_the_ticks(machine: Machine) -> None:
     """The cores 0 and 2 were busy 6 and 3.5 of 10 s, 4 of them ours; two ticks of each core are within the error.
 

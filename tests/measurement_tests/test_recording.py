@@ -17,7 +17,6 @@ from scipy import stats
 
 from objectives.measurement.latency import Timings
 from objectives.measurement.recording import (
-    NO_RATIO_NOISE,
     Recording,
     Visit,
     _throughput,
@@ -26,8 +25,8 @@ from objectives.measurement.recording import (
 )
 from objectives.measurement.statistics import TooFewSamplesError
 from objectives.measurement.throughput import Probe, RateSearch
-from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise, VisitNoise
-from objectives.records import Latency, NotFiniteError
+from objectives.measurement.visits import NO_RATIO_NOISE, LatencyNoise, RatioNoise, VisitNoise
+from objectives.records import Latency, NotFiniteError, OverheadRatios
 from tests.measurement_tests.simulated import QUIET
 
 Floats = NDArray[np.float64]
@@ -79,7 +78,7 @@ def recording(seed: int = 0, slo_ms: float | None = None, visits: int = 3) -> Re
 
 def numbers(found: Recording) -> list[Any]:
     """Every array of a recording, and the plain numbers."""
-    listed: list[Any] = [found.slo_ms, found.percent, found.seed]
+    listed: list[Any] = [found.slo_ms, found.percent, found.seed, found.through, found.overhead_ms]
     for visit in found.visits:
         listed += [getattr(visit.timings, f.name) for f in fields(Timings)]
         for search in (visit.candidate, visit.baseline):
@@ -95,7 +94,7 @@ def same(one: Recording, other: Recording) -> bool:
 @pytest.mark.parametrize("slo_ms", [None, 4.0])
 def test_a_recording_comes_back_whole_and_gives_the_same_numbers(tmp_path: Path, slo_ms: float | None) -> None:
     path = tmp_path / "timings" / "study" / "7.npz"
-    kept = recording(slo_ms=slo_ms)
+    kept = replace(recording(slo_ms=slo_ms), through="http", overhead_ms=1.25)
     write_recording(kept, path)
     assert [file.name for file in path.parent.iterdir()] == ["7.npz"], "nothing half written is left"
     again = read_recording(path)
@@ -254,8 +253,10 @@ def by_hand(candidate: Floats, baseline: Floats, **rest: Any) -> Latency:
         warm_up=0,
     )
     searches = recording(slo_ms=4.0).visits[0]
-    seed = rest.pop("seed", 0)
-    return Recording((replace(searches, timings=replace(timings, **rest)),), 4.0, 95, seed).summarize()[0]
+    seed, overhead_ms = rest.pop("seed", 0), rest.pop("overhead_ms", 0.0)
+    visit = replace(searches, timings=replace(timings, **rest))
+    slo_ms = 4.0 + overhead_ms
+    return Recording((visit,), slo_ms, 95, seed, overhead_ms=overhead_ms).summarize()[0]
 
 
 def shuffled(count: int, shape: tuple[int, int], seed: int = 0) -> Floats:
@@ -301,6 +302,75 @@ def test_a_ratio_that_is_the_same_in_every_block_has_no_width() -> None:
     assert (found.candidate.p99_ms, found.baseline.p99_ms) == (693, 2772)
     assert found.candidate.p99_interval_ms is not None
     assert found.candidate.p99_interval_ms[0] < 693 < found.candidate.p99_interval_ms[1]
+
+
+def with_overhead(kept: Recording, overhead_ms: float) -> OverheadRatios:
+    found = replace(kept, overhead_ms=overhead_ms).summarize()[0].with_overhead
+    assert found is not None
+    return found
+
+
+@settings(max_examples=20)
+@given(st.floats(0.01, 1000.0))
+def test_a_time_spent_elsewhere_is_added_to_every_latency_of_both_sides(overhead_ms: float) -> None:
+    """The ratio of each visit by sorting the sums; and it lies between the measured one and 1."""
+    kept = recording()
+    found, measured = with_overhead(kept, overhead_ms), kept.summarize()[0]
+    assert measured.with_overhead is None and found.overhead_ms == overhead_ms
+    for percent, ratio, visits in ((50, found.p50_ratio, found.p50_visits), (95, found.p95_ratio, found.p95_visits)):
+        expected = []
+        for visit in kept.visits:
+            sides = (visit.timings.kept().candidate, visit.timings.kept().baseline)
+            sums = [np.sort(side.ravel() + overhead_ms) for side in sides]
+            rank = math.ceil(percent / 100 * len(sums[0])) - 1
+            expected.append(sums[0][rank] / sums[1][rank])
+        assert visits == pytest.approx(expected) and ratio == pytest.approx(stats.gmean(expected))
+    assert min(1, measured.p95_ratio) <= found.p95_ratio * (1 + 1e-9)
+    assert found.p95_ratio <= max(1, measured.p95_ratio) * (1 + 1e-9)
+    assert with_overhead(kept, 1e9).p95_ratio == pytest.approx(1)
+
+
+def test_the_interval_with_overhead_is_a_bootstrap_of_the_sums() -> None:
+    """By resamples of our own: a normal interval of the ratio's logarithm, of one visit."""
+    ours, theirs, overhead_ms = shuffled(700, (20, 35), 1), 3 * shuffled(700, (20, 35), 2), 250.0
+    searches = by_hand(ours, theirs, overhead_ms=overhead_ms).with_overhead
+    assert searches is not None
+    picks = np.random.default_rng(99).integers(0, 20, (4000, 20))
+    sums = [np.percentile((side + overhead_ms)[picks].reshape(4000, -1), 95, axis=1) for side in (ours, theirs)]
+    half = 1.96 * float(np.log(sums[0] / sums[1]).std())
+    low, high = searches.p95_ratio_interval
+    assert math.log(high / low) / 2 == pytest.approx(half, rel=0.1)
+    assert searches.p95_ratio == pytest.approx((665 + 250) / (3 * 665 + 250))
+    alone = by_hand(ours, theirs).p95_ratio_interval
+    assert math.log(high / low) < math.log(alone[1] / alone[0]), "a part that is the same on both sides is no noise"
+
+
+def test_a_p99_with_overhead_is_there_where_the_measured_one_is() -> None:
+    many = by_hand(shuffled(700, (20, 35)), 4 * shuffled(700, (20, 35)), overhead_ms=7.0).with_overhead
+    few = by_hand(shuffled(140, (20, 7)), 4 * shuffled(140, (20, 7)), overhead_ms=7.0).with_overhead
+    assert many is not None and many.p99_ratio == pytest.approx((693 + 7) / (2772 + 7))
+    assert few is not None and few.p99_ratio is None and few.p99_ratio_interval is None
+
+
+@pytest.mark.parametrize(("slo_ms", "overhead_ms"), [(None, 0.0), (None, 1.5), (9.0, 1.5)])
+def test_the_slo_covers_the_overhead(slo_ms: float | None, overhead_ms: float) -> None:
+    """What is left to the measured part: the given SLO less the overhead, or twice the whole less the overhead."""
+    kept = replace(recording(slo_ms=slo_ms, visits=1), overhead_ms=overhead_ms)
+    p95 = np.percentile(kept.visits[0].timings.kept().baseline, 95, method="inverted_cdf")
+    limit = 9.0 - 1.5 if slo_ms else 2 * (p95 + overhead_ms) - overhead_ms
+    _, throughput = kept.summarize()
+    assert throughput.slo_ms == pytest.approx(limit)
+    _, same = replace(kept, slo_ms=limit, overhead_ms=0.0).summarize()
+    assert (throughput.rps, throughput.ratio) == pytest.approx((same.rps, same.ratio))
+
+
+def test_earlier_benchmarks_say_how_unsure_a_ratio_with_overhead_is() -> None:
+    """By their own ratios with overhead: those without vary more."""
+    kept = replace(recording(visits=1), overhead_ms=5.0)
+    noisy, _ = kept.summarize(RatioNoise(p95=VisitNoise(4.0, 6), with_overhead=LatencyNoise(p95=VisitNoise(0.25, 6))))
+    assert noisy.with_overhead is not None
+    low, high = noisy.with_overhead.p95_ratio_interval
+    assert math.log(high / low) / 2 == pytest.approx(stats.t.ppf(0.975, 6) * 0.5)
 
 
 def test_the_same_timings_give_the_same_numbers() -> None:

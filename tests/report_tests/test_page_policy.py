@@ -26,7 +26,7 @@ from search.report.page_data import Links
 from search.results import Front, Point
 from search.verdict import alike_trials
 from tests.choose_tests.test_choose import front as front_of
-from tests.choose_tests.test_choose import point
+from tests.choose_tests.test_choose import point, with_overhead
 from tests.conftest import build_document
 from tests.report_tests.scripts import Scripts
 from tests.search_tests.documents import read_front
@@ -49,10 +49,15 @@ def on_a_grid(seed: int) -> Front:
     return front_of(*points)
 
 
+def slowed(front: Front, overhead_ms: float) -> Front:
+    """The front of a study whose requests spend so long elsewhere."""
+    return front_of(*(with_overhead(one, overhead_ms) for one in front.points), overhead_ms=overhead_ms)
+
+
 @cache
 def fronts() -> tuple[tuple[Front, Scripts], ...]:
     found = [read_front(json.loads(EXAMPLE.read_text())), *(read_front(build_document(60, seed)) for seed in (3, 4))]
-    found += [read_front(build_document(400, 5)), on_a_grid(1), on_a_grid(2)]
+    found += [read_front(build_document(400, 5)), on_a_grid(1), on_a_grid(2), slowed(on_a_grid(3), 10.0)]
     return tuple((front, Scripts(front)) for front in found)
 
 

@@ -46,6 +46,11 @@ const CARD_ROWS = [
   ['capacity', null, 'capacity_ratio'], ['service p50', null, 'service_p50_ratio'], ['loss', 'loss', null],
   ['model', 'model_bytes', null], ['peak memory', 'memory_mb', null],
 ];
+// Rows of a study with a time that each request spends elsewhere: the policy goes by those with it.
+const OVERHEAD_ROWS = ['p95', 'p50', 'p99'].flatMap((name) => [
+  name === 'p95' ? null : [name, `${name}_ms`, `${name}_ratio`],
+  [`${name} with overhead`, name === 'p95' ? 'p95_ms_with_overhead' : null, `${name}_ratio_with_overhead`],
+]).filter(Boolean);
 
 function cardTable(state, row) {
   const { record } = row, base = state.study.records.find((one) => one.trial === 0);
@@ -56,7 +61,9 @@ function cardTable(state, row) {
   const tuned = state.study.records.find((one) => one.trial === state.study.tuned_baseline);
   const head = make('tr', {}, make('th', { scope: 'col' }, ''), make('th', { scope: 'col' }, 'this point'),
     beside('of the baseline', base), beside('of the tuned baseline', tuned));
-  const body = CARD_ROWS.map(([name, own, ratio]) => make('tr', {},
+  const [p95, ...others] = CARD_ROWS;
+  const rows = state.study.overhead_ms ? [p95, ...OVERHEAD_ROWS, ...others] : CARD_ROWS;
+  const body = rows.map(([name, own, ratio]) => make('tr', {},
     make('th', { scope: 'row' }, name === 'loss' ? `loss of ${state.study.metric}` : name),
     own ? cell(own, estimates(own)) : make('td', {}, ''),
     ratio ? cell(ratio, estimates(ratio)) : make('td', {}, ''),

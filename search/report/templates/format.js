@@ -34,7 +34,7 @@ function size(count) {
 
 // How a measure is written, by its name.
 const WORDS = {
-  p95_ms: columnMilliseconds, p50_ms: columnMilliseconds, p99_ms: columnMilliseconds,
+  p95_ms: columnMilliseconds, p95_ms_with_overhead: columnMilliseconds, p50_ms: columnMilliseconds, p99_ms: columnMilliseconds,
   throughput_rps: perSecond, loss: columnPercent, model_bytes: size,
   memory_mb: (value) => `${significant(value, 3)} MB`, cpu_seconds: (value) => significant(value, 3),
   money: (value) => significant(value, 3),

@@ -3,10 +3,13 @@
 
 const LIMIT_ENDS = { estimate: () => 0, bound: (limited) => (limited.at_most ? 2 : 1) };
 
+// What a policy goes by: a point's estimate of this name, or the one that decides in its place.
+const decisive = (study, point, name) => point[study.decisive[name] || name];
+
 // The first limit that a point's estimates, or the ends of its intervals, break; null for none.
 function brokenLimit(study, policy, point, end) {
   for (const [name, limited] of Object.entries(study.limited)) {
-    const limit = policy[name], value = point[name][end(limited)];
+    const limit = policy[name], value = decisive(study, point, name)[end(limited)];
     if (limit === null || limit === undefined) continue;
     if (value === null) return { name, value };
     if ((limited.at_most ? limit - value : value - limit) < 0) return { name, value };
@@ -23,7 +26,7 @@ const clipped = (value) => Math.min(Math.max(value, 0), 1);
 // Coordinates of the hypervolume, each from 0 to 1, more is better.
 function unitObjectives(study, policy, point) {
   return [
-    clipped(Math.log(point.p95_ratio[0]) / Math.log(study.best.p95_ratio)),
+    clipped(Math.log(decisive(study, point, 'p95_ratio')[0]) / Math.log(study.best.p95_ratio)),
     clipped(Math.log(point.throughput_ratio[0]) / Math.log(study.best.throughput_ratio)),
     clipped(1 - point.loss[0] / policy.max_loss),
   ];
@@ -31,7 +34,7 @@ function unitObjectives(study, policy, point) {
 
 // Higher is preferred. The knee is the point nearest to the best of each objective among the points.
 function worths(study, policy, points) {
-  if (policy.prefer === 'latency') return points.map((point) => -point.p95_ratio[0]);
+  if (policy.prefer === 'latency') return points.map((point) => -decisive(study, point, 'p95_ratio')[0]);
   if (policy.prefer === 'throughput') return points.map((point) => point.throughput_ratio[0]);
   if (policy.prefer === 'memory') return points.map((point) => -point.model_bytes[0]);
   const units = points.map((point) => unitObjectives(study, policy, point));

@@ -1,0 +1,188 @@
+"""Deployments behind real servers: what a client gets, what is planted in them, and servers that do not start."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from objectives.held_out_rows import write_requests
+from objectives.jobs.requests import BenchmarkRequest, TransportRequest
+from objectives.measure import benchmark as timing
+from objectives.measure.deployment import Deployment, close_kept, open_deployment
+from objectives.measure.remote_model import RemoteModel
+from objectives.measure.served import open_server
+from objectives.measure.targets import open_targets
+from objectives.measure.transport import transport
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.latency import Load, Window
+from objectives.measurement.recording import read_recording
+from objectives.records import Artifact, InputSpec, Interval, Latency, Throughput
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
+
+ROOT = Path(__file__).resolve().parents[2]
+ITEMS = 300
+WEIGHTS = np.random.default_rng(0).normal(size=ITEMS).astype(np.float32)
+INPUTS = (InputSpec("item", "int64", (), ITEMS),)
+ONE_THREAD = Placement(InstanceGroup(threads=1))
+SMALL = Window(blocks=20, requests=7, service_requests=2, probe_requests=140, patience_seconds=1.0)
+pytestmark = pytest.mark.usefixtures("importable")
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    """scores = WEIGHTS[item]."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["weights", "item"], ["scores"])],
+        "graph",
+        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
+        [numpy_helper.from_array(WEIGHTS, "weights")],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    return Deployment(Artifact("ours", "model.onnx", {}, 4321, 0.0), str(path), ONE_THREAD, "fp32")
+
+
+def requests_of(sizes: list[int]) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(1)
+    return [{"item": random.integers(0, ITEMS, size)} for size in sizes]
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    """30 requests of 5 to 34 rows."""
+    folder = tmp_path / "holdout"
+    folder.mkdir()
+    write_requests(requests_of(list(range(5, 35))), folder)
+    return folder
+
+
+def waiting(deployment: Deployment, seconds: float) -> Deployment:
+    """The deployment with a placement that holds every request for so long, in case that others join it: a planted
+    time, which takes no CPU."""
+    placement = Placement(InstanceGroup(threads=1), batching=Batching(100, round(1e6 * seconds)))
+    return replace(deployment, placement=placement)
+
+
+def benchmark(
+    candidate: Deployment, baseline: Deployment, holdout: Path, recording: Path, load: Load
+) -> tuple[Latency, Throughput]:
+    asked = BenchmarkRequest(str(holdout), candidate, baseline, load, SMALL, 5, str(recording), False)
+    found = timing.benchmark(asked)
+    return found.latency, found.throughput
+
+
+def twice_as_wide(interval: Interval) -> Interval:
+    """The interval with twice its width in the logarithm, outside of which luck alone seldom leads."""
+    low, high = interval
+    times = math.sqrt(high / low)
+    return low / times, high * times
+
+
+THROUGH = Load(Traffic(), 0.4, 95, None, served_inputs=INPUTS)
+
+
+def test_a_served_deployment_gives_the_scores_of_its_model_to_requests_of_any_size(deployment: Deployment) -> None:
+    requests = requests_of([1, 7, 20_000])
+    with open_server(deployment, INPUTS, requests) as served:
+        process = Path(f"/proc/{served.process}")
+        assert process.exists()
+        with RemoteModel(served.url, connections=2) as remote:
+            for request in requests:
+                np.testing.assert_array_equal(remote.submit(request).result(), WEIGHTS[request["item"]])
+    assert not process.exists(), "the server ends with the block"
+
+
+def test_a_server_that_does_not_start_says_why_in_one_line(deployment: Deployment) -> None:
+    """Its manifest says another type than the graph has, so that the example is not scored."""
+    odd = (InputSpec("item", "float32", (), None),)
+    with (
+        pytest.raises(RuntimeError, match=r"did not start: \w+: .*item") as caught,
+        open_server(deployment, odd, requests_of([3])),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_refusals_of_a_served_pool_have_infinite_latency_and_cpu_time_of_servers_is_our_own(
+    deployment: Deployment,
+) -> None:
+    """A queue of one, of requests that are held for 50 ms: the third at once is refused."""
+    held = waiting(deployment, 0.05)
+    full = replace(held, placement=replace(held.placement, admission=Admission(queue=1)))
+    requests = requests_of([10] * 8)
+    with open_targets((held, full), requests, INPUTS) as (patient, strict):
+        assert len(set(patient.children)) == 2 and patient.children == strict.children
+        gaps = np.full(8, 1000)
+        assert np.isfinite(patient.open_loop(requests, gaps).latency_ms).all()
+        refused = np.isinf(strict.open_loop(requests, gaps).latency_ms)
+        assert refused.any() and not refused.all()
+        before = patient._cpu_seconds()
+        patient.saturated(requests, 0.3)
+        assert patient._cpu_seconds() > before
+
+
+@pytest.mark.slow
+def test_a_deployment_beside_itself_has_ratios_of_1(deployment: Deployment, holdout: Path, tmp_path: Path) -> None:
+    """A/A: both sides behind servers of their own."""
+    recording = tmp_path / "timings.npz"
+    latency, throughput = benchmark(deployment, deployment, holdout, recording, THROUGH)
+    ratios = (
+        (latency.p95_ratio, latency.p95_ratio_interval),
+        (latency.service_p50_ratio, latency.service_p50_ratio_interval),
+        (throughput.capacity_ratio, throughput.capacity_ratio_interval),
+        (throughput.ratio, throughput.ratio_interval),
+    )
+    for ratio, interval in ratios:
+        low, high = twice_as_wide(interval)
+        assert low <= 1 <= high and 0.5 < ratio < 2, ratios
+    assert latency.through == "http" and latency.candidate.refused_share == 0
+    kept = read_recording(recording)
+    assert kept.through == "http" and kept.summarize() == (latency, throughput)
+
+
+@pytest.mark.slow
+def test_a_planted_time_shows_in_the_ratio_that_a_client_sees(
+    deployment: Deployment, holdout: Path, tmp_path: Path
+) -> None:
+    """Requests are held for 4 ms by the candidate, for 8 ms by the baseline. One at a time, a client waits for that and
+    for what HTTP adds, which is measured apart, on the deployment that holds none."""
+    ours, theirs = waiting(deployment, 0.004), waiting(deployment, 0.008)
+    latency, _ = benchmark(ours, theirs, holdout, tmp_path / "timings.npz", THROUGH)
+    close_kept()
+    added = transport(TransportRequest(str(holdout), deployment, INPUTS)).transport_ms
+    assert 0.05 < added < 20
+    expected = (4 + added) / (8 + added)
+    assert latency.service_p50_ratio == pytest.approx(expected, rel=0.15)
+    assert latency.service_p50_ratio_interval[1] < 1
+    assert latency.p95_ratio_interval[1] < 1 and latency.p95_ratio == pytest.approx(expected, rel=0.4)
+
+
+@pytest.mark.slow
+def test_what_http_adds_is_the_difference_of_two_closed_loops(deployment: Deployment, holdout: Path) -> None:
+    """The pool of a placement that holds each request for 3 ms takes those; what is added does not hang on them."""
+    found = [
+        transport(TransportRequest(str(holdout), each, INPUTS)) for each in (waiting(deployment, 0.003), deployment)
+    ]
+    close_kept()
+    assert 3.0 < found[0].baseline_ms < 6 and found[1].baseline_ms < 1.5
+    assert found[0].transport_ms == pytest.approx(found[1].transport_ms, rel=1.0)
+
+
+def test_pools_stay_in_this_process(deployment: Deployment) -> None:
+    with open_targets((deployment,), requests_of([4])) as (target,), open_deployment(deployment) as pool:
+        assert target.children == ()
+        request = {"item": np.arange(5)}
+        assert target.submit(request).result().tolist() == pool.submit(request).result().tolist()  # type: ignore[attr-defined]
