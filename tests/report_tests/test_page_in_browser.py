@@ -17,7 +17,7 @@ from search.results import Front
 from search.run_pages import RunPages
 from tests.conftest import build_document
 from tests.report_tests.browsers import Page, opened_browser
-from tests.report_tests.test_page_policy import EXAMPLE, policy_of
+from tests.report_tests.test_page_policy import EXAMPLE, policy_of, slowed
 from tests.report_tests.test_report import MALICE
 from tests.search_tests.documents import read_front
 
@@ -263,6 +263,27 @@ def test_malicious_names_are_text(browser: Any, tmp_path: Path) -> None:
     assert MALICE in found.tab.inner_text("#trials")
     found.close()
     assert found.errors == [] and len(found.requests) == 1
+
+
+def test_a_time_spent_elsewhere_is_shown_and_decides(browser: Any, tmp_path: Path) -> None:
+    """The card has both ratios of each percentile; the answer is the one that `leanrec choose` gives by those with."""
+    front = slowed(read_front(build_document(60, 3)), 10.0)
+    write_report(front, tmp_path / "report.html", Links(("shop.yaml",)))
+    page = Page(browser, tmp_path / "report.html")
+    for typed, policy in some_policies(front, 3):
+        ask(page, typed)
+        expected = finalists(front, policy)
+        heading = page.tab.inner_text("#answer h3")
+        assert heading.startswith(f"Trial {expected[0].trial}:" if expected else "Nothing to recommend"), typed
+    ask(page, {})
+    (best, *_) = finalists(front, Policy(front.max_loss))
+    shown = page.tab.inner_text("#answer")
+    assert best.with_overhead is not None
+    for row in ("p50 with overhead", "p95 with overhead", "p99 with overhead"):
+        assert row in shown
+    assert f"{best.with_overhead.p95_ratio:.3f}x" in shown and f"{best.p95_ratio:.3f}x" in shown
+    page.close()
+    assert page.errors == []
 
 
 def test_a_study_without_a_candidate_says_so(browser: Any, tmp_path: Path) -> None:

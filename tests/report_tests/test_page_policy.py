@@ -51,7 +51,8 @@ def on_a_grid(seed: int) -> Front:
 
 def slowed(front: Front, overhead_ms: float) -> Front:
     """The front of a study whose requests spend so long elsewhere."""
-    return front_of(*(with_overhead(one, overhead_ms) for one in front.points), overhead_ms=overhead_ms)
+    rows = tuple(with_overhead(row, overhead_ms) if isinstance(row, Point) else row for row in front.rows)
+    return replace(front, rows=rows, overhead_ms=overhead_ms)
 
 
 @cache

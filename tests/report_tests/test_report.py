@@ -34,6 +34,7 @@ from search.verdict import doubts
 from spaces.serialization import to_plain
 from tests.ablation_tests.ablated import CHOSEN, ablated, ablated_document, ablation
 from tests.search_tests.documents import read_front
+from tests.search_tests.test_verdict import with_overhead
 
 Document = dict[str, Any]
 # Plotly's source, three blocks of data, and the page's own.
@@ -270,6 +271,22 @@ def test_the_file_says_what_the_document_says(front_document: Document, choose_t
     assert reasons and all(reason in said for reason in reasons)
     for heading in ("How to read this", "How it was measured", "The trials"):
         assert heading in said
+
+
+def test_the_page_tells_the_path_of_requests_and_what_the_slo_covers(front_document: Document, tmp_path: Path) -> None:
+    _, before = read(front_document, tmp_path)
+    assert "to the pool in its own process" in " ".join(before.text)
+    with_overhead(front_document, 4.0)
+    text, tags = read(front_document, tmp_path)
+    said = " ".join(tags.text)
+    assert "through the HTTP server of leanrec serve" in said
+    assert "p95 within 1.34 ms of what is measured, 5.34 ms with overhead" in said
+    data = json.loads(text.partition('<script type="application/json" id="study">')[2].partition("</script>")[0])
+    assert data["decisive"] == {"p95_ms": "p95_ms_with_overhead", "p95_ratio": "p95_ratio_with_overhead"}
+    point = next(row for row in front_document["rows"] if row["on_front"] and row["trial"])
+    record = next(one for one in data["records"] if one["trial"] == point["trial"])
+    assert record["p95_ratio_with_overhead"] == [0.9, 0.875, 0.925] and record["p99_ratio_with_overhead"][0] is None
+    assert record["p95_ms_with_overhead"][0] == point["latency_ms"]["p95"] + 4.0
 
 
 def test_a_name_like_markup_is_text_on_the_console(front_document: Document) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from objectives.records import Outcome
+from objectives.records import Outcome, OverheadRatios
 from search.ledger.ledger import Ledger
 from search.run_pages import RunPages
 from search.trials import EndedTrial, FinalNumbers
@@ -69,6 +69,27 @@ def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: P
     assert found["2"].data.tags["reason"] == "it broke"
     parent = MlflowClient(uri).get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.params["quality.max_loss"] == "0.01"
+
+
+def test_a_run_tells_the_path_of_its_requests_and_both_ratios(uri: str, tmp_path: Path) -> None:
+    """Measured through HTTP, with 5 ms spent elsewhere: found by the tag, sorted by the ratio."""
+    added = OverheadRatios(5.0, 0.7, (0.6, 0.8), 0.75, (0.7, 0.8), None, None)
+    outcome = complete_outcome()
+    assert outcome.measurement is not None
+    latency = replace(outcome.measurement.latency, through="http", with_overhead=added)
+    served = replace(outcome, measurement=replace(outcome.measurement, latency=latency))
+    ledger = opened(uri, tmp_path)
+    for number, each in enumerate((complete_outcome(), served)):
+        ledger.record(EndedTrial(number, Candidate(placement=Placement(InstanceGroup(replicas=number + 1))), each, 0.1))
+    ledger.drain()
+    found = runs(uri)
+    assert [found[number].data.tags["through"] for number in "01"] == ["pool", "http"]
+    assert "p95_ratio_with_overhead" not in found["0"].data.metrics
+    metrics = found["1"].data.metrics
+    assert metrics["p95_ratio_with_overhead"] == metrics["latency/with_overhead.p95_ratio"] == 0.75
+    assert metrics["latency/with_overhead.p95_ratio_interval.high"] == 0.8 and metrics["p95_ratio"] == 0.5
+    note = found["1"].data.tags["mlflow.note.content"]
+    assert "through the HTTP server" in note and "5 ms" in note and "0.750 [0.700, 0.800]" in note
 
 
 def test_runs_have_addresses_where_the_store_is_a_server(

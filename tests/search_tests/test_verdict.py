@@ -55,6 +55,28 @@ def test_a_search_alone_speaks_of_validation(front_document: Document) -> None:
     assert "leanrec choose" in whole(words)
 
 
+def with_overhead(document: Document, overhead_ms: float) -> None:
+    """Measure the document's study through HTTP, with so long spent elsewhere, for ratios that are told by it."""
+    document |= {"through": "http", "overhead_ms": overhead_ms}
+    for row in document["rows"]:
+        if row["state"] == "complete":
+            numbers: Document = {f"{name}_ratio": 0.9 for name in ("p50", "p95")}
+            numbers |= {f"{name}_ratio_interval": [0.875, 0.925] for name in ("p50", "p95")}
+            numbers |= {"overhead_ms": overhead_ms, "p99_ratio": None, "p99_ratio_interval": None}
+            row |= {"through": "http", "with_overhead": numbers}
+
+
+def test_the_path_of_requests_and_ratios_with_overhead_are_said(front_document: Document) -> None:
+    silent = whole(verdict(front_document))
+    assert "HTTP" not in silent and "elsewhere" not in silent
+    with_overhead(front_document, 4.0)
+    words = verdict(front_document)
+    assert any("through the HTTP server" in sentence for sentence in words.sentences)
+    (told,) = (sentence for sentence in words.sentences if "elsewhere" in sentence)
+    assert "4 ms" in told and "p95 0.900 [0.875, 0.925]" in told and "p99" not in told and "SLO covers" in told
+    assert percent(winner(front_document).p95_ratio) in words.headline, "what was measured comes first"
+
+
 def test_proved_is_said_of_a_loss_confirmed_on_test(front_document: Document, choose_trial: Any) -> None:
     trial = winner(front_document).trial
     front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006))
