@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import glob
 import os
 import resource
@@ -126,7 +128,7 @@ class InterferenceMonitor:
         """Read the seconds of wall, own CPU, waiting, busy cores, all threads and stolen, and the context switches."""
         busy, stolen = _cores(self._proc)
         ours = [thread for process in ("self", *self._children) for thread in _threads(self._proc, process)]
-        cpu = time.process_time() + ran_seconds(self._children, self._proc)
+        cpu = time.process_time() + cpu_seconds_of(self._children)
         delay = sum(_schedstat(thread)[1] for thread in ours)
         threads = _threads(self._proc, "[0-9]*")
         ran = sum(_schedstat(thread)[0] for thread in threads) if len(threads) <= _MOST_THREADS else 0.0
@@ -144,9 +146,16 @@ def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], Int
     return min(tried, key=lambda one: one[0])[1]
 
 
-def ran_seconds(processes: Sequence[int], proc: Path = Path("/proc")) -> float:
-    """Return the CPU seconds of all threads that the processes have now; one that has ended has none."""
-    return sum(_schedstat(thread)[0] for process in processes for thread in _threads(proc, process))
+def cpu_seconds_of(processes: Sequence[int]) -> float:
+    """Return the CPU seconds of other processes, exactly, as `time.process_time` has them of this one (Linux); one that
+    has ended has none.
+    """
+    found, clock = 0.0, ctypes.c_int()
+    for process in processes:
+        if ctypes.CDLL(None).clock_getcpuclockid(process, ctypes.byref(clock)) == 0:
+            with contextlib.suppress(OSError):  # it ended in between
+                found += time.clock_gettime(clock.value)
+    return found
 
 
 def _threads(proc: Path, process: int | str) -> list[Path]:

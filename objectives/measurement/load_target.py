@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.interference import ran_seconds
+from objectives.measurement.interference import cpu_seconds_of
 from objectives.measurement.load_generator import (
     Arrivals,
     Request,
@@ -81,7 +81,8 @@ class LiveTarget:
         settle(cpu_seconds=self._cpu_seconds)
 
     def _cpu_seconds(self) -> float:
-        return time.process_time() + ran_seconds(self.children)
+        """CPU time of all but this thread, which only waits and looks."""
+        return time.process_time() - time.thread_time() + cpu_seconds_of(self.children)
 
     def _prime(self, requests: Sequence[Request]) -> float:
         """Return the mean milliseconds of the uncounted requests, one at a time, from the last one backwards."""

@@ -93,15 +93,29 @@ def test_foreign_time_is_that_of_the_threads_of_others(machine: Machine) -> None
     assert found.idle == pytest.approx(13)
 
 
-def test_the_time_of_children_is_our_own(machine: Machine) -> None:
+def test_the_time_of_children_is_our_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Process 7 is a server that this one measures: of the 3 s that others took, 2 are its own; it waited 0.5 s."""
+    seconds = {(7, 99): 40.0}
+    monkeypatch.setattr(module, "cpu_seconds_of", lambda processes: seconds[processes])
     monitor = InterferenceMonitor(machine.proc, children=(7, 99))
+    seconds[7, 99] = 42.0
     machine.threads({(OURS, 100): (4, 1.25), (OURS, 101): (5, 0.5), (7, 7): (42, 9.5), (8, 8): (2, 1)})
     machine.clock(10, 4)
     found = monitor.stop()
     assert (found.cpu, found.waiting) == pytest.approx((6, 0.75))
     assert found.foreign == pytest.approx(1) and found.idle == pytest.approx(13)
-    assert module.ran_seconds((7, 8, 99), machine.proc) == pytest.approx(44), "one that has ended has no time"
+
+
+def test_the_cpu_time_of_another_process_is_what_it_says_itself() -> None:
+    """Of all its threads; none once it has ended."""
+    burn = "while time.process_time() < 0.05: pass"
+    code = f"import sys, time\n{burn}\nprint(time.process_time(), flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        told = float(process.stdout.readline())
+        assert told <= module.cpu_seconds_of((process.pid,)) < told + 0.05
+        process.communicate()
+    assert module.cpu_seconds_of((process.pid,)) == 0
 
 
 def test_foreign_time_of_what_is_not_seen_is_that_of_the_ticks(machine: Machine) -> None:
