@@ -136,8 +136,8 @@ class RemoteModel:
         try:
             connection.request("POST", f"{self._path}/infer", body, headers)
             response = connection.getresponse()
-        except http.client.RemoteDisconnected:
-            # A server closes connections that were idle for a while.
+        except (ConnectionResetError, BrokenPipeError):
+            # A server closes connections that were idle for a while, which shows at the next request only.
             connection.close()
             connection.request("POST", f"{self._path}/infer", body, headers)
             response = connection.getresponse()

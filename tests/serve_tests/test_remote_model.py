@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -103,6 +105,31 @@ def test_an_overloaded_server_refuses_and_others_fail_in_one_line(slow: str, ser
         assert remote.submit({"item": np.array([4])}).result().tolist() == [8.0], "the connection serves the next one"
     with RemoteModel(server.url) as remote, pytest.raises(RemoteError, match=r"status 400: .*item"):
         remote.submit({"user": np.array([1])}).result()
+
+
+class Impatient(Slow):
+    """A server that closes each connection once it has answered, without saying so; every second time by a reset."""
+
+    answered = 0
+
+    def do_POST(self) -> None:
+        super().do_POST()
+        self.close_connection = True
+        type(self).answered += 1
+        if type(self).answered % 2:
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.request.close()
+
+
+def test_a_connection_that_was_closed_while_it_was_idle_costs_no_request() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Impatient) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v2/models/slow"
+        with RemoteModel(url, connections=1) as remote:
+            for _ in range(6):
+                assert remote.submit({"item": np.array([4])}).result().tolist() == [8.0]
+                time.sleep(0.05)
+        server.shutdown()
 
 
 def test_a_server_that_is_gone_fails_each_request(bundle: Path, tmp_path: Path) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from objectives.serving.bundle import read_bundle
 from tests.serve_tests.bundles import ITEMS, draw_request
+from tests.serve_tests.environments import environment, told
 from tests.serve_tests.process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -23,38 +20,10 @@ REQUEST = draw_request(9, seed=4)
 
 
 @pytest.fixture(scope="module")
-def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the client, or a skip where its packages cannot be had."""
-    folder = tmp_path_factory.mktemp("triton") / "env"
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*install, "--retries", "1", "--timeout", "20", "tritonclient[http]"], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        pytest.skip(f"tritonclient[http] cannot be installed here: {lines[-1]}")
-    return python
-
-
-@pytest.fixture(scope="module")
-def found(interpreter: Path, server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    file = tmp_path_factory.mktemp("request") / "request.npz"
-    np.savez(file, **REQUEST)
-    command = [
-        str(interpreter),
-        "-P",
-        str(SCRIPT),
-        urlsplit(server.root).netloc,
-        server.name,
-        server.version,
-        str(file),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    plain: dict[str, Any] = json.loads(done.stdout)
-    return plain
+def found(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("triton")
+    python = environment(folder / "environment", "tritonclient[http]")
+    return told(python, SCRIPT, server, REQUEST, folder)
 
 
 def test_health_and_metadata(found: dict[str, Any], server: ServerProcess) -> None:
@@ -96,8 +65,8 @@ def test_every_path_gives_the_scores_of_the_pool(found: dict[str, Any], bundle: 
 def test_errors_reach_the_client_with_status_and_reason(
     found: dict[str, Any], case: str, status: int, words: str
 ) -> None:
-    told, message = found["errors"][case]
-    assert told == str(status) and words in message, message
+    got, message = found["errors"][case]
+    assert got == str(status) and words in message, message
 
 
 def test_the_script_needs_nothing_of_this_environment() -> None:
