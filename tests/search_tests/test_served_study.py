@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,15 +18,20 @@ from objectives.measurement.recording import read_recording
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
+# Nothing is trained, and few are measured: each visit opens a server for each.
 STUDY = """
 name: served
-data: {source: synthetic, rows: 3000, users: 100, items: 80, fields: 4}
-sizes: {mlp: 64-32, crosses: 1, embedding_dim: 8}
-quality: {max_loss: 0.4}
-traffic: {through: http, overhead_ms: 2, rows: {median: 100, sigma: 0.3, max: 200}}
-space: {architecture: {}, pruning: {}, low_rank: {}, placement: {layouts: [1xauto, 1x1]}}
+recommender: shop:factory
+quality: {max_loss: 0.1}
+traffic: {through: http, overhead_ms: 2}
+space:
+  architecture: {}
+  pruning: {}
+  low_rank: {}
+  precision: {tables: [fp32], gate: [fp32], tower: [fp32], compute: [fp32]}
+  placement: {engines: [onnxruntime], layouts: [1xauto, 1x1]}
 timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 2}
-budget: {minutes: 15, trials: 2}
+budget: {minutes: 10, trials: 1}
 """
 
 
@@ -35,6 +41,7 @@ class Served:
     def __init__(self, home: Path) -> None:
         self.home, self.study = home, home / "served.yaml"
         self.study.write_text(STUDY)
+        shutil.copy(ROOT / "examples" / "shop.py", home)
         self.environment = {**os.environ, "LEANREC_HOME": str(home), "PYTHONPATH": str(ROOT)}
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
