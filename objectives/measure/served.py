@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO, cast
 
 from objectives.errors import one_line
 from objectives.measure.deployment import Deployment
@@ -24,7 +24,7 @@ from objectives.serving.http.limits import Limits
 from objectives.serving.pool.pending_result import cut_rows
 from spaces.candidate import Candidate
 from spaces.serialization import Json
-from spaces.techniques.quantization import Precision
+from spaces.techniques.quantization import Compute, Precision
 
 _NAME = "candidate"
 # Rows of the bundle's example, whose scores the server compares before it answers anything.
@@ -56,7 +56,8 @@ def open_server(deployment: Deployment, inputs: Sequence[InputSpec], requests: S
     """
     with tempfile.TemporaryDirectory(prefix="served-") as scratch:
         folder = Path(scratch, _NAME)
-        candidate = Candidate(precision=Precision(compute=deployment.compute), placement=deployment.placement)
+        precision = Precision(compute=cast(Compute, deployment.compute))
+        candidate = Candidate(precision=precision, placement=deployment.placement)
         example = cut_rows(requests[0], 0, _EXAMPLE_ROWS)
         write_bundle(folder, _NAME, Path(deployment.model), candidate, {}, inputs, "", example)
         with _serving({"folder": str(folder), **_limits(requests)}) as served:
@@ -88,7 +89,7 @@ def _serving(settings: Json) -> Iterator[Served]:
         process.stdout.close()
 
 
-def _url(said: TextIO) -> str:
+def _url(said: IO[str]) -> str:
     """Read the URL that a server prints once it answers."""
     line = said.readline()
     if not line:

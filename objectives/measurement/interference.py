@@ -127,7 +127,8 @@ class InterferenceMonitor:
     def _read(self) -> Floats:
         """Read the seconds of wall, own CPU, waiting, busy cores, all threads and stolen, and the context switches."""
         busy, stolen = _cores(self._proc)
-        ours = [thread for process in ("self", *self._children) for thread in _threads(self._proc, process)]
+        processes = ["self", *map(str, self._children)]
+        ours = [thread for process in processes for thread in _threads(self._proc, process)]
         cpu = time.process_time() + cpu_seconds_of(self._children)
         delay = sum(_schedstat(thread)[1] for thread in ours)
         threads = _threads(self._proc, "[0-9]*")
@@ -158,7 +159,7 @@ def cpu_seconds_of(processes: Sequence[int]) -> float:
     return found
 
 
-def _threads(proc: Path, process: int | str) -> list[Path]:
+def _threads(proc: Path, process: str) -> list[Path]:
     """Find the files of a process's threads; unlike pathlib's, this search continues where a process ends meanwhile."""
     return [Path(name) for name in glob.iglob(str(proc / f"{process}/task/*/schedstat"))]  # noqa: PTH207
 

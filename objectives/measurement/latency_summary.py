@@ -82,7 +82,18 @@ def _with_overhead(
     """Compute the ratios with a time added to every latency, by the same resamples."""
     added = [(ours + overhead_ms, theirs + overhead_ms) for ours, theirs in loops]
     p50, p95, p99 = _ratios(added, seed, noise, has_p99)
-    return OverheadRatios(overhead_ms, *p50[:2], *p95[:2], *p99[:2], p50[2], p95[2], p99[2])
+    return OverheadRatios(
+        overhead_ms=overhead_ms,
+        p50_ratio=p50[0],
+        p50_ratio_interval=p50[1],
+        p95_ratio=p95[0],
+        p95_ratio_interval=p95[1],
+        p99_ratio=p99[0],
+        p99_ratio_interval=p99[1],
+        p50_visits=p50[2],
+        p95_visits=p95[2],
+        p99_visits=p99[2],
+    )
 
 
 def _ratios(

@@ -125,7 +125,7 @@ def worker(folder: str, switch_seconds: str) -> None:
         pool: Any = PoolElsewhere(where)
         return Model(read_bundle(where), pool)
 
-    Model.open = opened  # type: ignore[method-assign]
+    Model.open = opened  # type: ignore[method-assign, assignment]
     serve(folder, switch_seconds)
 
 
@@ -265,7 +265,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--sizes", choices=("student", "baseline"), default="student", help="of the model, in fp32")
     options = parser.parse_args()
-    from tests.benchmarks.models import BASELINE, FIELDS, STUDENT, USER_FIELDS, request, write_model
+    from objectives.recommenders.families.dcn_v2 import BASELINE
+    from tests.benchmarks.models import FIELDS, STUDENT, USER_FIELDS, request, write_model
 
     random = np.random.default_rng(0)
     requests: list[Request] = [dict(request(options.rows, random)) for _ in range(options.requests)]
