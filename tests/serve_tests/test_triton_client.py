@@ -52,7 +52,7 @@ def test_every_path_gives_the_scores_of_the_pool(found: dict[str, Any], bundle: 
 @pytest.mark.parametrize(
     ("case", "status", "words"),
     [
-        ("unknown model", 404, "must be toy, but got 'other'"),
+        ("unknown model", 404, "must be toy, but got other"),
         ("unknown version", 404, "version: must be"),
         ("missing input", 400, "no user"),
         ("other rows", 400, "rows"),
