@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,18 +17,51 @@ from objectives.measurement.recording import read_recording
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
-# Nothing is trained, and few are measured: each visit opens a server for each.
+# Two tables and a product: no layer to train or to quantize, so that few are measured. Each visit opens a server for
+# each.
+FACTORY = """
+import torch
+from torch import nn
+
+
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.user, self.item = nn.Embedding(300, 64), nn.Embedding(500, 64)
+
+    def forward(self, user, item):
+        return (self.user(user) * self.item(item)).sum(1)
+
+
+class Dot:
+    name, metric, loss = "dot", "auc", nn.BCEWithLogitsLoss()
+
+    def __init__(self):
+        self.model = Product()
+
+    def batches(self, split):
+        random = torch.Generator().manual_seed({"train": 1, "validation": 2, "test": 3}[split])
+        user, item = (torch.randint(size, (2000,), generator=random) for size in (300, 500))
+        with torch.no_grad():
+            noise = 8 * torch.randn(2000, generator=random)
+            yield {"user": user, "item": item}, (self.model(user, item) + noise > 0).float(), user
+
+    def requests(self, seed):
+        for user in range(100):
+            yield {"user": torch.full((100 + user,), user), "item": torch.arange(100 + user)}
+"""
 STUDY = """
 name: served
-recommender: shop:factory
+recommender: dot:Dot
 quality: {max_loss: 0.1}
 traffic: {through: http, overhead_ms: 2}
 space:
-  architecture: {}
-  pruning: {}
-  low_rank: {}
-  precision: {tables: [fp32], gate: [fp32], tower: [fp32], compute: [fp32]}
-  placement: {engines: [onnxruntime], layouts: [1xauto, 1x1]}
+  focus: 0
+  tables: {form: [full]}
+  precision: {tables: [fp32, int8], compute: [fp32]}
+  placement: {engines: [onnxruntime], layouts: [1xauto, 1x1], pinned: [false], inline: [false], batch_rows: [0],
+              split_rows: [0], route_rows: [0], embedding_device: [same], user_once: [false]}
 timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 2}
 budget: {minutes: 10, trials: 1}
 """
@@ -41,7 +73,7 @@ class Served:
     def __init__(self, home: Path) -> None:
         self.home, self.study = home, home / "served.yaml"
         self.study.write_text(STUDY)
-        shutil.copy(ROOT / "examples" / "shop.py", home)
+        (home / "dot.py").write_text(FACTORY)
         self.environment = {**os.environ, "LEANREC_HOME": str(home), "PYTHONPATH": str(ROOT)}
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
