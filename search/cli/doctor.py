@@ -83,7 +83,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 _LOST_PACKAGES: Mapping[str, str] = {
     "": "no bundle can be verified or served, and nothing measured",
     "study": "no study can be run; bundles can be verified and served",
-    "serve": "leanrec serve answers no requests over HTTP",
+    "serve": "leanrec serve answers no requests over HTTP, and nothing is measured through it",
     "dashboard": "leanrec ui --optuna shows no dashboard",
     "plan": "leanrec plan makes no forecast",
     "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",

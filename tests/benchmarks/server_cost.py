@@ -54,8 +54,9 @@ from spaces.techniques.placement import InstanceGroup, Placement
 PERCENTS = (50, 95, 99)
 SERVERS = {"5 ms": ("serve", "0.005"), "0.5 ms": ("serve", "0.0005"), "worker process": ("worker", "0.005")}
 PLACEMENT = Placement(InstanceGroup(threads=1))
-# JSON numbers of a request that is refused after it was parsed, on the event loop, and how often it is sent.
-_REFUSED_NUMBERS, _REFUSED_RATE = 5000, 40
+# JSON numbers of a request that is refused after it was parsed, on the event loop since it has less than 64 KiB, and how
+# often it is sent in a second, at most.
+_REFUSED_NUMBERS, _REFUSED_RATE = 9000, 150
 Request = dict[str, NDArray[Any]]
 
 
@@ -129,7 +130,7 @@ def worker(folder: str, switch_seconds: str) -> None:
     serve(folder, switch_seconds)
 
 
-def static(folder: str, switch_seconds: str) -> None:
+def static(folder: str, rows: str) -> None:
     """Serve a fixed answer by the same ASGI stack and settings, once the body is read."""
     import uvicorn
     from starlette.applications import Starlette
@@ -138,10 +139,10 @@ def static(folder: str, switch_seconds: str) -> None:
     from starlette.routing import Route
 
     inputs = [{"name": "item", "datatype": "INT64", "shape": [-1]}]
-    rows = int(switch_seconds)
-    tensor = {"name": "scores", "shape": [rows], "datatype": "FP32", "parameters": {"binary_data_size": 4 * rows}}
+    size = 4 * int(rows)
+    tensor = {"name": "scores", "shape": [int(rows)], "datatype": "FP32", "parameters": {"binary_data_size": size}}
     header = json.dumps({"model_name": "m", "model_version": "1", "outputs": [tensor]}).encode()
-    body, headers = header + bytes(4 * rows), {"Inference-Header-Content-Length": str(len(header))}
+    body, headers = header + bytes(size), {"Inference-Header-Content-Length": str(len(header))}
 
     async def infer(request: Asked) -> Response:
         await request.body()
