@@ -54,8 +54,8 @@ from spaces.techniques.placement import InstanceGroup, Placement
 PERCENTS = (50, 95, 99)
 SERVERS = {"5 ms": ("serve", "0.005"), "0.5 ms": ("serve", "0.0005"), "worker process": ("worker", "0.005")}
 PLACEMENT = Placement(InstanceGroup(threads=1))
-# JSON numbers of a request that is refused after it was parsed, on the event loop since it has less than 64 KiB, and how
-# often it is sent in a second, at most.
+# JSON numbers of a request that is refused after it was parsed: on the event loop, since it has less than 64 KiB; and
+# how often it is sent in a second, at most.
 _REFUSED_NUMBERS, _REFUSED_RATE = 9000, 150
 Request = dict[str, NDArray[Any]]
 
