@@ -16,6 +16,7 @@ Figures are milliseconds with 95% intervals by resampled blocks. The client is `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import multiprocessing
@@ -99,9 +100,10 @@ class PoolElsewhere:
         self._connection.close()
 
     def _receive(self) -> None:
-        while True:
-            number, scores = self._connection.recv()
-            self._pending.pop(number).finish(scores, time.perf_counter_ns())
+        with contextlib.suppress(EOFError, OSError):  # closed
+            while True:
+                number, scores = self._connection.recv()
+                self._pending.pop(number).finish(scores, time.perf_counter_ns())
 
 
 def run_pool(folder: Path, connection: Connection) -> None:
