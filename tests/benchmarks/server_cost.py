@@ -253,7 +253,7 @@ def measure(folder: Path, requests: list[Request], rate: float, blocks: int) -> 
     for name, latency in busy.items():
         print(line(f"{name}, busy", latency, None))
     print("added to the pool")
-    for name in started:
+    for name in SERVERS:
         print(line(name, idle[name], idle["pool"]))
     print("added to the static answer, pool included")
     for name in SERVERS:
