@@ -36,6 +36,8 @@ _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
 _RESTED_SECONDS = 0.25
+# At that rate a sixth of the requests may find a replica busy, which are no rested runs.
+_RESTED_FEWEST = FEWEST_RUNS * 5 // 4
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
@@ -140,7 +142,7 @@ def measure_service_curve(
         ]
         rested = None
         if rate_rps is not None and rate_rps < rate / _RESTED:
-            count = min(max(int(rate_rps * _RESTED_SECONDS), FEWEST_RUNS), _OPEN_REQUESTS)
+            count = min(max(int(rate_rps * _RESTED_SECONDS), _RESTED_FEWEST), _OPEN_REQUESTS)
             apart = gaps(Traffic(), rate_rps, count, seed)
             rested = Runs(*_play(target, engines, drawn_requests(requests, count, seed, 2), apart))
     return ServiceCurve.fit(Runs(*(np.concatenate(column) for column in zip(*parts, strict=True))), rested)

@@ -79,7 +79,7 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     """No time is compared: on a busy machine a run takes longer."""
     requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
     curve = measure_service_curve(
-        lambda group: Sleeping(), Placement(InstanceGroup(replicas=replicas)), requests, 0, rate_rps=40.0
+        lambda group: Sleeping(), Placement(InstanceGroup(replicas=replicas)), requests, 0, rate_rps=100.0
     )
     assert 2 <= curve.least_rows <= 4 and 17 <= curve.most_rows <= 19
     assert curve.others == replicas - 1
