@@ -36,8 +36,8 @@ _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
 _RESTED_SECONDS = 0.25
-# At that rate a sixth of the requests may find a replica busy, which are no rested runs.
-_RESTED_FEWEST = FEWEST_RUNS * 5 // 4
+# Some of these requests find a replica busy, which are no rested runs.
+_RESTED_FEWEST = FEWEST_RUNS * 3 // 2
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
