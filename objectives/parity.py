@@ -29,8 +29,7 @@ def compare_scores(
 ) -> float:
     """Return the largest difference of scores in units of their spread, each output by its own.
 
-    The spread is the standard deviation of what is expected; of scores that hardly differ, a tenth of their mean, and
-    never under 2.4e-4.
+    The spread is that of what is expected, as in `score_unit`.
 
     Args:
         computed: scores of one run after another, (rows,) or (rows, outputs) each
@@ -48,7 +47,7 @@ def compare_scores(
     for side, scores in zip(sides, (got, wanted), strict=True):
         if wrong := int((~np.isfinite(scores)).sum()):
             raise ParityError(f"Scores of the {side} must be finite, but {wrong} of {scores.size} are NaN or infinite.")
-    unit = np.maximum(np.maximum(wanted.std(axis=0), _OF_MEAN * np.abs(wanted.mean(axis=0))), _SMALLEST)
+    unit = score_unit(wanted.std(axis=0), wanted.mean(axis=0))
     largest = np.abs(got - wanted).max(axis=0)
     column = int((largest / unit).argmax())
     difference = float(largest[column] / unit[column])
@@ -58,6 +57,16 @@ def compare_scores(
             f"{difference:.3g} of it: by {largest[column]:.3g} at a spread of {unit[column]:.3g}."
         )
     return difference
+
+
+def score_unit(deviation: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the unit of differences of scores, (outputs,): the standard deviation of these; of scores that hardly
+    differ, a tenth of their mean, and never under 2.4e-4.
+
+    Args:
+        deviation, mean: (outputs,)
+    """
+    return np.maximum(np.maximum(deviation, _OF_MEAN * np.abs(mean)), _SMALLEST)
 
 
 def _columns(scores: Sequence[Numbers]) -> NDArray[np.float64]:

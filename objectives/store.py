@@ -1,10 +1,11 @@
-"""Content-addressed folders, each created once, completely or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -29,3 +30,17 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return False
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a file beside the path that takes its place in the end, so that a reader never finds half of it; after an
+    error it is deleted instead. The folder is made where there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

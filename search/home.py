@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from objectives.store import written_whole
 from search.errors import ConfigError
 from spaces.serialization import to_plain
 
 _MARK = ".leanrec"
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a file beside the path that takes its place in the end, so that a reader never finds half of it; after an
-    error it is deleted instead. The folder is made where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(record: object, path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from objectives.jobs.requests import PrepareRequest
 from objectives.records import Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
+from objectives.store import written_whole
 from objectives.task import Task
 from search.ablation.records import FACT_FILE, ablations
 from search.cli.console import Console
@@ -19,7 +20,7 @@ from search.config.study_file import difference
 from search.errors import ConfigError
 from search.explore.study_profile import read_profile
 from search.format import metric_name
-from search.home import Home, write_json, written_whole
+from search.home import Home, write_json
 from search.ledger.ledger import Ledger
 from search.locking import locked, opening
 from search.report.page_data import Links

@@ -9,9 +9,10 @@ from pathlib import Path
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.request_log import RequestLogError, read_request_log, read_trace, write_trace
 from objectives.serving.http import PACKAGES
+from objectives.store import written_whole
 from search.config.sections import StudyConfig, TrafficConfig
 from search.errors import ConfigError
-from search.home import Home, written_whole
+from search.home import Home
 
 
 def traffic_of(config: TrafficConfig, home: Home) -> Traffic:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log
+from objectives.store import written_whole
 from planning.observation import WEEKDAYS, HourOfWeek
 from planning.weekly_profile import HOURS, WeeklyProfile
 from search.errors import ConfigError
-from search.home import written_whole
 
 _COLUMNS = ("weekday", "hour", "mean_rps", "p95_rps")
 

@@ -1,0 +1,1 @@
+"""Shadowing: requests of the served champion, compared with a challenger in a process of its own."""
