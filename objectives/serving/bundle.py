@@ -35,7 +35,10 @@ from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
 from objectives.serving.preparation import preparation
 from spaces.candidate import Candidate
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import digest, from_plain, to_plain
+
+# Digits of a version; 48 bits tell the bundles of one server apart.
+_VERSION_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """A digest of the manifest, and so of every file's content."""
+        return digest(self.manifest)[:_VERSION_DIGITS]
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -14,6 +14,7 @@ from objectives.serving.http.inputs import check_inputs
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.metrics import Metrics
+from objectives.serving.http.mirror import Mirror
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.http.protocol import Encoded, InferRequest, read_request, write_response
@@ -49,20 +50,24 @@ class Inference:
     """Inference on the current model, within the limits. All methods are called on the event loop's thread.
 
     in_flight: requests whose body has arrived and that are not answered
+    mirror: sees the answered requests
     """
 
-    def __init__(self, name: str, slot: ModelSlot, limits: Limits) -> None:
-        self.name, self.slot, self.limits = name, slot, limits
+    def __init__(self, name: str, slot: ModelSlot, limits: Limits, mirror: Mirror | None = None) -> None:
+        self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
         self.in_flight = 0
         self.answered = 0
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
         self.metrics.serving(name, slot.model.version)
+        if mirror is not None:
+            self.metrics.shadowing(mirror.document)
 
     def statistics(self) -> dict[str, object]:
-        """Return the statistics of the version that is served."""
+        """Return the statistics of the version that is served, and of the shadowing beside it."""
         version = self.slot.model.version
-        return self._of(version).document(self.name, version)
+        shadow = {} if self.mirror is None else {"shadow": self.mirror.document()}
+        return self._of(version).document(self.name, version) | shadow
 
     async def answer(self, body: bytes, header_length: str | None, version: str | None) -> Encoded:
         """Answer one request.
@@ -113,6 +118,8 @@ class Inference:
         statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
         self.metrics.answered((end - start) / 1e9, read.rows)
         self.answered += 1
+        if self.mirror is not None:
+            self.mirror.offer(model, read.arrays, scores)
         return encoded
 
     def _read(self, model: Model, body: bytes, header_length: str | None) -> _Read:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Seconds: three buckets in each power of ten, from a small model on one core to an overloaded server.
@@ -46,6 +49,10 @@ class Metrics:
         # CPU seconds, resident memory, open files and start time.
         ProcessCollector(registry=self.registry)
 
+    def shadowing(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Add the metrics of a shadowing, whose document `read` returns."""
+        self.registry.register(_ShadowCollector(read))
+
     def answered(self, seconds: float, rows: int) -> None:
         self._seconds.observe(seconds)
         self._rows.observe(rows)
@@ -67,3 +74,45 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics in the text format."""
         return generate_latest(self.registry)
+
+
+class _ShadowCollector(Collector):
+    """Metrics of a shadowing, made of its document at each scrape; numbers that are not known yet are left out."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        document = self._read()
+        if document is None:
+            return
+        counts = CounterMetricFamily("leanrec_shadow_requests", "Requests picked for shadowing", labels=["result"])
+        for result, count in document["counts"].items():
+            counts.add_metric([result], count)
+        yield counts
+        versions = GaugeMetricFamily(
+            "leanrec_shadow_model", "1 for the two compared", labels=["champion", "challenger"]
+        )
+        versions.add_metric([document["champion"], document["challenger"]], 1)
+        yield versions
+        yield GaugeMetricFamily("leanrec_shadow_active", "1 while requests are shadowed", int(document["active"]))
+        yield GaugeMetricFamily("leanrec_shadow_seconds", "Time of shadowing", document["seconds"])
+        seconds = GaugeMetricFamily(
+            "leanrec_shadow_latency_seconds", "Time of the same requests", labels=["model", "quantile"]
+        )
+        for model in ("champion", "challenger"):
+            for quantile, milliseconds in document[f"{model}_ms"].items():
+                if milliseconds is not None:
+                    seconds.add_metric([model, f"0.{quantile[1:]}"], milliseconds / 1000)
+        yield seconds
+        low, high = document["p95_ratio_interval"] or (None, None)
+        for name, text, value in (
+            ("mean_score_difference", "Mean difference of scores over their spread", document["mean_difference"]),
+            ("max_score_difference", "Largest difference of scores over their spread", document["max_difference"]),
+            ("rank_agreement", "Share of the top rows that both models have", document["rank_agreement"]),
+            ("p95_ratio", "p95 of the challenger over the champion's", document["p95_ratio"]),
+            ("p95_ratio_low", "Lower bound of its 95% interval", low),
+            ("p95_ratio_high", "Upper bound of its 95% interval", high),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"leanrec_shadow_{name}", text, value)

@@ -15,18 +15,13 @@ from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.datatypes import DATATYPES
 from objectives.serving.pool import Pool
 from objectives.serving.pool.pending_result import Scores
-from spaces.serialization import digest
-
-# Digits of a version; 48 bits tell the bundles of one server apart.
-_VERSION_DIGITS = 12
 
 
 class Model:
-    """An open bundle. Its version is a digest of the manifest, and so of every file's content."""
+    """An open bundle, and its version."""
 
     def __init__(self, bundle: Bundle, pool: Pool) -> None:
-        self.bundle, self.pool = bundle, pool
-        self.version = digest(bundle.manifest)[:_VERSION_DIGITS]
+        self.bundle, self.pool, self.version = bundle, pool, bundle.version
         # An inline replica computes inside `submit`. On the event loop's thread that would stop every other connection
         # for the length of a run, so that it happens on a thread made for it. There are two, since `submit` returns
         # at once where the replica is busy: one runs, and the other one queues, where admission sees what waits.

@@ -17,8 +17,10 @@ import uvicorn
 
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.http.app import Endpoints
+from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
+from objectives.serving.http.mirror import Mirror, running
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 
@@ -47,6 +49,8 @@ def serve(
     limits: Limits,
     say: Say,
     started: Callable[[Started], None],
+    follow_seconds: float | None = None,
+    mirror: Mirror | None = None,
 ) -> bool:
     """Serve a bundle until SIGTERM or SIGINT.
 
@@ -56,6 +60,9 @@ def serve(
         name: of the model in the paths of requests; None takes the bundle's
         say: called with each line of progress
         started: called once requests are accepted
+        follow_seconds: time between two calls of `find`, whose result is swapped in where it is another folder; None
+            for swaps by SIGHUP only
+        mirror: sees the answered requests
 
     Returns:
         Whether all accepted requests were answered before the end.
@@ -72,7 +79,7 @@ def serve(
         model = Model.open(find())
         _warn(model, say)
         _check_name(name or model.bundle.name)
-        inference = Inference(name or model.bundle.name, ModelSlot(model), limits)
+        inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
         config = uvicorn.Config(
             endpoints.app(),
@@ -87,8 +94,9 @@ def serve(
             timeout_graceful_shutdown=limits.drain_seconds,
         )
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
-        swapper, drainer = _Swapper(find, inference, say), _Drainer(server, endpoints, say)
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
+        loop = config.get_loop_factory()
+        with running(mirror, lambda: inference.slot.model), asyncio.Runner(loop_factory=loop) as runner:
             left = runner.run(_run(server, listener, inference, swapper, drainer))
     say(f"{inference.answered} requests were answered, {left} were not")
     if not left:
@@ -101,7 +109,8 @@ async def _run(
 ) -> int:
     """Serve until the end, and return how many accepted requests are left without an answer."""
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, swapper.ask)
+    swapper.start()
+    loop.add_signal_handler(signal.SIGHUP, swapper.look_again)
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
     await server.serve(sockets=[listener])
@@ -130,19 +139,34 @@ class _Server(uvicorn.Server):
 class _Swapper:
     """Swaps of the model, one after another; several signals during one swap ask for one more."""
 
-    def __init__(self, find: Callable[[], Path], inference: Inference, say: Say) -> None:
-        self._find, self._inference, self._say = find, inference, say
+    def __init__(self, find: Callable[[], Path], inference: Inference, say: Say, follow_seconds: float | None) -> None:
+        self._find, self._inference, self._say, self._follow_seconds = find, inference, say, follow_seconds
         self._asked = False
         self._task: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Follow what is found from now on, if that is asked for."""
+        if self._follow_seconds is not None:
+            served = self._inference.slot.model.bundle.folder
+            following = follow(self._find, served, self._follow_seconds, self.ask, self._say)
+            self._follower = asyncio.create_task(following)
 
     def ask(self) -> None:
         self._asked = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._swap_while_asked())
 
+    def look_again(self) -> None:
+        """Swap the model, and look for another challenger too."""
+        if self._inference.mirror is not None:
+            self._inference.mirror.refresh()
+        self.ask()
+
     def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._follower):
+            if task is not None:
+                task.cancel()
 
     async def _swap_while_asked(self) -> None:
         while self._asked:

@@ -1,0 +1,38 @@
+"""Follower of an alias: it asks for a swap where another bundle is found than before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from objectives.errors import one_line
+
+
+async def follow(
+    find: Callable[[], Path], served: Path, seconds: float, changed: Callable[[], None], say: Callable[[str], None]
+) -> None:
+    """Look for another folder than the one that is served, until cancelled.
+
+    A bundle that is found and does not verify is not asked for again. Where nothing is found, or the registry does not
+    answer, the next look may.
+
+    Args:
+        served: the folder that was found first
+        seconds: time between two looks, each on a thread of its own
+        changed: called with each other folder
+    """
+    said: str | None = None
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            found = await asyncio.to_thread(find)
+        except Exception as error:
+            if (line := one_line(error)) != said:
+                said = line
+                say(f"the model stays what it is: {line}")
+            continue
+        said = None
+        if found != served:
+            served = found
+            changed()

@@ -1,0 +1,103 @@
+"""Handle of the challenger's process, for the one thread that waits for it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+
+from objectives.shadow.process import Compared, Opened, Reply, Setup, Shadowed, shadow_process
+from objectives.shadow.summary import ShadowSummary
+
+# Seconds between questions whether to go on, and after which a process that should have ended is killed.
+_LOOK_SECONDS = 0.2
+_ENDING_SECONDS = 3.0
+
+
+class ChildError(RuntimeError):
+    """The process died, or does not answer."""
+
+
+class StoppedError(Exception):
+    """The wait was given up."""
+
+
+class Child:
+    """A process that compares requests, from its start to its end."""
+
+    def __init__(self, setup: Setup, keep: Callable[[ShadowSummary], None], goes_on: Callable[[], bool]) -> None:
+        """Start the process.
+
+        Args:
+            keep: called with each summary
+            goes_on: asked while an answer is waited for; StoppedError is raised where it is false
+        """
+        # A fork would copy the threads' locks of a server at work.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=shadow_process, args=(theirs, setup), name="challenger", daemon=True)
+        self._keep, self._goes_on = keep, goes_on
+        self._process.start()
+        theirs.close()
+
+    def opened(self, seconds: float) -> Opened:
+        """Wait until both models are open.
+
+        Raises:
+            ChildError: the process ended, or takes longer.
+        """
+        reply = self._wait(seconds)
+        assert isinstance(reply, Opened)
+        return reply
+
+    def compare(self, shadowed: Shadowed, seconds: float) -> None:
+        """Have a request compared.
+
+        Raises:
+            ChildError: the process ended, or takes longer.
+        """
+        try:
+            self._connection.send(shadowed)
+        except OSError as error:
+            raise self._ended() from error
+        reply = self._wait(seconds)
+        assert isinstance(reply, Compared)
+
+    def receive(self) -> None:
+        """Take the summaries that have come; ChildError where the process ended."""
+        while self._connection.poll():
+            self._receive()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        """Let the process write its state and end; kill it where it does not."""
+        self._connection.close()
+        self._process.join(_ENDING_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _wait(self, seconds: float) -> Opened | Compared:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not self._goes_on():
+                raise StoppedError
+            if self._connection.poll(_LOOK_SECONDS) and not isinstance(reply := self._receive(), ShadowSummary):
+                return reply
+        self._process.kill()
+        raise ChildError(f"it did not answer within {seconds:g} s")
+
+    def _receive(self) -> Reply:
+        try:
+            reply: Reply = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if isinstance(reply, ShadowSummary):
+            self._keep(reply)
+        return reply
+
+    def _ended(self) -> ChildError:
+        self._process.join(_ENDING_SECONDS)
+        return ChildError(f"its process ended with status {self._process.exitcode}")

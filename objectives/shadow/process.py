@@ -1,0 +1,190 @@
+"""The process of a challenger: it compares one request after another, keeps the state, and ends with the server.
+
+It has the lowest priority, so that its work takes no time from the server's, and a challenger that crashes or hangs
+takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from objectives.arrays import Arrays
+from objectives.errors import InputError, one_line
+from objectives.serving.bundle import read_bundle
+from objectives.serving.bundle_files import BundleError
+from objectives.serving.pool.pending_result import Scores
+from objectives.serving.ranker import Ranker
+from objectives.shadow.pair import Pair
+from objectives.shadow.state import Counts, ShadowState, read_state, write_state
+from objectives.shadow.summary import ShadowSummary, summarize
+
+_LOWEST_PRIORITY = 19
+# Seconds between two writes of the state, each with a summary, and between looks at the parent.
+_PUBLISH_SECONDS = 2.0
+_PARENT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Counts that the server took while no process could, with the newest reason of a failure."""
+
+    counts: Counts = field(default_factory=Counts)
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Folders of both bundles, file of the state, and what happened before the process began."""
+
+    champion: Path
+    challenger: Path
+    state: Path
+    lost: Lost
+
+
+@dataclass(frozen=True)
+class Shadowed:
+    """A request that was answered, the scores that the client got, and what happened since the last message."""
+
+    request: Arrays
+    served: Scores
+    lost: Lost
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The first reply: the champion's version, and the reason why there is nothing to compare, if any, which is final
+    where another attempt on the same files would end as this one."""
+
+    champion: str
+    trouble: str | None
+    final: bool = True
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Reply to a request; a summary follows from time to time."""
+
+
+Reply = Opened | Compared | ShadowSummary
+
+
+def shadow_process(connection: Connection, setup: Setup) -> None:
+    """Compare the requests that come over the connection until it is closed."""
+    os.nice(_LOWEST_PRIORITY)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    with contextlib.suppress(EOFError, ConnectionError):
+        _Shadowing(connection, setup).run()
+
+
+class _SameBundleError(Exception):
+    """Champion and challenger are the same bundle."""
+
+
+class _Shadowing:
+    """One champion and one challenger, from the opening to the end of the connection."""
+
+    def __init__(self, connection: Connection, setup: Setup) -> None:
+        self._connection, self._setup = connection, setup
+        self._state = ShadowState("", "")
+        self._published_at = -_PUBLISH_SECONDS
+        self._changed = False
+
+    def run(self) -> None:
+        try:
+            champion = Ranker(self._setup.champion)
+        except Exception as error:
+            trouble = f"the champion cannot be opened beside the server: {one_line(error)}"
+            self._connection.send(Opened("", trouble, final=False))
+            return
+        version = champion.bundle.version
+        try:
+            pair = self._begin(champion)
+        except BundleError as error:
+            self._state = replace(self._state, unusable=str(error))
+            self._publish()
+            self._connection.send(Opened(version, str(error)))
+            return
+        except _SameBundleError as error:
+            self._connection.send(Opened(version, str(error)))
+            return
+        self._publish()
+        self._connection.send(Opened(version, None))
+        try:
+            self._compare(pair)
+        finally:
+            self._publish()
+
+    def _begin(self, champion: Ranker) -> Pair:
+        """Continue the state of the same two, and open the challenger.
+
+        Raises:
+            BundleError: the challenger cannot be used.
+            _SameBundleError: both are the same.
+        """
+        self._state = ShadowState(champion.bundle.version, "unknown").counted(self._setup.lost.counts)
+        challenger = read_bundle(self._setup.challenger).version
+        if challenger == champion.bundle.version:
+            raise _SameBundleError("it is the champion already")
+        before = _earlier(self._setup.state)
+        if before is None or (before.champion, before.challenger) != (champion.bundle.version, challenger):
+            before = ShadowState(champion.bundle.version, challenger)
+        self._state = replace(before, unusable=None)
+        self._count(self._setup.lost)
+        # Written before the engine opens the challenger: should that end the process, the next one knows.
+        write_state(self._state, self._setup.state)
+        try:
+            return Pair.open(champion, self._setup.challenger)
+        except BundleError:
+            raise
+        except Exception as error:
+            raise BundleError(one_line(error)) from error
+
+    def _compare(self, pair: Pair) -> None:
+        last = time.monotonic()
+        while True:
+            if self._connection.poll(_PUBLISH_SECONDS):
+                message: Shadowed = self._connection.recv()
+                now = time.monotonic()
+                self._state = replace(self._state, seconds=self._state.seconds + now - last)
+                last = now
+                self._count(message.lost)
+                self._state = pair.compare(self._state, message.request, message.served)
+                self._changed = True
+                self._connection.send(Compared())
+            if self._changed and time.monotonic() - self._published_at >= _PUBLISH_SECONDS:
+                self._publish()
+
+    def _count(self, lost: Lost) -> None:
+        self._state = self._state.counted(lost.counts, lost.failure)
+
+    def _publish(self) -> None:
+        """Write the state, and send its summary if the server is there."""
+        write_state(self._state, self._setup.state)
+        with contextlib.suppress(ConnectionError):
+            self._connection.send(summarize(self._state))
+        self._published_at, self._changed = time.monotonic(), False
+
+
+def _earlier(path: Path) -> ShadowState | None:
+    """Return the state in a file; None where it holds none that can be read."""
+    try:
+        return read_state(path)
+    except InputError:
+        return None
+
+
+def _end_with_parent(parent: int) -> None:
+    """End the process once its parent has, however that ended, even while an engine hangs."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
