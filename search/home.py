@@ -47,6 +47,14 @@ class Home:
         """The file of a study's service curves, one JSON line each."""
         return self.mlruns / "timings" / study / "service_curves.jsonl"
 
+    def shadow_state(self, name: str) -> Path:
+        """The file of a served model's shadowing."""
+        return self.mlruns / "shadow" / f"{name}.json"
+
+    def watch(self, name: str) -> Path:
+        """The folder of a watch over a registered model's checkpoints."""
+        return self.mlruns / "watch" / name
+
     def reports(self, study: str) -> Path:
         return self.root / "reports" / study
 

@@ -17,12 +17,18 @@ def is_registered(where: str) -> bool:
     return where.startswith(_REGISTERED)
 
 
-def bundle_folder(where: str, home: Home) -> Path:
+def is_alias(where: str) -> bool:
+    """Return whether a text names a registered model by an alias, which may move to another version."""
+    return is_registered(where) and "@" in where
+
+
+def bundle_folder(where: str, home: Home, field: str = "BUNDLE") -> Path:
     """Return the folder of a bundle.
 
     Args:
         where: a path, `models:/NAME@ALIAS` or `models:/NAME/VERSION`
         home: the home whose MLflow store has the registered models, unless MLFLOW_TRACKING_URI names another
+        field: name of the argument in errors
 
     Raises:
         InputError: there is none.
@@ -31,11 +37,22 @@ def bundle_folder(where: str, home: Home) -> Path:
     if is_registered(where):
         from search.ledger.registry import fetch
 
-        return fetch(where, home)
+        return fetch(where, home, field)
     folder = Path(where)
     if not folder.is_dir():
-        raise InputError(f"BUNDLE: must be a folder or models:/NAME@ALIAS, but got {where!r}")
+        raise InputError(f"{field}: must be a folder or models:/NAME@ALIAS, but got {where!r}")
     return folder
+
+
+def challenger_folder(where: str, home: Home) -> Path | None:
+    """Return the folder of a challenger, None while a registered model has no version of that alias; arguments and
+    errors as in `bundle_folder`."""
+    field = "--challenger"
+    if not is_alias(where):
+        return bundle_folder(where, home, field)
+    from search.ledger.registry import find
+
+    return find(where, home, field)
 
 
 def load(path_or_uri: str | Path, home: str | Path | None = None) -> Ranker:

@@ -133,7 +133,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
         prepared = prepared_by(workers.builder, config, home, console)
         bits = int8_weight_bits() if candidate.precision.rounds_products else None
         made = made_of(prepared, candidate, bits)
-        if made == _made_of(out):
+        if made == made_by(out):
             return _result(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = PairedComparison(jobs_of(config, home, prepared), workers.builder, workers.meter, console)
         name = [config.name, candidate.id, _asked(recipe.policy)]
@@ -171,7 +171,7 @@ def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
     return known[model]
 
 
-def _made_of(folder: Path) -> str | None:
+def made_by(folder: Path) -> str | None:
     """Return the hash that the bundle in the folder was made of, if there is one."""
     try:
         found: str | None = json.loads((folder / MEASUREMENT).read_text())["recipe"]["made_of"]
@@ -194,7 +194,7 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
     """Compare the new bundle with the old one; a lost job is raised, since it tells nothing of the old bundle."""
-    old = _old_side(recipe.bundle, home)
+    old = bundle_side(recipe.bundle, home)
     pairs.console.say("build: timing beside the old bundle")
     quality = None
     try:
@@ -207,8 +207,8 @@ def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home)
     return BesideOld(quality, timed.latency)
 
 
-def _old_side(bundle: Bundle, home: Home) -> Side:
-    """The old bundle's files, as the meter finds an artifact's."""
+def bundle_side(bundle: Bundle, home: Home) -> Side:
+    """Return a bundle's files and candidate, as the meter finds those of an artifact."""
     names = model_files(bundle.candidate.placement, bundle.folder)
     key = digest([bundle.manifest.files[name] for name in names])[:20]
     folder = home.mlruns / "cache" / "bundles" / key

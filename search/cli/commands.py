@@ -314,6 +314,8 @@ def serve(options: argparse.Namespace) -> int:
     from objectives.serving.http.limits import MEBIBYTE, Limits
     from objectives.serving.http.server import Started
     from objectives.serving.http.server import serve as serve_bundle
+    from search.choose.bundles import is_alias
+    from search.cli.checkpoints import shadow
 
     limits = Limits(
         body_bytes=options.max_body_mb * MEBIBYTE,
@@ -331,8 +333,17 @@ def serve(options: argparse.Namespace) -> int:
         sys.stdout.write((json.dumps(vars(found)) if options.json else line) + "\n")
         sys.stdout.flush()
 
+    mirror = None if options.challenger is None else shadow(options, say)
     drained = serve_bundle(
-        partial(_bundle_folder, options), options.host, options.port, options.name, limits, say, started
+        partial(_bundle_folder, options),
+        options.host,
+        options.port,
+        options.name,
+        limits,
+        say,
+        started,
+        options.follow_seconds if is_alias(options.bundle) else None,
+        mirror,
     )
     return DONE if drained else FAILED
 

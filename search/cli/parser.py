@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import traceback
 import warnings
@@ -12,7 +11,9 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
-from search.cli import commands, planning
+from search.cli import checkpoints, commands, planning
+from search.cli.argument_types import above_zero, count, share, tolerated
+from search.cli.checkpoint_options import add_promotion_options, add_shadowing_options, add_watch_options
 from search.cli.commands import FAILED
 from search.errors import RenamedKeyWarning
 
@@ -97,27 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(rule: str, most: float, text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (number := float(text)) < most:
-            return number
-    raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
-
-
-_above_zero = partial(_number, "be above 0", float("inf"))
-_share = partial(_number, "lie between 0 and 1", 1.0)
-
-
-def _tolerated(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else _share(text)
-
-
-def _count(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (number := int(text)) > 0:
-        return number
-    raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
-
-
 def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
@@ -134,8 +114,8 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting of the study"
     )
-    observing.add_argument("--seconds", type=_above_zero, default=60.0, help="of a URL (default 60)")
-    observing.add_argument("--every", type=_above_zero, default=2.0, help="seconds between samples (default 2)")
+    observing.add_argument("--seconds", type=above_zero, default=60.0, help="of a URL (default 60)")
+    observing.add_argument("--every", type=above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
 
@@ -153,14 +133,14 @@ def _of_a_study(add: _Add) -> None:
     reporting = add("report", "write a study's report, one HTML file", commands.report)
     reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
     choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
-    choosing.add_argument("--p95-ms", type=_above_zero, help="the highest p95 that is good enough, in milliseconds")
-    choosing.add_argument("--p95-ratio", type=_above_zero, help="the same as a share of the baseline's")
+    choosing.add_argument("--p95-ms", type=above_zero, help="the highest p95 that is good enough, in milliseconds")
+    choosing.add_argument("--p95-ratio", type=above_zero, help="the same as a share of the baseline's")
     choosing.add_argument(
-        "--throughput-rps", type=_above_zero, help="the lowest throughput that is good enough, in requests per second"
+        "--throughput-rps", type=above_zero, help="the lowest throughput that is good enough, in requests per second"
     )
-    choosing.add_argument("--throughput-ratio", type=_above_zero, help="the same as a multiple of the baseline's")
-    choosing.add_argument("--memory-mb", type=_above_zero, help="the highest peak memory of a process, in 10^6 bytes")
-    choosing.add_argument("--max-loss", type=_share, help="the loss that is tolerated (default: the study's)")
+    choosing.add_argument("--throughput-ratio", type=above_zero, help="the same as a multiple of the baseline's")
+    choosing.add_argument("--memory-mb", type=above_zero, help="the highest peak memory of a process, in 10^6 bytes")
+    choosing.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
     what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
@@ -169,6 +149,9 @@ def _of_a_study(add: _Add) -> None:
     )
     _plan(add("plan", "which points of the front serve when, on how many machines", planning.plan))
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
+    promoting = "make the challenger the champion, if its shadowing keeps a policy"
+    add_promotion_options(add("promote", promoting, checkpoints.promote))
+    add_watch_options(add("watch", "build, shadow and promote each new checkpoint, or refuse it", checkpoints.watch))
 
 
 def _plan(planned: argparse.ArgumentParser) -> None:
@@ -177,11 +160,11 @@ def _plan(planned: argparse.ArgumentParser) -> None:
     demand.add_argument("--profile", metavar="FILE", help="rates by hour and weekday, as leanrec observe writes them")
     planned.add_argument("--machines", metavar="FILE", help="YAML table of machines (default: this one)")
     planned.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
-    planned.add_argument("--phase-minutes", type=_above_zero, default=15.0, help="length of a phase (default 15)")
-    planned.add_argument("--horizon-hours", type=_above_zero, help="planned at a time (default and at most: a day)")
-    planned.add_argument("--slo-ms", type=_above_zero, help="milliseconds within which requests are answered")
-    planned.add_argument("--max-loss", type=_tolerated, help="mean loss of a day's requests (default: the study's)")
-    planned.add_argument("--max-money", type=_above_zero, help="of a day; the loss is minimised within it")
+    planned.add_argument("--phase-minutes", type=above_zero, default=15.0, help="length of a phase (default 15)")
+    planned.add_argument("--horizon-hours", type=above_zero, help="planned at a time (default and at most: a day)")
+    planned.add_argument("--slo-ms", type=above_zero, help="milliseconds within which requests are answered")
+    planned.add_argument("--max-loss", type=tolerated, help="mean loss of a day's requests (default: the study's)")
+    planned.add_argument("--max-money", type=above_zero, help="of a day; the loss is minimised within it")
     planned.add_argument(
         "--headroom",
         type=float,
@@ -190,10 +173,10 @@ def _plan(planned: argparse.ArgumentParser) -> None:
         metavar="QUANTILE",
         help="of the forecast that machines suffice for: 0.5, 0.8, 0.9 or 0.95 (default 0.9)",
     )
-    planned.add_argument("--held-out", type=_share, default=0.3, help="share of the trace to judge on (default 0.3)")
+    planned.add_argument("--held-out", type=share, default=0.3, help="share of the trace to judge on (default 0.3)")
     planned.add_argument(
         "--requests",
-        type=_count,
+        type=count,
         default=100_000,
         metavar="N",
         help="most requests simulated of a policy (default 100000)",
@@ -223,12 +206,13 @@ def _of_a_bundle(add: _Add) -> None:
     serving.add_argument("--host", default="127.0.0.1")
     serving.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     serving.add_argument("--name", help="of the model in the paths of requests (default: the bundle's)")
-    serving.add_argument("--max-body-mb", type=_count, default=16, metavar="MIB", help="largest body of a request")
-    serving.add_argument("--max-rows", type=_count, default=10_000, metavar="N", help="most rows of a request")
-    serving.add_argument("--max-in-flight", type=_count, default=256, metavar="N", help="most requests at once")
+    serving.add_argument("--max-body-mb", type=count, default=16, metavar="MIB", help="largest body of a request")
+    serving.add_argument("--max-rows", type=count, default=10_000, metavar="N", help="most rows of a request")
+    serving.add_argument("--max-in-flight", type=count, default=256, metavar="N", help="most requests at once")
     serving.add_argument(
-        "--drain-seconds", type=_count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
+        "--drain-seconds", type=count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
     )
+    add_shadowing_options(serving)
     building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)
     building.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,18 @@ def register(client: MlflowClient, uri: str, name: str, folder: Path, run: str, 
         run: id of the run that the bundle comes from
         tags: of the version
     """
+    version = challenge(client, name, folder, run, tags)
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            verify(_bundle_of(client, uri, version, Path(cache) / "fetched"))
+    except BundleError as error:
+        return Registered(name, str(version.version), str(error))
+    crown(client, version)
+    return Registered(name, str(version.version), None)
+
+
+def challenge(client: MlflowClient, name: str, folder: Path, run: str, tags: Mapping[str, str]) -> ModelVersion:
+    """Register a bundle as a new version, the challenger; arguments as in `register`."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -69,46 +82,72 @@ def register(client: MlflowClient, uri: str, name: str, folder: Path, run: str, 
     source = client.get_logged_model(model).artifact_location
     version = client.create_model_version(name, source, run, tags=dict(tags), model_id=model)
     client.set_registered_model_alias(name, CHALLENGER, version.version)
-    try:
-        with tempfile.TemporaryDirectory() as cache:
-            verify(_bundle_of(client, uri, version, Path(cache) / "fetched"))
-    except BundleError as error:
-        return Registered(name, str(version.version), str(error))
-    client.set_registered_model_alias(name, CHAMPION, version.version)
-    client.delete_registered_model_alias(name, CHALLENGER)
-    return Registered(name, str(version.version), None)
+    return version
 
 
-def fetch(uri: str, home: Home) -> Path:
+def crown(client: MlflowClient, version: ModelVersion) -> None:
+    """Make a version the champion, and then no longer the challenger; done twice, it changes nothing."""
+    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    aliases = client.get_registered_model(version.name).aliases
+    if str(aliases.get(CHALLENGER)) == str(version.version):
+        client.delete_registered_model_alias(version.name, CHALLENGER)
+
+
+def fetch(uri: str, home: Home, field: str = "BUNDLE") -> Path:
     """Return the folder of a registered bundle, fetched into the home's cache if the store is not on this machine.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`
+        field: name of the argument in errors
 
     Raises:
         InputError: there is no such version, or it is no bundle.
         ExplainedError: the store does not answer.
     """
+    if (found := find(uri, home, field)) is None:
+        raise InputError(f"{field}: {uri} must be registered in {home.tracking_uri(None)}, but there is no such alias")
+    return found
+
+
+def find(uri: str, home: Home, field: str = "BUNDLE") -> Path | None:
+    """Return what `fetch` does, with its arguments and errors, but None where the model has no such alias."""
     store, wanted = home.tracking_uri(None), _URI.fullmatch(uri)
     if wanted is None:
-        raise InputError(f"BUNDLE: must be models:/NAME@ALIAS or models:/NAME/VERSION, but got {uri!r}")
-    if store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).exists():
-        raise InputError(f"BUNDLE: {uri} must be registered in {store}, but nothing is; --home gives another home")
-    try:
+        raise InputError(f"{field}: must be models:/NAME@ALIAS or models:/NAME/VERSION, but got {uri!r}")
+    check_store(store, uri, field)
+    with answering(store, uri, field):
         client = open_client(store)
         version = _version(client, **wanted.groupdict())
-        kept = home.mlruns / "cache" / "registered" / digest(store, version.source)[:20]
-        return _bundle_of(client, store, version, kept)
+        return None if version is None else bundle_of(client, store, version, home)
+
+
+def check_store(store: str, what: str, field: str) -> None:
+    """Check that a database is there, since looking into it would make it."""
+    if store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).exists():
+        raise InputError(f"{field}: {what} must be registered in {store}, but nothing is; --home gives another home")
+
+
+@contextmanager
+def answering(store: str, what: str, field: str) -> Iterator[None]:
+    """Turn errors of a store into InputError where something is not registered, else into ExplainedError."""
+    try:
+        yield
     except STORE_ERRORS as error:
         if isinstance(error, MlflowException) and error.error_code in _UNKNOWN:
-            raise InputError(f"BUNDLE: {uri} must be registered in {store}, but: {first_line(error)}") from error
+            raise InputError(f"{field}: {what} must be registered in {store}, but: {first_line(error)}") from error
         raise ExplainedError(f"MLflow at {store} did not answer: {first_line(error)}") from error
 
 
-def _version(client: MlflowClient, name: str, alias: str | None, version: str | None) -> ModelVersion:
+def bundle_of(client: MlflowClient, store: str, version: ModelVersion, home: Home) -> Path:
+    """Return the folder of a version's bundle, fetched as in `fetch`; InputError where it holds none."""
+    kept = home.mlruns / "cache" / "registered" / digest(store, version.source)[:20]
+    return _bundle_of(client, store, version, kept)
+
+
+def _version(client: MlflowClient, name: str, alias: str | None, version: str | None) -> ModelVersion | None:
     if alias is not None:
-        return client.get_model_version_by_alias(name, alias)
-    return client.get_model_version(name, version)
+        version = client.get_registered_model(name).aliases.get(alias)
+    return None if version is None else client.get_model_version(name, version)
 
 
 def _log_flavour(client: MlflowClient, bundle: Bundle, run: str, tags: Mapping[str, str]) -> str:

@@ -110,7 +110,7 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
     def timed(*asked: object) -> object:
         raise JobError("Gather: index 51")
 
-    monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
+    monkeypatch.setattr(recipe, "bundle_side", lambda bundle, home: None)
     pairs: Any = SimpleNamespace(
         jobs=SimpleNamespace(recording=str), console=Console(True, True), evaluate=judged, benchmark=timed
     )
@@ -128,7 +128,7 @@ def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pyt
     def judged(*asked: object) -> object:
         raise LostJobError("The meter was ended by SIGKILL")
 
-    monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
+    monkeypatch.setattr(recipe, "bundle_side", lambda bundle, home: None)
     pairs: Any = SimpleNamespace(jobs=None, console=Console(True, True), evaluate=judged)
     with pytest.raises(LostJobError):
         recipe._beside_old(Recipe(None, None, POLICY), pairs, None, None)  # type: ignore[arg-type]

@@ -90,17 +90,16 @@ class _ShadowCollector(Collector):
         for result, count in document["counts"].items():
             counts.add_metric([result], count)
         yield counts
-        versions = GaugeMetricFamily(
-            "leanrec_shadow_model", "1 for the two compared", labels=["champion", "challenger"]
-        )
-        versions.add_metric([document["champion"], document["challenger"]], 1)
+        pair = ["champion", "challenger"]
+        versions = GaugeMetricFamily("leanrec_shadow_model", "1 for the two that are compared", labels=pair)
+        versions.add_metric([document[model] for model in pair], 1)
         yield versions
         yield GaugeMetricFamily("leanrec_shadow_active", "1 while requests are shadowed", int(document["active"]))
         yield GaugeMetricFamily("leanrec_shadow_seconds", "Time of shadowing", document["seconds"])
         seconds = GaugeMetricFamily(
             "leanrec_shadow_latency_seconds", "Time of the same requests", labels=["model", "quantile"]
         )
-        for model in ("champion", "challenger"):
+        for model in pair:
             for quantile, milliseconds in document[f"{model}_ms"].items():
                 if milliseconds is not None:
                     seconds.add_metric([model, f"0.{quantile[1:]}"], milliseconds / 1000)

@@ -1,0 +1,144 @@
+"""Promotion of a challenger: its shadowing is held to a policy, and the alias moves where that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+
+from objectives.errors import InputError
+from objectives.records import Quality
+from objectives.serving.bundle import Bundle, read_bundle, verify
+from objectives.serving.bundle_files import BundleError
+from objectives.shadow.state import ShadowState, read_state
+from objectives.shadow.summary import ShadowSummary, summarize
+from search.checkpoints.promotion_policy import Condition, PromotionPolicy, loss_condition, reasons, shadow_conditions
+from search.ledger.aliases import Aliases
+from search.ledger.registry import CHALLENGER, CHAMPION
+from search.report.columns import Cell, Column
+
+# A challenger and a champion -> the quality of the first against the second, or the reason why there is none.
+Evaluate = Callable[[Bundle, Bundle], tuple[Quality | None, str | None]]
+
+CONDITION_COLUMNS: tuple[Column[Condition], ...] = (
+    Column("condition", lambda of: Cell(of.name), "left"),
+    Column("limit", lambda of: Cell(of.limit), "left"),
+    Column("value", lambda of: Cell(of.value), "left"),
+    Column("holds", lambda of: Cell("yes" if of.holds else "no"), "left"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the evidence of a challenger comes to.
+
+    refused: the conditions that do not hold, None where all do
+    final: whether more requests would not change that
+    """
+
+    conditions: tuple[Condition, ...]
+    shadow: ShadowSummary | None
+    refused: str | None
+    final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionResult:
+    """Result of a promotion, as `leanrec promote --json` prints it.
+
+    champion, challenger: numbers of the versions before it
+    """
+
+    name: str
+    champion: str
+    challenger: str
+    promoted: bool
+    reason: str
+    conditions: tuple[Condition, ...]
+    shadow: ShadowSummary | None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Evidence of a challenger, and the policy that it is held to.
+
+    state: file of the shadowing's state
+    loss_required: whether a loss that cannot be evaluated refuses; else it is left out
+    evaluate: called only where all other conditions hold
+    """
+
+    aliases: Aliases
+    state: Path
+    policy: PromotionPolicy
+    loss_required: bool
+    evaluate: Evaluate
+
+    def promote(self) -> PromotionResult:
+        """Move the alias champion to the challenger if the policy holds.
+
+        Raises:
+            InputError: there is no challenger.
+        """
+        aliases = self.aliases
+        champion, challenger = aliases.version(CHAMPION), aliases.version(CHALLENGER)
+        if challenger is None or champion is None:
+            missing = f"models:/{aliases.name}@{CHALLENGER}"
+            raise InputError(f"STUDY: {missing} must be registered in {aliases.store}, but there is none")
+        found = self._verdict_of(champion, challenger)
+        if found.refused is None:
+            aliases.promote(challenger, told(found))
+        return PromotionResult(
+            name=aliases.name,
+            champion=str(champion.version),
+            challenger=str(challenger.version),
+            promoted=found.refused is None,
+            reason=found.refused or told(found),
+            conditions=found.conditions,
+            shadow=found.shadow,
+        )
+
+    def _verdict_of(self, champion: ModelVersion, challenger: ModelVersion) -> Verdict:
+        try:
+            ours, _ = verify(self.aliases.folder(challenger))
+        except BundleError as error:
+            whole = Condition("bundle", "one that verifies", str(error), holds=False, final=True)
+            return Verdict(conditions=(whole,), shadow=None, refused=whole.reason, final=True)
+        return self.verdict(read_bundle(self.aliases.folder(champion)), ours)
+
+    def verdict(self, champion: Bundle, challenger: Bundle) -> Verdict:
+        """Hold the evidence to the policy; a challenger that is the champion already keeps it."""
+        if champion.version == challenger.version:
+            return Verdict(conditions=(), shadow=None, refused=None, final=True)
+        summary, pair = _evidence(self.state, champion.version, challenger.version)
+        conditions = (pair, *shadow_conditions(self.policy, summary))
+        most = self.policy.max_loss
+        if most is not None and all(condition.holds for condition in conditions):
+            quality, trouble = self.evaluate(challenger, champion)
+            if quality is not None or self.loss_required:
+                conditions = (*conditions, loss_condition(most, quality, trouble))
+        final = any(condition.final for condition in conditions if not condition.holds)
+        return Verdict(conditions=conditions, shadow=summary, refused=reasons(conditions), final=final)
+
+
+def told(found: Verdict) -> str:
+    """Return the reason of a promotion in one line."""
+    if found.shadow is None:
+        return "it is the champion already"
+    return "; ".join(f"{condition.name} {condition.value}" for condition in found.conditions[1:])
+
+
+def _evidence(state: Path, champion: str, challenger: str) -> tuple[ShadowSummary, Condition]:
+    """Return the summary of a state, and the condition that it is of these two; else that of no request."""
+    found = read_state(state)
+    wanted = f"{challenger} beside {champion}"
+    if found is None:
+        value = f"nothing yet: {state} is written by leanrec serve --challenger"
+    else:
+        value = f"{found.challenger} beside {found.champion}"
+    same = found is not None and (found.champion, found.challenger) == (champion, challenger)
+    # A challenger whose files cannot be read has no version.
+    unusable = found.unusable if found is not None and found.challenger == "unknown" else None
+    kept = found if same and found is not None else replace(ShadowState(champion, challenger), unusable=unusable)
+    return summarize(kept), Condition("shadowed", wanted, value, same)

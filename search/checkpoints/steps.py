@@ -1,0 +1,140 @@
+"""Work of a watch's steps: build, register, shadow, promote or refuse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from objectives.errors import ExplainedError, InputError
+from objectives.serving.bundle import Bundle, read_bundle, verify
+from search.checkpoints.promotion import Judge, told
+from search.checkpoints.watch_state import Step, Work
+from search.choose.rebuild import RebuildResult, made_by, read_recipe, rebuild
+from search.cli.console import Console
+from search.errors import JobError, LostJobError
+from search.home import Home
+from search.ledger.aliases import Aliases
+from search.ledger.registry import CHALLENGER, CHAMPION
+from search.locking import locked
+
+# Environment variable by which a factory finds the checkpoint that it is to load.
+ENVIRONMENT = "LEANREC_CHECKPOINT"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one registered model; implements `Actions`.
+
+    model: factory of the checkpoint; None for the recipe's
+    patience_s: longest time of shadowing
+    """
+
+    aliases: Aliases
+    judge: Judge
+    home: Home
+    model: str | None
+    patience_s: float
+    console: Console
+
+    @cached_property
+    def _bundles(self) -> dict[str, Bundle]:
+        """Verified bundles by version, since shadowing looks at them again and again."""
+        return {}
+
+    def folder(self, checkpoint: str) -> Path:
+        """Return the folder of a checkpoint at work."""
+        return self.home.watch(self.aliases.name) / checkpoint
+
+    def copy_of(self, checkpoint: str, file: str) -> Path:
+        """Return the place of the copy that a bundle is built from."""
+        return self.folder(checkpoint) / "checkpoint" / Path(file).name
+
+    def build(self, work: Work) -> tuple[Step, str]:
+        """Apply the champion's recipe to the checkpoint; whatever the factory, the build or the bundle's policy has
+        against it refuses it.
+
+        Raises:
+            LostJobError: a worker's process died, which may not be the checkpoint's fault.
+            ConfigError: the study is being run.
+        """
+        copy, out = self.copy_of(work.checkpoint, work.file), self.folder(work.checkpoint) / "bundle"
+        if not copy.is_file():
+            raise ExplainedError(f"the copy of the checkpoint must lie at {copy}, but is gone")
+        champion = self._folder_of(CHAMPION)
+        recipe = read_recipe(champion, self.model)
+        with locked(self.home, recipe.config.name), _in_environment(copy):
+            try:
+                found: RebuildResult = rebuild(recipe, self.home, out, self.console)
+                if not found.accepted:
+                    return "refuse", found.reason.removeprefix("refused: ")
+                verify(out)
+            except LostJobError:
+                raise
+            except (InputError, JobError) as error:
+                return "refuse", " ".join(str(error).split())
+        if made_by(out) == made_by(champion):
+            return "leave", "the champion was made of this checkpoint already"
+        return "register", found.reason
+
+    def register(self, work: Work) -> str:
+        out = self.folder(work.checkpoint) / "bundle"
+        tags = {"candidate": read_bundle(out).candidate.id, "reason": work.reason[:500]}
+        return str(self.aliases.challenge(out, work.checkpoint, tags).version)
+
+    def shadow(self, work: Work) -> tuple[Step, str]:
+        assert work.version is not None and work.since is not None
+        challenger = self.aliases.numbered(work.version)
+        champion = self.aliases.version(CHAMPION)
+        assert champion is not None
+        if challenger.version not in (champion.version, getattr(self.aliases.version(CHALLENGER), "version", None)):
+            self.aliases.challenge(self.folder(work.checkpoint) / "bundle", work.checkpoint, {})
+        found = self.judge.verdict(*(self._bundle(str(one.version)) for one in (champion, challenger)))
+        if found.refused is None:
+            return "promote", told(found)
+        if found.final:
+            return "refuse", found.refused
+        if time.time() - work.since > self.patience_s:
+            return "refuse", f"after {self.patience_s / 60:g} minutes of shadowing: {found.refused}"
+        return "shadow", work.reason
+
+    def promote(self, work: Work) -> None:
+        assert work.version is not None
+        self.aliases.promote(self.aliases.numbered(work.version), work.reason)
+
+    def refuse(self, work: Work) -> None:
+        if work.version is not None:
+            self.aliases.refuse(self.aliases.numbered(work.version), work.reason)
+
+    def clear(self, work: Work) -> None:
+        shutil.rmtree(self.folder(work.checkpoint), ignore_errors=True)
+
+    def _folder_of(self, alias: str) -> Path:
+        version = self.aliases.version(alias)
+        if version is None:
+            raise InputError(f"STUDY: models:/{self.aliases.name}@{alias} must be registered, but there is none")
+        return self.aliases.folder(version)
+
+    def _bundle(self, number: str) -> Bundle:
+        if number not in self._bundles:
+            self._bundles[number] = read_bundle(self.aliases.folder(self.aliases.numbered(number)))
+        return self._bundles[number]
+
+
+@contextmanager
+def _in_environment(copy: Path) -> Iterator[None]:
+    """Tell the workers, and the factory in them, where the checkpoint lies."""
+    before = os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT] = str(copy)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ENVIRONMENT]
+        else:
+            os.environ[ENVIRONMENT] = before

@@ -1,0 +1,41 @@
+"""Types of arguments on the command line; ArgumentTypeError tells what they must be."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from functools import partial
+
+
+def number(rule: str, most: float, text: str) -> float:
+    """Parse a number above 0 and below `most`; `rule` completes "must"."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < most:
+            return value
+    raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
+
+
+above_zero = partial(number, "be above 0", float("inf"))
+share = partial(number, "lie between 0 and 1", 1.0)
+
+
+def share_or_all(text: str) -> float:
+    """Parse a share that may be 1."""
+    return 1.0 if text.strip() in ("1", "1.0") else share(text)
+
+
+def not_negative(text: str) -> float:
+    """Parse a number of 0 or more."""
+    return 0.0 if text.strip() in ("0", "0.0") else above_zero(text)
+
+
+def tolerated(text: str) -> float:
+    """Parse a share that may be 0."""
+    return 0.0 if text.strip() in ("0", "0.0") else share(text)
+
+
+def count(text: str) -> int:
+    """Parse a whole number above 0."""
+    if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (value := int(text)) > 0:
+        return value
+    raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
