@@ -32,7 +32,7 @@ class PromotionPolicy:
     def __post_init__(self) -> None:
         if self.min_requests < 1:
             raise ConfigError(f"min_requests: must be 1 or more, but got {self.min_requests}")
-        if self.min_seconds < 0:
+        if not self.min_seconds >= 0:
             raise ConfigError(f"min_seconds: must be 0 or more, but got {self.min_seconds}")
         for name in ("max_p95_ratio", "max_difference"):
             if not getattr(self, name) > 0:

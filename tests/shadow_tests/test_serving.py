@@ -1,0 +1,145 @@
+"""A real server with a challenger: clients see the champion's answers only, whatever the challenger does."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from objectives.serving.bundle import read_bundle
+from objectives.shadow.score_differences import ScoreDifferences
+from objectives.shadow.state import read_state
+from tests.serve_tests import oracle
+from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.process import SOON, ServerProcess, serving, wait_until
+from tests.shadow_tests.challengers import write_failing, write_not_finite
+
+ROWS = 24
+
+
+def requests(count: int) -> list[dict[str, np.ndarray]]:
+    return [draw_request(ROWS, seed) for seed in range(count)]
+
+
+def served(bundle: Path, asked: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    with read_bundle(bundle).open() as pool:
+        return [pool.submit(request).result(SOON) for request in asked]
+
+
+def shadowing(server: ServerProcess) -> dict[str, Any] | None:
+    """The document of the shadowing in the server's statistics."""
+    (found,) = httpx.get(f"{server.url}/stats").json()["model_stats"]
+    return found["shadow"]  # type: ignore[no-any-return]
+
+
+def counted(server: ServerProcess, result: str) -> float:
+    return server.metric("leanrec_shadow_requests_total", result=result)
+
+
+def send(server: ServerProcess, asked: list[dict[str, np.ndarray]], expected: list[np.ndarray]) -> None:
+    """Send requests one after another; each answer is the champion's, byte for byte."""
+    with httpx.Client(timeout=SOON) as client:
+        for request, scores in zip(asked, expected, strict=True):
+            response = client.post(f"{server.url}/infer", json=oracle.json_request(request))
+            assert response.status_code == 200
+            assert oracle.read_scores(response.content, None)[1].tobytes() == scores.tobytes()
+
+
+def options(tmp_path: Path, challenger: Path) -> tuple[str, ...]:
+    state = str(tmp_path / "state.json")
+    return ("--challenger", str(challenger), "--shadow-share", "1", "--shadow-state", state)
+
+
+def active(server: ServerProcess) -> None:
+    wait_until(lambda: server.metric("leanrec_shadow_active") == 1)
+
+
+def test_scores_are_compared_and_the_state_survives_a_restart(tmp_path: Path) -> None:
+    champion, challenger = write_toy(tmp_path / "champion"), write_toy(tmp_path / "challenger", seed=1)
+    asked = requests(16)
+    theirs, ours = served(champion, asked), served(challenger, asked)
+    expected = ScoreDifferences()
+    for pair in zip(theirs, ours, strict=True):
+        expected = expected.with_request(*pair)
+    for start in (1, 2):
+        with serving(champion, tmp_path / "log", *options(tmp_path, challenger)) as server:
+            active(server)
+            found = shadowing(server)
+            assert found is not None and found["counts"]["shadowed"] == 16 * (start - 1), "from the state's file"
+            send(server, asked, theirs)  # no more than may wait, so that none is dropped
+            wait_until(lambda server=server, start=start: counted(server, "shadowed") == 16 * start)
+            found = shadowing(server)
+            assert found is not None and found["counts"] == {
+                "shadowed": 16 * start, "dropped": 0, "refused": 0, "failed": 0, "not_finite": 0,
+            }  # fmt: skip
+            assert found["mean_difference"] == pytest.approx(expected.mean_difference)
+            assert found["rank_agreement"] == pytest.approx(expected.rank_agreement)
+            assert server.metric("leanrec_shadow_mean_score_difference") == pytest.approx(expected.mean_difference)
+            versions = {"champion": server.version, "challenger": read_bundle(challenger).version}
+            assert server.metric("leanrec_shadow_model", **versions) == 1
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(SOON) == 0
+    state = read_state(tmp_path / "state.json")
+    assert state is not None and state.counts.shadowed == 32 and state.seconds > 0
+
+
+Write = Callable[[Path], Path]
+
+
+@pytest.mark.parametrize(
+    ("write", "result"),
+    [
+        pytest.param(lambda folder: write_failing(folder), "failed", id="fails"),
+        pytest.param(lambda folder: write_not_finite(folder), "not_finite", id="is not finite"),
+        pytest.param(lambda folder: write_toy(folder, waiting(3600), seed=1), "dropped", id="hangs"),
+        pytest.param(lambda folder: write_toy(folder, waiting(0.05), seed=1), "shadowed", id="is slow"),
+    ],
+)
+def test_clients_see_nothing_of_a_challenger(write: Write, result: str, tmp_path: Path) -> None:
+    champion, challenger = write_toy(tmp_path / "champion"), write(tmp_path / "challenger")
+    asked = requests(60)
+    expected = served(champion, asked)
+    with serving(champion, tmp_path / "log", *options(tmp_path, challenger)) as server:
+        active(server)
+        for _ in range(2):
+            send(server, asked, expected)
+        wait_until(lambda: counted(server, result) > 0)
+        assert server.metric("leanrec_requests_total", status="200") == 120
+        if result == "failed":
+            wait_until(lambda: "indices" in ((shadowing(server) or {})["last_failure"] or ""))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SOON) == 0, "a challenger that hangs does not keep the server"
+    assert "120 requests were answered, 0 were not" in (tmp_path / "log").read_text()
+
+
+def test_a_challenger_that_cannot_be_used_is_told_and_the_champion_serves(tmp_path: Path) -> None:
+    champion, challenger = write_toy(tmp_path / "champion"), write_toy(tmp_path / "challenger", seed=1)
+    data = (challenger / "model.onnx").read_bytes()
+    (challenger / "model.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    asked = requests(5)
+    with serving(champion, tmp_path / "log", *options(tmp_path, challenger)) as server:
+        wait_until(lambda: "model.onnx was changed" in ((shadowing(server) or {}).get("unusable") or ""))
+        send(server, asked, served(champion, asked))
+        assert counted(server, "shadowed") == 0 and server.metric("leanrec_shadow_active") == 0
+        # Mended, it is used after a SIGHUP.
+        write_toy(challenger, seed=1)
+        server.process.send_signal(signal.SIGHUP)
+        active(server)
+    assert json.loads((tmp_path / "state.json").read_text())["unusable"] is None
+
+
+def test_a_challenger_that_is_not_there_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from search.cli.parser import run_command
+
+    champion = str(write_toy(tmp_path / "champion"))
+    assert run_command(["serve", champion, "--challenger", str(tmp_path / "nothing"), "--home", str(tmp_path)]) == 2
+    assert "--challenger: must be a folder" in capsys.readouterr().err
+    for share in ("0", "1.5", "x"):
+        assert run_command(["serve", champion, "--challenger", champion, "--shadow-share", share]) == 2
+        assert "--shadow-share" in capsys.readouterr().err

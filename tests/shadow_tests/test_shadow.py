@@ -1,0 +1,136 @@
+"""The server's side of shadowing beside real processes: picks, drops, failures, and a challenger that changes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.serving.bundle import read_bundle
+from objectives.serving.http.model import Model
+from objectives.shadow.shadow import Shadow
+from objectives.shadow.state import read_state
+from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.process import SOON, wait_until
+
+REQUEST = draw_request(3)
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    model = Model.open(write_toy(tmp_path_factory.mktemp("champion") / "bundle"))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def scores(champion: Model) -> np.ndarray:
+    return champion.pool.submit(REQUEST).result(SOON)
+
+
+@contextmanager
+def shadowing(
+    champion: Model, find: Callable[[], Path | None], folder: Path, share: float = 1.0, patience: float = 20.0
+) -> Iterator[Shadow]:
+    shadow = Shadow(find, share, lambda name: folder / f"{name}.json", 0.1, lambda line: None, patience)
+    shadow.start(lambda: champion)
+    try:
+        yield shadow
+    finally:
+        shadow.close()
+        assert not multiprocessing.active_children(), "no process is left"
+
+
+def known(shadow: Shadow, name: str) -> Any:
+    return (shadow.document() or {}).get(name)
+
+
+def counted(shadow: Shadow, result: str) -> int:
+    counts = known(shadow, "counts")
+    return 0 if counts is None else int(counts[result])
+
+
+def is_active(shadow: Shadow) -> bool:
+    return bool(known(shadow, "active"))
+
+
+def test_a_challenger_that_hangs_is_replaced_and_its_requests_failed(
+    champion: Model, scores: np.ndarray, tmp_path: Path
+) -> None:
+    hanging = write_toy(tmp_path / "hanging", waiting(3600))
+    with shadowing(champion, lambda: hanging, tmp_path, patience=0.5) as shadow:
+        wait_until(lambda: is_active(shadow))
+        for _ in range(40):
+            shadow.offer(champion, REQUEST, scores)
+        assert counted(shadow, "dropped") >= 40 - 16 - 2, "no more wait than the queue holds"
+        wait_until(lambda: counted(shadow, "failed") == 1)
+        wait_until(lambda: is_active(shadow))
+        assert "did not answer within 0.5 s" in known(shadow, "last_failure")
+    state = read_state(tmp_path / "toy.json")
+    assert state is not None and state.counts.failed >= 1 and state.counts.shadowed == 0
+
+
+def test_a_process_that_dies_is_a_failure_and_the_next_one_goes_on(
+    champion: Model, scores: np.ndarray, tmp_path: Path
+) -> None:
+    challenger = write_toy(tmp_path / "challenger", seed=1)
+    with shadowing(champion, lambda: challenger, tmp_path) as shadow:
+        wait_until(lambda: is_active(shadow))
+        shadow.offer(champion, REQUEST, scores)
+        wait_until(lambda: counted(shadow, "shadowed") == 1)
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        wait_until(lambda: counted(shadow, "failed") == 1)
+        wait_until(lambda: is_active(shadow))
+        shadow.offer(champion, REQUEST, scores)
+        wait_until(lambda: counted(shadow, "shadowed") == 2)
+        assert known(shadow, "last_failure") == "its process ended with status -9"
+
+
+def test_requests_are_picked_by_the_share_and_not_under_pressure(
+    champion: Model, scores: np.ndarray, tmp_path: Path
+) -> None:
+    challenger = write_toy(tmp_path / "challenger", seed=1)
+    busy: Any = SimpleNamespace(pool=SimpleNamespace(queued=2), bundle=champion.bundle, version=champion.version)
+    with shadowing(champion, lambda: challenger, tmp_path, share=0.25) as shadow:
+        shadow.offer(busy, REQUEST, scores)
+        wait_until(lambda: is_active(shadow))
+        for _ in range(4000):
+            shadow.offer(busy, REQUEST, scores)
+        # A binomial of 4000 and 0.25 lies within six standard deviations.
+        assert abs(counted(shadow, "refused") - 1000) < 6 * (4000 * 0.25 * 0.75) ** 0.5
+        assert counted(shadow, "dropped") == counted(shadow, "shadowed") == 0
+
+
+def test_the_challenger_is_followed(champion: Model, scores: np.ndarray, tmp_path: Path) -> None:
+    """None at first, then one after another, the champion itself, and a registry that does not answer."""
+    bundles = {name: write_toy(tmp_path / name, seed=seed) for seed, name in enumerate(("same", "one", "two"))}
+    now: list[str | None] = [None]
+
+    def find() -> Path | None:
+        if now[0] == "away":
+            raise OSError("the registry is away")
+        return None if now[0] is None else bundles[now[0]]
+
+    with shadowing(champion, find, tmp_path) as shadow:
+        for name in ("one", "two"):
+            shadow.offer(champion, REQUEST, scores)
+            now[0] = name
+            version = read_bundle(bundles[name]).version
+            wait_until(lambda version=version: is_active(shadow) and known(shadow, "challenger") == version)
+            shadow.offer(champion, REQUEST, scores)
+            wait_until(lambda: counted(shadow, "shadowed") == 1)
+        now[0] = "away"
+        shadow.offer(champion, REQUEST, scores)
+        wait_until(lambda: counted(shadow, "shadowed") == 2)
+        now[0] = "same"
+        wait_until(lambda: not is_active(shadow))
+        now[0] = None
+    state = read_state(tmp_path / "toy.json")
+    assert state is not None and state.challenger == version, "the champion itself leaves no state"
