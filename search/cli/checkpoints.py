@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from objectives.errors import InputError
 from search.cli.commands import DONE, FAILED, _config, _console, _home
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def promote(options: argparse.Namespace) -> int:
     from search.checkpoints.promotion import CONDITION_COLUMNS
     from search.report.columns import console_table
 
+    if options.state is not None and not Path(options.state).is_file():
+        raise InputError(f"--state: must be a file that leanrec serve --challenger wrote, but got {options.state!r}")
     console = _console(options)
     found = _judge(options, console, _home(options)).promote()
     verdict = f"promoted: version {found.challenger} is the champion" if found.promoted else f"refused: {found.reason}"
@@ -77,16 +80,13 @@ def watch(options: argparse.Namespace) -> int:
 
 def _judge(options: argparse.Namespace, console: Console, home: Home) -> Judge:
     """Read the policy, and open the study's registered model."""
-    from objectives.errors import InputError
     from search.checkpoints.held_out_loss import held_out_loss
     from search.checkpoints.promotion import Judge
     from search.checkpoints.promotion_policy import PromotionPolicy
     from search.ledger.aliases import Aliases
 
     config = _config(options)
-    state = home.shadow_state(config.name)
-    if options.state is not None and not (state := Path(options.state).resolve()).is_file():
-        raise InputError(f"--state: must be a file that leanrec serve --challenger wrote, but got {options.state!r}")
+    state = home.shadow_state(config.name) if options.state is None else Path(options.state).resolve()
     names = ("min_requests", "min_seconds", "max_p95_ratio", "max_difference", "min_agreement", "max_loss")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     policy = PromotionPolicy(**{"max_loss": config.quality.max_loss, **given})

@@ -6,39 +6,46 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import pytest
+
 from objectives.serving.http.follower import follow
 
+A, B, C = Path("a"), Path("b"), Path("c")
+AWAY, GONE = OSError("away"), ValueError("gone")
 
-def test_another_folder_is_asked_for_once_whatever_happens_between() -> None:
-    found = [
-        Path("a"),
-        OSError("away"),
-        OSError("away"),
-        Path("b"),
-        Path("b"),
-        ValueError("gone"),
-        Path("a"),
-        Path("a"),
-    ]
-    asked: list[Path] = []
-    said: list[str] = []
-    looks = iter(found)
+
+@pytest.mark.parametrize(
+    ("found", "verifies", "asked"),
+    [
+        ([A, A], True, []),
+        ([A, AWAY, AWAY, B, B, GONE, A, A], True, [B, A]),
+        ([B, B, B], False, [B]),
+        ([B, A, B], False, [B, B]),
+        ([B, C, C], False, [B, C]),
+    ],
+)
+def test_another_folder_is_asked_for_once(found: list[Path | Exception], verifies: bool, asked: list[Path]) -> None:
+    """Where the bundle does not verify, the first folder stays the one that is served."""
+    looks, served, wanted, said = iter(found), [A], list[Path](), list[str]()
     last: list[Path] = []
 
     def find() -> Path:
-        match next(looks, None):
-            case None:
-                raise asyncio.CancelledError
-            case Path() as folder:
-                last[:] = [folder]
-                return folder
-            case error:
-                raise error
+        look = next(looks, None)
+        if look is None:
+            raise asyncio.CancelledError
+        if isinstance(look, Exception):
+            raise look
+        last[:] = [look]
+        return look
 
-    async def run() -> None:
-        await follow(find, Path("a"), 0.0, lambda: asked.append(last[0]), said.append)
+    def swap() -> None:
+        wanted.append(last[0])
+        if verifies:
+            served[:] = last
 
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(run())
-    assert asked == [Path("b"), Path("a")]
-    assert [line.partition(": ")[2] for line in said] == ["OSError: away", "ValueError: gone"]
+        asyncio.run(follow(find, lambda: served[0], 0.0, swap, said.append))
+    assert wanted == asked
+    assert [line.partition(": ")[2] for line in said] == (
+        ["OSError: away", "ValueError: gone"] if AWAY in found else []
+    )

@@ -10,19 +10,24 @@ from objectives.errors import one_line
 
 
 async def follow(
-    find: Callable[[], Path], served: Path, seconds: float, changed: Callable[[], None], say: Callable[[str], None]
+    find: Callable[[], Path],
+    served: Callable[[], Path],
+    seconds: float,
+    swap: Callable[[], None],
+    say: Callable[[str], None],
 ) -> None:
     """Look for another folder than the one that is served, until cancelled.
 
-    A bundle that is found and does not verify is not asked for again. Where nothing is found, or the registry does not
-    answer, the next look may.
+    A folder is asked for once: its bundle may not verify. Where nothing is found, or the registry does not answer, the
+    next look may.
 
     Args:
-        served: the folder that was found first
-        seconds: time between two looks, each on a thread of its own
-        changed: called with each other folder
+        served: returns the folder that is served
+        seconds: time between two looks, each on a thread
+        swap: called where another folder is found
     """
     said: str | None = None
+    asked: Path | None = None
     while True:
         await asyncio.sleep(seconds)
         try:
@@ -33,6 +38,8 @@ async def follow(
                 say(f"the model stays what it is: {line}")
             continue
         said = None
-        if found != served:
-            served = found
-            changed()
+        if found == served():
+            asked = None
+        elif found != asked:
+            asked = found
+            swap()

@@ -148,8 +148,8 @@ class _Swapper:
     def start(self) -> None:
         """Follow what is found from now on, if that is asked for."""
         if self._follow_seconds is not None:
-            served = self._inference.slot.model.bundle.folder
-            following = follow(self._find, served, self._follow_seconds, self.ask, self._say)
+            slot = self._inference.slot
+            following = follow(self._find, lambda: slot.model.bundle.folder, self._follow_seconds, self.ask, self._say)
             self._follower = asyncio.create_task(following)
 
     def ask(self) -> None:
