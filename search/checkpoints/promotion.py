@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlflow.entities.model_registry import ModelVersion
-
 from objectives.errors import InputError
 from objectives.records import Quality
 from objectives.serving.bundle import Bundle, read_bundle, verify
@@ -86,7 +84,13 @@ class Judge:
         if challenger is None or champion is None:
             missing = f"models:/{aliases.name}@{CHALLENGER}"
             raise InputError(f"STUDY: {missing} must be registered in {aliases.store}, but there is none")
-        found = self._verdict_of(champion, challenger)
+        try:
+            ours, _ = verify(aliases.folder(challenger))
+        except BundleError as error:
+            whole = Condition("bundle", "one that verifies", str(error), holds=False, final=True)
+            found = Verdict(conditions=(whole,), shadow=None, refused=whole.reason, final=True)
+        else:
+            found = self.verdict(read_bundle(aliases.folder(champion)), ours)
         if found.refused is None:
             aliases.promote(challenger, told(found))
         return PromotionResult(
@@ -98,14 +102,6 @@ class Judge:
             conditions=found.conditions,
             shadow=found.shadow,
         )
-
-    def _verdict_of(self, champion: ModelVersion, challenger: ModelVersion) -> Verdict:
-        try:
-            ours, _ = verify(self.aliases.folder(challenger))
-        except BundleError as error:
-            whole = Condition("bundle", "one that verifies", str(error), holds=False, final=True)
-            return Verdict(conditions=(whole,), shadow=None, refused=whole.reason, final=True)
-        return self.verdict(read_bundle(self.aliases.folder(champion)), ours)
 
     def verdict(self, champion: Bundle, challenger: Bundle) -> Verdict:
         """Hold the evidence to the policy; a challenger that is the champion already keeps it."""
