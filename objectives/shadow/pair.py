@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from objectives.arrays import Arrays
+from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.bundle import Bundle
 from objectives.serving.bundle_files import BundleError
@@ -44,7 +44,7 @@ class Pair:
             raise BundleError(f"BUNDLE: {folder} must take and give the champion's arrays {theirs}, but has {ours}")
         return cls(champion, challenger)
 
-    def compare(self, state: ShadowState, request: Arrays, served: Scores) -> ShadowState:
+    def compare(self, state: ShadowState, request: Arrays, served: Array) -> ShadowState:
         """Return the state after one more request.
 
         Args:

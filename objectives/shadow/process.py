@@ -15,20 +15,20 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from objectives.arrays import Arrays
+from objectives.arrays import Array, Arrays
 from objectives.errors import InputError, one_line
 from objectives.serving.bundle import read_bundle
 from objectives.serving.bundle_files import BundleError
-from objectives.serving.pool.pending_result import Scores
 from objectives.serving.ranker import Ranker
 from objectives.shadow.pair import Pair
 from objectives.shadow.state import Counts, ShadowState, read_state, write_state
 from objectives.shadow.summary import ShadowSummary, summarize
 
 _LOWEST_PRIORITY = 19
-# Seconds between two writes of the state, each with a summary, and between looks at the parent.
-_PUBLISH_SECONDS = 2.0
-_PARENT_SECONDS = 1.0
+# Fewest seconds between two writes of the state, each with a summary, and the largest share of the time that they take.
+_PUBLISH_SECONDS, _PUBLISH_SHARE = 1.0, 0.05
+# Seconds of a wait for a request, and between looks at the parent.
+_LOOK_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Shadowed:
     """A request that was answered, the scores that the client got, and what happened since the last message."""
 
     request: Arrays
-    served: Scores
+    served: Array
     lost: Lost
 
 
@@ -96,7 +96,7 @@ class _Shadowing:
     def __init__(self, connection: Connection, setup: Setup) -> None:
         self._connection, self._setup = connection, setup
         self._state = ShadowState("", "")
-        self._published_at = -_PUBLISH_SECONDS
+        self._publish_at = 0.0
         self._changed = False
 
     def run(self) -> None:
@@ -152,7 +152,7 @@ class _Shadowing:
     def _compare(self, pair: Pair) -> None:
         last = time.monotonic()
         while True:
-            if self._connection.poll(_PUBLISH_SECONDS):
+            if self._connection.poll(_LOOK_SECONDS):
                 message: Shadowed = self._connection.recv()
                 now = time.monotonic()
                 self._state = replace(self._state, seconds=self._state.seconds + now - last)
@@ -161,7 +161,7 @@ class _Shadowing:
                 self._state = pair.compare(self._state, message.request, message.served)
                 self._changed = True
                 self._connection.send(Compared())
-            if self._changed and time.monotonic() - self._published_at >= _PUBLISH_SECONDS:
+            if self._changed and time.monotonic() >= self._publish_at:
                 self._publish()
 
     def _count(self, lost: Lost) -> None:
@@ -169,10 +169,12 @@ class _Shadowing:
 
     def _publish(self) -> None:
         """Write the state, and send its summary if the server is there."""
+        start = time.monotonic()
         write_state(self._state, self._setup.state)
         with contextlib.suppress(ConnectionError):
             self._connection.send(summarize(self._state))
-        self._published_at, self._changed = time.monotonic(), False
+        end = time.monotonic()
+        self._publish_at, self._changed = end + max(_PUBLISH_SECONDS, (end - start) / _PUBLISH_SHARE), False
 
 
 def _earlier(path: Path) -> ShadowState | None:
@@ -186,5 +188,5 @@ def _earlier(path: Path) -> ShadowState | None:
 def _end_with_parent(parent: int) -> None:
     """End the process once its parent has, however that ended, even while an engine hangs."""
     while os.getppid() == parent:
-        time.sleep(_PARENT_SECONDS)
+        time.sleep(_LOOK_SECONDS)
     os._exit(1)

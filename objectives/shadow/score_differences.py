@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Array
 from objectives.parity import score_unit
 
-Scores = NDArray[np.float32] | NDArray[np.float64]
 # Rows whose membership in the top is compared, and the fewest rows of a request in which that tells anything.
 TOP = 10
 FEWEST_RANKED = 2 * TOP
@@ -38,7 +38,7 @@ class ScoreDifferences:
     ranked: int = 0
     agreement: float = 0.0
 
-    def with_request(self, champion: Scores, challenger: Scores) -> ScoreDifferences:
+    def with_request(self, champion: Array, challenger: Array) -> ScoreDifferences:
         """Add a request.
 
         Args:
@@ -97,7 +97,7 @@ class ScoreDifferences:
         return score_unit(np.sqrt(np.array(self.squares) / self.rows), np.array(self.mean))
 
 
-def top_overlap(first: Scores, second: Scores, top: int) -> float:
+def top_overlap(first: NDArray[np.float64], second: NDArray[np.float64], top: int) -> float:
     """Return the share of the `top` highest rows of the first, (rows,), that are among those of the second; of equal
     scores, the earlier row is the higher.
     """
@@ -118,5 +118,5 @@ def _merged(
     return mean + step * new / total, squares + ((scores - here) ** 2).sum(axis=0) + step**2 * rows * new / total
 
 
-def _columns(scores: Scores) -> NDArray[np.float64]:
+def _columns(scores: Array) -> NDArray[np.float64]:
     return np.asarray(scores, np.float64).reshape(len(scores), -1)

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.arrays import Arrays
+from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.http.model import Model
-from objectives.serving.pool.pending_result import Scores
 from objectives.shadow.child import Child, ChildError, StoppedError
 from objectives.shadow.process import Lost, Setup, Shadowed
 from objectives.shadow.state import Counts
@@ -37,7 +36,7 @@ _ENDING_SECONDS = 6.0
 class _Item:
     version: str
     request: Arrays
-    scores: Scores
+    scores: Array
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Shadow:
         self._model = model
         self._thread.start()
 
-    def offer(self, model: Model, request: Arrays, scores: Scores) -> None:
+    def offer(self, model: Model, request: Arrays, scores: Array) -> None:
         if not self._active or random.random() >= self._share:
             return
         if model.pool.queued > model.bundle.candidate.placement.replicas:

@@ -86,5 +86,5 @@ def _p95_ratio(champion: Floats, challenger: Floats) -> tuple[float | None, Inte
     if len(champion) < fewest_samples(95):
         return None, None
     newest = blocks * _BLOCK
-    pairs = (times[-newest:].reshape(blocks, _BLOCK) for times in (challenger, champion))
-    return ratio_of_percentiles(*pairs, 95, _SEED)
+    ours, theirs = (times[-newest:].reshape(blocks, _BLOCK) for times in (challenger, champion))
+    return ratio_of_percentiles(ours, theirs, 95, _SEED)

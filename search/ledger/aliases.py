@@ -63,9 +63,8 @@ class Aliases:
                 if known.tags.get(CHECKPOINT) == checkpoint:
                     self.client.set_registered_model_alias(self.name, CHALLENGER, known.version)
                     return known
-            champion = self.version(CHAMPION)
-            run = None if champion is None else champion.run_id
-            return challenge(self.client, self.name, folder, run, {**tags, CHECKPOINT: checkpoint})
+            champion = self.client.get_model_version_by_alias(self.name, CHAMPION)
+            return challenge(self.client, self.name, folder, champion.run_id, {**tags, CHECKPOINT: checkpoint})
 
     def promote(self, version: ModelVersion, reason: str) -> None:
         """Make a version the champion; the alias moves last, after the reason is written to the version."""

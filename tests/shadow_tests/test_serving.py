@@ -92,13 +92,21 @@ def test_scores_are_compared_and_the_state_survives_a_restart(tmp_path: Path) ->
 Write = Callable[[Path], Path]
 
 
+def write_hanging(folder: Path) -> Path:
+    return write_toy(folder, waiting(3600), seed=1)
+
+
+def write_slow(folder: Path) -> Path:
+    return write_toy(folder, waiting(0.05), seed=1)
+
+
 @pytest.mark.parametrize(
     ("write", "result"),
     [
-        pytest.param(lambda folder: write_failing(folder), "failed", id="fails"),
-        pytest.param(lambda folder: write_not_finite(folder), "not_finite", id="is not finite"),
-        pytest.param(lambda folder: write_toy(folder, waiting(3600), seed=1), "dropped", id="hangs"),
-        pytest.param(lambda folder: write_toy(folder, waiting(0.05), seed=1), "shadowed", id="is slow"),
+        pytest.param(write_failing, "failed", id="fails"),
+        pytest.param(write_not_finite, "not_finite", id="is not finite", marks=pytest.mark.slow),
+        pytest.param(write_hanging, "dropped", id="hangs", marks=pytest.mark.slow),
+        pytest.param(write_slow, "shadowed", id="is slow", marks=pytest.mark.slow),
     ],
 )
 def test_clients_see_nothing_of_a_challenger(write: Write, result: str, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_a_challenger_that_hangs_is_replaced_and_its_requests_failed(
     assert state is not None and state.counts.failed >= 1 and state.counts.shadowed == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_failure_and_the_next_one_goes_on(
     champion: Model, scores: np.ndarray, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_process_that_dies_is_a_failure_and_the_next_one_goes_on(
         assert known(shadow, "last_failure") == "its process ended with status -9"
 
 
+@pytest.mark.slow
 def test_requests_are_picked_by_the_share_and_not_under_pressure(
     champion: Model, scores: np.ndarray, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_requests_are_picked_by_the_share_and_not_under_pressure(
         assert counted(shadow, "dropped") == counted(shadow, "shadowed") == 0
 
 
+@pytest.mark.slow
 def test_the_challenger_is_followed(champion: Model, scores: np.ndarray, tmp_path: Path) -> None:
     """None at first, then one after another, the champion itself, and a registry that does not answer."""
     bundles = {name: write_toy(tmp_path / name, seed=seed) for seed, name in enumerate(("same", "one", "two"))}

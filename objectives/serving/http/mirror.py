@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from objectives.arrays import Arrays
+from objectives.arrays import Array, Arrays
 from objectives.serving.http.model import Model
-from objectives.serving.pool.pending_result import Scores
 
 
 class Mirror(Protocol):
@@ -18,7 +17,7 @@ class Mirror(Protocol):
         """Start, before the first request; `model` returns the current one from any thread."""
         ...
 
-    def offer(self, model: Model, request: Arrays, scores: Scores) -> None:
+    def offer(self, model: Model, request: Arrays, scores: Array) -> None:
         """Offer an answered request with the scores that the client gets; called on the event loop's thread."""
         ...
 
