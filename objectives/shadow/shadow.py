@@ -143,9 +143,11 @@ class Shadow:
                 self._feed()
             except StoppedError:
                 break
-            except ChildError as error:
-                self._count(Counts(failed=1), str(error))
-                self._tell(f"the challenger failed: {error}")
+            except Exception as error:
+                # Whatever it is, the champion serves on, and the challenger is tried again later.
+                reason = str(error) if isinstance(error, ChildError) else one_line(error)
+                self._count(Counts(failed=1), reason)
+                self._tell(f"the challenger failed: {reason}")
                 self._end_child()
         self._end_child()
 
