@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 
 def shadow(options: argparse.Namespace, say: Callable[[str], None]) -> Shadow:
-    """Prepare the shadowing of a server; InputError where the challenger is neither there nor an alias of a model."""
+    """Prepare the shadowing of a server.
+
+    Raises:
+        InputError: the challenger is neither there nor an alias of a model, or the state's file holds something else.
+    """
     from objectives.shadow.shadow import Shadow
+    from objectives.shadow.state import read_state
     from search.choose.bundles import challenger_folder
 
     home = _home(options)
@@ -29,6 +35,10 @@ def shadow(options: argparse.Namespace, say: Callable[[str], None]) -> Shadow:
     given = None if options.shadow_state is None else Path(options.shadow_state).resolve()
     if given is None:
         home.claim()
+    elif not os.access(given.parent, os.W_OK):
+        raise InputError(f"--shadow-state: must lie in a folder that can be written, but got {options.shadow_state!r}")
+    else:
+        read_state(given)
     return Shadow(
         find, options.shadow_share, lambda name: given or home.shadow_state(name), options.follow_seconds, say
     )

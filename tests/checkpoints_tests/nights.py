@@ -30,7 +30,7 @@ from search.ledger.registry import register
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.serve_tests import oracle
-from tests.serve_tests.process import ROOT, SOON, ServerProcess, serving, wait_until
+from tests.serve_tests.process import ROOT, SOON, ServerProcess, serving
 
 STUDY = """
 name: shop
@@ -171,6 +171,3 @@ class Traffic:
                     version = oracle.read_scores(response.content, None)[0]["model_version"]
                     if version not in self.versions:
                         self.versions.append(version)
-
-
-__all__ = ["LIMITS", "Shop", "Traffic", "wait_until", "wait_until_long"]

@@ -9,7 +9,8 @@ import pytest
 
 from objectives.serving.bundle import read_bundle
 from search.ledger.aliases import Aliases
-from tests.checkpoints_tests.nights import Shop, Traffic, wait_until, wait_until_long
+from tests.checkpoints_tests.nights import Shop, Traffic, wait_until_long
+from tests.serve_tests.process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # What is wrong with a checkpoint: a word of the reason for which it is refused.

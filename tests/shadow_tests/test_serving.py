@@ -15,6 +15,7 @@ import pytest
 from objectives.serving.bundle import read_bundle
 from objectives.shadow.score_differences import ScoreDifferences
 from objectives.shadow.state import read_state
+from search.cli.parser import run_command
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
 from tests.serve_tests.process import SOON, ServerProcess, serving, wait_until
@@ -142,12 +143,20 @@ def test_a_challenger_that_cannot_be_used_is_told_and_the_champion_serves(tmp_pa
     assert json.loads((tmp_path / "state.json").read_text())["unusable"] is None
 
 
-def test_a_challenger_that_is_not_there_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from search.cli.parser import run_command
-
-    champion = str(write_toy(tmp_path / "champion"))
-    assert run_command(["serve", champion, "--challenger", str(tmp_path / "nothing"), "--home", str(tmp_path)]) == 2
-    assert "--challenger: must be a folder" in capsys.readouterr().err
-    for share in ("0", "1.5", "x"):
-        assert run_command(["serve", champion, "--challenger", champion, "--shadow-share", share]) == 2
-        assert "--shadow-share" in capsys.readouterr().err
+def test_a_shadowing_that_cannot_be_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    champion, notes = str(write_toy(tmp_path / "champion")), tmp_path / "notes.txt"
+    notes.write_text("mine")
+    for wrong, words in (
+        (("--challenger", str(tmp_path / "nothing")), "--challenger: must be a folder"),
+        (("--challenger", "models:/nobody@challenger"), "--challenger: models:/nobody@challenger must be registered"),
+        (("--challenger", champion, "--shadow-state", str(notes)), "must be the state of a shadowing"),
+        (("--challenger", champion, "--shadow-state", str(tmp_path / "no" / "state.json")), "--shadow-state"),
+        *(
+            (("--challenger", champion, "--shadow-share", share), "--shadow-share")
+            for share in ("0", "1.5", "x", "nan")
+        ),
+    ):
+        assert run_command(["serve", champion, "--home", str(tmp_path / "home"), *wrong]) == 2
+        err = capsys.readouterr().err
+        assert words in err and len(err.splitlines()) == 1
+    assert notes.read_text() == "mine" and not (tmp_path / "home").exists()
