@@ -50,7 +50,7 @@ class Child:
         assert isinstance(reply, Opened)
         return reply
 
-    def compare(self, shadowed: Shadowed, seconds: float) -> None:
+    def compare(self, shadowed: Shadowed, seconds: float) -> Compared:
         """Have a request compared.
 
         Raises:
@@ -62,6 +62,7 @@ class Child:
             raise self._ended() from error
         reply = self._wait(seconds)
         assert isinstance(reply, Compared)
+        return reply
 
     def receive(self) -> None:
         """Take the summaries that have come; ChildError where the process ended."""

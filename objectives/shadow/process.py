@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from objectives.serving.bundle import read_bundle
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.ranker import Ranker
 from objectives.shadow.pair import Pair
-from objectives.shadow.state import Counts, ShadowState, read_state, write_state
+from objectives.shadow.state import Counts, Lost, ShadowState, read_state, write_state
 from objectives.shadow.summary import ShadowSummary, summarize
 
 _LOWEST_PRIORITY = 19
@@ -29,14 +29,6 @@ _LOWEST_PRIORITY = 19
 _PUBLISH_SECONDS, _PUBLISH_SHARE = 1.0, 0.05
 # Seconds of a wait for a request, and between looks at the parent.
 _LOOK_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Counts that the server took while no process could, with the newest reason of a failure."""
-
-    counts: Counts = field(default_factory=Counts)
-    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,17 +52,20 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first reply: the champion's version, and the reason why there is nothing to compare, if any, which is final
-    where another attempt on the same files would end as this one."""
+    """The first reply: the champion's version, all counts so far, and the reason why there is nothing to compare, if
+    any, which is final where another attempt on the same files would end as this one."""
 
     champion: str
-    trouble: str | None
+    counts: Counts
+    trouble: str | None = None
     final: bool = True
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Reply to a request; a summary follows from time to time."""
+    """Reply to a request, with all counts so far; a summary follows from time to time."""
+
+    counts: Counts
 
 
 Reply = Opened | Compared | ShadowSummary
@@ -104,7 +99,7 @@ class _Shadowing:
             champion = Ranker(self._setup.champion)
         except Exception as error:
             trouble = f"the champion cannot be opened beside the server: {one_line(error)}"
-            self._connection.send(Opened("", trouble, final=False))
+            self._connection.send(Opened("", self._state.counts, trouble, final=False))
             return
         version = champion.bundle.version
         try:
@@ -112,13 +107,13 @@ class _Shadowing:
         except BundleError as error:
             self._state = replace(self._state, unusable=str(error))
             self._publish()
-            self._connection.send(Opened(version, str(error)))
+            self._connection.send(Opened(version, self._state.counts, str(error)))
             return
         except _SameBundleError as error:
-            self._connection.send(Opened(version, str(error)))
+            self._connection.send(Opened(version, self._state.counts, str(error)))
             return
         self._publish()
-        self._connection.send(Opened(version, None))
+        self._connection.send(Opened(version, self._state.counts))
         try:
             self._compare(pair)
         finally:
@@ -160,7 +155,7 @@ class _Shadowing:
                 self._count(message.lost)
                 self._state = pair.compare(self._state, message.request, message.served)
                 self._changed = True
-                self._connection.send(Compared())
+                self._connection.send(Compared(self._state.counts))
             if self._changed and time.monotonic() >= self._publish_at:
                 self._publish()
 

@@ -15,9 +15,10 @@ from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.http.model import Model
 from objectives.shadow.child import Child, ChildError, StoppedError
-from objectives.shadow.process import Lost, Setup, Shadowed
+from objectives.shadow.process import Setup, Shadowed
 from objectives.shadow.state import Counts
 from objectives.shadow.summary import ShadowSummary
+from objectives.shadow.tally import Tally
 from spaces.serialization import to_plain
 
 # Requests that may wait for the challenger; each holds its arrays.
@@ -80,8 +81,7 @@ class Shadow:
         self._stopping, self._refreshing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="shadow", daemon=True)
         self._active = False
-        self._lock = threading.Lock()
-        self._lost = Lost()
+        self._tally = Tally()
         self._summary: ShadowSummary | None = None
         self._child: Child | None = None
         self._rivals: _Rivals | None = None
@@ -98,41 +98,29 @@ class Shadow:
         if not self._active or random.random() >= self._share:
             return
         if model.pool.queued > model.bundle.candidate.placement.replicas:
-            self._count(Counts(refused=1))
+            self._tally.add(Counts(refused=1))
             return
         try:
             self._queue.put_nowait(_Item(model.version, request, scores))
         except queue.Full:
-            self._count(Counts(dropped=1))
+            self._tally.add(Counts(dropped=1))
 
     def refresh(self) -> None:
         self._refreshing.set()
 
     def document(self) -> Mapping[str, object] | None:
-        with self._lock:
-            summary, lost = self._summary, self._lost
-        if summary is None:
+        if (summary := self._summary) is None:
             return None
         plain: dict[str, object] = to_plain(summary)
-        return plain | {"counts": to_plain(summary.counts + lost.counts), "active": self._active, "share": self._share}
+        return plain | {"counts": to_plain(self._tally.total), "active": self._active, "share": self._share}
 
     def close(self) -> None:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_ENDING_SECONDS)
 
-    def _count(self, counts: Counts, failure: str | None = None) -> None:
-        with self._lock:
-            self._lost = Lost(self._lost.counts + counts, failure or self._lost.failure)
-
-    def _take_lost(self) -> Lost:
-        with self._lock:
-            lost, self._lost = self._lost, Lost()
-        return lost
-
     def _keep(self, summary: ShadowSummary) -> None:
-        with self._lock:
-            self._summary = summary
+        self._summary = summary
 
     # The thread.
 
@@ -146,7 +134,7 @@ class Shadow:
             except Exception as error:
                 # Whatever it is, the champion serves on, and the challenger is tried again later.
                 reason = str(error) if isinstance(error, ChildError) else one_line(error)
-                self._count(Counts(failed=1), reason)
+                self._tally.add(Counts(failed=1), reason)
                 self._tell(f"the challenger failed: {reason}")
                 self._end_child()
         self._end_child()
@@ -162,8 +150,8 @@ class Shadow:
         rivals = None if challenger is None else _Rivals(model.bundle.folder, model.version, challenger)
         if refreshed or rivals != self._rivals:
             self._end_child()
-            if rivals != self._rivals:
-                self._take_lost()
+            if rivals is not None and rivals != self._rivals:
+                self._tally.forget()
             self._rivals, self._open_at, self._pause = rivals, 0.0, _FIRST_PAUSE
         if self._child is None and rivals is not None and time.monotonic() >= self._open_at:
             self._open_at, self._pause = time.monotonic() + self._pause, min(2 * self._pause, _LONGEST_PAUSE)
@@ -179,15 +167,17 @@ class Shadow:
 
     def _open(self, rivals: _Rivals) -> None:
         file = self._state(self._model().bundle.name)
-        setup = Setup(rivals.champion, rivals.challenger, file, self._take_lost())
+        setup = Setup(rivals.champion, rivals.challenger, file, self._tally.hand_over())
         self._child = Child(setup, self._keep, lambda: not self._stopping.is_set())
         opened = self._child.opened(_OPENING_SECONDS)
+        if opened.champion:
+            self._tally.confirm(opened.counts)
         if opened.trouble is None and opened.champion == rivals.version:
             self._active = True
             self._tell(f"{self._share:.3g} of the requests go to the challenger {rivals.challenger} too")
             return
         self._end_child()
-        if opened.final:
+        if opened.trouble is not None and opened.final:
             self._open_at = math.inf
         self._tell(f"the challenger gets no requests: {opened.trouble or 'the champion was replaced meanwhile'}")
 
@@ -200,9 +190,10 @@ class Shadow:
                 self._child.receive()
             return
         if self._child is None or self._rivals is None or item.version != self._rivals.version:
-            self._count(Counts(dropped=1))
+            self._tally.add(Counts(dropped=1))
             return
-        self._child.compare(Shadowed(item.request, item.scores, self._take_lost()), self._patience_seconds)
+        shadowed = Shadowed(item.request, item.scores, self._tally.hand_over())
+        self._tally.confirm(self._child.compare(shadowed, self._patience_seconds).counts)
         self._pause = _FIRST_PAUSE
 
     def _end_child(self) -> None:
@@ -210,6 +201,7 @@ class Shadow:
         if self._child is not None:
             self._child.close()
             self._child = None
+            self._tally.take_back()
 
     def _tell(self, line: str) -> None:
         """Say a line, once."""

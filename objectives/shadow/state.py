@@ -37,6 +37,17 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Counts that the server took while no process could, with the newest reason of a failure."""
+
+    counts: Counts = field(default_factory=Counts)
+    failure: str | None = None
+
+    def __add__(self, later: Lost) -> Lost:
+        return Lost(self.counts + later.counts, later.failure or self.failure)
+
+
+@dataclass(frozen=True)
 class ShadowState:
     """What is known of a challenger beside a champion.
 

@@ -147,7 +147,7 @@ def test_a_kill_at_any_instant_changes_nothing(tmp_path: Path) -> None:
         assert len(world.builds) <= len(ALL) + 1
 
 
-@given(st.sets(st.integers(1, 250), max_size=40))
+@given(kills=st.sets(st.integers(1, 250), max_size=40))
 def test_many_kills_change_nothing_but_builds_that_never_end(
     kills: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
