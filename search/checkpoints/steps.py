@@ -78,7 +78,8 @@ class Steps:
                 raise
             except (InputError, JobError) as error:
                 return "refuse", " ".join(str(error).split())
-        if made_by(out) == made_by(champion):
+        made = made_by(out)
+        if made is not None and made == made_by(champion):
             return "leave", "the champion was made of this checkpoint already"
         return "register", found.reason
 

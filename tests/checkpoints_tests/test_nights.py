@@ -14,7 +14,7 @@ from tests.serve_tests.process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # What is wrong with a checkpoint: a word of the reason for which it is refused.
-POISONED = {"shuffled": "loses", "nan": "NaN", "shapes": "size mismatch", "truncated": "checkpoint"}
+POISONED = {"shuffled": "loses", "nan": "NaN", "shapes": "state_dict", "truncated": "PytorchStreamReader"}
 
 
 @pytest.fixture(scope="module")
