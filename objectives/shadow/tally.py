@@ -15,7 +15,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.forget()
+        self._confirmed = Counts()
+        self._handed = self._waiting = Lost()
 
     @property
     def total(self) -> Counts:
@@ -46,4 +47,5 @@ class Tally:
     def forget(self) -> None:
         """Begin anew, for another challenger."""
         with self._lock:
-            self._confirmed, self._handed, self._waiting = Counts(), Lost(), Lost()
+            self._confirmed = Counts()
+            self._handed = self._waiting = Lost()

@@ -1,4 +1,4 @@
-"""The watch over a real registry; builds are stood in for by toy bundles, and the server by the state that it writes."""
+"""The watch over a real registry, with toy bundles in place of builds, and the state that a server would write."""
 
 from __future__ import annotations
 

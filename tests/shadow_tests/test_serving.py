@@ -75,6 +75,7 @@ def test_scores_are_compared_and_the_state_survives_a_restart(tmp_path: Path) ->
             assert found is not None and found["counts"]["shadowed"] == 16 * (start - 1), "from the state's file"
             send(server, asked, theirs)  # no more than may wait, so that none is dropped
             wait_until(lambda server=server, start=start: counted(server, "shadowed") == 16 * start)
+            wait_until(lambda server=server, start=start: shadowing(server)["ranked_requests"] == 16 * start)
             found = shadowing(server)
             assert found is not None and found["counts"] == {
                 "shadowed": 16 * start, "dropped": 0, "refused": 0, "failed": 0, "not_finite": 0,
