@@ -73,7 +73,8 @@ Reply = Opened | Compared | ShadowSummary
 
 def shadow_process(connection: Connection, setup: Setup) -> None:
     """Compare the requests that come over the connection until it is closed."""
-    os.nice(_LOWEST_PRIORITY)
+    _step_back()
+    # The server's end is this process's, also where a signal is sent to both.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -178,6 +179,13 @@ def _earlier(path: Path) -> ShadowState | None:
         return read_state(path)
     except InputError:
         return None
+
+
+def _step_back() -> None:
+    """Leave the processor to the server, and be the first to go where memory runs out."""
+    os.nice(_LOWEST_PRIORITY)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _end_with_parent(parent: int) -> None:

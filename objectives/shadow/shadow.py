@@ -118,6 +118,9 @@ class Shadow:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_ENDING_SECONDS)
+        if (child := self._child) is not None:
+            # The thread hangs with it, and the interpreter would wait for it in the end.
+            child.kill()
 
     def _keep(self, summary: ShadowSummary) -> None:
         self._summary = summary

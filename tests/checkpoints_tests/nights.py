@@ -37,7 +37,7 @@ name: shop
 recommender: shop:factory
 quality: {max_loss: 0.05}
 space: {distillation: {epochs: 1}}
-timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 2}
+timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 0.5}
 """
 SHOP = Path(__file__).with_name("shop.py")
 # Short, since traffic is: the limits themselves are tested elsewhere.
@@ -143,7 +143,7 @@ class Traffic:
         self.versions: list[str] = []
 
     @contextmanager
-    def running(self, clients: int = 2, seconds: float = 0.01) -> Iterator[None]:
+    def running(self, clients: int = 2, seconds: float = 0.02) -> Iterator[None]:
         threads = [threading.Thread(target=self._send, args=(seed, seconds)) for seed in range(clients)]
         for thread in threads:
             thread.start()
@@ -158,7 +158,7 @@ class Traffic:
         rng = np.random.default_rng(seed)
         with httpx.Client(timeout=SOON) as client:
             while not self._stop.wait(seconds):
-                rows = int(rng.integers(20, 200))
+                rows = int(rng.integers(20, 60))
                 request = {"user": np.full(rows, rng.integers(200)), "item": rng.integers(300, size=rows)}
                 body, headers = oracle.binary_request(request)
                 try:

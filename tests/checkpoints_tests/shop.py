@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 class Ranker(nn.Module):
-    def __init__(self, width: int = 256) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.user, self.item = nn.Embedding(USERS, 16), nn.Embedding(ITEMS, 16)
         self.tower = nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
@@ -48,7 +48,7 @@ class Shop:
     def requests(self, seed: int) -> Iterator[dict[str, np.ndarray]]:
         random = np.random.default_rng(seed)
         for _ in range(100):
-            rows = int(np.clip(random.lognormal(5, 0.4), 20, 600))
+            rows = int(random.integers(20, 60))
             user, item = np.full(rows, random.integers(USERS)), random.integers(ITEMS, size=rows)
             yield {"user": user, "item": item}
 
@@ -84,7 +84,7 @@ def trained(seed: int) -> Ranker:
 
 def write(file: Path, kind: str, seed: int) -> None:
     """Write a checkpoint: retrained, shuffled, nan, shapes, truncated."""
-    model = Ranker(width=128) if kind == "shapes" else trained(seed)
+    model = Ranker(width=32) if kind == "shapes" else trained(seed)
     with torch.no_grad():
         for values in model.parameters():
             if kind == "shuffled":
