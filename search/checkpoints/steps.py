@@ -90,12 +90,12 @@ class Steps:
 
     def shadow(self, work: Work) -> tuple[Step, str]:
         assert work.version is not None and work.since is not None
-        challenger = self.aliases.numbered(work.version)
-        champion = self.aliases.version(CHAMPION)
+        champion, aliased = self.aliases.number(CHAMPION), self.aliases.number(CHALLENGER)
         assert champion is not None
-        if challenger.version not in (champion.version, getattr(self.aliases.version(CHALLENGER), "version", None)):
+        if work.version not in (champion, aliased):
+            # Another version was registered meanwhile, and took the alias.
             self.aliases.challenge(self.folder(work.checkpoint) / "bundle", work.checkpoint, {})
-        found = self.judge.verdict(*(self._bundle(str(one.version)) for one in (champion, challenger)))
+        found = self.judge.verdict(self._bundle(champion), self._bundle(work.version))
         if found.refused is None:
             return "promote", told(found)
         if found.final:

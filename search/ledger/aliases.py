@@ -42,6 +42,11 @@ class Aliases:
             number = self.client.get_registered_model(self.name).aliases.get(alias)
             return None if number is None else self.client.get_model_version(self.name, number)
 
+    def number(self, alias: str) -> str | None:
+        """Return the number of an alias's version; None where there is none."""
+        found = self.version(alias)
+        return None if found is None else str(found.version)
+
     def numbered(self, number: str) -> ModelVersion:
         """Return a version by its number; InputError where there is none."""
         with answering(self.store, f"models:/{self.name}/{number}", "STUDY"):
