@@ -66,7 +66,7 @@ class Steps:
         copy, out = self.copy_of(work.checkpoint, work.file), self.folder(work.checkpoint) / "bundle"
         if not copy.is_file():
             raise ExplainedError(f"the copy of the checkpoint must lie at {copy}, but is gone")
-        champion = self._folder_of(CHAMPION)
+        champion = self.aliases.folder(self.aliases.numbered(self._champion()))
         recipe = read_recipe(champion, self.model)
         with locked(self.home, recipe.config.name), _in_environment(copy):
             try:
@@ -90,8 +90,7 @@ class Steps:
 
     def shadow(self, work: Work) -> tuple[Step, str]:
         assert work.version is not None and work.since is not None
-        champion, aliased = self.aliases.number(CHAMPION), self.aliases.number(CHALLENGER)
-        assert champion is not None
+        champion, aliased = self._champion(), self.aliases.number(CHALLENGER)
         if work.version not in (champion, aliased):
             # Another version was registered meanwhile, and took the alias.
             self.aliases.challenge(self.folder(work.checkpoint) / "bundle", work.checkpoint, {})
@@ -115,11 +114,10 @@ class Steps:
     def clear(self, work: Work) -> None:
         shutil.rmtree(self.folder(work.checkpoint), ignore_errors=True)
 
-    def _folder_of(self, alias: str) -> Path:
-        version = self.aliases.version(alias)
-        if version is None:
-            raise InputError(f"STUDY: models:/{self.aliases.name}@{alias} must be registered, but there is none")
-        return self.aliases.folder(version)
+    def _champion(self) -> str:
+        if (number := self.aliases.number(CHAMPION)) is None:
+            raise InputError(f"STUDY: models:/{self.aliases.name}@{CHAMPION} must be registered, but there is none")
+        return number
 
     def _bundle(self, number: str) -> Bundle:
         if number not in self._bundles:
