@@ -12,18 +12,22 @@ from objectives.serving.bundle_files import BundleError
 from objectives.serving.pool import RefusedError
 from objectives.serving.pool.pending_result import Scores
 from objectives.serving.ranker import Ranker
+from objectives.shadow.run_delay import run_delay_ms
 from objectives.shadow.score_differences import NotFiniteScoresError
 from objectives.shadow.state import Counts, ShadowState
 
 # Requests after the start whose times are not taken: buffers grow in the first ones.
 _WARM_UP = 20
+# Nor are those of a request during which threads waited for a core for more than this share of the time: at the lowest
+# priority, that is the work of others. Either model's wait leaves both out, so that none is favoured.
+_MOST_WAITING = 0.25
 
 
 class Pair:
     """Both models, each on the pool of its own placement.
 
     The champion is run again, since its times in the server include the requests beside it: here both are run on an
-    idle pool, in alternating order.
+    idle pool, in alternating order, and both times are left out where other processes disturbed one of them.
     """
 
     def __init__(self, champion: Ranker, challenger: Ranker) -> None:
@@ -51,10 +55,12 @@ class Pair:
             served: scores that the champion gave to the client
         """
         self._count += 1
+        waited_ms, start = run_delay_ms(), time.perf_counter_ns()
         try:
             first = self._answer(request) if self._count % 2 else None
             _, champion_ms = _timed(self._champion, request)
             scores, challenger_ms = first or self._answer(request)
+            wall_ms, waited_ms = (time.perf_counter_ns() - start) / 1e6, run_delay_ms() - waited_ms
         except _ChallengerError as error:
             return state.counted(Counts(failed=1), str(error))
         except Exception:
@@ -66,7 +72,8 @@ class Pair:
             return state.counted(Counts(not_finite=1), str(error))
         except ValueError as error:
             return state.counted(Counts(failed=1), str(error))
-        return state.compared(differences, (champion_ms, challenger_ms) if self._count > _WARM_UP else None)
+        timed = self._count > _WARM_UP and waited_ms <= _MOST_WAITING * wall_ms
+        return state.compared(differences, (champion_ms, challenger_ms) if timed else None)
 
     def _answer(self, request: Arrays) -> tuple[Scores, float]:
         try:
