@@ -25,8 +25,9 @@ class Console:
 
     def __init__(self, quiet: bool, as_json: bool, study_arguments: tuple[str, ...] = ()) -> None:
         self.quiet, self.as_json, self.study_arguments = quiet, as_json, study_arguments
-        self._progress = Terminal(stderr=True, highlight=False, soft_wrap=True)
-        self._result = Terminal(highlight=False)
+        # A factory's name, such as shop:factory:, is no emoji.
+        self._progress = Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        self._result = Terminal(highlight=False, emoji=False)
 
     @property
     def live(self) -> bool:
@@ -47,7 +48,7 @@ class Console:
             sys.stdout.write(json.dumps(to_plain(document), allow_nan=False) + "\n")
             return
         # Not a terminal: as wide as the table needs, so that nothing is cut.
-        terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160)
+        terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160, emoji=False)
         for part in parts:
             if isinstance(part, str):
                 self._result.print(part, markup=False, soft_wrap=True)

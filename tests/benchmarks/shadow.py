@@ -24,7 +24,9 @@ from tests.serve_tests.bundles import draw_request, waiting, write_toy
 from tests.serve_tests.process import ServerProcess, serving, wait_until
 
 _BLOCK = 25
-_ROWS, _KINDS, _WARM_UP = 200, 50, 100
+_ROWS, _KINDS, _WARM_UP = 50, 50, 100
+# Seconds between two requests, so that a core is sometimes idle.
+_GAP = 0.002
 
 
 def measured(plain: ServerProcess, shadowed: ServerProcess, requests: int) -> np.ndarray:
@@ -35,6 +37,7 @@ def measured(plain: ServerProcess, shadowed: ServerProcess, requests: int) -> np
         for number in range(-_WARM_UP, requests):
             body, headers = bodies[number % _KINDS]
             servers = list(enumerate((plain, shadowed)))
+            time.sleep(_GAP)
             for side, server in servers if number % 2 else servers[::-1]:
                 start = time.perf_counter_ns()
                 client.post(f"{server.url}/infer", content=body, headers=headers).raise_for_status()

@@ -14,7 +14,7 @@ from tests.serve_tests.process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # What is wrong with a checkpoint: a word of the reason for which it is refused.
-POISONED = {"shuffled": "loses", "nan": "NaN", "shapes": "state_dict", "truncated": "PytorchStreamReader"}
+POISONED = {"shuffled": "loses", "nan": "NaN", "shapes": "state_dict", "truncated": "the factory failed"}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import pytest
 
 from search.cli import ui
 from search.cli.commands import _study_arguments
+from search.cli.console import Console
 from search.cli.parser import _parser, run_command
 from search.home import Home
 
@@ -202,3 +203,11 @@ def test_another_distributions_package_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "'search'" in done.stderr and str(strange) in done.stderr
+
+
+def test_a_factorys_name_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(False, False)
+    console.say("shop:factory: it failed")
+    console.result({}, "shop:factory: it failed")
+    streams = capsys.readouterr()
+    assert streams.err == streams.out == "shop:factory: it failed\n"
