@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
@@ -20,19 +21,20 @@ from objectives.shadow.state import Counts, ShadowState
 _WARM_UP = 20
 # Nor are those of a request during which threads waited for a core for more than this share of the time: at the lowest
 # priority, that is the work of others. Either model's wait leaves both out, so that none is favoured.
-_MOST_WAITING = 0.25
+_MOST_WAITING = 0.5
 
 
 class Pair:
     """Both models, each on the pool of its own placement.
 
     The champion is run again, since its times in the server include the requests beside it: here both are run on an
-    idle pool, in alternating order, and both times are left out where other processes disturbed one of them.
+    idle pool, in an order that is drawn: the first one of a request finds colder caches, and were the order regular, so
+    might be the requests. Both times are left out where other processes disturbed one of them.
     """
 
     def __init__(self, champion: Ranker, challenger: Ranker) -> None:
         self._champion, self._challenger = champion, challenger
-        self._count = 0
+        self._count, self._order = 0, random.Random(0)
 
     @classmethod
     def open(cls, champion: Ranker, folder: Path) -> Pair:
@@ -57,7 +59,7 @@ class Pair:
         self._count += 1
         waited_ms, start = run_delay_ms(), time.perf_counter_ns()
         try:
-            first = self._answer(request) if self._count % 2 else None
+            first = self._answer(request) if self._order.random() < 0.5 else None
             _, champion_ms = _timed(self._champion, request)
             scores, challenger_ms = first or self._answer(request)
             wall_ms, waited_ms = (time.perf_counter_ns() - start) / 1e6, run_delay_ms() - waited_ms
