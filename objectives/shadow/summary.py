@@ -10,8 +10,8 @@ from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.records import Interval
 from objectives.shadow.state import Counts, ShadowState
 
-# Requests of a block of the bootstrap, as in a benchmark.
-_BLOCK = 25
+# Requests of a block of the bootstrap, and the fewest blocks, as in a benchmark.
+_BLOCK, _FEWEST_BLOCKS = 25, 20
 _SEED = 0
 
 
@@ -83,7 +83,7 @@ def _quantiles(times_ms: Floats) -> Quantiles:
 def _p95_ratio(champion: Floats, challenger: Floats) -> tuple[float | None, Interval | None]:
     """Return the ratio and its interval; None for both with too few requests."""
     blocks = len(champion) // _BLOCK
-    if len(champion) < fewest_samples(95):
+    if blocks < _FEWEST_BLOCKS:
         return None, None
     newest = blocks * _BLOCK
     ours, theirs = (times[-newest:].reshape(blocks, _BLOCK) for times in (challenger, champion))

@@ -61,6 +61,8 @@ def test_a_challenger_as_fast_as_the_champion_has_1_in_its_interval() -> None:
 
 def test_numbers_of_too_few_requests_are_not_known() -> None:
     none, few = summarize(ShadowState("a", "b")), summarize(shadowed(np.ones(100), np.ones(100)))
+    assert summarize(shadowed(np.ones(499), np.ones(499))).p95_ratio is None
+    assert summarize(shadowed(np.ones(500), np.ones(500))).p95_ratio_interval == (1, 1)
     assert none.champion_ms.p50 is none.mean_difference is none.rank_agreement is None
     assert few.champion_ms.p50 == 1 and few.champion_ms.p95 is few.p95_ratio is few.p95_ratio_interval is None
 
