@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import sys
 import traceback
 import warnings
@@ -118,6 +119,14 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
 
 
+def _moment(text: str) -> float:
+    """Return seconds since the epoch; a time without a zone is UTC."""
+    with contextlib.suppress(ValueError, OverflowError):
+        at = datetime.datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
+    raise argparse.ArgumentTypeError(f"must be a time such as 2026-11-28T08:00, but got {text!r}")
+
+
 def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
@@ -138,6 +147,26 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("--every", type=_above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
+
+    what = "a plan as manifests of Kubernetes and KEDA, Ray Serve, Prometheus and Grafana"
+    _manifests(add("manifests", what, planning.manifests))
+
+
+def _manifests(made: argparse.ArgumentParser) -> None:
+    made.add_argument("plan", metavar="PLAN", help="a plan.json of leanrec plan")
+    made.add_argument("--image", default="leanrec:latest", help="container image with leanrec[serve] and the bundles")
+    made.add_argument(
+        "--bundles", metavar="DIR", default="/bundles", help="folder in it that has a bundle for each point: trial-N"
+    )
+    made.add_argument("--namespace", default="default", help="of Kubernetes")
+    made.add_argument(
+        "--prometheus",
+        metavar="URL",
+        default="http://prometheus.monitoring:9090",
+        help="server that reads the metrics, as KEDA reaches it",
+    )
+    made.add_argument("--start", type=_moment, metavar="TIME", help="when the plan starts, as 2026-11-28T08:00, in UTC")
+    made.add_argument("--out", metavar="DIR", help="where the files go (default: manifests beside the plan)")
 
 
 def _of_a_study(add: _Add) -> None:
