@@ -75,7 +75,7 @@ def _facts(plan: PlanDocument) -> Iterator[_Fact]:
     yield _Fact("percent", plan.percent, most=99)
     yield _Fact("phase_seconds", plan.phase_seconds, most=DAY_SECONDS)
     yield _Fact("start_s", plan.start_s or 0.0, above=False, most=1e11)
-    yield _Fact("phases", len(plan.phases))
+    yield _Fact("number of phases", len(plan.phases))
     yield _Fact("phases and phase_seconds", len(plan.phases) * plan.phase_seconds, most=_LONGEST_S)
     for number, offer in enumerate(plan.offers):
         yield from _offer_facts(f"offers.{number}", offer)

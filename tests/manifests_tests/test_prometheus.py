@@ -152,8 +152,9 @@ def tested(plan: ServedPlan, folder: Path, **test: Any) -> None:
 
 def value_at(minute: float, series: str, value: float, **labels: str) -> dict[str, Any]:
     text = ",".join(f'{name}="{given}"' for name, given in sorted(labels.items()))
-    samples = [{"labels": f"{series}{{{text}}}", "value": value}]
-    return {"expr": f"{series}{{{text}}}", "eval_time": f"{round(60 * minute)}s", "exp_samples": samples}
+    samples = [{"labels": f"{{{text}}}", "value": round(1000 * value)}]
+    expression = f"round(1000 * {series}{{{text}}})"  # promtool compares all digits
+    return {"expr": expression, "eval_time": f"{round(60 * minute)}s", "exp_samples": samples}
 
 
 A, B = "trial-10-small", "trial-11-small"

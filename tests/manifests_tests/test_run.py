@@ -80,7 +80,7 @@ def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], object]:
     [
         (lambda plain: plain.pop("phases"), "phases: missing"),
         (lambda plain: plain["offers"][0].pop("cores"), "offers.0.cores: missing"),
-        (put("phases", value=[]), "phases: must be above 0"),
+        (put("phases", value=[]), "number of phases: must be above 0"),
         (put("phases", 1, "offer", value=7), "phases.1.offer: must be one of [0, 1, 2], but got 7"),
         (put("phases", 1, "machines", value=0), "phases.1.machines: must be above 0"),
         (put("phases", 1, "machines", value="many"), "phases.1.machines: must be a valid integer"),

@@ -118,6 +118,7 @@ def _queue(plan: ServedPlan, offer: ServedOffer) -> Document:
         f"{{{{ $value | humanize }}}} requests wait in a process in the mean; one that answers "
         f"{significant(offer.process_rps, 3)} a second needs longer than {milliseconds(plan.slo_ms)} for more than "
         f"{significant(longest, 3)}.",
+        offer=offer.name,
     )
 
 
@@ -157,12 +158,14 @@ def _ended(plan: ServedPlan) -> Document:
     )
 
 
-def _alert(plan: ServedPlan, name: str, expression: str, lasting: str, summary: str, description: str) -> Document:
+def _alert(
+    plan: ServedPlan, name: str, expression: str, lasting: str, summary: str, description: str, **labels: str
+) -> Document:
     return {
         "alert": name,
         "expr": expression,
         "for": lasting,
-        "labels": {"study": plan.study, "severity": "warning"},
+        "labels": {"study": plan.study, "severity": "warning", **labels},
         "annotations": {"summary": summary, "description": description},
     }
 
