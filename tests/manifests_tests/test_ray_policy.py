@@ -92,7 +92,7 @@ def test_the_load_raises_the_plan_and_never_lowers_it(policy: ModuleType, monkey
     at = {"before": START_S + 869, "starting": START_S + 871, "serving": START_S + 901}
     wanted = {}
     for name, now_s in at.items():
-        monkeypatch.setattr(policy.time, "time", lambda now_s=now_s: now_s)
+        monkeypatch.setattr(policy, "time", SimpleNamespace(time=lambda now_s=now_s: now_s))
         wanted[name] = [policy.autoscale(context("offer-1", requests))[0] for requests in (0.0, 9.0, 31.0)]
     assert wanted == {"before": [0, 2, 7], "starting": [4, 4, 7], "serving": [4, 4, 7]}
     assert policy.autoscale(context("offer-0", 0.0)) == (0, {})

@@ -26,7 +26,6 @@ class _Panel(NamedTuple):
     unit: str
     queries: tuple[_Query, ...]
     description: str = ""
-    threshold: float | None = None
 
 
 def dashboard(plan: ServedPlan) -> Document:
@@ -69,7 +68,7 @@ def _latency(plan: ServedPlan) -> _Panel:
     )
     slo = _Query(f"vector({plan.slo_seconds:.6g})", f"SLO of p{plan.percent}")
     about = "Of answered requests, over 5 minutes; linear within the buckets of the histogram."
-    return _Panel("Latency", "s", (*queries, slo), about, plan.slo_seconds)
+    return _Panel("Latency", "s", (*queries, slo), about)
 
 
 def _load(plan: ServedPlan) -> _Panel:
@@ -123,9 +122,6 @@ def _models(plan: ServedPlan) -> _Panel:
 
 def _document(number: int, panel: _Panel) -> Document:
     row, column = divmod(number, _COLUMNS)
-    steps: list[Document] = [{"color": "green", "value": None}]
-    if panel.threshold is not None:
-        steps.append({"color": "red", "value": panel.threshold})
     return {
         "id": number + 1,
         "type": "timeseries",
@@ -133,10 +129,7 @@ def _document(number: int, panel: _Panel) -> Document:
         "description": panel.description,
         "datasource": _SOURCE,
         "gridPos": {"x": column * _WIDTH, "y": row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
-        "fieldConfig": {
-            "defaults": {"unit": panel.unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}},
-            "overrides": [],
-        },
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
             {"refId": chr(ord("A") + at), "datasource": _SOURCE, "expr": query.expression, "legendFormat": query.legend}
