@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import yaml
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
     """Writer of YAML that version 1.1 and 1.2 read alike: a text that either takes for something else is quoted."""
 
     def ignore_aliases(self, data: object) -> bool:
@@ -32,7 +32,8 @@ _Dumper.add_representer(str, _text)
 
 def yaml_text(documents: Sequence[object]) -> str:
     """Return one YAML document, or several in a file."""
-    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    text: str = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return text
 
 
 def json_text(document: object) -> str:

@@ -23,7 +23,6 @@ from objectives.serving.pool.admission import RefusedError
 Answer = tuple[int, dict[str, Any]]
 
 
-@serve.deployment
 class Offer:
     """A bundle with the placement that was measured; a replica is one process of the plan."""
 
@@ -42,7 +41,6 @@ class Offer:
         return 200, {"order": found.order.tolist(), "scores": found.scores.tolist()}
 
 
-@serve.deployment
 class Router:
     """Entrance of the application."""
 
@@ -66,4 +64,5 @@ class Router:
 def build(arguments: Mapping[str, Any]) -> serve.Application:
     """Build the application; `bundles` holds the bundle of each deployment by its name."""
     bundles: Mapping[str, str] = arguments["bundles"]
-    return Router.bind({name: Offer.options(name=name).bind(bundle) for name, bundle in bundles.items()})
+    offer = serve.deployment(Offer)
+    return serve.deployment(Router).bind({name: offer.options(name=name).bind(path) for name, path in bundles.items()})
