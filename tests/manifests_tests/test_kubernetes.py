@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from search.cli.parser import _parser
@@ -40,6 +40,7 @@ def parts(kind: str) -> list[dict[str, Any]]:
     return [each for each in kubernetes(SERVED, CLUSTER) if each["kind"] == kind]
 
 
+@settings(max_examples=12)  # a document takes 20 ms
 @given(dated_plans() | weekly_plans())
 def test_documents_follow_the_schemas(plan: PlanDocument) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="has the schemas of Kubernetes")

@@ -141,7 +141,7 @@ def test_a_panel_stands_in_its_own_place() -> None:
 # -- what rules say of samples
 
 
-def tested(plan: ServedPlan, folder: Path, **test: Any) -> None:
+def evaluate_rules(plan: ServedPlan, folder: Path, **test: Any) -> None:
     """Let promtool evaluate the rules every 15 s over samples, and compare."""
     (folder / "rules.yaml").write_text(yaml_text([rules(plan)]))
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": [{"interval": "15s", **test}]}
@@ -173,7 +173,7 @@ def test_planned_machines_and_capacity_follow_the_phases(tmp_path: Path) -> None
             value_at(minute, CAPACITY, capacity, study="shop"),
         )
     ]
-    tested(served_plan(dated()), tmp_path, input_series=[], promql_expr_test=checks)
+    evaluate_rules(served_plan(dated()), tmp_path, input_series=[], promql_expr_test=checks)
 
 
 @needs_promtool
@@ -200,7 +200,7 @@ def test_fewer_machines_than_planned_raise_an_alert(tmp_path: Path) -> None:
             },
         }
 
-    tested(
+    evaluate_rules(
         served_plan(dated()),
         tmp_path,
         input_series=series,
@@ -241,7 +241,7 @@ def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
     }
     plan = served_plan(dated())
     query = {"expr": reactive_rate("shop", A), "exp_samples": [{"labels": "{}", "value": 125 / 15}]}
-    tested(
+    evaluate_rules(
         plan,
         tmp_path,
         input_series=series,
