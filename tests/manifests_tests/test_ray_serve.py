@@ -31,7 +31,7 @@ PHASE_S, START_S = 12.0, 5.0
 def test_replicas_and_answers_follow_the_plan(tmp_path: Path) -> None:
     """Two machines of one point, then one of another; replicas are ordered before they serve."""
     assert PYTHON is not None
-    bundles = [write_toy(tmp_path / "bundles" / f"trial-{10 + number}", seed=number) for number in (0, 1)]
+    bundles = [write_toy(tmp_path / f"trial-{10 + number}", seed=number) for number in (0, 1)]
     begin_s = time.time() + 25
     plan = plan_of([Kind(START_S), Kind(START_S)], [(0, 2), (1, 1)], PHASE_S, begin_s)
     file = tmp_path / "plan.json"
