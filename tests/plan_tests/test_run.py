@@ -65,6 +65,7 @@ def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> No
         assert phase["capacity_rps"] >= phase["demand_rps"] or phase["short"]
         assert (phase["trial"], phase["machine"]) == (one["trial"], one["machine"])
         assert one["start_seconds"] == 5.0
+        assert (one["most"], one["copies"], one["cores"]) == (12, 1, 1)
     assert document["left_out"] == {"7": "its service curve was not measured"}
     # The money of the phases, counted from the document.
     price = 0.5 / 3600
