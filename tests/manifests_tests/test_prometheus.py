@@ -173,7 +173,19 @@ def test_planned_machines_and_capacity_follow_the_phases(tmp_path: Path) -> None
             value_at(minute, CAPACITY, capacity, study="shop"),
         )
     ]
-    evaluate_rules(served_plan(dated()), tmp_path, input_series=[], promql_expr_test=checks)
+    ended = {
+        "exp_labels": {"study": "shop", "severity": "warning"},
+        "exp_annotations": {
+            "summary": "the plan of shop has ended",
+            "description": "It started 31m 0s ago and is over; the machines of its last phase go on.",
+        },
+    }
+    alerts = [
+        {"eval_time": "40m", "alertname": "LeanrecPlanEnded", "exp_alerts": []},
+        {"eval_time": "41m", "alertname": "LeanrecPlanEnded", "exp_alerts": [ended]},
+    ]
+    plan = served_plan(dated())
+    evaluate_rules(plan, tmp_path, input_series=[], promql_expr_test=checks, alert_rule_test=alerts)
 
 
 @needs_promtool
@@ -239,6 +251,14 @@ def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
             "buckets.",
         },
     }
+    refusing = {
+        "exp_labels": {"study": "shop", "severity": "warning"},
+        "exp_annotations": {
+            "summary": "shop refuses more than 1% of its requests",
+            "description": "20% of the requests of 5 minutes were refused, by a placement's queue or deadline, or "
+            "because too many were in flight.",
+        },
+    }
     plan = served_plan(dated())
     query = {"expr": reactive_rate("shop", A), "exp_samples": [{"labels": "{}", "value": 125 / 15}]}
     evaluate_rules(
@@ -253,6 +273,8 @@ def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
         ],
         alert_rule_test=[
             {"eval_time": "10m", "alertname": "LeanrecLatencyAboveSlo", "exp_alerts": [slow]},
+            {"eval_time": "10m", "alertname": "LeanrecRefusals", "exp_alerts": [refusing]},
             {"eval_time": "10m", "alertname": "LeanrecQueue", "exp_alerts": []},
+            {"eval_time": "10m", "alertname": "LeanrecLoadAbovePlan", "exp_alerts": []},
         ],
     )

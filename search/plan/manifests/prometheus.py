@@ -154,7 +154,7 @@ def _ended(plan: ServedPlan) -> Document:
         f"{of(promql.POSITION, study=plan.study)} > {plan.calendar.seconds:.15g}",
         "0m",
         f"the plan of {plan.study} has ended",
-        "It ended {{ $value | humanizeDuration }} after its start; the machines of its last phase go on.",
+        "It started {{ $value | humanizeDuration }} ago and is over; the machines of its last phase go on.",
     )
 
 
