@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 from functools import partial
 
 
@@ -39,3 +40,11 @@ def count(text: str) -> int:
     if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (value := int(text)) > 0:
         return value
     raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
+
+
+def moment(text: str) -> float:
+    """Return seconds since the epoch; a time without a zone is UTC."""
+    with contextlib.suppress(ValueError, OverflowError):
+        at = datetime.datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
+    raise argparse.ArgumentTypeError(f"must be a time such as 2026-11-28T08:00, but got {text!r}")

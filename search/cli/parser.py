@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
 from search.cli import checkpoints, commands, planning
-from search.cli.argument_types import above_zero, count, share, tolerated
+from search.cli.argument_types import above_zero, count, moment, share, tolerated
 from search.cli.checkpoint_options import add_promotion_options, add_shadowing_options, add_watch_options
 from search.cli.commands import FAILED
 from search.errors import RenamedKeyWarning
@@ -118,6 +118,26 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("--every", type=above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
+
+    what = "a plan as manifests of Kubernetes and KEDA, Ray Serve, Prometheus and Grafana"
+    _manifests(add("manifests", what, planning.manifests))
+
+
+def _manifests(made: argparse.ArgumentParser) -> None:
+    made.add_argument("plan", metavar="PLAN", help="a plan.json of leanrec plan")
+    made.add_argument("--image", default="leanrec:latest", help="container image with leanrec[serve] and the bundles")
+    made.add_argument(
+        "--bundles", metavar="DIR", default="/bundles", help="folder in it that has a bundle for each point: trial-N"
+    )
+    made.add_argument("--namespace", default="default", help="of Kubernetes")
+    made.add_argument(
+        "--prometheus",
+        metavar="URL",
+        default="http://prometheus.monitoring:9090",
+        help="server that reads the metrics, as KEDA reaches it",
+    )
+    made.add_argument("--start", type=moment, metavar="TIME", help="when the plan starts, as 2026-11-28T08:00, in UTC")
+    made.add_argument("--out", metavar="DIR", help="where the files go (default: manifests beside the plan)")
 
 
 def _of_a_study(add: _Add) -> None:

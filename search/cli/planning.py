@@ -1,11 +1,11 @@
-"""Commands about traffic over time: observe and plan."""
+"""Commands about traffic over time: observe, plan and manifests."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from objectives.errors import ExplainedError
 from search.cli.commands import DONE, _config, _console, _existing, _home
@@ -74,4 +74,23 @@ def plan(options: argparse.Namespace) -> int:
         console_table("Policies on the held-out phases", POLICY_COLUMNS, found.policies),
         f"written: {out / FILE}, {out / PAGE}",
     )
+    return DONE
+
+
+def manifests(options: argparse.Namespace) -> int:
+    """Write the manifests of a plan."""
+    from search.plan.manifests.run import write_manifests
+    from search.plan.manifests.settings import Cluster
+
+    console, plan = _console(options), Path(options.plan)
+    out = Path(options.out) if options.out else plan.parent / "manifests"
+    cluster = Cluster(
+        image=options.image,
+        namespace=options.namespace,
+        bundles=PurePosixPath(options.bundles),
+        prometheus=options.prometheus,
+    )
+    found = write_manifests(plan, options.start, cluster, out.resolve())
+    console.warn(*found.warnings)
+    console.result(found, f"{found.study}: {', '.join(found.offers)}", *found.files)
     return DONE

@@ -19,12 +19,18 @@ from spaces.domains import Scalar
 
 @dataclass(frozen=True, kw_only=True)
 class OfferRow:
-    """A deployment on a kind of machine; capacity in requests per second by machines, as far as it was simulated."""
+    """A deployment on a kind of machine; capacity in requests per second by machines, as far as it was simulated.
+
+    most: machines of the kind that may serve at once
+    cores: of a process
+    """
 
     offer: int
     trial: int
     machine: str
+    most: int
     copies: int
+    cores: int
     replicas: int
     placement: Mapping[str, Scalar]
     loss: float
@@ -121,7 +127,9 @@ def _offer_row(number: int, table: CapacityTable) -> OfferRow:
         offer=number,
         trial=one.trial,
         machine=kind.name,
+        most=kind.most,
         copies=offer.copies,
+        cores=one.cores,
         replicas=offer.replicas,
         placement=knobs,
         loss=one.loss,

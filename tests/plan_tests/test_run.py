@@ -20,6 +20,7 @@ from search.plan.columns import stretches
 from search.plan.deployments import Menu
 from search.plan.figures import plan_figure, policies_figure
 from search.plan.observe import observe_log
+from search.plan.plan_file import read_plan
 from search.plan.run import Request
 from tests.planning_tests.fleets import deployment
 
@@ -58,6 +59,7 @@ def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> No
     machines.write_text("machines: [{name: small, cores: 1, price_per_hour: 0.5, start_seconds: 3, most: 12}]")
     out = tmp_path / "out"
     found = run.plan(session, asked(log_file(tmp_path), machines=machines), out, QUIET)
+    assert read_plan(out / "plan.json") == found
     document = json.loads((out / "plan.json").read_text())
     assert [phase["start_s"] for phase in document["phases"]] == [20.0 * number for number in range(12)]
     for phase in document["phases"]:
@@ -65,6 +67,7 @@ def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> No
         assert phase["capacity_rps"] >= phase["demand_rps"] or phase["short"]
         assert (phase["trial"], phase["machine"]) == (one["trial"], one["machine"])
         assert one["start_seconds"] == 5.0
+        assert (one["most"], one["copies"], one["cores"]) == (12, 1, 1)
     assert document["left_out"] == {"7": "its service curve was not measured"}
     # The money of the phases, counted from the document.
     price = 0.5 / 3600
@@ -106,6 +109,7 @@ def test_a_profile_is_planned_for_a_week(session: Any, tmp_path: Path) -> None:
     profile.write_text("\n".join(["weekday,hour,mean_rps,p95_rps", *lines]))
     found = run.plan(session, asked(None, profile=profile, phase_s=3600.0, horizon_s=None), tmp_path / "out", QUIET)
     assert len(found.phases) == 168 and found.forecast is None and found.headroom == 0.95
+    assert read_plan(tmp_path / "out" / "plan.json") == found
     assert [phase.demand_rps for phase in found.phases[:24]] == [8.0 + hour for hour in range(24)]
 
 

@@ -1,0 +1,196 @@
+"""Recording rules, alerts and a scrape configuration of Prometheus for a plan that is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search.format import milliseconds, percent, significant
+from search.plan.manifests import promql
+from search.plan.manifests.promql import of
+from search.plan.manifests.served import ServedOffer, ServedPlan
+from search.plan.manifests.settings import Cluster
+
+Document = dict[str, Any]
+# Share of refused requests above which an alert tells.
+_REFUSED = 0.01
+
+
+def rules(plan: ServedPlan) -> Document:
+    """Return the groups of rules; the alerts stand on what the other groups record."""
+    name = f"leanrec-{plan.study}"
+    groups = {"load": _load(plan), "plan": _plan(plan), "alerts": _alerts(plan)}
+    return {"groups": [{"name": f"{name}-{kind}", "interval": "15s", "rules": made} for kind, made in groups.items()]}
+
+
+def quantiles(plan: ServedPlan) -> tuple[float, ...]:
+    """Return the quantiles of the latency that are recorded, that of the SLO among them."""
+    return tuple(sorted({0.5, 0.95, 0.99, plan.percent / 100}))
+
+
+def _load(plan: ServedPlan) -> list[Document]:
+    """Return the rules of what the servers see."""
+    study = plan.study
+
+    def each(name: str) -> str:
+        return f"avg by (offer) ({of(name, study=study)})"
+
+    return [
+        _record(plan, promql.RATE, promql.request_rate(study)),
+        _record(plan, promql.RATE_BY_STATUS, promql.request_rate(study, by="status")),
+        *(_latency(plan, share) for share in quantiles(plan)),
+        _record(plan, promql.REFUSED, promql.refused_share(study)),
+        _record(plan, promql.QUEUE, each("leanrec_queue_length")),
+        _record(plan, promql.IN_FLIGHT, each("leanrec_in_flight")),
+    ]
+
+
+def _latency(plan: ServedPlan, share: float) -> Document:
+    seconds = promql.quantile(share, "leanrec_request_seconds", plan.study)
+    return _record(plan, promql.LATENCY, seconds, quantile=f"{share:g}")
+
+
+def _plan(plan: ServedPlan) -> list[Document]:
+    """Return the rules of what the plan wants now, and of what there is."""
+    calendar, study = plan.calendar, plan.study
+    found = [
+        _record(plan, promql.POSITION, promql.position(calendar)),
+        _record(plan, promql.CAPACITY, promql.over_time(plan.capacity, calendar, study)),
+    ]
+    for offer in plan.offers:
+        processes = f"count({of('leanrec_model', study=study, offer=offer.name)}) or vector(0)"
+        planned = promql.over_time(offer.machines, calendar, study)
+        found += [
+            _record(plan, promql.PLANNED, planned, offer=offer.name),
+            _record(plan, promql.ACTUAL, f"({processes}) / {offer.row.copies}", offer=offer.name),
+        ]
+    return found
+
+
+def _record(plan: ServedPlan, series: str, expression: str, **labels: str) -> Document:
+    return {"record": series, "expr": expression, "labels": {"study": plan.study, **labels}}
+
+
+def _alerts(plan: ServedPlan) -> list[Document]:
+    found = [
+        _slow(plan),
+        _refusals(plan),
+        *(_queue(plan, offer) for offer in plan.offers),
+        _machines(plan),
+        _load_above(plan),
+    ]
+    return found if plan.calendar.weekly else [*found, _ended(plan)]
+
+
+def _slow(plan: ServedPlan) -> Document:
+    latency = of(promql.LATENCY, study=plan.study, quantile=f"{plan.percent / 100:g}")
+    return _alert(
+        plan,
+        "LeanrecLatencyAboveSlo",
+        f"{latency} > {plan.slo_seconds:.6g}",
+        "5m",
+        f"p{plan.percent} of {plan.study} is above {milliseconds(plan.slo_ms)}",
+        f"p{plan.percent} over 5 minutes is {{{{ $value | humanizeDuration }}}}; the plan's SLO is "
+        f"{milliseconds(plan.slo_ms)}. It is linear within the histogram's buckets.",
+    )
+
+
+def _refusals(plan: ServedPlan) -> Document:
+    return _alert(
+        plan,
+        "LeanrecRefusals",
+        f"{of(promql.REFUSED, study=plan.study)} > {_REFUSED:g}",
+        "2m",
+        f"{plan.study} refuses more than {percent(_REFUSED)} of its requests",
+        "{{ $value | humanizePercentage }} of the requests of 5 minutes were refused, by a placement's queue or "
+        "deadline, or because too many were in flight.",
+    )
+
+
+def _queue(plan: ServedPlan, offer: ServedOffer) -> Document:
+    """Return the alert of a queue that takes longer than the SLO (Little 1961)."""
+    longest = offer.process_rps * plan.slo_seconds
+    return _alert(
+        plan,
+        "LeanrecQueue",
+        f"{of(promql.QUEUE, study=plan.study, offer=offer.name)} > {longest:.6g}",
+        "1m",
+        f"requests of {plan.study} wait longer than the SLO in {offer.name}",
+        f"{{{{ $value | humanize }}}} requests wait in a process in the mean; one that answers "
+        f"{significant(offer.process_rps, 3)} a second needs longer than {milliseconds(plan.slo_ms)} for more than "
+        f"{significant(longest, 3)}.",
+        offer=offer.name,
+    )
+
+
+def _machines(plan: ServedPlan) -> Document:
+    planned, actual = (of(series, study=plan.study) for series in (promql.PLANNED, promql.ACTUAL))
+    return _alert(
+        plan,
+        "LeanrecFewerMachinesThanPlanned",
+        f"{planned} - {actual} > 0",
+        "5m",
+        f"fewer machines serve {plan.study} than planned",
+        "{{ $value | humanize }} machines of {{ $labels.offer }} that the plan has now do not serve.",
+    )
+
+
+def _load_above(plan: ServedPlan) -> Document:
+    rate, capacity = (of(series, study=plan.study) for series in (promql.RATE, promql.CAPACITY))
+    return _alert(
+        plan,
+        "LeanrecLoadAbovePlan",
+        f"{rate} > on (study) {capacity}",
+        "5m",
+        f"more requests of {plan.study} arrive than the plan suffices for",
+        "{{ $value | humanize }} requests per second arrive, more than the planned machines serve within the SLO. "
+        "Plan again with a newer trace.",
+    )
+
+
+def _ended(plan: ServedPlan) -> Document:
+    return _alert(
+        plan,
+        "LeanrecPlanEnded",
+        f"{of(promql.POSITION, study=plan.study)} > {plan.calendar.seconds:.15g}",
+        "0m",
+        f"the plan of {plan.study} has ended",
+        "It started {{ $value | humanizeDuration }} ago and is over; the machines of its last phase go on.",
+    )
+
+
+def _alert(
+    plan: ServedPlan, name: str, expression: str, lasting: str, summary: str, description: str, **labels: str
+) -> Document:
+    return {
+        "alert": name,
+        "expr": expression,
+        "for": lasting,
+        "labels": {"study": plan.study, "severity": "warning", **labels},
+        "annotations": {"summary": summary, "description": description},
+    }
+
+
+def scrape(plan: ServedPlan, cluster: Cluster) -> Document:
+    """Return the configuration that reads the metrics of all pods of the plan, and of those that end too."""
+
+    def label(name: str) -> str:
+        return f"__meta_kubernetes_pod_label_{name}"
+
+    address = ["__meta_kubernetes_pod_ip", "__meta_kubernetes_pod_annotation_prometheus_io_port"]
+    relabelled = [
+        {"action": "keep", "source_labels": [label("study")], "regex": plan.study},
+        {"action": "replace", "source_labels": address, "separator": ":", "target_label": "__address__"},
+        *({"action": "replace", "source_labels": [label(name)], "target_label": name} for name in ("study", "offer")),
+        *(
+            {"action": "replace", "source_labels": [f"__meta_kubernetes_{source}"], "target_label": name}
+            for name, source in (("namespace", "namespace"), ("pod", "pod_name"))
+        ),
+    ]
+    discovery = {"role": "pod", "namespaces": {"names": [cluster.namespace]}}
+    job = {
+        "job_name": f"leanrec-{plan.study}",
+        "scrape_interval": "15s",
+        "kubernetes_sd_configs": [discovery],
+        "relabel_configs": relabelled,
+    }
+    return {"scrape_configs": [job]}

@@ -1,0 +1,280 @@
+"""Rules, dashboard and triggers in PromQL: read by promtool, of metrics that the server has, and true of samples."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from objectives.serving.http.metrics import Metrics
+from search.plan.document import PlanDocument
+from search.plan.manifests.files import yaml_text
+from search.plan.manifests.grafana import dashboard
+from search.plan.manifests.keda import keda
+from search.plan.manifests.prometheus import rules, scrape
+from search.plan.manifests.promql import ACTUAL, CAPACITY, LATENCY, PLANNED, REFUSED, reactive_rate
+from search.plan.manifests.served import ServedPlan, served_plan
+from tests.manifests_tests.plans import CLUSTER, Kind, plan_of
+
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: promtool)")
+FUNCTIONS = {
+    *("avg", "by", "count", "histogram_quantile", "increase", "max", "on", "or", "and", "rate", "sum", "time"),
+    *("vector", "bool"),
+}
+# Labels that the scrape configuration sets.
+SCRAPED = {"study", "offer", "namespace", "pod"}
+
+
+def dated() -> PlanDocument:
+    """Ten minutes each: 1 machine of 2 processes, then 2 machines of another offer, then 3 of the first."""
+    return plan_of([Kind(copies=2), Kind()], [(0, 1), (1, 2), (0, 3)], 600.0, start_s=600.0)
+
+
+def weekly() -> PlanDocument:
+    return plan_of([Kind(), Kind()], [(0, 1), (1, 2), (1, 3), (0, 1)] * 42, 3600.0, weekly=True)
+
+
+PLANS = [pytest.param(served_plan(dated()), id="dated"), pytest.param(served_plan(weekly()), id="weekly")]
+
+
+def promtool(*arguments: str | Path) -> None:
+    assert PROMTOOL is not None
+    done = subprocess.run([PROMTOOL, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def expressions(plan: ServedPlan) -> Iterator[str]:
+    for group in rules(plan)["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+    for panel in dashboard(plan)["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+    for document in keda(plan, CLUSTER):
+        yield document["spec"]["triggers"][-1]["metadata"]["query"]
+
+
+@needs_promtool
+@pytest.mark.parametrize("plan", PLANS)
+def test_promtool_takes_every_expression(plan: ServedPlan, tmp_path: Path) -> None:
+    file, every, config = (tmp_path / name for name in ("rules.yaml", "every.yaml", "prometheus.yaml"))
+    file.write_text(yaml_text([rules(plan)]))
+    made = [{"record": f"made:{number}", "expr": each} for number, each in enumerate(expressions(plan))]
+    every.write_text(yaml_text([{"groups": [{"name": "every", "rules": made}]}]))
+    config.write_text(yaml_text([{"rule_files": [str(file)], **scrape(plan, CLUSTER)}]))
+    promtool("check", "rules", "--lint=all", "--lint-fatal", file, every)
+    promtool("check", "config", config)
+
+
+@needs_promtool
+def test_promtool_refuses_a_wrong_expression(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml_text([{"groups": [{"name": "wrong", "rules": [{"record": "a:b", "expr": "sum(rate(x))"}]}]}]))
+    with pytest.raises(AssertionError, match="range vector"):
+        promtool("check", "rules", file)
+
+
+@pytest.fixture(scope="module")
+def served_metrics() -> dict[str, set[str]]:
+    """Labels of each series of a server that has answered, refused and swapped."""
+    metrics = Metrics(lambda: 1.0, lambda: 2.0)
+    metrics.answered(0.01, 20)
+    metrics.ended(200)
+    metrics.refused("queue")
+    metrics.swapped("done")
+    metrics.serving("shop", "4f0c81b2a3d9")
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_expressions_name_metrics_and_labels_of_the_server(
+    plan: ServedPlan, served_metrics: dict[str, set[str]]
+) -> None:
+    recorded = {
+        rule["record"]: set(rule["labels"])
+        for group in rules(plan)["groups"]
+        for rule in group["rules"]
+        if "record" in rule
+    }
+    recorded["study_status:leanrec_requests:rate1m"].add("status")
+    for series in ("study_offer:leanrec_queue_length:avg", "study_offer:leanrec_in_flight:avg"):
+        recorded[series].add("offer")
+    known = {**served_metrics, **recorded}
+    for expression in expressions(plan):
+        text = re.sub(r"\[[^]]*\]|\"[^\"]*\"", "", expression)
+        listed = set(re.findall(r"\w+", " ".join(re.findall(r"(?:by|on) \(([^)]*)\)", text))))
+        text = re.sub(r"(by|on) \([^)]*\)", r"\1", text)
+        matched = [
+            (name, set(re.findall(r"(\w+)=", labels))) for name, labels in re.findall(r"([\w:]+)\{([^}]*)\}", text)
+        ]
+        names = set(re.findall(r"[a-zA-Z_:][\w:]*", re.sub(r"\{[^}]*\}", "", text))) - FUNCTIONS
+        assert names <= set(known), expression
+        for name, labels in matched:
+            assert labels <= known[name] | SCRAPED, expression
+        assert listed <= set().union(SCRAPED, *(known[name] for name in names)), expression
+
+
+def test_a_panel_stands_in_its_own_place() -> None:
+    panels = dashboard(served_plan(dated()))["panels"]
+    taken = {
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in panels
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    }
+    assert len(taken) == sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in panels)
+    assert max(x for x, _ in taken) < 24 and len({panel["id"] for panel in panels}) == len(panels)
+    sources = [target["datasource"] for panel in panels for target in panel["targets"]]
+    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
+
+
+# -- what rules say of samples
+
+
+def evaluate_rules(plan: ServedPlan, folder: Path, **test: Any) -> None:
+    """Let promtool evaluate the rules every 15 s over samples, and compare."""
+    (folder / "rules.yaml").write_text(yaml_text([rules(plan)]))
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": [{"interval": "15s", **test}]}
+    (folder / "tests.yaml").write_text(yaml_text([document]))
+    assert yaml.safe_load((folder / "tests.yaml").read_text()) == document
+    promtool("test", "rules", folder / "tests.yaml")
+
+
+def value_at(minute: float, series: str, value: float, **labels: str) -> dict[str, Any]:
+    text = ",".join(f'{name}="{given}"' for name, given in sorted(labels.items()))
+    samples = [{"labels": f"{{{text}}}", "value": round(1000 * value)}]
+    expression = f"round(1000 * {series}{{{text}}})"  # promtool compares all digits
+    return {"expr": expression, "eval_time": f"{round(60 * minute)}s", "exp_samples": samples}
+
+
+A, B = "trial-10-small", "trial-11-small"
+
+
+@needs_promtool
+def test_planned_machines_and_capacity_follow_the_phases(tmp_path: Path) -> None:
+    """A dated plan from minute 10 to 40; before and after it the last phase applies."""
+    expected = {9.5: (3, 0, 300), 10: (1, 0, 100), 19.5: (1, 0, 100), 20: (0, 2, 100), 30: (3, 0, 300), 55: (3, 0, 300)}
+    checks = [
+        check
+        for minute, (first, second, capacity) in expected.items()
+        for check in (
+            value_at(minute, PLANNED, first, study="shop", offer=A),
+            value_at(minute, PLANNED, second, study="shop", offer=B),
+            value_at(minute, CAPACITY, capacity, study="shop"),
+        )
+    ]
+    ended = {
+        "exp_labels": {"study": "shop", "severity": "warning"},
+        "exp_annotations": {
+            "summary": "the plan of shop has ended",
+            "description": "It started 31m 0s ago and is over; the machines of its last phase go on.",
+        },
+    }
+    alerts = [
+        {"eval_time": "40m", "alertname": "LeanrecPlanEnded", "exp_alerts": []},
+        {"eval_time": "41m", "alertname": "LeanrecPlanEnded", "exp_alerts": [ended]},
+    ]
+    plan = served_plan(dated())
+    evaluate_rules(plan, tmp_path, input_series=[], promql_expr_test=checks, alert_rule_test=alerts)
+
+
+@needs_promtool
+def test_fewer_machines_than_planned_raise_an_alert(tmp_path: Path) -> None:
+    """Two processes are a machine of the first offer; of the second one of two machines serves."""
+    series = [
+        *(
+            {
+                "series": f'leanrec_model{{study="shop",offer="{A}",pod="a{pod}",name="shop",version="1"}}',
+                "values": "1x240",
+            }
+            for pod in (1, 2)
+        ),
+        {"series": f'leanrec_model{{study="shop",offer="{B}",pod="b",name="shop",version="2"}}', "values": "1x240"},
+    ]
+    name = "LeanrecFewerMachinesThanPlanned"
+
+    def alert(offer: str, missing: int) -> dict[str, Any]:
+        return {
+            "exp_labels": {"study": "shop", "offer": offer, "severity": "warning"},
+            "exp_annotations": {
+                "summary": "fewer machines serve shop than planned",
+                "description": f"{missing} machines of {offer} that the plan has now do not serve.",
+            },
+        }
+
+    evaluate_rules(
+        served_plan(dated()),
+        tmp_path,
+        input_series=series,
+        promql_expr_test=[value_at(15, ACTUAL, 1, study="shop", offer=A)],
+        alert_rule_test=[
+            {"eval_time": "19m45s", "alertname": name, "exp_alerts": []},
+            {"eval_time": "24m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "26m", "alertname": name, "exp_alerts": [alert(B, 1)]},
+            {"eval_time": "36m", "alertname": name, "exp_alerts": [alert(A, 2)]},
+        ],
+    )
+
+
+@needs_promtool
+def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
+    """Of 100 requests in 15 s, 90 take up to 10 ms and 10 up to 50 ms: the p95 is at half of the bucket, 30 ms. One in
+    ten of all others is refused.
+    """
+
+    def counter(name: str, labels: str, each: int) -> dict[str, str]:
+        text = f'study="shop",offer="{A}",pod="a"' + (f",{labels}" if labels else "")
+        return {"series": f"{name}{{{text}}}", "values": f"0+{each}x80"}
+
+    buckets = {"0.01": 90, "0.05": 100, "+Inf": 100}
+    series = [
+        *(counter("leanrec_request_seconds_bucket", f'le="{limit}"', each) for limit, each in buckets.items()),
+        counter("leanrec_requests_total", 'status="200"', 100),
+        counter("leanrec_requests_total", 'status="503"', 25),
+        counter("leanrec_refusals_total", 'reason="queue"', 25),
+    ]
+    slow = {
+        "exp_labels": {"study": "shop", "quantile": "0.95", "severity": "warning"},
+        "exp_annotations": {
+            "summary": "p95 of shop is above 20 ms",
+            "description": "p95 over 5 minutes is 30ms; the plan's SLO is 20 ms. It is linear within the histogram's "
+            "buckets.",
+        },
+    }
+    refusing = {
+        "exp_labels": {"study": "shop", "severity": "warning"},
+        "exp_annotations": {
+            "summary": "shop refuses more than 1% of its requests",
+            "description": "20% of the requests of 5 minutes were refused, by a placement's queue or deadline, or "
+            "because too many were in flight.",
+        },
+    }
+    plan = served_plan(dated())
+    query = {"expr": reactive_rate("shop", A), "exp_samples": [{"labels": "{}", "value": 125 / 15}]}
+    evaluate_rules(
+        plan,
+        tmp_path,
+        input_series=series,
+        promql_expr_test=[
+            value_at(10, LATENCY, 0.03, study="shop", quantile="0.95"),
+            value_at(10, REFUSED, 0.2, study="shop"),
+            {**query, "eval_time": "15m"},
+            {**query, "eval_time": "20m", "exp_samples": [{"labels": "{}", "value": 0}]},
+        ],
+        alert_rule_test=[
+            {"eval_time": "10m", "alertname": "LeanrecLatencyAboveSlo", "exp_alerts": [slow]},
+            {"eval_time": "10m", "alertname": "LeanrecRefusals", "exp_alerts": [refusing]},
+            {"eval_time": "10m", "alertname": "LeanrecQueue", "exp_alerts": []},
+            {"eval_time": "10m", "alertname": "LeanrecLoadAbovePlan", "exp_alerts": []},
+        ],
+    )
