@@ -179,7 +179,7 @@ def test_a_closed_loop_has_one_request_at_a_time() -> None:
         return Instant()
 
     requests: list[Mapping[str, Any]] = [{"id": 0}, {"id": 1}, {"id": 2}]
-    run = play_closed(LiveTarget(submit, 1, 2), requests, 0.02)
+    run = play_closed(LiveTarget(submit, 1, 2), requests, 0.2)
     assert seen == [i % 3 for i in range(len(seen))]
     assert len(run.scheduled_s) == len(seen) > 3
     assert (run.scheduled_s[1:] >= run.finished_s[:-1]).all()

@@ -659,11 +659,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from objectives.serving import devices, engines
-from spaces.techniques.placement import Seat
+from spaces.techniques.placement import InstanceGroup
 devices.cpu_features = lambda: ("avx2",)
 for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
     rows = dict(np.load(file.with_suffix(".npz")))
-    np.save(file.with_suffix(".npy"), engines.open_replica(file, Seat(threads=1), None).run(rows))
+    np.save(file.with_suffix(".npy"), engines.open_replica(file, InstanceGroup(threads=1), None).run(rows))
 """
 
 
