@@ -311,9 +311,11 @@ def serve(options: argparse.Namespace) -> int:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExplainedError(f"serve needs {', '.join(missing)}: pip install 'leanrec[serve]'")
+    from objectives.serving.control.elastic import Elastic
     from objectives.serving.http.limits import MEBIBYTE, Limits
     from objectives.serving.http.server import Started
     from objectives.serving.http.server import serve as serve_bundle
+    from search.cli.planning import elastic_settings
 
     limits = Limits(
         body_bytes=options.max_body_mb * MEBIBYTE,
@@ -331,9 +333,9 @@ def serve(options: argparse.Namespace) -> int:
         sys.stdout.write((json.dumps(vars(found)) if options.json else line) + "\n")
         sys.stdout.flush()
 
-    drained = serve_bundle(
-        partial(_bundle_folder, options), options.host, options.port, options.name, limits, say, started
-    )
+    find = partial(_bundle_folder, options)
+    elastic = Elastic(settings, say) if (settings := elastic_settings(options)) else None
+    drained = serve_bundle(find, options.host, options.port, options.name, limits, say, started, elastic)
     return DONE if drained else FAILED
 
 

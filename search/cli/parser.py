@@ -12,6 +12,7 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
+from objectives.serving.control.windows import Windows
 from search.cli import commands, planning
 from search.cli.commands import FAILED
 from search.errors import RenamedKeyWarning
@@ -106,6 +107,13 @@ def _number(rule: str, most: float, text: str) -> float:
 
 _above_zero = partial(_number, "be above 0", float("inf"))
 _share = partial(_number, "lie between 0 and 1", 1.0)
+
+
+def _windows(text: str) -> Windows:
+    with contextlib.suppress(ValueError):
+        stable_s, panic_s, tick_s = map(float, text.split(","))
+        return Windows(stable_s, panic_s, tick_s)
+    raise argparse.ArgumentTypeError(f"must be STABLE,PANIC,TICK in falling order such as 60,6,2, but got {text!r}")
 
 
 def _tolerated(text: str) -> float:
@@ -228,6 +236,21 @@ def _of_a_bundle(add: _Add) -> None:
     serving.add_argument("--max-in-flight", type=_count, default=256, metavar="N", help="most requests at once")
     serving.add_argument(
         "--drain-seconds", type=_count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
+    )
+    elastic = serving.add_argument_group("elastic", "variants and replicas that follow a plan and the requests")
+    elastic.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan; BUNDLE is one of its points")
+    elastic.add_argument(
+        "--variant", action="append", default=[], metavar="BUNDLE", help="a bundle of another point; may be repeated"
+    )
+    elastic.add_argument("--machine", metavar="KIND", help="kind of this machine in the plan (default: its only one)")
+    elastic.add_argument(
+        "--windows",
+        type=_windows,
+        metavar="STABLE,PANIC,TICK",
+        help="seconds of the stable window, of the panic window, and between decisions (default 60,6,2)",
+    )
+    elastic.add_argument(
+        "--timeline", metavar="FILE", help="decisions and their reasons are added to it, as JSON lines"
     )
     building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)
     building.add_argument(

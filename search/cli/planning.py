@@ -1,4 +1,4 @@
-"""Commands about traffic over time: observe and plan."""
+"""Commands about traffic over time: observe, plan, and what a server does of a plan."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import argparse
 import importlib.util
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from objectives.errors import ExplainedError
-from search.cli.commands import DONE, _config, _console, _existing, _home
+from objectives.errors import ExplainedError, InputError
+from search.cli.commands import DONE, _bundle_folder, _config, _console, _existing, _home
+
+if TYPE_CHECKING:
+    from objectives.serving.control.elastic import ElasticSettings
 
 
 def observe(options: argparse.Namespace) -> int:
@@ -75,3 +79,22 @@ def plan(options: argparse.Namespace) -> int:
         f"written: {out / FILE}, {out / PAGE}",
     )
     return DONE
+
+
+def elastic_settings(options: argparse.Namespace) -> ElasticSettings | None:
+    """Return what an elastic server is to do; None where one model serves, and InputError where the plan is missing."""
+    from objectives.serving.control.elastic import ElasticSettings
+    from objectives.serving.control.windows import KPA
+
+    if options.plan is None:
+        for name in ("variant", "machine", "windows", "timeline"):
+            if getattr(options, name):
+                raise InputError(f"--{name}: must come with --plan, but there is none")
+        return None
+
+    def bundles() -> list[Path]:
+        given = [options.bundle, *options.variant]
+        return [_bundle_folder(argparse.Namespace(**{**vars(options), "bundle": bundle})) for bundle in given]
+
+    timeline = Path(options.timeline) if options.timeline else None
+    return ElasticSettings(Path(options.plan), options.machine, bundles, options.windows or KPA, timeline)

@@ -93,6 +93,7 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
         loss=point.quality.loss,
         load_seconds=loads.seconds(side),
         memory_bytes=point.peak_memory_bytes,
+        variant=side[1].variant_id,
     )
 
 

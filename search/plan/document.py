@@ -15,15 +15,33 @@ from planning.plan import Planned, Terms
 from planning.policies import PhasePlans
 from planning.replay import Outcome
 from spaces.domains import Scalar
+from spaces.serialization import Json, to_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutRow:
+    """One process of a deployment on a machine: replicas of its first instance group, and its capacity."""
+
+    replicas: int
+    cores: int
+    capacity_rps: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfferRow:
-    """A deployment on a kind of machine; capacity in requests per second by machines, as far as it was simulated."""
+    """A deployment on a kind of machine; capacity in requests per second by machines, as far as it was simulated.
+
+    variant: identifier of weights and precision, by which a bundle is recognised
+    deployed: the placement as plain data
+    layouts: that one process on a machine may have
+    machine_cores: of the kind
+    """
 
     offer: int
     trial: int
+    variant: str
     machine: str
+    machine_cores: int
     copies: int
     replicas: int
     placement: Mapping[str, Scalar]
@@ -33,6 +51,8 @@ class OfferRow:
     start_seconds: float
     memory_bytes: int | None
     capacity_rps: Mapping[int, float]
+    deployed: Json
+    layouts: tuple[LayoutRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +128,19 @@ class PlanDocument:
     warnings: tuple[str, ...]
 
 
-def offer_rows(tables: Sequence[CapacityTable]) -> tuple[OfferRow, ...]:
-    return tuple(_offer_row(number, table) for number, table in enumerate(tables))
+def offer_rows(tables: Sequence[CapacityTable], layouts: Sequence[Sequence[CapacityTable]]) -> tuple[OfferRow, ...]:
+    """Return the rows of offers, given the tables of the layouts of each."""
+    return tuple(_offer_row(number, *each) for number, each in enumerate(zip(tables, layouts, strict=True)))
 
 
-def _offer_row(number: int, table: CapacityTable) -> OfferRow:
+def _layout_row(table: CapacityTable) -> LayoutRow:
+    one = table.offer.deployment
+    return LayoutRow(
+        replicas=one.placement.instance_group.replicas, cores=one.cores, capacity_rps=table.rate(machines=1)
+    )
+
+
+def _offer_row(number: int, table: CapacityTable, layouts: Sequence[CapacityTable]) -> OfferRow:
     offer: Offer = table.offer
     one, kind = offer.deployment, offer.kind
     knobs = {name.removeprefix("placement."): value for name, value in one.placement.knobs().items()}
@@ -120,7 +148,9 @@ def _offer_row(number: int, table: CapacityTable) -> OfferRow:
     return OfferRow(
         offer=number,
         trial=one.trial,
+        variant=one.variant,
         machine=kind.name,
+        machine_cores=kind.cores,
         copies=offer.copies,
         replicas=offer.replicas,
         placement=knobs,
@@ -130,6 +160,8 @@ def _offer_row(number: int, table: CapacityTable) -> OfferRow:
         start_seconds=offer.start_seconds,
         memory_bytes=one.memory_bytes,
         capacity_rps=dict(sorted(whole.items())),
+        deployed=to_plain(one.placement),
+        layouts=tuple(_layout_row(layout) for layout in layouts),
     )
 
 

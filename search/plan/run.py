@@ -110,9 +110,14 @@ def _own_machine(session: Session) -> tuple[MachineKind, ...]:
 
 
 class _Solved(NamedTuple):
-    """A plan with what it stands on; the forecast is None for a profile."""
+    """A plan with what it stands on.
+
+    layouts: tables of the layouts of each offer, as one process on a machine
+    forecast: None for a profile
+    """
 
     tables: list[CapacityTable]
+    layouts: list[list[CapacityTable]]
     terms: Terms
     demand: Demand
     plans: PhasePlans
@@ -153,8 +158,11 @@ def _of_trace(
     capacities = _capacities(session, workload, terms)
     tables = capacities.tables(offers)
     found = make_plan(tables, log, Trace.of(log, menu.rows, request.seed), terms, console.say)
+    layouts = capacities.of_layouts(offers)
     capacities.keep()
-    return _Solved(tables, terms, demand, found.upcoming, found.backtested.outcomes, forecast_row(found), found.start_s)
+    return _Solved(
+        tables, layouts, terms, demand, found.upcoming, found.backtested.outcomes, forecast_row(found), found.start_s
+    )
 
 
 def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Offer, ...], console: Console) -> _Solved:
@@ -164,8 +172,9 @@ def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Of
     capacities = _capacities(session, poisson_workload(menu.rows, request.seed), terms)
     tables = capacities.tables(offers)
     plans, demand, outcomes = plan_week(tables, profile, menu.rows, terms, console.say)
+    layouts = capacities.of_layouts(offers)
     capacities.keep()
-    return _Solved(tables, terms, demand, plans, outcomes, None, None)
+    return _Solved(tables, layouts, terms, demand, plans, outcomes, None, None)
 
 
 def _capacities(session: Session, workload: Workload, terms: Terms) -> Capacities:
@@ -186,7 +195,7 @@ def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -
         phase_seconds=terms.phase_seconds,
         start_s=solved.start_s,
         seed=terms.seed,
-        offers=offer_rows(solved.tables),
+        offers=offer_rows(solved.tables, solved.layouts),
         left_out=menu.left_out,
         phases=phase_rows(solved.tables, plans, terms.phase_seconds),
         money=plans.money,

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from objectives.errors import ExplainedError, InputError, one_line
+from objectives.serving.control.elastic import Elastic
 from objectives.serving.http.app import Endpoints
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
@@ -47,6 +48,7 @@ def serve(
     limits: Limits,
     say: Say,
     started: Callable[[Started], None],
+    elastic: Elastic | None = None,
 ) -> bool:
     """Serve a bundle until SIGTERM or SIGINT.
 
@@ -56,6 +58,7 @@ def serve(
         name: of the model in the paths of requests; None takes the bundle's
         say: called with each line of progress
         started: called once requests are accepted
+        elastic: controller that chooses the bundle and its placement in place of `find`
 
     Returns:
         Whether all accepted requests were answered before the end.
@@ -69,7 +72,7 @@ def serve(
     if name is not None:
         _check_name(name)
     with _listen(host, port) as listener:
-        model = Model.open(find())
+        model = Model.open(find()) if elastic is None else elastic.open()
         _warn(model, say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits)
@@ -89,7 +92,7 @@ def serve(
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(find, inference, say), _Drainer(server, endpoints, say)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            left = runner.run(_run(server, listener, inference, swapper, drainer))
+            left = runner.run(_run(server, listener, inference, swapper, drainer, elastic))
     say(f"{inference.answered} requests were answered, {left} were not")
     if not left:
         inference.slot.model.close()
@@ -97,17 +100,25 @@ def serve(
 
 
 async def _run(
-    server: _Server, listener: socket.socket, inference: Inference, swapper: _Swapper, drainer: _Drainer
+    server: _Server,
+    listener: socket.socket,
+    inference: Inference,
+    swapper: _Swapper,
+    drainer: _Drainer,
+    elastic: Elastic | None,
 ) -> int:
     """Serve until the end, and return how many accepted requests are left without an answer."""
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, swapper.ask)
+    loop.add_signal_handler(signal.SIGHUP, swapper.ask if elastic is None else elastic.ask_reload)
+    controller = None if elastic is None else loop.create_task(elastic.run(inference))
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
     await server.serve(sockets=[listener])
     # Counted before the loop's next turn, in which the requests that are left are cancelled.
     left = inference.in_flight
     swapper.cancel()
+    if controller is not None:
+        controller.cancel()
     return left
 
 
