@@ -44,12 +44,8 @@ def test_other_layouts_of_the_same_files_are_options_too(bundles: tuple[Path, Pa
     plan["offers"].append(offer(2, FAST, 0.01, 70.0))
     plan["offers"][2]["deployed"]["instance_group"]["threads"] = 2
     found = machine_plan(write_plan(tmp_path / "plan.json", plan), None, bundles)
-    assert [(each.name, folder.name) for each, folder in zip(found.control.options, found.folders, strict=True)][
-        4:
-    ] == [
-        ("trial 12 1x2", "fast"),
-        ("trial 12 2x2", "fast"),
-    ]
+    assert [each.name for each in found.control.options[4:]] == ["trial 12 1x2", "trial 12 2x2"]
+    assert found.folders[4:] == (bundles[1], bundles[1])
 
 
 def test_only_phases_of_this_kind_of_machine_count(bundles: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,18 +102,18 @@ def test_a_plan_that_does_not_fit_is_refused_in_one_line(
 def test_a_file_that_is_no_plan_is_refused(bundles: tuple[Path, Path], tmp_path: Path) -> None:
     for content in ("{", "[]", json.dumps({"offers": [1]})):
         (tmp_path / "plan.json").write_text(content)
-        with pytest.raises(InputError, match="--plan: must be a plan.json"):
+        with pytest.raises(InputError, match=r"--plan: must be a plan.json"):
             machine_plan(tmp_path / "plan.json", None, bundles)
-    with pytest.raises(InputError, match="--plan: must be a plan.json"):
+    with pytest.raises(InputError, match=r"--plan: must be a plan.json"):
         machine_plan(tmp_path / "none.json", None, bundles)
 
 
 def test_bundles_and_plan_have_to_fit(bundles: tuple[Path, Path], tmp_path: Path) -> None:
     path = write_plan(tmp_path / "plan.json", document([(0, 15.0), (1, 90.0)]))
-    with pytest.raises(InputError, match="--variant: must give a bundle of each point .* trial 11 has none"):
+    with pytest.raises(InputError, match=r"--variant: must give a bundle of each point .* trial 11 has none"):
         machine_plan(path, None, bundles[:1])
     strange = write_toy(tmp_path / "strange", Placement(user_once=True))
-    with pytest.raises(InputError, match="BUNDLE: must be of a point that the plan offers, but .*strange"):
+    with pytest.raises(InputError, match=r"BUNDLE: must be of a point that the plan offers, but .*strange"):
         machine_plan(path, None, (*bundles, strange))
 
 
