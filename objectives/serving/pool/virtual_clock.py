@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.serving.pool.admission import RefusedError
+from objectives.serving.pool.balancing import Balance, least_rows
 from objectives.serving.pool.scheduler import Scheduler, Wait, group_of, parts_of, schedulers
 from spaces.techniques.placement import Placement
 
@@ -69,6 +70,8 @@ def simulate(
     due_ns: Sequence[int],
     service: ServiceTime,
     outstanding: int | None = None,
+    balance: Balance = least_rows,
+    speeds: Sequence[float] = (),
 ) -> Simulated:
     """Simulate requests in an open loop: submitted by one caller at their times, in order.
 
@@ -77,13 +80,15 @@ def simulate(
         due_ns: (n,), ascending times of submission
         outstanding: with so many requests unanswered, the caller also waits for the oldest of them, as in a saturated
             loop
+        balance: policy by which requests go to the replicas of their instance group
+        speeds: how many times as fast as `service` each replica of the first group is; none where all are alike
 
     Raises:
-        ValueError: there is not one time for each request.
+        ValueError: there is not one time for each request, or not one speed above 0 for each replica.
     """
     if len(rows) != len(due_ns):
         raise ValueError(f"Each request has a time of submission, but got {len(rows)} and {len(due_ns)}.")
-    pool, most = VirtualPool(placement, service), outstanding or len(rows)
+    pool, most = VirtualPool(placement, service, balance, speeds), outstanding or len(rows)
     for request, (size, due) in enumerate(zip(rows, due_ns, strict=True)):
         now = max(due, pool.free_ns)
         pool.advance(now)
@@ -100,9 +105,20 @@ class VirtualPool:
     free_ns: when the caller may submit again, which an inline run occupies
     """
 
-    def __init__(self, placement: Placement, service: ServiceTime) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        service: ServiceTime,
+        balance: Balance = least_rows,
+        speeds: Sequence[float] = (),
+    ) -> None:
+        if speeds and (len(speeds) != placement.instance_group.replicas or min(speeds) <= 0):
+            raise ValueError(
+                f"Each of {placement.instance_group.replicas} replicas has a speed above 0, but got {speeds}."
+            )
+        self._speeds = speeds
         self._placement, self._service = placement, service
-        self._schedulers: list[Scheduler[_Job]] = schedulers(placement)
+        self._schedulers: list[Scheduler[_Job]] = schedulers(placement, balance)
         self._busy: set[tuple[int, int]] = set()
         self._freed: dict[tuple[int, int], int] = {}  # when each replica last ended a run
         self._events: list[_Event] = []
@@ -247,7 +263,9 @@ class VirtualPool:
         self._finished[request] = now_ns
 
     def _duration(self, replica: tuple[int, int], rows: int, idle_ns: int | None) -> int:
-        return max(1, round(self._service(replica[0], rows, idle_ns, len(self._busy))))
+        group, number = replica
+        speed = self._speeds[number] if self._speeds and group == 0 else 1.0
+        return max(1, round(self._service(group, rows, idle_ns, len(self._busy)) / speed))
 
     def _push(self, event: _Event) -> None:
         heapq.heappush(self._events, event)
