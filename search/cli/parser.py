@@ -116,6 +116,13 @@ def _windows(text: str) -> Windows:
     raise argparse.ArgumentTypeError(f"must be STABLE,PANIC,TICK in falling order such as 60,6,2, but got {text!r}")
 
 
+def _at_least_one(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 1 <= (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"must be 1 or more, but got {text!r}")
+
+
 def _tolerated(text: str) -> float:
     return 0.0 if text.strip() in ("0", "0.0") else _share(text)
 
@@ -146,6 +153,17 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("--every", type=_above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
+    _balance(add("balance", "an HAProxy configuration in front of several leanrec serve", planning.balance))
+
+
+def _balance(balancing: argparse.ArgumentParser) -> None:
+    balancing.add_argument(
+        "urls", nargs="+", metavar="URL", help="http://HOST:PORT of a leanrec serve; URL=SPEED where speeds differ"
+    )
+    balancing.add_argument("--policy", choices=planning.BALANCING, default="two-choices")
+    balancing.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    balancing.add_argument("--port", type=_count, default=8080, help="port to listen on")
+    balancing.add_argument("--out", metavar="FILE", help="where the configuration goes (default: standard output)")
 
 
 def _of_a_study(add: _Add) -> None:
@@ -176,6 +194,7 @@ def _of_a_study(add: _Add) -> None:
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
     _plan(add("plan", "which points of the front serve when, on how many machines", planning.plan))
+    _replay(add("replay", "a trace on one machine of a plan, policy by policy: simulated, and served", planning.replay))
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
 
 
@@ -207,6 +226,38 @@ def _plan(planned: argparse.ArgumentParser) -> None:
         help="most requests simulated of a policy (default 100000)",
     )
     planned.add_argument("--out", metavar="DIR", help="where the plan goes (default: reports/STUDY)")
+
+
+def _replay(replayed: argparse.ArgumentParser) -> None:
+    replayed.add_argument("--trace", required=True, metavar="FILE", help="a request log, CSV or Parquet")
+    replayed.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
+    replayed.add_argument("--plan", metavar="FILE", help="a plan.json (default: that of reports/STUDY)")
+    replayed.add_argument("--machine", metavar="KIND", help="kind of the machine in the plan (default: its only one)")
+    replayed.add_argument(
+        "--with-bundle",
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="of each point that the plan serves, for real servers beside the virtual clock; may be repeated",
+    )
+    replayed.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        choices=planning.POLICIES,
+        help="static for the mean or the peak of the plan, reactive, or elastic; may be repeated (default: all)",
+    )
+    replayed.add_argument(
+        "--speed",
+        type=_at_least_one,
+        default=1.0,
+        metavar="TIMES",
+        help="how many times faster than the trace; one request of so many is sent (default 1)",
+    )
+    replayed.add_argument(
+        "--windows", type=_windows, metavar="STABLE,PANIC,TICK", help="of the trace's own time (default 60,6,2)"
+    )
+    replayed.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/STUDY)")
 
 
 def _of_a_bundle(add: _Add) -> None:

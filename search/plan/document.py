@@ -34,7 +34,7 @@ class OfferRow:
     variant: identifier of weights and precision, by which a bundle is recognised
     deployed: the placement as plain data
     layouts: that one process on a machine may have
-    machine_cores: of the kind
+    machine_cores, machine_speed: of the kind
     """
 
     offer: int
@@ -42,6 +42,7 @@ class OfferRow:
     variant: str
     machine: str
     machine_cores: int
+    machine_speed: float
     copies: int
     replicas: int
     placement: Mapping[str, Scalar]
@@ -151,6 +152,7 @@ def _offer_row(number: int, table: CapacityTable, layouts: Sequence[CapacityTabl
         variant=one.variant,
         machine=kind.name,
         machine_cores=kind.cores,
+        machine_speed=kind.speed,
         copies=offer.copies,
         replicas=offer.replicas,
         placement=knobs,

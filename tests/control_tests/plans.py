@@ -26,6 +26,7 @@ def offer(
         "variant": Candidate(precision=precision).variant_id,
         "machine": machine,
         "machine_cores": 2,
+        "machine_speed": 1.0,
         "loss": loss,
         "price_per_hour": 1.0,
         "load_seconds": 0.1,

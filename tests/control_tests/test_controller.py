@@ -92,7 +92,7 @@ def test_a_plan_is_followed_before_its_phases_begin() -> None:
     names = {decision.now_s: OPTIONS[decision.option].name for decision in found}
     assert names[198] == "exact 1x1"
     assert names[199] == names[200] == names[400] == "fast 3x1", "a second before, since it takes as long to load"
-    assert names[460] == "exact 2x1" and names[459] == "fast 3x1", "100 requests/s were planned until 400"
+    assert names[459] == "exact 2x1" and names[458] == "fast 3x1", "100 requests/s were planned until 399"
     assert names[700] == "exact 1x1", "nothing is foreseen behind the last phase"
     assert first(found, Reason.PLAN).now_s == 199
 

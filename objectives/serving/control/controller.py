@@ -90,10 +90,11 @@ class Decision:
 
 
 def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
-    """Return the first state: the option of the plan's phase, or, where nothing is foreseen, as many replicas as there
-    may be of a variant of the least loss.
+    """Return the first state: the option of the plan's phase, of the first one before the plan's start, or, where
+    nothing is foreseen, as many replicas as there may be of a variant of the least loss.
     """
-    foreseen = plan.foreseen(now_s, now_s + plan.lead_s)
+    from_s = max(now_s, 0.0)
+    foreseen = plan.foreseen(from_s, from_s + plan.lead_s)
     if foreseen is not None:
         rate, option = foreseen.rate_rps, choose(plan.options, foreseen.rate_rps, foreseen.loss)
     else:

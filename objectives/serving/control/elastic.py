@@ -12,7 +12,7 @@ from pathlib import Path
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.controller import Decision, Observation, Reason, State, begin, decide
 from objectives.serving.control.options import change
-from objectives.serving.control.plan_file import MachinePlan, machine_plan
+from objectives.serving.control.plan_file import MachinePlan, machine_plan, read_plan
 from objectives.serving.control.timeline import Timeline, decision_facts, option_facts
 from objectives.serving.control.windows import Windows
 from objectives.serving.http.inference import Inference
@@ -179,7 +179,7 @@ class Elastic:
 
     @staticmethod
     def _plan_of(settings: ElasticSettings) -> MachinePlan:
-        return machine_plan(settings.plan, settings.machine, settings.bundles())
+        return machine_plan(read_plan(settings.plan), settings.machine, settings.bundles())
 
     def _take(self, plan: MachinePlan, first: int, arrived: int = 0) -> None:
         """Take a plan whose option `first` serves."""

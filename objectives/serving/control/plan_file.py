@@ -54,10 +54,11 @@ def read_plan(path: Path) -> Json:
     return found
 
 
-def machine_plan(path: Path, machine: str | None, bundles: Sequence[Path]) -> MachinePlan:
+def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -> MachinePlan:
     """Return the plan of a machine of a kind, on which these bundles are.
 
     Args:
+        document: content of a plan.json
         machine: name of the kind; None where the plan has a single one
 
     Raises:
@@ -65,17 +66,16 @@ def machine_plan(path: Path, machine: str | None, bundles: Sequence[Path]) -> Ma
             kind has no bundle.
         BundleError: a bundle is not whole.
     """
-    document = read_plan(path)
     try:
-        offers = _of_machine(document["offers"], machine)
+        offers = offers_on(document, machine)
         held = {_files(candidate): folder for folder in bundles if (candidate := read_bundle(folder).candidate)}
         return _joined(document, offers, held)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        missing = isinstance(error, KeyError)
-        but = f"it lacks {error}; plan again with this version" if missing else " ".join(str(error).split())
-        raise InputError(f"--plan: must be a plan.json of leanrec plan, but {path}: {but}") from error
+        lacking = f"it lacks {error}; plan again with this version"
+        but = lacking if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"--plan: must be a plan.json of leanrec plan, but {but}") from error
 
 
 def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:
@@ -108,8 +108,13 @@ def options_of(offer: Json) -> tuple[Option, ...]:
     )
 
 
-def _of_machine(offers: Sequence[Json], machine: str | None) -> dict[int, Json]:
-    """Return the offers on a kind of machine, by their number."""
+def offers_on(document: Json, machine: str | None) -> dict[int, Json]:
+    """Return the offers on a kind of machine, by their number.
+
+    Raises:
+        InputError: the plan has no such kind, or several and none is given.
+    """
+    offers = document["offers"]
     kinds = sorted({offer["machine"] for offer in offers})
     if machine is None and len(kinds) > 1:
         raise InputError(f"--machine: must be given, one of {', '.join(kinds)}")
