@@ -225,6 +225,13 @@ def _plan(planned: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most requests simulated of a policy (default 100000)",
     )
+    planned.add_argument(
+        "--with-bundle",
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="plan the points of these bundles alone, so that leanrec serve can follow; may be repeated",
+    )
     planned.add_argument("--out", metavar="DIR", help="where the plan goes (default: reports/STUDY)")
 
 

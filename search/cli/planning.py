@@ -45,6 +45,10 @@ def observe(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _bundles(options: argparse.Namespace) -> tuple[Path, ...]:
+    return tuple(_bundle_folder(argparse.Namespace(**vars(options), bundle=one)) for one in options.with_bundle)
+
+
 def _listed(sentences: tuple[str, ...]) -> list[str]:
     return [f"- {sentence}" for sentence in sentences]
 
@@ -75,6 +79,7 @@ def plan(options: argparse.Namespace) -> int:
         held_out=options.held_out,
         simulated=options.requests,
         seed=_config(options).seed,
+        bundles=_bundles(options),
     )
     out = Path(options.out).resolve() if options.out else session.home.reports(name)
     found = run_plan(session, request, out, console)
@@ -108,7 +113,7 @@ def replay(options: argparse.Namespace) -> int:
         plan=Path(options.plan) if options.plan else reports / PLAN_FILE,
         rows_column=options.rows_column,
         machine=options.machine,
-        bundles=tuple(_bundle_folder(argparse.Namespace(**vars(options), bundle=one)) for one in options.with_bundle),
+        bundles=_bundles(options),
         policies=tuple(policies[policy] for policy in options.policy),
         speed=options.speed,
         windows=options.windows or KPA,

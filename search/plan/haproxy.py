@@ -70,9 +70,9 @@ def configuration(servers: Sequence[BalancedServer], policy: str, host: str, por
     """
     if not _HOST.fullmatch(host):
         raise ConfigError(f"--host: must be an address, but got {host!r}")
-    fastest = max(server.speed for server in servers)
+    per_speed = _MOST_WEIGHT / max(server.speed for server in servers)
     lines = [
-        f"    server s{number} {_address(server.host, server.port)} weight {max(1, round(_MOST_WEIGHT * server.speed / fastest))}"
+        f"    server s{number} {_address(server.host, server.port)} weight {max(1, round(per_speed * server.speed))}"
         for number, server in enumerate(servers)
     ]
     return _TEMPLATE.format(

@@ -22,7 +22,7 @@ from search.cli.console import Console
 from search.errors import ConfigError
 from search.home import write_json
 from search.plan.capacities import Capacities
-from search.plan.deployments import Menu, menu_of
+from search.plan.deployments import Menu, menu_of, with_bundles
 from search.plan.document import (
     ForecastRow,
     PlanDocument,
@@ -51,6 +51,7 @@ class Request:
     horizon_s: seconds that are planned at a time
     max_money: of a day
     simulated: most requests of a policy on the virtual clock
+    bundles: of the points that may be planned; none for all points
     """
 
     trace: Path | None
@@ -66,6 +67,7 @@ class Request:
     held_out: float
     simulated: int
     seed: int
+    bundles: tuple[Path, ...] = ()
 
 
 def plan(session: Session, request: Request, out: Path, console: Console) -> PlanDocument:
@@ -80,7 +82,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
         raise ConfigError("--trace: must be given, or --profile, and not both")
     kinds = _own_machine(session) if request.machines is None else read_machines(request.machines)
     log = None if request.trace is None else read_log(request.trace, "--trace", request.rows_column, request.seed)
-    menu = menu_of(session, console)
+    menu = with_bundles(menu_of(session, console), request.bundles)
     offers = offers_of(menu.deployments, kinds)
     if not offers:
         raise ConfigError(

@@ -33,12 +33,12 @@ EQUAL = (1.0,) * REPLICAS
 
 def few_sizes(random: np.random.Generator, count: int) -> NDArray[np.int64]:
     """Draw log-normal rows: a median of 200, and a coefficient of variation of 0.3."""
-    return np.maximum(np.rint(200 * np.exp(0.3 * random.normal(size=count))), 1).astype(np.int64)
+    return np.asarray(np.maximum(np.rint(200 * np.exp(0.3 * random.normal(size=count))), 1), np.int64)
 
 
 def heavy_tail(random: np.random.Generator, count: int) -> NDArray[np.int64]:
     """Draw Pareto rows from 50 on, of infinite variance but for the largest request of 10,000."""
-    return np.minimum(np.rint(50 * (1 + random.pareto(1.2, count))), 10_000).astype(np.int64)
+    return np.asarray(np.minimum(np.rint(50 * (1 + random.pareto(1.2, count))), 10_000), np.int64)
 
 
 Sizes = Callable[[np.random.Generator, int], NDArray[np.int64]]
@@ -67,16 +67,16 @@ def p99_ms(policy: Balance, case: tuple[Sizes, Sequence[float]], load: float, co
     """Return the p99 in milliseconds at a share of the capacity, without a first tenth."""
     sizes, speeds = case
     random = np.random.default_rng(seed)
-    rows = sizes(random, count)
-    mean_ns = float((REQUEST_NS + ROW_NS * rows).mean())
+    drawn = sizes(random, count)
+    mean_ns = float((REQUEST_NS + ROW_NS * drawn).mean())
     due_ns = np.cumsum(random.exponential(mean_ns / (load * sum(speeds)), count)).astype(np.int64)
     deviations = iter(np.exp(DEVIATION * random.normal(size=count) - DEVIATION**2 / 2).tolist())
 
-    def service(group: int, size: int, idle_ns: int | None, busy: int) -> float:
-        return (REQUEST_NS + ROW_NS * size) * next(deviations)
+    def service(group: int, rows: int, idle_ns: int | None, busy: int) -> float:
+        return (REQUEST_NS + ROW_NS * rows) * float(next(deviations))
 
     placement = Placement(InstanceGroup(replicas=len(speeds), threads=1))
-    found = simulate(placement, rows.tolist(), due_ns.tolist(), service, None, policy, speeds)
+    found = simulate(placement, drawn.tolist(), due_ns.tolist(), service, None, policy, speeds)
     return float(np.percentile((found.finished_ns - due_ns)[count // 10 :], 99)) / 1e6
 
 

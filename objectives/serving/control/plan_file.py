@@ -11,11 +11,10 @@ from typing import NamedTuple
 from objectives.errors import InputError
 from objectives.serving.bundle import read_bundle
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
-from spaces.candidate import Candidate
 from spaces.serialization import Json, from_plain
 from spaces.techniques.placement import Placement
 
-_Files = tuple[str, object, bool]
+ModelIdentity = tuple[str, object, bool]
 
 
 class MachinePlan(NamedTuple):
@@ -68,7 +67,7 @@ def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -
     """
     try:
         offers = offers_on(document, machine)
-        held = {_files(candidate): folder for folder in bundles if (candidate := read_bundle(folder).candidate)}
+        held = {identity_in(folder): folder for folder in bundles}
         return _joined(document, offers, held)
     except InputError:
         raise
@@ -123,18 +122,26 @@ def offers_on(document: Json, machine: str | None) -> dict[int, Json]:
     return {offer["offer"]: offer for offer in offers if machine in (None, offer["machine"])}
 
 
-def _files(candidate: Candidate) -> _Files:
-    """Identify what the files of a bundle hold, which further placements may run."""
-    return _identity(candidate.variant_id, candidate.placement)
-
-
-def _identity(variant: str, placement: Placement) -> _Files:
+def model_identity(variant: str, placement: Placement) -> ModelIdentity:
+    """Identify the model files of a variant, which differ where a placement splits or rewrites the graph; placements
+    of the same files may take each other's place.
+    """
     return variant, placement.embedding_device, placement.user_once
 
 
-def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[_Files, Path]) -> MachinePlan:
+def identity_in(bundle: Path) -> ModelIdentity:
+    """Identify the model files of a bundle.
+
+    Raises:
+        BundleError: it is not whole.
+    """
+    candidate = read_bundle(bundle).candidate
+    return model_identity(candidate.variant_id, candidate.placement)
+
+
+def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdentity, Path]) -> MachinePlan:
     files = {
-        number: _identity(offer["variant"], from_plain(Placement, offer["deployed"]))
+        number: model_identity(offer["variant"], from_plain(Placement, offer["deployed"]))
         for number, offer in offers.items()
     }
     for identity, folder in held.items():

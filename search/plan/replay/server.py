@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 from objectives.measure.remote_model import RemoteModel
 from objectives.measurement.load_generator import Request, open_loop
 from objectives.serving.control.options import ControlPlan, Option
-from objectives.serving.control.plan_file import options_of
+from objectives.serving.control.plan_file import machine_plan, options_of
 from objectives.serving.control.windows import Windows
 from planning.demand import Floats
 from planning.elastic import Segment, Served
@@ -102,8 +103,6 @@ def serve_policy(
 
 def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
     """Return the bundles of a policy: a server takes none of a point that its plan does not offer."""
-    from objectives.serving.control.plan_file import machine_plan
-
     plan = machine_plan(dict(settings.document), settings.machine, settings.bundles)
     used = [
         folder for option, folder in zip(plan.control.options, plan.folders, strict=True) if option in policy.options
@@ -115,7 +114,7 @@ def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
 def _serving(settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path) -> Iterator[str]:
     """Run `leanrec serve` until the end of the context, and yield the URL of its model."""
     windows, (first, *others) = settings.windows, map(str, bundles)
-    command = [sys.executable, "-m", "leanrec", "serve", first, "--port", "0", "--json", "--name", "replay"]
+    command = [sys.executable, _program(), "serve", first, "--port", "0", "--json", "--name", "replay"]
     command += ["--plan", str(plan), "--machine", settings.machine, "--timeline", str(timeline)]
     command += ["--windows", f"{windows.stable_s},{windows.panic_s},{windows.tick_s}"]
     command += [part for other in others for part in ("--variant", other)]
@@ -135,6 +134,13 @@ def _serving(settings: ServerSettings, bundles: Sequence[Path], plan: Path, time
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _program() -> str:
+    """Return the file of the command line that this process belongs to."""
+    found = importlib.util.find_spec("leanrec")
+    assert found is not None and found.origin is not None, "leanrec.py lies beside its packages"
+    return found.origin
 
 
 def _played(model: RemoteModel, requests: Sequence[Request], seconds: Floats, start_s: float) -> Floats:
