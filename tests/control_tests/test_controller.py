@@ -168,17 +168,20 @@ def test_against_a_second_implementation(drawn: tuple[list[int], list[int]], pla
     start = begin(plan, 0.0)
     wants, current, until = [(0, start.wanted[0].value)], start.option, -math.inf
     for tick, decision in enumerate(found, 1):
-        rates = [sum(counts[max(0, tick - width) : tick]) / min(tick, width) for width in (12, 4)]
+        rates = [
+            sum(counts[max(0, tick - width) : tick]) / max(least, min(tick, width))
+            for width, least in ((12, 4), (4, 1))
+        ]
         phase, coming = tick // 25, (tick + 1) // 25
         near = [planned[p] for p in {phase, coming} if p < len(planned)]
         floor = max((each.rate_rps for each in near), default=0.0)
-        least = planned[min(coming, len(planned) - 1)].loss if near else 0.0
+        least_loss = planned[min(coming, len(planned) - 1)].loss if near else 0.0
         if rates[1] / 0.8 >= 1.5 * OPTIONS[current].capacity_rps:
             until = tick + 12
         slow = max(floor, rates[0] / 0.8)
         wants.append((tick, max(slow, rates[1] / 0.8) if tick < until else slow))
         held = max(want for at, want in wants if at > tick - 12)
-        best = choose(OPTIONS, held, least)
+        best = choose(OPTIONS, held, least_loss)
         assert best is not None
         if not (tick < until and OPTIONS[best].capacity_rps < OPTIONS[current].capacity_rps):
             current = best
