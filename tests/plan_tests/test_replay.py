@@ -44,7 +44,7 @@ def trace_file(folder: Path, start_s: float = START_S, rates: tuple[float, ...] 
     """Poisson arrivals at a rate in each minute."""
     random = np.random.default_rng(0)
     parts = [60 * n + np.sort(random.uniform(0, 60, random.poisson(60 * rate))) for n, rate in enumerate(rates)]
-    file = folder / "trace.csv"
+    file = folder / f"trace-{start_s:.0f}.csv"
     file.write_text("\n".join(["timestamp", *(f"{start_s + second:.6f}" for second in np.concatenate(parts))]))
     return file
 
@@ -59,12 +59,11 @@ def asked(folder: Path, **given: Any) -> ReplayRequest:
 def test_policies_are_compared_on_the_virtual_clock(session: Any, tmp_path: Path) -> None:
     found = run.replay(session, asked(tmp_path), tmp_path / "out", QUIET)
     rows = {row.policy: row for row in found.rows}
-    assert list(rows) == [STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC] and {row.clock for row in found.rows} == {
-        "virtual"
-    }
+    assert list(rows) == [STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC]
+    assert {row.clock for row in found.rows} == {"virtual"}
     assert found.seconds == pytest.approx(180, abs=1) and found.requests == pytest.approx(7200, rel=0.1)
-    # Static: the exact variant on 2 cores for the mean of 45, or the fast one on 2 for the peak.
-    assert (rows[STATIC_MEAN].loss, rows[STATIC_PEAK].loss) == (0.01, 0.01)
+    # Static: the fast variant on one core for the mean of 45, above the 40 of the exact one, and on two for the peak.
+    assert rows[STATIC_MEAN].loss == pytest.approx(0.01) and rows[STATIC_PEAK].loss == pytest.approx(0.01)
     assert rows[STATIC_MEAN].replica_seconds == pytest.approx(found.seconds)
     assert rows[STATIC_PEAK].replica_seconds == pytest.approx(2 * found.seconds)
     assert 0 < rows[ELASTIC].loss < 0.01 and rows[ELASTIC].late <= rows[REACTIVE].late
@@ -143,7 +142,7 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path) -> None:
     for row in found.rows:
         assert row.requests == found.requests and row.refused == 0
     static, served = rows[STATIC_PEAK, "server"], rows[ELASTIC, "server"]
-    assert (static.switches, static.loss) == (0, 0.01)
+    assert static.switches == 0 and static.loss == pytest.approx(0.01)
     assert static.replica_seconds == pytest.approx(2 * found.seconds)
     assert served.switches >= 2 and 0 < served.loss < 0.01 and served.replica_seconds < static.replica_seconds
     assert served.decisions[0].reason == "plan" and served.decisions[0].second < 4.0

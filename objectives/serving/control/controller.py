@@ -111,8 +111,7 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     foreseen = plan.foreseen(now, now + plan.lead_s)
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
     arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
-    stable = _rate(arrived, windows.stable_s, windows.panic_s)
-    panic = _rate(arrived, windows.panic_s, windows.tick_s)
+    stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
     panic += seen.backlog / windows.panic_s
     calm, burst = (max(planned, rate / windows.target) for rate in (stable, panic))
 
@@ -138,7 +137,9 @@ def _since(samples: tuple[Sample, ...], newest: Sample, from_s: float) -> tuple[
 
 
 def _rate(arrived: tuple[Sample, ...], width_s: float, least_s: float) -> float:
-    """Return the mean rate over the last seconds; at the beginning over what there is, as if that were `least_s`."""
+    """Return the mean rate over the last seconds; at the beginning over what there is, as if that were `least_s` at
+    least, so that no handful of requests is taken for a surge.
+    """
     newest = arrived[-1]
     before = [sample for sample in arrived if sample.at_s <= newest.at_s - width_s]
     first = before[-1] if before else arrived[0]
