@@ -168,10 +168,7 @@ def test_against_a_second_implementation(drawn: tuple[list[int], list[int]], pla
     start = begin(plan, 0.0)
     wants, current, until = [(0, start.wanted[0].value)], start.option, -math.inf
     for tick, decision in enumerate(found, 1):
-        rates = [
-            sum(counts[max(0, tick - width) : tick]) / max(least, min(tick, width))
-            for width, least in ((12, 4), (4, 1))
-        ]
+        rates = [sum(counts[max(0, tick - width) : tick]) / max(4, min(tick, width)) for width in (12, 4)]
         phase, coming = tick // 25, (tick + 1) // 25
         near = [planned[p] for p in {phase, coming} if p < len(planned)]
         floor = max((each.rate_rps for each in near), default=0.0)
