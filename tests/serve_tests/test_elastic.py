@@ -28,7 +28,7 @@ from tests.serve_tests.process import ROOT, SOON, ServerProcess, serving, wait_u
 
 REQUEST = draw_request(3)
 PLAIN = oracle.json_request(REQUEST)
-WINDOWS = "2,0.5,0.1"
+WINDOWS = "1,0.4,0.1"
 
 
 class Clients:
@@ -115,6 +115,7 @@ def test_variants_are_switched_under_load_and_back_and_no_request_fails(tmp_path
         assert server.process.wait(SOON) == 0
 
 
+@pytest.mark.slow
 def test_a_plan_is_followed_and_read_again_and_a_broken_bundle_is_left_out(tmp_path: Path) -> None:
     exact, fast = write_bundles(tmp_path)
     # The fast variant from second 1 on.

@@ -104,15 +104,15 @@ def erlang_c(servers: int, load: float) -> float:
 
 def test_one_replica_is_m_m_1_under_every_policy() -> None:
     random, rho = np.random.default_rng(0), 0.7
-    gaps, service = random.exponential(1 / rho, 60_000), random.exponential(1.0, 60_000)
+    gaps, service = random.exponential(1 / rho, 25_000), random.exponential(1.0, 25_000)
     for policy in POLICIES.values():
-        assert waits(policy, 1, gaps * 1e-3, service * 1e-3).mean() == pytest.approx(1e-3 / (1 - rho), rel=0.06)
+        assert waits(policy, 1, gaps * 1e-3, service * 1e-3).mean() == pytest.approx(1e-3 / (1 - rho), rel=0.1)
 
 
 def test_dealing_in_turn_is_e_c_m_1_and_least_outstanding_lies_between_it_and_m_m_c() -> None:
     """In turn, each of two replicas is E2/M/1: its mean time is 1 / (1 - s) with s the root of s = A(1 - s), A being
     the transform of an Erlang-2 gap (Kleinrock 1975). A common queue, M/M/c, bounds all policies from below."""
-    random, rho, count = np.random.default_rng(1), 0.8, 60_000
+    random, rho, count = np.random.default_rng(1), 0.8, 40_000
     gaps, service = random.exponential(1 / (2 * rho), count), random.exponential(1.0, count)
     root = 0.5
     for _ in range(200):
@@ -127,7 +127,7 @@ def test_dealing_in_turn_is_e_c_m_1_and_least_outstanding_lies_between_it_and_m_
 
 def test_the_queue_of_least_work_is_the_common_queue_of_m_m_c() -> None:
     """A policy that knows the work that is left serves as a common queue does (Kiefer and Wolfowitz 1955)."""
-    random, rho, count = np.random.default_rng(2), 0.7, 60_000
+    random, rho, count = np.random.default_rng(2), 0.7, 40_000
     gaps, service = random.exponential(1 / (3 * rho), count) * 1e-3, random.exponential(1.0, count) * 1e-3
     due, free = np.cumsum(gaps) * 1e6, [0.0] * 3
 

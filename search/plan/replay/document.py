@@ -87,7 +87,7 @@ def intervals_of(
         seconds: (n,) ascending arrival times
     """
     edges = np.linspace(0.0, end_s, _INTERVALS + 1)
-    places = np.searchsorted(seconds, edges)
+    places = [*np.searchsorted(seconds, edges[:-1]).tolist(), len(seconds)]
     starts = np.array([segment.start_s for segment in served.segments])
     at = np.maximum(np.searchsorted(starts, edges[1:], side="left") - 1, 0)
     found = []
