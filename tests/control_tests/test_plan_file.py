@@ -80,6 +80,8 @@ def _hopeless(plan: dict[str, Any]) -> None:
         (_large, "huge", "--machine: must be one of large, small, but got 'huge'"),
         (_old, None, "it lacks 'layouts'"),
         (_phase, None, "--plan: must be a plan.json of leanrec plan"),
+        (lambda plan: plan.update(start_s="today"), None, "--plan: must be a plan.json of leanrec plan"),
+        (lambda plan: plan["phases"][0].update(machines=0), None, "division by zero"),
         (_hopeless, None, "--plan: must offer a point that keeps its SLO"),
         (lambda plan: plan.update(phase_seconds=0), None, "A phase is longer than 0 s"),
     ],

@@ -71,7 +71,7 @@ def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -
         return _joined(document, offers, held)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         lacking = f"it lacks {error}; plan again with this version"
         but = lacking if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(f"--plan: must be a plan.json of leanrec plan, but {but}") from error
@@ -99,7 +99,7 @@ def options_of(offer: Json) -> tuple[Option, ...]:
             max(offer["loss"], 0.0),
             placement.with_replicas(layout.replicas),
             layout.capacity_rps,
-            offer["load_seconds"],
+            float(offer["load_seconds"]),
             layout.cores,
         )
         for layout in layouts
@@ -162,4 +162,5 @@ def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdent
         raise InputError("--plan: must offer a point that keeps its SLO on this machine, but has none")
     phases = planned_phases(document, offers)
     control = ControlPlan(tuple(option for option, _ in pairs), phases, document["phase_seconds"])
-    return MachinePlan(control, tuple(folder for _, folder in pairs), document["start_s"])
+    start_s = document["start_s"]
+    return MachinePlan(control, tuple(folder for _, folder in pairs), None if start_s is None else float(start_s))
