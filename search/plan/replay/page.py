@@ -68,6 +68,10 @@ def timeline_figure(found: ReplayDocument) -> Description:
     layout = figure["layout"]
     assert isinstance(layout, dict)
     layout["xaxis"] = layout["xaxis"] | {"title": {"text": f"seconds; {found.speed:g} times as fast as the trace"}}
+    # Below the title of the axis.
+    layout["legend"] = layout["legend"] | {"y": -0.06}
+    layout["margin"] = layout["margin"] | {"b": 120}
+    layout["height"] += 70
     return figure
 
 
