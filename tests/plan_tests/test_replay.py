@@ -15,8 +15,11 @@ from objectives.errors import InputError
 from objectives.serving.control.windows import Windows
 from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK
 from planning.fleet import Deployment
+from search.cli import planning
 from search.cli.console import Console
+from search.cli.parser import run_command
 from search.errors import ConfigError
+from search.home import Home
 from search.plan.deployments import Menu
 from search.plan.replay import run
 from search.plan.replay.page import timeline_figure
@@ -130,6 +133,25 @@ def test_sizes_and_points_that_the_study_does_not_have_are_refused(session: Any,
     plan["offers"][0]["trial"] = 99
     with pytest.raises(ConfigError, match="trial 99 is none of them"):
         run.replay(session, asked(tmp_path, plan=write_plan(tmp_path / "p.json", plan)), tmp_path / "out", QUIET)
+
+
+def test_the_command_names_policies_and_prints_one_document(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.home = Home(tmp_path / "home")
+    monkeypatch.setattr(planning, "_existing", lambda options: session)
+    monkeypatch.setattr(planning, "_config", lambda options: SimpleNamespace(seed=3))
+    request = asked(tmp_path)
+    command = ["replay", "toy", "--trace", str(request.trace), "--plan", str(request.plan), "--speed", "4", "--json"]
+    assert run_command([*command, "--policy", "elastic", "--policy", "peak", "--windows", "20,4,1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in found["rows"]] == [STATIC_PEAK, ELASTIC] and found["seed"] == 3
+    assert found["windows"] == [5.0, 1.0, 0.25]
+    assert (session.home.reports("toy") / "replay.html").exists()
+    for wrong in (["--speed", "0.5"], ["--policy", "best"], ["--windows", "1,2"]):
+        assert run_command([*command, *wrong]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
 
 
 @pytest.mark.slow
