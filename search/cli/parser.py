@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import traceback
 import warnings
@@ -12,9 +11,9 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
-from objectives.serving.control.windows import Windows
 from search.cli import commands, planning
 from search.cli.commands import FAILED
+from search.cli.option_types import above_zero, at_least_one, count, share, tolerated, windows
 from search.errors import RenamedKeyWarning
 
 WRONG, INTERRUPTED = 2, 130
@@ -98,41 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(rule: str, most: float, text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (number := float(text)) < most:
-            return number
-    raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
-
-
-_above_zero = partial(_number, "be above 0", float("inf"))
-_share = partial(_number, "lie between 0 and 1", 1.0)
-
-
-def _windows(text: str) -> Windows:
-    with contextlib.suppress(ValueError):
-        stable_s, panic_s, tick_s = map(float, text.split(","))
-        return Windows(stable_s, panic_s, tick_s)
-    raise argparse.ArgumentTypeError(f"must be STABLE,PANIC,TICK in falling order such as 60,6,2, but got {text!r}")
-
-
-def _at_least_one(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 1 <= (number := float(text)) < float("inf"):
-            return number
-    raise argparse.ArgumentTypeError(f"must be 1 or more, but got {text!r}")
-
-
-def _tolerated(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else _share(text)
-
-
-def _count(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (number := int(text)) > 0:
-        return number
-    raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
-
-
 def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
@@ -149,8 +113,8 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting of the study"
     )
-    observing.add_argument("--seconds", type=_above_zero, default=60.0, help="of a URL (default 60)")
-    observing.add_argument("--every", type=_above_zero, default=2.0, help="seconds between samples (default 2)")
+    observing.add_argument("--seconds", type=above_zero, default=60.0, help="of a URL (default 60)")
+    observing.add_argument("--every", type=above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
     _balance(add("balance", "an HAProxy configuration in front of several leanrec serve", planning.balance))
@@ -162,7 +126,7 @@ def _balance(balancing: argparse.ArgumentParser) -> None:
     )
     balancing.add_argument("--policy", choices=planning.BALANCING, default="two-choices")
     balancing.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    balancing.add_argument("--port", type=_count, default=8080, help="port to listen on")
+    balancing.add_argument("--port", type=count, default=8080, help="port to listen on")
     balancing.add_argument("--out", metavar="FILE", help="where the configuration goes (default: standard output)")
 
 
@@ -179,14 +143,14 @@ def _of_a_study(add: _Add) -> None:
     reporting = add("report", "write a study's report, one HTML file", commands.report)
     reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
     choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
-    choosing.add_argument("--p95-ms", type=_above_zero, help="the highest p95 that is good enough, in milliseconds")
-    choosing.add_argument("--p95-ratio", type=_above_zero, help="the same as a share of the baseline's")
+    choosing.add_argument("--p95-ms", type=above_zero, help="the highest p95 that is good enough, in milliseconds")
+    choosing.add_argument("--p95-ratio", type=above_zero, help="the same as a share of the baseline's")
     choosing.add_argument(
-        "--throughput-rps", type=_above_zero, help="the lowest throughput that is good enough, in requests per second"
+        "--throughput-rps", type=above_zero, help="the lowest throughput that is good enough, in requests per second"
     )
-    choosing.add_argument("--throughput-ratio", type=_above_zero, help="the same as a multiple of the baseline's")
-    choosing.add_argument("--memory-mb", type=_above_zero, help="the highest peak memory of a process, in 10^6 bytes")
-    choosing.add_argument("--max-loss", type=_share, help="the loss that is tolerated (default: the study's)")
+    choosing.add_argument("--throughput-ratio", type=above_zero, help="the same as a multiple of the baseline's")
+    choosing.add_argument("--memory-mb", type=above_zero, help="the highest peak memory of a process, in 10^6 bytes")
+    choosing.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
     what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
@@ -204,11 +168,11 @@ def _plan(planned: argparse.ArgumentParser) -> None:
     demand.add_argument("--profile", metavar="FILE", help="rates by hour and weekday, as leanrec observe writes them")
     planned.add_argument("--machines", metavar="FILE", help="YAML table of machines (default: this one)")
     planned.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
-    planned.add_argument("--phase-minutes", type=_above_zero, default=15.0, help="length of a phase (default 15)")
-    planned.add_argument("--horizon-hours", type=_above_zero, help="planned at a time (default and at most: a day)")
-    planned.add_argument("--slo-ms", type=_above_zero, help="milliseconds within which requests are answered")
-    planned.add_argument("--max-loss", type=_tolerated, help="mean loss of a day's requests (default: the study's)")
-    planned.add_argument("--max-money", type=_above_zero, help="of a day; the loss is minimised within it")
+    planned.add_argument("--phase-minutes", type=above_zero, default=15.0, help="length of a phase (default 15)")
+    planned.add_argument("--horizon-hours", type=above_zero, help="planned at a time (default and at most: a day)")
+    planned.add_argument("--slo-ms", type=above_zero, help="milliseconds within which requests are answered")
+    planned.add_argument("--max-loss", type=tolerated, help="mean loss of a day's requests (default: the study's)")
+    planned.add_argument("--max-money", type=above_zero, help="of a day; the loss is minimised within it")
     planned.add_argument(
         "--headroom",
         type=float,
@@ -217,10 +181,10 @@ def _plan(planned: argparse.ArgumentParser) -> None:
         metavar="QUANTILE",
         help="of the forecast that machines suffice for: 0.5, 0.8, 0.9 or 0.95 (default 0.9)",
     )
-    planned.add_argument("--held-out", type=_share, default=0.3, help="share of the trace to judge on (default 0.3)")
+    planned.add_argument("--held-out", type=share, default=0.3, help="share of the trace to judge on (default 0.3)")
     planned.add_argument(
         "--requests",
-        type=_count,
+        type=count,
         default=100_000,
         metavar="N",
         help="most requests simulated of a policy (default 100000)",
@@ -256,13 +220,13 @@ def _replay(replayed: argparse.ArgumentParser) -> None:
     )
     replayed.add_argument(
         "--speed",
-        type=_at_least_one,
+        type=at_least_one,
         default=1.0,
         metavar="TIMES",
         help="how many times faster than the trace; one request of so many is sent (default 1)",
     )
     replayed.add_argument(
-        "--windows", type=_windows, metavar="STABLE,PANIC,TICK", help="of the trace's own time (default 60,6,2)"
+        "--windows", type=windows, metavar="STABLE,PANIC,TICK", help="of the trace's own time (default 60,6,2)"
     )
     replayed.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/STUDY)")
 
@@ -289,11 +253,11 @@ def _of_a_bundle(add: _Add) -> None:
     serving.add_argument("--host", default="127.0.0.1")
     serving.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     serving.add_argument("--name", help="of the model in the paths of requests (default: the bundle's)")
-    serving.add_argument("--max-body-mb", type=_count, default=16, metavar="MIB", help="largest body of a request")
-    serving.add_argument("--max-rows", type=_count, default=10_000, metavar="N", help="most rows of a request")
-    serving.add_argument("--max-in-flight", type=_count, default=256, metavar="N", help="most requests at once")
+    serving.add_argument("--max-body-mb", type=count, default=16, metavar="MIB", help="largest body of a request")
+    serving.add_argument("--max-rows", type=count, default=10_000, metavar="N", help="most rows of a request")
+    serving.add_argument("--max-in-flight", type=count, default=256, metavar="N", help="most requests at once")
     serving.add_argument(
-        "--drain-seconds", type=_count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
+        "--drain-seconds", type=count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
     )
     elastic = serving.add_argument_group("elastic", "variants and replicas that follow a plan and the requests")
     elastic.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan; BUNDLE is one of its points")
@@ -303,7 +267,7 @@ def _of_a_bundle(add: _Add) -> None:
     elastic.add_argument("--machine", metavar="KIND", help="kind of this machine in the plan (default: its only one)")
     elastic.add_argument(
         "--windows",
-        type=_windows,
+        type=windows,
         metavar="STABLE,PANIC,TICK",
         help="seconds of the stable window, of the panic window, and between decisions (default 60,6,2)",
     )
