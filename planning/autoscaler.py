@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from objectives.serving.control.windows import Windows
 from planning.demand import Counts, Floats
 from planning.fleet import Trajectory
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Times of the autoscaler in seconds, and its limits.
-
-    stable_s: the machines are the most that the mean rate over it wanted within the same time
-    panic_s: a rate over it that wants `panic` times the machines raises them at once, and none is taken away for
-        `stable_s` then
-    tick_s: time between two decisions
-    target: share of the capacity at the SLO that is used, which leaves room for the queue already
-    """
-
-    stable_s: float = 60.0
-    panic_s: float = 6.0
-    tick_s: float = 2.0
-    panic: float = 2.0
-    target: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tick_s <= self.panic_s <= self.stable_s or not 0 < self.target <= 1:
-            raise ValueError(f"Windows are tick <= panic <= stable and the target is a share, but got {self}.")
-
-
-# The windows of Knative's autoscaler.
-KPA = Windows()
 
 
 def autoscale(

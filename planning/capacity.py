@@ -12,7 +12,7 @@ import numpy as np
 from objectives.measurement.statistics import percentile
 from objectives.serving.pool.virtual_clock import ServiceTime, simulate
 from planning.demand import Counts, Floats, Workload
-from planning.fleet import Deployment, Offer, limited
+from planning.fleet import SIMULATED_COUNTS, Deployment, Offer, limited
 
 # Requests that one instance gets in a simulation, and the first of them that are left out.
 _REQUESTS, _WARM_UP = 5000, 300
@@ -21,8 +21,6 @@ _REQUESTS, _WARM_UP = 5000, 300
 _HALVINGS = 7
 _HIGHEST = 0.98
 _SATURATING, _OUTSTANDING = 1000, 32
-# Numbers of instances whose capacity is simulated; between them the capacity of each is interpolated.
-_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ def capacity_rps(
 @dataclass
 class CapacityTable:
     """Capacity of an offer by its number of machines; each entry is simulated when it is first asked for.
+    Between the numbers of instances that are simulated, the capacity of each is interpolated.
 
     known: requests per second by number of instances, which a caller may keep
     """
@@ -110,13 +109,13 @@ class CapacityTable:
     def rate(self, machines: int) -> float:
         """Return the requests per second that so many machines serve within the SLO."""
         wanted = machines * self.offer.copies
-        above = bisect.bisect_left(_COUNTS, wanted)
-        if above == len(_COUNTS):
-            return wanted * self._each(_COUNTS[-1])
-        high = _COUNTS[above]
+        above = bisect.bisect_left(SIMULATED_COUNTS, wanted)
+        if above == len(SIMULATED_COUNTS):
+            return wanted * self._each(SIMULATED_COUNTS[-1])
+        high = SIMULATED_COUNTS[above]
         if high == wanted:
             return wanted * self._each(wanted)
-        low = _COUNTS[above - 1]
+        low = SIMULATED_COUNTS[above - 1]
         share = (wanted - low) / (high - low)
         return wanted * ((1 - share) * self._each(low) + share * self._each(high))
 

@@ -15,6 +15,8 @@ from spaces.techniques.placement import Admission, InstanceGroup, Placement
 Floats = NDArray[np.float64]
 # Requests that a server lets wait where its placement sets no limit of its own: `leanrec serve --max-in-flight`.
 _QUEUE = 256
+# Numbers of instances, and of replicas, whose capacity is simulated.
+SIMULATED_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Deployment:
     loss: quality loss to the baseline; a gain is negative
     load_seconds: from the start of a process to its first answer at full speed
     memory_bytes: peak of a process, None where it was not measured
+    variant: identifier of its weights and precision
     """
 
     trial: int
@@ -64,6 +67,7 @@ class Deployment:
     loss: float
     load_seconds: float
     memory_bytes: int | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +122,22 @@ def offers_of(deployments: Sequence[Deployment], kinds: Sequence[MachineKind]) -
         for deployment in deployments
         for kind in kinds
         if (copies := _copies(deployment, kind)) > 0
+    )
+
+
+def layouts_of(offer: Offer) -> tuple[Offer, ...]:
+    """Return the offer as one process on a machine, with one replica up to those of all copies; a placement that routes
+    has the replicas that it has.
+    """
+    one, placement = offer.deployment, offer.deployment.placement
+    if placement.route is not None:
+        return (replace(offer, copies=1),)
+    most = offer.copies * placement.replicas
+    cores = one.cores // placement.replicas
+    counts = (*(count for count in SIMULATED_COUNTS if count < most), most)
+    return tuple(
+        replace(offer, deployment=replace(one, placement=placement.with_replicas(count), cores=cores * count), copies=1)
+        for count in counts
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from objectives.measurement.request_log import RequestLog
-from planning.autoscaler import KPA, Windows
+from objectives.serving.control.windows import KPA, Windows
 from planning.capacity import CapacityTable, Objective
 from planning.demand import Counts, Demand, Floats, demand_of
 from planning.fleet import Trajectory

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planning.autoscaler import Windows, autoscale
+from objectives.serving.control.windows import Windows
+from planning.autoscaler import autoscale
 from planning.capacity import CapacityTable, needed_machines
 from planning.demand import Demand, Floats
 from planning.fleet import Trajectory

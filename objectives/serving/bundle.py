@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from objectives.serving.pool import Pool
 from objectives.serving.preparation import preparation
 from spaces.candidate import Candidate
 from spaces.serialization import digest, from_plain, to_plain
+from spaces.techniques.placement import Placement
 
 # Digits of a version; 48 bits tell the bundles of one server apart.
 _VERSION_DIGITS = 12
@@ -225,8 +226,11 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, candidate, manifest)
 
 
-def open_verified(folder: Path) -> tuple[Bundle, Pool, float]:
+def open_verified(folder: Path, placement: Placement | None = None) -> tuple[Bundle, Pool, float]:
     """Read a bundle, open it with the pool that serves, and compare the example's scores.
+
+    Args:
+        placement: takes the place of the one that was measured, None for that one
 
     Returns:
         The bundle, its open pool, and the largest difference of scores as in `compare_scores`.
@@ -235,6 +239,8 @@ def open_verified(folder: Path) -> tuple[Bundle, Pool, float]:
         BundleError: a file is missing or was changed, the engine is missing, or the scores differ.
     """
     bundle = read_bundle(folder)
+    if placement is not None:
+        bundle = replace(bundle, candidate=replace(bundle.candidate, placement=placement))
     try:
         pool = bundle.open()
         try:

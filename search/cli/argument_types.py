@@ -7,6 +7,8 @@ import contextlib
 import datetime
 from functools import partial
 
+from objectives.serving.control.windows import Windows
+
 
 def number(rule: str, most: float, text: str) -> float:
     """Parse a number above 0 and below `most`; `rule` completes "must"."""
@@ -35,6 +37,14 @@ def tolerated(text: str) -> float:
     return 0.0 if text.strip() in ("0", "0.0") else share(text)
 
 
+def at_least_one(text: str) -> float:
+    """Parse a number of 1 or more."""
+    with contextlib.suppress(ValueError):
+        if 1 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"must be 1 or more, but got {text!r}")
+
+
 def count(text: str) -> int:
     """Parse a whole number above 0."""
     if text.isascii() and text.isdecimal() and 0 < len(text) < 10 and (value := int(text)) > 0:
@@ -48,3 +58,11 @@ def moment(text: str) -> float:
         at = datetime.datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
     raise argparse.ArgumentTypeError(f"must be a time such as 2026-11-28T08:00, but got {text!r}")
+
+
+def windows(text: str) -> Windows:
+    """Parse the windows of an elastic controller."""
+    with contextlib.suppress(ValueError):
+        stable_s, panic_s, tick_s = map(float, text.split(","))
+        return Windows(stable_s, panic_s, tick_s)
+    raise argparse.ArgumentTypeError(f"must be STABLE,PANIC,TICK in falling order such as 60,6,2, but got {text!r}")

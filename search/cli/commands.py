@@ -311,11 +311,13 @@ def serve(options: argparse.Namespace) -> int:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExplainedError(f"serve needs {', '.join(missing)}: pip install 'leanrec[serve]'")
+    from objectives.serving.control.elastic import Elastic
     from objectives.serving.http.limits import MEBIBYTE, Limits
     from objectives.serving.http.server import Started
     from objectives.serving.http.server import serve as serve_bundle
     from search.choose.bundles import is_alias
     from search.cli.checkpoints import shadow
+    from search.cli.planning import elastic_settings
 
     limits = Limits(
         body_bytes=options.max_body_mb * MEBIBYTE,
@@ -333,6 +335,8 @@ def serve(options: argparse.Namespace) -> int:
         sys.stdout.write((json.dumps(vars(found)) if options.json else line) + "\n")
         sys.stdout.flush()
 
+    settings = elastic_settings(options)
+    elastic = None if settings is None else Elastic(settings, say)
     mirror = None if options.challenger is None else shadow(options, say)
     drained = serve_bundle(
         partial(_bundle_folder, options),
@@ -342,8 +346,9 @@ def serve(options: argparse.Namespace) -> int:
         limits,
         say,
         started,
-        options.follow_seconds if is_alias(options.bundle) else None,
+        options.follow_seconds if is_alias(options.bundle) and elastic is None else None,
         mirror,
+        elastic,
     )
     return DONE if drained else FAILED
 

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
 from search.cli import checkpoints, commands, planning
-from search.cli.argument_types import above_zero, count, moment, share, tolerated
+from search.cli.argument_types import above_zero, at_least_one, count, moment, share, tolerated, windows
 from search.cli.checkpoint_options import add_promotion_options, add_shadowing_options, add_watch_options
 from search.cli.commands import FAILED
 from search.errors import RenamedKeyWarning
@@ -118,9 +118,19 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("--every", type=above_zero, default=2.0, help="seconds between samples (default 2)")
     observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
-
+    _balance(add("balance", "an HAProxy configuration in front of several leanrec serve", planning.balance))
     what = "a plan as manifests of Kubernetes and KEDA, Ray Serve, Prometheus and Grafana"
     _manifests(add("manifests", what, planning.manifests))
+
+
+def _balance(balancing: argparse.ArgumentParser) -> None:
+    balancing.add_argument(
+        "urls", nargs="+", metavar="URL", help="http://HOST:PORT of a leanrec serve; URL=SPEED where speeds differ"
+    )
+    balancing.add_argument("--policy", choices=planning.BALANCING, default="two-choices")
+    balancing.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    balancing.add_argument("--port", type=count, default=8080, help="port to listen on")
+    balancing.add_argument("--out", metavar="FILE", help="where the configuration goes (default: standard output)")
 
 
 def _manifests(made: argparse.ArgumentParser) -> None:
@@ -168,6 +178,7 @@ def _of_a_study(add: _Add) -> None:
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
     _plan(add("plan", "which points of the front serve when, on how many machines", planning.plan))
+    _replay(add("replay", "a trace on one machine of a plan, policy by policy: simulated, and served", planning.replay))
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
     promoting = "make the challenger the champion, if its shadowing keeps a policy"
     add_promotion_options(add("promote", promoting, checkpoints.promote))
@@ -201,7 +212,46 @@ def _plan(planned: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most requests simulated of a policy (default 100000)",
     )
+    planned.add_argument(
+        "--with-bundle",
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="plan the points of these bundles alone, so that leanrec serve can follow; may be repeated",
+    )
     planned.add_argument("--out", metavar="DIR", help="where the plan goes (default: reports/STUDY)")
+
+
+def _replay(replayed: argparse.ArgumentParser) -> None:
+    replayed.add_argument("--trace", required=True, metavar="FILE", help="a request log, CSV or Parquet")
+    replayed.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
+    replayed.add_argument("--plan", metavar="FILE", help="a plan.json (default: that of reports/STUDY)")
+    replayed.add_argument("--machine", metavar="KIND", help="kind of the machine in the plan (default: its only one)")
+    replayed.add_argument(
+        "--with-bundle",
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="of each point that the plan serves, for real servers beside the virtual clock; may be repeated",
+    )
+    replayed.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        choices=planning.POLICIES,
+        help="static for the mean or the peak of the plan, reactive, or elastic; may be repeated (default: all)",
+    )
+    replayed.add_argument(
+        "--speed",
+        type=at_least_one,
+        default=1.0,
+        metavar="TIMES",
+        help="how many times faster than the trace; one request of so many is sent (default 1)",
+    )
+    replayed.add_argument(
+        "--windows", type=windows, metavar="STABLE,PANIC,TICK", help="of the trace's own time (default 60,6,2)"
+    )
+    replayed.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/STUDY)")
 
 
 def _of_a_bundle(add: _Add) -> None:
@@ -231,6 +281,21 @@ def _of_a_bundle(add: _Add) -> None:
     serving.add_argument("--max-in-flight", type=count, default=256, metavar="N", help="most requests at once")
     serving.add_argument(
         "--drain-seconds", type=count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
+    )
+    elastic = serving.add_argument_group("elastic", "variants and replicas that follow a plan and the requests")
+    elastic.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan; BUNDLE is one of its points")
+    elastic.add_argument(
+        "--variant", action="append", default=[], metavar="BUNDLE", help="a bundle of another point; may be repeated"
+    )
+    elastic.add_argument("--machine", metavar="KIND", help="kind of this machine in the plan (default: its only one)")
+    elastic.add_argument(
+        "--windows",
+        type=windows,
+        metavar="STABLE,PANIC,TICK",
+        help="seconds of the stable window, of the panic window, and between decisions (default 60,6,2)",
+    )
+    elastic.add_argument(
+        "--timeline", metavar="FILE", help="decisions and their reasons are added to it, as JSON lines"
     )
     add_shadowing_options(serving)
     building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)

@@ -1,14 +1,26 @@
-"""Commands about traffic over time: observe, plan and manifests."""
+"""Commands about traffic over time: observe, plan, manifests, replay, balance, and what a server does of a plan."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import re
+import sys
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from objectives.errors import ExplainedError
-from search.cli.commands import DONE, _config, _console, _existing, _home
+from objectives.errors import ExplainedError, InputError
+from search.cli.commands import DONE, _bundle_folder, _config, _console, _existing, _home
+
+if TYPE_CHECKING:
+    from objectives.serving.control.elastic import ElasticSettings
+
+
+# Policies in front of several servers, as search/plan/haproxy.py names them.
+BALANCING = ("two-choices", "least-outstanding", "round-robin")
+# Policies of a replay, in the words of the command line.
+POLICIES = ("mean", "peak", "reactive", "elastic")
 
 
 def observe(options: argparse.Namespace) -> int:
@@ -31,6 +43,10 @@ def observe(options: argparse.Namespace) -> int:
     table = console_table(f"By hour ({found.observation.clock})", HOUR_COLUMNS, found.observation.hours)
     console.result(found, *log_facts(found.observation), table, *_listed(found.suggestions), f"page: {out / PAGE}")
     return DONE
+
+
+def _bundles(options: argparse.Namespace) -> tuple[Path, ...]:
+    return tuple(_bundle_folder(argparse.Namespace(**vars(options), bundle=one)) for one in options.with_bundle)
 
 
 def _listed(sentences: tuple[str, ...]) -> list[str]:
@@ -63,6 +79,7 @@ def plan(options: argparse.Namespace) -> int:
         held_out=options.held_out,
         simulated=options.requests,
         seed=_config(options).seed,
+        bundles=_bundles(options),
     )
     out = Path(options.out).resolve() if options.out else session.home.reports(name)
     found = run_plan(session, request, out, console)
@@ -94,3 +111,77 @@ def manifests(options: argparse.Namespace) -> int:
     console.warn(*found.warnings)
     console.result(found, f"{found.study}: {', '.join(found.offers)}", *found.files)
     return DONE
+
+
+def replay(options: argparse.Namespace) -> int:
+    """Replay a trace on one machine of a plan: on the virtual clock, and on real servers."""
+    from objectives.serving.control.windows import KPA
+    from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK
+    from search.plan.replay.page import REPLAY_COLUMNS, headline
+    from search.plan.replay.run import FILE, PAGE, ReplayRequest
+    from search.plan.replay.run import replay as run_replay
+    from search.plan.run import FILE as PLAN_FILE
+    from search.report.columns import console_table
+
+    policies = dict(zip(POLICIES, (STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC), strict=True))
+    console, session = _console(options), _existing(options)
+    name = session.config.name
+    reports = session.home.reports(name)
+    request = ReplayRequest(
+        trace=Path(options.trace),
+        plan=Path(options.plan) if options.plan else reports / PLAN_FILE,
+        rows_column=options.rows_column,
+        machine=options.machine,
+        bundles=_bundles(options),
+        policies=tuple(policies[policy] for policy in options.policy),
+        speed=options.speed,
+        windows=options.windows or KPA,
+        seed=_config(options).seed,
+    )
+    out = Path(options.out).resolve() if options.out else reports
+    found = run_replay(session, request, out, console)
+    title = f"Policies on {found.machine}, {found.speed:g} times as fast as the trace"
+    console.result(
+        found,
+        headline(found),
+        console_table(title, REPLAY_COLUMNS, found.rows),
+        f"written: {out / FILE}, {out / PAGE}",
+    )
+    return DONE
+
+
+def balance(options: argparse.Namespace) -> int:
+    """Write an HAProxy configuration for several servers, to a file or to standard output."""
+    from search.home import written_whole
+    from search.plan.haproxy import configuration, read_servers
+
+    text = configuration(read_servers(options.urls), options.policy, options.host, options.port)
+    if options.out is None:
+        sys.stdout.write(json.dumps({"configuration": text}) + "\n" if options.json else text)
+        return DONE
+    path = Path(options.out)
+    with written_whole(path) as partial:
+        partial.write_text(text)
+    _console(options).result({"written": str(path)}, f"written: {path}")
+    return DONE
+
+
+def elastic_settings(options: argparse.Namespace) -> ElasticSettings | None:
+    """Return what an elastic server is to do; None where one model serves, and InputError where the plan is missing."""
+    from objectives.serving.control.elastic import ElasticSettings
+    from objectives.serving.control.windows import KPA
+
+    if options.plan is None:
+        for name in ("variant", "machine", "windows", "timeline"):
+            if getattr(options, name):
+                raise InputError(f"--{name}: must come with --plan, but there is none")
+        return None
+    if options.challenger is not None:
+        raise InputError("--challenger: must come without --plan, whose variants serve in turn, but got both")
+
+    def bundles() -> list[Path]:
+        given = [options.bundle, *options.variant]
+        return [_bundle_folder(argparse.Namespace(**{**vars(options), "bundle": bundle})) for bundle in given]
+
+    timeline = Path(options.timeline) if options.timeline else None
+    return ElasticSettings(Path(options.plan), options.machine, bundles, options.windows or KPA, timeline)

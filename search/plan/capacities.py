@@ -11,7 +11,7 @@ import numpy as np
 
 from planning.capacity import CapacityTable, Objective, capacity_table
 from planning.demand import Workload
-from planning.fleet import Offer
+from planning.fleet import Offer, layouts_of
 from search.home import write_json
 from spaces.serialization import digest
 
@@ -32,6 +32,13 @@ class Capacities:
     def tables(self, offers: Sequence[Offer]) -> list[CapacityTable]:
         """Return the table of each offer; offers of the same deployment and speed share what is simulated."""
         return [self._table(offer) for offer in offers]
+
+    def of_layouts(self, offers: Sequence[Offer]) -> list[list[CapacityTable]]:
+        """Return the tables of the layouts of each offer, in which the capacity of one machine is known."""
+        found = [self.tables(layouts_of(offer)) for offer in offers]
+        for table in (table for tables in found for table in tables):
+            table.rate(machines=1)
+        return found
 
     def keep(self) -> None:
         """Write the capacities that are known now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from objectives.measure import deployment as measured
 from objectives.measurement.load_generator import Request
 from objectives.measurement.service_curve import ServiceCurve
 from objectives.records import rows_of
+from objectives.serving.control.plan_file import identity_in, model_identity
 from objectives.serving.devices import cores_allowed
 from planning.demand import Counts
 from planning.fleet import Deployment, cores_of
@@ -76,6 +77,25 @@ def menu_of(session: Session, console: Console) -> Menu:
     return Menu(tuple(found), left_out, rows, front.slo_ms, session.config.slo.percentile)
 
 
+def with_bundles(menu: Menu, bundles: Sequence[Path]) -> Menu:
+    """Return the deployments that bundles can serve; all of them where no bundle is given.
+
+    Raises:
+        BundleError: a bundle is not whole.
+        ConfigError: it is of no measured point of the study.
+    """
+    if not bundles:
+        return menu
+    held = {identity_in(folder): folder for folder in bundles}
+    identities = {each.trial: model_identity(each.variant, each.placement) for each in menu.deployments}
+    for identity, folder in held.items():
+        if identity not in identities.values():
+            raise ConfigError(f"--with-bundle: must be of a measured point of the study, but {folder} is of none")
+    kept = tuple(each for each in menu.deployments if identities[each.trial] in held)
+    lacking = {trial: "no bundle of it is given" for trial, identity in identities.items() if identity not in held}
+    return replace(menu, deployments=kept, left_out={**menu.left_out, **lacking})
+
+
 def _points(members: Sequence[Point], *others: Point | None) -> list[Point]:
     """Return the points without repetition, by trial."""
     points = {point.trial: point for point in (*members, *others) if point is not None}
@@ -93,6 +113,7 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
         loss=point.quality.loss,
         load_seconds=loads.seconds(side),
         memory_bytes=point.peak_memory_bytes,
+        variant=side[1].variant_id,
     )
 
 

@@ -15,6 +15,16 @@ from planning.plan import Planned, Terms
 from planning.policies import PhasePlans
 from planning.replay import Outcome
 from spaces.domains import Scalar
+from spaces.serialization import Json, to_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutRow:
+    """One process of a deployment on a machine: replicas of its first instance group, and its capacity."""
+
+    replicas: int
+    cores: int
+    capacity_rps: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +33,19 @@ class OfferRow:
 
     most: machines of the kind that may serve at once
     cores: of a process
+    variant: identifier of weights and precision, by which a bundle is recognised
+    deployed: the placement as plain data
+    layouts: that one process on a machine may have
+    machine_cores, machine_speed: of the kind
     """
 
     offer: int
     trial: int
+    variant: str
     machine: str
     most: int
+    machine_cores: int
+    machine_speed: float
     copies: int
     cores: int
     replicas: int
@@ -39,6 +56,8 @@ class OfferRow:
     start_seconds: float
     memory_bytes: int | None
     capacity_rps: Mapping[int, float]
+    deployed: Json
+    layouts: tuple[LayoutRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +133,19 @@ class PlanDocument:
     warnings: tuple[str, ...]
 
 
-def offer_rows(tables: Sequence[CapacityTable]) -> tuple[OfferRow, ...]:
-    return tuple(_offer_row(number, table) for number, table in enumerate(tables))
+def offer_rows(tables: Sequence[CapacityTable], layouts: Sequence[Sequence[CapacityTable]]) -> tuple[OfferRow, ...]:
+    """Return the rows of offers, given the tables of the layouts of each."""
+    return tuple(_offer_row(number, *each) for number, each in enumerate(zip(tables, layouts, strict=True)))
 
 
-def _offer_row(number: int, table: CapacityTable) -> OfferRow:
+def _layout_row(table: CapacityTable) -> LayoutRow:
+    one = table.offer.deployment
+    return LayoutRow(
+        replicas=one.placement.instance_group.replicas, cores=one.cores, capacity_rps=table.rate(machines=1)
+    )
+
+
+def _offer_row(number: int, table: CapacityTable, layouts: Sequence[CapacityTable]) -> OfferRow:
     offer: Offer = table.offer
     one, kind = offer.deployment, offer.kind
     knobs = {name.removeprefix("placement."): value for name, value in one.placement.knobs().items()}
@@ -126,8 +153,11 @@ def _offer_row(number: int, table: CapacityTable) -> OfferRow:
     return OfferRow(
         offer=number,
         trial=one.trial,
+        variant=one.variant,
         machine=kind.name,
         most=kind.most,
+        machine_cores=kind.cores,
+        machine_speed=kind.speed,
         copies=offer.copies,
         cores=one.cores,
         replicas=offer.replicas,
@@ -138,6 +168,8 @@ def _offer_row(number: int, table: CapacityTable) -> OfferRow:
         start_seconds=offer.start_seconds,
         memory_bytes=one.memory_bytes,
         capacity_rps=dict(sorted(whole.items())),
+        deployed=to_plain(one.placement),
+        layouts=tuple(_layout_row(layout) for layout in layouts),
     )
 
 

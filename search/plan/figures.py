@@ -12,7 +12,7 @@ from search.plan.document import PlanDocument, PolicyRow
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 
 _HEIGHT = 210
-_COLOURS = (MUTED, "#9aa7b4", PALETTE[0], PALETTE[1], PALETTE[3], PALETTE[4])
+COLOURS = (MUTED, "#9aa7b4", PALETTE[0], PALETTE[1], PALETTE[3], PALETTE[4])
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def policies_figure(found: PlanDocument) -> Description:
     def lines(value: str, scale: float = 1.0) -> tuple[Line, ...]:
         return tuple(
             Line(policy.policy, _values(policy, value, scale), colour, steps=True)
-            for policy, colour in zip(found.policies, _COLOURS, strict=False)
+            for policy, colour in zip(found.policies, COLOURS, strict=False)
         )
 
     limit = Line("SLO", [found.slo_ms] * len(places), ACCENT)

@@ -22,7 +22,7 @@ from search.cli.console import Console
 from search.errors import ConfigError
 from search.home import write_json
 from search.plan.capacities import Capacities
-from search.plan.deployments import Menu, menu_of
+from search.plan.deployments import Menu, menu_of, with_bundles
 from search.plan.document import (
     ForecastRow,
     PlanDocument,
@@ -51,6 +51,7 @@ class Request:
     horizon_s: seconds that are planned at a time
     max_money: of a day
     simulated: most requests of a policy on the virtual clock
+    bundles: of the points that may be planned; none for all points
     """
 
     trace: Path | None
@@ -66,6 +67,7 @@ class Request:
     held_out: float
     simulated: int
     seed: int
+    bundles: tuple[Path, ...] = ()
 
 
 def plan(session: Session, request: Request, out: Path, console: Console) -> PlanDocument:
@@ -80,7 +82,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
         raise ConfigError("--trace: must be given, or --profile, and not both")
     kinds = _own_machine(session) if request.machines is None else read_machines(request.machines)
     log = None if request.trace is None else read_log(request.trace, "--trace", request.rows_column, request.seed)
-    menu = menu_of(session, console)
+    menu = with_bundles(menu_of(session, console), request.bundles)
     offers = offers_of(menu.deployments, kinds)
     if not offers:
         raise ConfigError(
@@ -110,9 +112,14 @@ def _own_machine(session: Session) -> tuple[MachineKind, ...]:
 
 
 class _Solved(NamedTuple):
-    """A plan with what it stands on; the forecast is None for a profile."""
+    """A plan with what it stands on.
+
+    layouts: tables of the layouts of each offer, as one process on a machine
+    forecast: None for a profile
+    """
 
     tables: list[CapacityTable]
+    layouts: list[list[CapacityTable]]
     terms: Terms
     demand: Demand
     plans: PhasePlans
@@ -153,8 +160,11 @@ def _of_trace(
     capacities = _capacities(session, workload, terms)
     tables = capacities.tables(offers)
     found = make_plan(tables, log, Trace.of(log, menu.rows, request.seed), terms, console.say)
+    layouts = capacities.of_layouts(offers)
     capacities.keep()
-    return _Solved(tables, terms, demand, found.upcoming, found.backtested.outcomes, forecast_row(found), found.start_s)
+    return _Solved(
+        tables, layouts, terms, demand, found.upcoming, found.backtested.outcomes, forecast_row(found), found.start_s
+    )
 
 
 def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Offer, ...], console: Console) -> _Solved:
@@ -164,8 +174,9 @@ def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Of
     capacities = _capacities(session, poisson_workload(menu.rows, request.seed), terms)
     tables = capacities.tables(offers)
     plans, demand, outcomes = plan_week(tables, profile, menu.rows, terms, console.say)
+    layouts = capacities.of_layouts(offers)
     capacities.keep()
-    return _Solved(tables, terms, demand, plans, outcomes, None, None)
+    return _Solved(tables, layouts, terms, demand, plans, outcomes, None, None)
 
 
 def _capacities(session: Session, workload: Workload, terms: Terms) -> Capacities:
@@ -186,7 +197,7 @@ def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -
         phase_seconds=terms.phase_seconds,
         start_s=solved.start_s,
         seed=terms.seed,
-        offers=offer_rows(solved.tables),
+        offers=offer_rows(solved.tables, solved.layouts),
         left_out=menu.left_out,
         phases=phase_rows(solved.tables, plans, terms.phase_seconds),
         money=plans.money,

@@ -139,6 +139,17 @@ class Placement:
         plain = replace(self, batching=None, split_rows=None, route=None, admission=Admission())
         return self.replicas if self == plain else None
 
+    def with_replicas(self, replicas: int) -> Placement:
+        """Return the same with so many replicas in the first instance group; inline and splitting are left out where
+        they do not apply to so many.
+        """
+        return replace(
+            self,
+            instance_group=replace(self.instance_group, replicas=replicas),
+            inline=self.inline and replicas == 1,
+            split_rows=self.split_rows if replicas > 1 else None,
+        )
+
     def knobs(self) -> dict[str, Scalar]:
         """Return every choice by its dotted name; 0 and "same" stand for a feature that is off."""
         batching, route, admission = self.batching, self.route, self.admission

@@ -74,8 +74,11 @@ def _offer(number: int, kind: Kind) -> OfferRow:
     return OfferRow(
         offer=number,
         trial=10 + number,
+        variant=f"v{number}",
         machine=kind.machine,
         most=20,
+        machine_cores=kind.copies,
+        machine_speed=1.0,
         copies=kind.copies,
         cores=1,
         replicas=kind.copies,
@@ -86,6 +89,8 @@ def _offer(number: int, kind: Kind) -> OfferRow:
         start_seconds=kind.start_seconds,
         memory_bytes=kind.memory_bytes,
         capacity_rps={1: kind.copies * kind.process_rps},
+        deployed={},
+        layouts=(),
     )
 
 

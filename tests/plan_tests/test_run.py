@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from objectives.serving.bundle import read_bundle
+from objectives.serving.control import plan_file as control_file
+from objectives.serving.control.plan_file import machine_plan
+from planning.fleet import MachineKind
 from search.cli.console import Console
 from search.config.study_file import parse
 from search.errors import ConfigError
@@ -22,6 +26,7 @@ from search.plan.figures import plan_figure, policies_figure
 from search.plan.observe import observe_log
 from search.plan.plan_file import read_plan
 from search.plan.run import Request
+from tests.control_tests.plans import write_bundles
 from tests.planning_tests.fleets import deployment
 
 QUIET = Console(quiet=True, as_json=False)
@@ -147,3 +152,31 @@ def test_a_log_is_observed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="LOG: "):
         observe_log(tmp_path / "none.csv", None, None, tmp_path / "other", 0, QUIET)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_plan_of_bundles_offers_their_points_alone(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trial 2 has the files of trial 0 in another placement; the fast bundle is of no point of this study."""
+    exact, fast = write_bundles(tmp_path)
+    variant = read_bundle(exact).candidate.variant_id
+    ones = (
+        dataclasses.replace(deployment(60.0, 0.0), variant=variant),
+        dataclasses.replace(deployment(20.0, 0.01, trial=1), variant="other"),
+        dataclasses.replace(deployment(50.0, 0.0, trial=2, replicas=2), variant=variant),
+    )
+    menu = Menu(ones, {}, np.array([100, 200]), 100.0, 95)
+    monkeypatch.setattr(run, "menu_of", lambda session, console: menu)
+    monkeypatch.setattr(run, "_own_machine", lambda session: (MachineKind("small", 2, most=40),))
+    found = run.plan(session, asked(log_file(tmp_path), bundles=(exact,)), tmp_path / "out", QUIET)
+    assert {offer.trial for offer in found.offers} == {0, 2}
+    assert found.left_out == {1: "no bundle of it is given"}
+    # What is written is what a server reads: one and two replicas of each point.
+    plan = machine_plan(control_file.read_plan(tmp_path / "out" / "plan.json"), None, (exact,))
+    names = [option.name for option in plan.control.options]
+    assert names == ["trial 0 1x1", "trial 0 2x1", "trial 2 1x1", "trial 2 2x1"]
+    assert len(plan.control.phases) == len(found.phases) and plan.start_s == found.start_s
+    rates = [option.capacity_rps for option in plan.control.options]
+    assert 1000 / 60 > rates[0] > 0 and 2 * rates[0] < rates[1] < 2000 / 60, "a common queue is shorter than two"
+    with pytest.raises(ConfigError, match="--with-bundle: must be of a measured point"):
+        run.plan(session, asked(log_file(tmp_path), bundles=(fast,)), tmp_path / "out", QUIET)

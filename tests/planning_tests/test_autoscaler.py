@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.autoscaler import Windows, autoscale
+from objectives.serving.control.windows import Windows
+from planning.autoscaler import autoscale
 from planning.demand import Floats
 from planning.fleet import Trajectory
 

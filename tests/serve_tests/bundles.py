@@ -15,6 +15,7 @@ from objectives.records import InputSpec
 from objectives.serving.bundle import write_bundle
 from spaces.candidate import Candidate
 from spaces.techniques.placement import Admission, Batching, Placement
+from spaces.techniques.quantization import Precision
 
 USERS, ITEMS, PRICES = 20, 30, 2
 # Rows of a bundle's example, and of a full batch in `waiting`, so that the example itself does not wait.
@@ -49,8 +50,14 @@ def waiting(seconds: float, queue: int | None = None) -> Placement:
     return Placement(batching=batching, admission=Admission(queue=queue))
 
 
-def write_toy(folder: Path, placement: Placement | None = None, seed: int = 0, name: str = "toy") -> Path:
-    """Write a bundle of the model with weights of a seed."""
+def write_toy(
+    folder: Path,
+    placement: Placement | None = None,
+    seed: int = 0,
+    name: str = "toy",
+    precision: Precision | None = None,
+) -> Path:
+    """Write a bundle of the model with weights of a seed; its candidate tells a precision, which the model ignores."""
     rng = np.random.default_rng(seed)
     arrays = {
         "users": rng.normal(size=(USERS, 4)).astype(np.float32),
@@ -74,7 +81,7 @@ def write_toy(folder: Path, placement: Placement | None = None, seed: int = 0, n
         "fresh": (TensorProto.BOOL, ["rows"]),
     }
     model = _save(folder, nodes, types, arrays)
-    candidate = Candidate(placement=placement or Placement())
+    candidate = Candidate(precision=precision or Precision(), placement=placement or Placement())
     write_bundle(folder, name, model, candidate, {}, INPUTS, f"# {name}\n", draw_request(EXAMPLE_ROWS))
     return folder
 

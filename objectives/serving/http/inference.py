@@ -50,12 +50,13 @@ class Inference:
     """Inference on the current model, within the limits. All methods are called on the event loop's thread.
 
     in_flight: requests whose body has arrived and that are not answered
+    arrived: requests whose body has arrived so far, refused ones too
     mirror: sees the answered requests
     """
 
     def __init__(self, name: str, slot: ModelSlot, limits: Limits, mirror: Mirror | None = None) -> None:
         self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
-        self.in_flight = 0
+        self.in_flight = self.arrived = 0
         self.answered = 0
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
@@ -78,6 +79,7 @@ class Inference:
             OverloadedError: it was refused for want of room or time.
             ModelFailedError: the model could not answer it.
         """
+        self.arrived += 1
         if self.in_flight >= self.limits.in_flight:
             self.metrics.refused("in flight")
             raise OverloadedError(f"{self.in_flight} requests are being answered, of {self.limits.in_flight} at most")

@@ -71,6 +71,10 @@ class Metrics:
         self._model.clear()
         self._model.labels(name, version).set(1)
 
+    def controlled(self) -> ControllerMetrics:
+        """Add the collectors of a controller."""
+        return ControllerMetrics(self.registry)
+
     def text(self) -> bytes:
         """Return all metrics in the text format."""
         return generate_latest(self.registry)
@@ -115,3 +119,41 @@ class _ShadowCollector(Collector):
         ):
             if value is not None:
                 yield GaugeMetricFamily(f"leanrec_shadow_{name}", text, value)
+
+
+class ControllerMetrics:
+    """Collectors of an elastic controller."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"leanrec_controller_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"leanrec_controller_{name}", text, labels, registry=registry)
+
+        self._changes = counter("changes", "Decisions for another option", "change", "reason")
+        self._failures = counter("failures", "Options that could not be opened")
+        self._replica_seconds = counter("replica_seconds", "Seconds of all replicas that serve")
+        self._rates = gauge("rate_rps", "Rates that decisions follow from", "of")
+        self._capacity = gauge("capacity_rps", "Rate at which what serves keeps the SLO")
+        self._replicas = gauge("replicas", "Replicas that serve")
+        self._loss = gauge("loss", "Quality loss of the variant that serves")
+        self._panicking = gauge("panicking", "1 while what serves may only grow")
+
+    def changed(self, change: str, reason: str) -> None:
+        self._changes.labels(change, reason).inc()
+
+    def failed(self) -> None:
+        self._failures.inc()
+
+    def ticked(self, rates: Mapping[str, float], panicking: bool, replica_seconds: float) -> None:
+        """Note the rates of a tick, and the seconds of replicas since the one before."""
+        for name, rate in rates.items():
+            self._rates.labels(name).set(rate)
+        self._panicking.set(panicking)
+        self._replica_seconds.inc(replica_seconds)
+
+    def serving(self, capacity_rps: float, replicas: int, loss: float) -> None:
+        self._capacity.set(capacity_rps)
+        self._replicas.set(replicas)
+        self._loss.set(loss)

@@ -15,6 +15,7 @@ from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.datatypes import DATATYPES
 from objectives.serving.pool import Pool
 from objectives.serving.pool.pending_result import Scores
+from spaces.techniques.placement import Placement
 
 
 class Model:
@@ -29,13 +30,16 @@ class Model:
         self._callers = ThreadPoolExecutor(2, "caller") if inline else None
 
     @classmethod
-    def open(cls, folder: Path) -> Model:
+    def open(cls, folder: Path, placement: Placement | None = None) -> Model:
         """Read a bundle, open its pool, and compare the scores of its example.
+
+        Args:
+            placement: takes the place of the one that was measured, None for that one
 
         Raises:
             BundleError: it was changed, cannot run here, or takes inputs that the protocol has no datatype for.
         """
-        bundle, pool, _ = open_verified(folder)
+        bundle, pool, _ = open_verified(folder, placement)
         for spec in bundle.inputs:
             if np.dtype(spec.dtype) not in DATATYPES:
                 pool.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from objectives.errors import ExplainedError, InputError, one_line
+from objectives.serving.control.elastic import Elastic
 from objectives.serving.http.app import Endpoints
 from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
@@ -51,6 +52,7 @@ def serve(
     started: Callable[[Started], None],
     follow_seconds: float | None = None,
     mirror: Mirror | None = None,
+    elastic: Elastic | None = None,
 ) -> bool:
     """Serve a bundle until SIGTERM or SIGINT.
 
@@ -63,6 +65,7 @@ def serve(
         follow_seconds: time between two calls of `find`, whose result is swapped in where it is another folder; None
             for swaps by SIGHUP only
         mirror: sees the answered requests
+        elastic: controller that chooses the bundle and its placement in place of `find`; None for one model
 
     Returns:
         Whether all accepted requests were answered before the end.
@@ -76,7 +79,7 @@ def serve(
     if name is not None:
         _check_name(name)
     with _listen(host, port) as listener:
-        model = Model.open(find())
+        model = Model.open(find()) if elastic is None else elastic.open()
         _warn(model, say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
@@ -97,7 +100,7 @@ def serve(
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
         with running(mirror, lambda: inference.slot.model), asyncio.Runner(loop_factory=loop) as runner:
-            left = runner.run(_run(server, listener, inference, swapper, drainer))
+            left = runner.run(_run(server, listener, inference, swapper, drainer, elastic))
     say(f"{inference.answered} requests were answered, {left} were not")
     if not left:
         inference.slot.model.close()
@@ -105,18 +108,26 @@ def serve(
 
 
 async def _run(
-    server: _Server, listener: socket.socket, inference: Inference, swapper: _Swapper, drainer: _Drainer
+    server: _Server,
+    listener: socket.socket,
+    inference: Inference,
+    swapper: _Swapper,
+    drainer: _Drainer,
+    elastic: Elastic | None,
 ) -> int:
     """Serve until the end, and return how many accepted requests are left without an answer."""
     loop = asyncio.get_running_loop()
     swapper.start()
-    loop.add_signal_handler(signal.SIGHUP, swapper.look_again)
+    loop.add_signal_handler(signal.SIGHUP, swapper.look_again if elastic is None else elastic.ask_reload)
+    controller = None if elastic is None else loop.create_task(elastic.run(inference))
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
     await server.serve(sockets=[listener])
     # Counted before the loop's next turn, in which the requests that are left are cancelled.
     left = inference.in_flight
     swapper.cancel()
+    if controller is not None:
+        controller.cancel()
     return left
 
 

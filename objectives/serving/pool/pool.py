@@ -10,6 +10,7 @@ from types import TracebackType
 
 from objectives.arrays import Arrays
 from objectives.serving.engines import open_replica
+from objectives.serving.pool.balancing import Balance, least_rows
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
 from objectives.serving.pool.pending_result import Job, PendingResult, rows_of
@@ -33,12 +34,17 @@ class Pool:
     """
 
     def __init__(
-        self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine], prepare: Prepare | None = None
+        self,
+        placement: Placement,
+        open_engine: Callable[[InstanceGroup], Engine],
+        prepare: Prepare | None = None,
+        balance: Balance = least_rows,
     ) -> None:
         """Open every replica, each in its own thread; if one fails, all are closed and its error is raised.
 
         Args:
             prepare: turns a request into one that the graph takes, or raises ValueError, on the caller's thread
+            balance: policy by which requests go to the replicas of their instance group
 
         Raises:
             EngineError: there are fewer cores than pinned replicas need.
@@ -47,7 +53,7 @@ class Pool:
         groups = placement.instance_groups
         cores = share_cores(groups, cores_here())
         self._placement, self._prepare = placement, prepare
-        guided: list[Scheduler[Job]] = schedulers(placement)
+        guided: list[Scheduler[Job]] = schedulers(placement, balance)
         self._groups = [
             _replicas(scheduler, group.replicas, placement.inline and number == 0)
             for number, (group, scheduler) in enumerate(zip(groups, guided, strict=True))

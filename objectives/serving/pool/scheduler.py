@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from objectives.serving.pool.admission import AdmissionControl, queued
+from objectives.serving.pool.balancing import Balance, least_rows
 from spaces.techniques.placement import Admission, Batching, Placement
 
 
@@ -47,21 +47,21 @@ class _State(Generic[J]):
         self.queue: deque[J] = deque()
 
 
-_load = attrgetter("rows", "requests")
-
-
 class Scheduler(Generic[J]):
     """Scheduler of one instance group: admission, choice of the replica, batching.
 
-    A request goes to the least loaded replica: the one with the fewest outstanding rows, then requests, then the lowest
-    number. The driver calls `submit` for each request, `take` whenever a replica is free or woken, and `finish` for
-    what was run or dropped; calls from several threads need a lock.
+    A request, and each part of a split one, goes to the replica that the balancing policy takes: by default the one
+    with the fewest outstanding rows. The driver calls `submit` for each request, `take` whenever a replica is free or
+    woken, and `finish` for what was run or dropped; calls from several threads need a lock.
     """
 
-    def __init__(self, replicas: int, batching: Batching | None, admission: Admission) -> None:
+    def __init__(
+        self, replicas: int, batching: Batching | None, admission: Admission, balance: Balance = least_rows
+    ) -> None:
         self.admission = AdmissionControl(admission)
         self._states: list[_State[J]] = [_State(number) for number in range(replicas)]
-        self._batching = batching
+        self._batching, self._balance = batching, balance
+        self._turn = 0
         self._closed = False
 
     @property
@@ -90,7 +90,7 @@ class Scheduler(Generic[J]):
             RuntimeError: the scheduler is closed.
         """
         self._admit(jobs)
-        return [woken for job in jobs if (woken := self._queue(min(self._states, key=_load), job)) is not None]
+        return [woken for job in jobs if (woken := self._queue(self._chosen(job), job)) is not None]
 
     def enter(self, job: J) -> tuple[bool, list[int]]:
         """Count a job as running if the only replica is idle, so that the caller runs it itself; else queue it.
@@ -142,6 +142,10 @@ class Scheduler(Generic[J]):
             raise RuntimeError("The pool is closed.")
         self.admission.check(self._states, jobs)
 
+    def _chosen(self, job: J) -> _State[J]:
+        turn, self._turn = self._turn, self._turn + 1
+        return self._states[self._balance(turn, self._states, job.rows)]
+
     @staticmethod
     def _queue(state: _State[J], job: J) -> int | None:
         """Queue a job and return the replica's number if it has to be woken."""
@@ -165,9 +169,12 @@ class Scheduler(Generic[J]):
         return count, None if full else queue[0].submitted_ns + self._batching.wait_us * 1000
 
 
-def schedulers(placement: Placement) -> list[Scheduler[J]]:
+def schedulers(placement: Placement, balance: Balance = least_rows) -> list[Scheduler[J]]:
     """Make the scheduler of each instance group of a placement."""
-    return [Scheduler(group.replicas, placement.batching, placement.admission) for group in placement.instance_groups]
+    return [
+        Scheduler(group.replicas, placement.batching, placement.admission, balance)
+        for group in placement.instance_groups
+    ]
 
 
 def group_of(placement: Placement, rows: int) -> int:

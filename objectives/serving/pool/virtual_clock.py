@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.serving.pool.admission import RefusedError
+from objectives.serving.pool.balancing import Balance, least_rows
 from objectives.serving.pool.scheduler import Scheduler, Wait, group_of, parts_of, schedulers
 from spaces.techniques.placement import Placement
 
@@ -69,6 +70,8 @@ def simulate(
     due_ns: Sequence[int],
     service: ServiceTime,
     outstanding: int | None = None,
+    balance: Balance = least_rows,
+    speeds: Sequence[float] = (),
 ) -> Simulated:
     """Simulate requests in an open loop: submitted by one caller at their times, in order.
 
@@ -77,53 +80,92 @@ def simulate(
         due_ns: (n,), ascending times of submission
         outstanding: with so many requests unanswered, the caller also waits for the oldest of them, as in a saturated
             loop
+        balance: policy by which requests go to the replicas of their instance group
+        speeds: how many times as fast as `service` each replica of the first group is; none where all are alike
 
     Raises:
-        ValueError: there is not one time for each request.
+        ValueError: there is not one time for each request, or not one speed above 0 for each replica.
     """
     if len(rows) != len(due_ns):
         raise ValueError(f"Each request has a time of submission, but got {len(rows)} and {len(due_ns)}.")
-    return _Simulation(placement, service, len(rows)).run(rows, due_ns, outstanding or len(rows))
+    pool, most = VirtualPool(placement, service, balance, speeds), outstanding or len(rows)
+    for request, (size, due) in enumerate(zip(rows, due_ns, strict=True)):
+        now = max(due, pool.free_ns)
+        pool.advance(now)
+        if request >= most:
+            now = max(now, pool.advance_to_answer(request - most))
+        pool.submit(size, now)
+    return pool.finish()
 
 
-class _Simulation:
-    """State of one simulation; an event is handled at its time, and events of the same time in the order of their
-    making.
+class VirtualPool:
+    """A pool on a virtual clock, which its caller moves; an event is handled at its time, and events of the same time
+    in the order of their making.
+
+    free_ns: when the caller may submit again, which an inline run occupies
     """
 
-    def __init__(self, placement: Placement, service: ServiceTime, requests: int) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        service: ServiceTime,
+        balance: Balance = least_rows,
+        speeds: Sequence[float] = (),
+    ) -> None:
+        if speeds and (len(speeds) != placement.instance_group.replicas or min(speeds) <= 0):
+            raise ValueError(
+                f"Each of {placement.instance_group.replicas} replicas has a speed above 0, but got {speeds}."
+            )
+        self._speeds = speeds
         self._placement, self._service = placement, service
-        self._schedulers: list[Scheduler[_Job]] = schedulers(placement)
+        self._schedulers: list[Scheduler[_Job]] = schedulers(placement, balance)
         self._busy: set[tuple[int, int]] = set()
         self._freed: dict[tuple[int, int], int] = {}  # when each replica last ended a run
         self._events: list[_Event] = []
         self._order = itertools.count()
-        self._submitted = [0] * requests
-        self._finished = [0] * requests
-        self._parts = [0] * requests  # that are not finished yet
+        # By request, in the order of submission.
+        self._submitted: list[int] = []
+        self._finished: list[int] = []
+        self._parts: list[int] = []  # that are not finished yet
         self._begun: dict[int, bool] = {}  # whether the turn of a request came in time
-        self._refused = [False] * requests
-        self._answered = [False] * requests
-
-    def run(self, rows: Sequence[int], due_ns: Sequence[int], outstanding: int) -> Simulated:
-        for group, instance_group in enumerate(self._placement.instance_groups):
+        self._refused: list[bool] = []
+        self._answered: list[bool] = []
+        self.free_ns = 0
+        for group, instance_group in enumerate(placement.instance_groups):
             for replica in range(instance_group.replicas):
                 self._next_run(group, replica, 0, idle=True)
-        free_ns = 0  # when the caller is free, which an inline run occupies
-        for request, (size, due) in enumerate(zip(rows, due_ns, strict=True)):
-            now = max(due, free_ns)
-            self._until(now)
-            while request >= outstanding and not self._answered[request - outstanding]:
-                now = max(now, self._events[0].at_ns)
-                self._until(now)
-            self._submitted[request] = now
-            free_ns = self._submit(request, size, now)
-        self._until(math.inf)
+
+    @property
+    def queued(self) -> int:
+        """Number of requests that wait for a replica; each part of a split one counts."""
+        return sum(scheduler.queued for scheduler in self._schedulers)
+
+    def submit(self, rows: int, now_ns: int) -> None:
+        """Submit a request at a time to which the clock was moved."""
+        request = len(self._submitted)
+        self._submitted.append(now_ns)
+        self._finished.append(0)
+        self._parts.append(0)
+        self._refused.append(False)
+        self._answered.append(False)
+        self.free_ns = self._submit(request, rows, now_ns)
+
+    def advance_to_answer(self, request: int) -> int:
+        """Move the clock until a request is answered, and return when that is."""
+        now = 0
+        while not self._answered[request]:
+            now = self._events[0].at_ns
+            self.advance(now)
+        return now
+
+    def finish(self) -> Simulated:
+        """Let all requests be answered, and return their times."""
+        self.advance(math.inf)
         return Simulated(
             np.array(self._submitted, np.int64), np.array(self._finished, np.int64), np.array(self._refused, np.bool_)
         )
 
-    def _until(self, now_ns: float) -> None:
+    def advance(self, now_ns: float) -> None:
         """Handle all events up to a time."""
         while self._events and self._events[0].at_ns <= now_ns:
             event = heapq.heappop(self._events)
@@ -157,7 +199,7 @@ class _Simulation:
         key = (0, 0)
         ended = job.submitted_ns + self._duration(key, job.rows, (job.submitted_ns - self._freed.get(key, 0)) or None)
         self._busy.add(key)
-        self._until(ended)
+        self.advance(ended)
         self._busy.discard(key)
         self._freed[key] = ended
         self._finish(0, 0, (job,), ended - job.submitted_ns)
@@ -221,7 +263,9 @@ class _Simulation:
         self._finished[request] = now_ns
 
     def _duration(self, replica: tuple[int, int], rows: int, idle_ns: int | None) -> int:
-        return max(1, round(self._service(replica[0], rows, idle_ns, len(self._busy))))
+        group, number = replica
+        speed = self._speeds[number] if self._speeds and group == 0 else 1.0
+        return max(1, round(self._service(group, rows, idle_ns, len(self._busy)) / speed))
 
     def _push(self, event: _Event) -> None:
         heapq.heappush(self._events, event)

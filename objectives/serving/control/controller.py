@@ -1,0 +1,171 @@
+"""Controller: a pure state machine from what a server sees to the option that is to serve, with the reason.
+
+The rate that is wanted is the larger one of the plan's and of the mean over the stable window. A rate over the panic
+window that is `panic` times what serves, the requests that wait included, starts a panic: what serves only grows then,
+until the rate has been lower for a stable window. Capacity is taken away once everything that was wanted within a
+stable window fits into less. Where no option of a variant suffices, a faster one takes its place before anything is
+refused, and leaves it again by the same rule.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from objectives.serving.control.options import ControlPlan, choose
+from objectives.serving.control.windows import Windows
+
+
+class Reason(StrEnum):
+    """Reason of a decision."""
+
+    STEADY = "steady"
+    PLAN = "plan"
+    STABLE = "stable window"
+    PANIC = "panic window"
+    CALM = "calm"
+    BROKEN = "broken"
+
+
+class Sample(NamedTuple):
+    """A value at a moment."""
+
+    at_s: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is seen of a server.
+
+    now_s: seconds since the plan's start
+    arrived: requests since the server's start, refused ones too
+    backlog: requests that wait for a replica
+    serving: number of the option that serves
+    broken: numbers of options that cannot be opened
+    """
+
+    now_s: float
+    arrived: int
+    backlog: int
+    serving: int
+    broken: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class State:
+    """Memory of the controller.
+
+    arrived: requests so far at each tick of a stable window, and at the one before
+    wanted: rate that was wanted at each tick of a stable window
+    option: number of the option that is to serve
+    """
+
+    arrived: tuple[Sample, ...]
+    wanted: tuple[Sample, ...]
+    option: int
+    panic_until_s: float = -math.inf
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The option that is to serve from now on, and why.
+
+    planned_rps, stable_rps, panic_rps: the plan's rate, and those over the windows; that of the panic window counts the
+        requests that wait
+    held_rps: the highest rate that was wanted within a stable window, for which the option suffices where one does
+    """
+
+    now_s: float
+    option: int
+    reason: Reason
+    panicking: bool
+    planned_rps: float
+    stable_rps: float
+    panic_rps: float
+    held_rps: float
+    backlog: int
+
+
+def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
+    """Return the first state: the option of the plan's phase, of the first one before the plan's start, or, where
+    nothing is foreseen, as many replicas as there may be of a variant of the least loss.
+    """
+    from_s = max(now_s, 0.0)
+    foreseen = plan.foreseen(from_s, from_s + plan.lead_s)
+    if foreseen is not None:
+        rate, option = foreseen.rate_rps, choose(plan.options, foreseen.rate_rps, foreseen.loss)
+    else:
+        least = min(each.loss for each in plan.options)
+        rate = max(each.capacity_rps for each in plan.options if each.loss == least)
+        option = choose(plan.options, rate, 0.0)
+    assert option is not None, "a plan has an option"
+    return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option)
+
+
+def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
+    """Return the next state, and the decision."""
+    now = seen.now_s
+    foreseen = plan.foreseen(now, now + plan.lead_s)
+    planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
+    arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
+    stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
+    panic += seen.backlog / windows.panic_s
+    calm, burst = (max(planned, rate / windows.target) for rate in (stable, panic))
+
+    until_s = state.panic_until_s
+    if panic / windows.target >= windows.panic * plan.options[seen.serving].capacity_rps:
+        until_s = now + windows.stable_s
+    panicking = now < until_s
+    want = max(calm, burst) if panicking else calm
+    wanted = tuple(each for each in state.wanted if each.at_s > now - windows.stable_s)
+    wanted = (*wanted, Sample(now, want))
+    held = max(each.value for each in wanted)
+
+    option = _option(plan, state.option, held, least_loss, panicking, seen.broken)
+    reason = _reason(plan, state.option, option, panicking, planned >= stable / windows.target, least_loss, seen)
+    decision = Decision(now, option, reason, panicking, planned, stable, panic, held, seen.backlog)
+    return replace(state, arrived=arrived, wanted=wanted, option=option, panic_until_s=until_s), decision
+
+
+def _since(samples: tuple[Sample, ...], newest: Sample, from_s: float) -> tuple[Sample, ...]:
+    """Return the samples since a moment, with the last one before it, and the newest."""
+    before = sum(sample.at_s <= from_s for sample in samples)
+    return (*samples[max(0, before - 1) :], newest)
+
+
+def _rate(arrived: tuple[Sample, ...], width_s: float, least_s: float) -> float:
+    """Return the mean rate over the last seconds; at the beginning over what there is, as if that were `least_s` at
+    least, so that no handful of requests is taken for a surge.
+    """
+    newest = arrived[-1]
+    before = [sample for sample in arrived if sample.at_s <= newest.at_s - width_s]
+    first = before[-1] if before else arrived[0]
+    return (newest.value - first.value) / max(newest.at_s - first.at_s, least_s)
+
+
+def _option(
+    plan: ControlPlan, now: int, held_rps: float, least_loss: float, panicking: bool, broken: frozenset[int]
+) -> int:
+    found = choose(plan.options, held_rps, least_loss, broken)
+    if found is None:
+        return now
+    shrinks = plan.options[found].capacity_rps < plan.options[now].capacity_rps
+    return now if panicking and shrinks and now not in broken else found
+
+
+def _reason(
+    plan: ControlPlan, old: int, new: int, panicking: bool, as_planned: bool, least_loss: float, seen: Observation
+) -> Reason:
+    if old == new:
+        return Reason.STEADY
+    if old in seen.broken:
+        return Reason.BROKEN
+    before, after = plan.options[old], plan.options[new]
+    if after.capacity_rps > before.capacity_rps:
+        if panicking:
+            return Reason.PANIC
+        return Reason.PLAN if as_planned else Reason.STABLE
+    return Reason.PLAN if before.loss < least_loss else Reason.CALM

@@ -1,0 +1,212 @@
+"""Elastic server: the controller's clock, what it sees of the server, and what is done of what it decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.errors import ExplainedError, InputError, one_line
+from objectives.serving.control.controller import Decision, Observation, Reason, State, begin, decide
+from objectives.serving.control.options import change
+from objectives.serving.control.plan_file import MachinePlan, machine_plan, read_plan
+from objectives.serving.control.timeline import Timeline, decision_facts, option_facts
+from objectives.serving.control.windows import Windows
+from objectives.serving.http.inference import Inference
+from objectives.serving.http.metrics import ControllerMetrics
+from objectives.serving.http.model import Model
+
+_LOGGER = logging.getLogger("leanrec.serve")
+
+
+@dataclass(frozen=True)
+class ElasticSettings:
+    """Settings of an elastic server.
+
+    plan: the plan.json
+    machine: kind of this machine in it; None where it has a single one
+    bundles: returns the folders of all variants, at the start and at each reload
+    timeline: file to which decisions are written, None for none
+    """
+
+    plan: Path
+    machine: str | None
+    bundles: Callable[[], Sequence[Path]]
+    windows: Windows
+    timeline: Path | None
+
+
+class Elastic:
+    """Controller of a server. `open` comes first; all else is called on the event loop's thread.
+
+    At most one switch is under way, so that no more than two models are in memory; what is decided meanwhile is done
+    after it. An option that cannot be opened is left out until the next reload, with all others of its bundle.
+    """
+
+    _plan: MachinePlan
+    _state: State
+    _began_s: float  # since the epoch, of the plan
+    _serving: int
+    _broken: set[int]
+
+    def __init__(self, settings: ElasticSettings, say: Callable[[str], None]) -> None:
+        """Read the plan and the bundles.
+
+        Raises:
+            InputError: they do not fit one another, or the timeline cannot be written.
+        """
+        self._settings, self._say = settings, say
+        plan = self._plan_of(settings)
+        self._take(plan, begin(plan.control, _second(plan)).option)
+        self._timeline = Timeline(settings.timeline)
+        self._switch: asyncio.Task[None] | None = None
+        self._reload = False
+
+    def open(self) -> Model:
+        """Open the first option.
+
+        Raises:
+            BundleError: it cannot be.
+        """
+        model = _opened(self._plan, self._serving)
+        option = self._plan.control.options[self._serving]
+        end_s = len(self._plan.control.phases) * self._plan.control.phase_s
+        if not 0 <= (now := self._now_s()) < end_s:
+            self._say(f"warning: now is second {now:.0f} of a plan of {end_s:.0f} s: nothing is foreseen")
+        self._say(f"{option.name} serves up to {option.capacity_rps:.4g} requests/s")
+        self._timeline.write("start", {"second": round(now, 3), **option_facts(option)})
+        return model
+
+    def ask_reload(self) -> None:
+        """Read plan and bundles again at the next tick."""
+        self._reload = True
+
+    async def run(self, inference: Inference) -> None:
+        """Decide at each tick, until cancelled."""
+        metrics = inference.metrics.controlled()
+        self._note(metrics)
+        tick_s = self._settings.windows.tick_s
+        last = next_tick = time.monotonic()
+        try:
+            while True:
+                next_tick = max(next_tick + tick_s, time.monotonic())
+                await asyncio.sleep(next_tick - time.monotonic())
+                now = time.monotonic()
+                try:
+                    self._tick(inference, metrics, now - last)
+                except Exception:
+                    _LOGGER.exception("the controller failed; what serves stays")
+                last = now
+        finally:
+            if self._switch is not None:
+                self._switch.cancel()
+            self._timeline.close()
+
+    def _tick(self, inference: Inference, metrics: ControllerMetrics, elapsed_s: float) -> None:
+        idle = self._switch is None or self._switch.done()
+        if self._reload and idle:
+            self._reload = False
+            self._switch = asyncio.create_task(self._read_again(inference, metrics))
+            return
+        before, panicked = self._state.option, self._now_s() < self._state.panic_until_s
+        seen = Observation(
+            self._now_s(), inference.arrived, inference.slot.model.pool.queued, self._serving, frozenset(self._broken)
+        )
+        self._state, decision = decide(self._plan.control, self._settings.windows, self._state, seen)
+        self._record(before, decision, panicked, metrics, elapsed_s)
+        if decision.option != self._serving and decision.option not in self._broken and idle:
+            self._switch = asyncio.create_task(self._switch_to(decision.option, inference, metrics))
+
+    def _record(
+        self, before: int, decision: Decision, panicked: bool, metrics: ControllerMetrics, elapsed_s: float
+    ) -> None:
+        options = self._plan.control.options
+        rates = {
+            "planned": decision.planned_rps,
+            "stable": decision.stable_rps,
+            "panic": decision.panic_rps,
+            "held": decision.held_rps,
+        }
+        metrics.ticked(rates, decision.panicking, elapsed_s * options[self._serving].placement.replicas)
+        if decision.panicking != panicked:
+            self._timeline.write("panic" if decision.panicking else "calm", decision_facts(decision))
+        if decision.reason is Reason.STEADY:
+            return
+        old, new = options[before], options[decision.option]
+        metrics.changed(change(old, new), str(decision.reason))
+        self._say(
+            f"{change(old, new)} from {old.name} to {new.name} ({decision.reason}): {decision.held_rps:.4g} requests/s "
+            f"are to be served (planned {decision.planned_rps:.4g}, stable window {decision.stable_rps:.4g}, panic "
+            f"window {decision.panic_rps:.4g}), {new.capacity_rps:.4g} can be"
+        )
+        facts = {**decision_facts(decision), "change": change(old, new), **option_facts(new)}
+        self._timeline.write("decision", facts)
+
+    async def _switch_to(self, option: int, inference: Inference, metrics: ControllerMetrics) -> None:
+        try:
+            model = await asyncio.to_thread(_opened, self._plan, option)
+        except Exception as error:
+            folder = self._plan.folders[option]
+            self._broken |= {number for number, other in enumerate(self._plan.folders) if other == folder}
+            self._failed(self._plan.control.options[option].name, error, metrics)
+            return
+        self._serving = option
+        await self._swap(model, inference, metrics, "serving")
+
+    async def _swap(self, model: Model, inference: Inference, metrics: ControllerMetrics, event: str) -> None:
+        """Serve a model from the next request on, and return once the old one is closed."""
+        self._note(metrics)
+        inference.metrics.swapped("done")
+        option = self._plan.control.options[self._serving]
+        self._timeline.write(event, {"second": round(self._now_s(), 3), **option_facts(option)})
+        await inference.swap(model)
+
+    async def _read_again(self, inference: Inference, metrics: ControllerMetrics) -> None:
+        """Read plan and bundles again, and serve what they say; where they are wrong, the old ones serve on."""
+        try:
+            plan = await asyncio.to_thread(self._plan_of, self._settings)
+            first = begin(plan.control, _second(plan)).option
+            model = await asyncio.to_thread(_opened, plan, first)
+        except Exception as error:
+            self._failed("the new plan", error, metrics)
+            return
+        self._take(plan, first, inference.arrived)
+        self._say("the plan was read again")
+        await self._swap(model, inference, metrics, "reload")
+
+    @staticmethod
+    def _plan_of(settings: ElasticSettings) -> MachinePlan:
+        return machine_plan(read_plan(settings.plan), settings.machine, settings.bundles())
+
+    def _take(self, plan: MachinePlan, first: int, arrived: int = 0) -> None:
+        """Take a plan whose option `first` serves."""
+        self._plan, self._serving = plan, first
+        self._began_s = time.time() if plan.start_s is None else plan.start_s
+        self._broken = set()
+        self._state = begin(plan.control, self._now_s(), arrived)
+
+    def _failed(self, name: str, error: Exception, metrics: ControllerMetrics) -> None:
+        explained = isinstance(error, (ExplainedError, InputError))
+        reason = " ".join(str(error).split()) if explained else one_line(error)
+        metrics.failed()
+        self._say(f"{name} cannot be served: {reason}")
+        self._timeline.write("failed", {"second": round(self._now_s(), 3), "what": name, "reason": reason})
+
+    def _note(self, metrics: ControllerMetrics) -> None:
+        option = self._plan.control.options[self._serving]
+        metrics.serving(option.capacity_rps, option.placement.replicas, option.loss)
+
+    def _now_s(self) -> float:
+        return time.time() - self._began_s
+
+
+def _opened(plan: MachinePlan, option: int) -> Model:
+    return Model.open(plan.folders[option], plan.control.options[option].placement)
+
+
+def _second(plan: MachinePlan) -> float:
+    """Return the second of a plan that it is now; a plan without a date begins now."""
+    return 0.0 if plan.start_s is None else time.time() - plan.start_s

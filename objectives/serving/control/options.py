@@ -1,0 +1,100 @@
+"""Options of a machine: variants with the numbers of their replicas, what each can serve, and when which is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from spaces.techniques.placement import Placement
+
+# Difference by which losses count as different.
+_SAME_LOSS = 1e-12
+
+
+@dataclass(frozen=True)
+class Option:
+    """A variant with a placement on this machine.
+
+    variant: name of the variant, which is its bundle's
+    loss: quality loss that counts, 0 or more
+    capacity_rps: highest rate at which the SLO is kept
+    load_seconds: from the decision to serve it until it serves
+    cores: that its replicas use
+    """
+
+    variant: str
+    loss: float
+    placement: Placement
+    capacity_rps: float
+    load_seconds: float
+    cores: int
+
+    @property
+    def name(self) -> str:
+        """Variant and layouts, replicas x threads of each instance group."""
+        return f"{self.variant} {' + '.join(group.layout for group in self.placement.instance_groups)}"
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """A phase of a plan: the rate that this machine is to suffice for, and the loss of the variant that is planned."""
+
+    rate_rps: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class ControlPlan:
+    """Options of a machine, and the phases of its plan, from second 0 on; outside of them nothing is foreseen.
+
+    phases: of `phase_s` seconds each; none for a rule that only reacts
+    """
+
+    options: tuple[Option, ...]
+    phases: tuple[PlannedPhase, ...] = ()
+    phase_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.options or min(option.capacity_rps for option in self.options) <= 0:
+            raise ValueError(f"A plan has one option or more, of a capacity above 0, but got {self.options}.")
+        if not self.phase_s > 0:
+            raise ValueError(f"A phase is longer than 0 s, but got {self.phase_s}.")
+
+    @property
+    def lead_s(self) -> float:
+        """Seconds before a phase at which its option is to be loaded."""
+        return max(option.load_seconds for option in self.options)
+
+    def foreseen(self, from_s: float, until_s: float) -> PlannedPhase | None:
+        """Return the highest rate of the phases from one moment until another, with the loss of the last of them; None
+        where there is no phase.
+        """
+        first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
+        phases = self.phases[max(0, first) : max(0, last + 1)]
+        return PlannedPhase(max(phase.rate_rps for phase in phases), phases[-1].loss) if phases else None
+
+
+def choose(
+    options: Sequence[Option], rate_rps: float, least_loss: float, left_out: Collection[int] = frozenset()
+) -> int | None:
+    """Choose what serves a rate: of the options that suffice the one of least loss, then of fewest cores; where none
+    suffices, the one of the highest capacity. None where all are left out.
+
+    Args:
+        least_loss: variants that lose less are not used, since the plan saves their cost
+    """
+    usable = [number for number in range(len(options)) if number not in left_out]
+    allowed = [number for number in usable if options[number].loss >= least_loss - _SAME_LOSS] or usable
+    enough = [number for number in allowed if options[number].capacity_rps >= rate_rps]
+    if enough:
+        return min(enough, key=lambda n: (options[n].loss, options[n].cores, -options[n].capacity_rps, n))
+    return min(allowed, key=lambda n: (-options[n].capacity_rps, options[n].loss, options[n].cores, n), default=None)
+
+
+def change(old: Option, new: Option) -> str:
+    """Name the change from one option to another."""
+    if abs(new.loss - old.loss) > _SAME_LOSS:
+        return "degrade" if new.loss > old.loss else "recover"
+    if new.cores != old.cores:
+        return "scale up" if new.cores > old.cores else "scale down"
+    return "rearrange"

@@ -1,0 +1,166 @@
+"""The plan of one machine, read from the plan.json of `leanrec plan` and from the bundles that the machine has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from objectives.errors import InputError
+from objectives.serving.bundle import read_bundle
+from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
+from spaces.serialization import Json, from_plain
+from spaces.techniques.placement import Placement
+
+ModelIdentity = tuple[str, object, bool]
+
+
+class MachinePlan(NamedTuple):
+    """Plan of one machine.
+
+    folders: bundle of each option
+    start_s: start of the plan in seconds since the epoch, None where the plan does not tell
+    """
+
+    control: ControlPlan
+    folders: tuple[Path, ...]
+    start_s: float | None
+
+
+@dataclass(frozen=True)
+class OfferedLayout:
+    """An option as an offer of plan.json has it: replicas of the first instance group, cores, and capacity."""
+
+    replicas: int
+    cores: int
+    capacity_rps: float
+
+
+def read_plan(path: Path) -> Json:
+    """Read a plan.json.
+
+    Raises:
+        InputError: the file cannot be read, or is none.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict) or not found["offers"] or not found["phases"]:
+            raise ValueError("it has no offers and phases")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise InputError(f"--plan: must be a plan.json of leanrec plan, but {path}: {error}") from error
+    return found
+
+
+def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -> MachinePlan:
+    """Return the plan of a machine of a kind, on which these bundles are.
+
+    Args:
+        document: content of a plan.json
+        machine: name of the kind; None where the plan has a single one
+
+    Raises:
+        InputError: the plan has no such kind, a bundle is none of its variants, or a variant that it serves on this
+            kind has no bundle.
+        BundleError: a bundle is not whole.
+    """
+    try:
+        offers = offers_on(document, machine)
+        held = {identity_in(folder): folder for folder in bundles}
+        return _joined(document, offers, held)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        lacking = f"it lacks {error}; plan again with this version"
+        but = lacking if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"--plan: must be a plan.json of leanrec plan, but {but}") from error
+
+
+def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:
+    """Return what each phase asks of one machine of a fleet, whose rate is shared equally; nothing where machines of
+    other kinds serve.
+    """
+    return tuple(
+        PlannedPhase(phase["demand_rps"] / phase["machines"], max(offers[phase["offer"]]["loss"], 0.0))
+        if phase["offer"] in offers
+        else PlannedPhase(0.0, 0.0)
+        for phase in document["phases"]
+    )
+
+
+def options_of(offer: Json) -> tuple[Option, ...]:
+    """Return the options of an offer, one for each layout that keeps the SLO at all."""
+    placement = from_plain(Placement, offer["deployed"])
+    layouts = [from_plain(OfferedLayout, layout) for layout in offer["layouts"]]
+    return tuple(
+        Option(
+            f"trial {offer['trial']}",
+            max(offer["loss"], 0.0),
+            placement.with_replicas(layout.replicas),
+            layout.capacity_rps,
+            float(offer["load_seconds"]),
+            layout.cores,
+        )
+        for layout in layouts
+        if layout.capacity_rps > 0
+    )
+
+
+def offers_on(document: Json, machine: str | None) -> dict[int, Json]:
+    """Return the offers on a kind of machine, by their number.
+
+    Raises:
+        InputError: the plan has no such kind, or several and none is given.
+    """
+    offers = document["offers"]
+    kinds = sorted({offer["machine"] for offer in offers})
+    if machine is None and len(kinds) > 1:
+        raise InputError(f"--machine: must be given, one of {', '.join(kinds)}")
+    if machine is not None and machine not in kinds:
+        raise InputError(f"--machine: must be one of {', '.join(kinds)}, but got {machine!r}")
+    return {offer["offer"]: offer for offer in offers if machine in (None, offer["machine"])}
+
+
+def model_identity(variant: str, placement: Placement) -> ModelIdentity:
+    """Identify the model files of a variant, which differ where a placement splits or rewrites the graph; placements
+    of the same files may take each other's place.
+    """
+    return variant, placement.embedding_device, placement.user_once
+
+
+def identity_in(bundle: Path) -> ModelIdentity:
+    """Identify the model files of a bundle.
+
+    Raises:
+        BundleError: it is not whole.
+    """
+    candidate = read_bundle(bundle).candidate
+    return model_identity(candidate.variant_id, candidate.placement)
+
+
+def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdentity, Path]) -> MachinePlan:
+    files = {
+        number: model_identity(offer["variant"], from_plain(Placement, offer["deployed"]))
+        for number, offer in offers.items()
+    }
+    for identity, folder in held.items():
+        if identity not in files.values():
+            raise InputError(f"BUNDLE: must be of a point that the plan offers, but {folder} is of none")
+    for phase in document["phases"]:
+        if phase["offer"] in offers and files[phase["offer"]] not in held:
+            raise InputError(
+                f"--variant: must give a bundle of each point that the plan serves, but trial {phase['trial']} has none"
+            )
+    pairs = [
+        (option, held[files[number]])
+        for number, offer in offers.items()
+        if files[number] in held
+        for option in options_of(offer)
+    ]
+    if not pairs:
+        raise InputError("--plan: must offer a point that keeps its SLO on this machine, but has none")
+    phases = planned_phases(document, offers)
+    control = ControlPlan(tuple(option for option, _ in pairs), phases, document["phase_seconds"])
+    start_s = document["start_s"]
+    return MachinePlan(control, tuple(folder for _, folder in pairs), None if start_s is None else float(start_s))

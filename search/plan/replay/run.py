@@ -1,0 +1,195 @@
+"""Replay of a trace on one machine of a plan: every policy on the virtual clock, and on a real server where there are
+bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from objectives.measurement.request_log import RequestLog
+from objectives.measurement.service_curve import OutsideRangeError
+from objectives.serving.bundle import read_bundle
+from objectives.serving.control.options import ControlPlan, Option
+from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, planned_phases, read_plan
+from objectives.serving.control.windows import KPA, Windows
+from objectives.serving.pool.virtual_clock import ServiceTime
+from planning.capacity import Objective, service_of
+from planning.demand import Counts, Floats
+from planning.elastic import MachineOutcome, Served, machine_outcome, policies, simulate_elastic
+from planning.fleet import Deployment
+from planning.machine_share import machine_share
+from search.bench.requests import draw_requests
+from search.cli.console import Console
+from search.errors import ConfigError
+from search.home import write_json
+from search.plan.deployments import Menu, menu_of
+from search.plan.inputs import read_log
+from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
+from search.plan.replay.server import ServerSettings, serve_policy
+from search.session import Session
+from spaces.serialization import Json
+
+FILE, PAGE = "replay.json", "replay.html"
+VIRTUAL, SERVER = "virtual", "server"
+
+
+@dataclass(frozen=True)
+class ReplayRequest:
+    """Options of a replay.
+
+    machine: kind of machine, None where the plan has a single one
+    bundles: of all variants; none for the virtual clock alone
+    policies: names, none for all
+    speed: 1 or more
+    windows: of the trace's own time
+    """
+
+    trace: Path
+    plan: Path
+    rows_column: str | None
+    machine: str | None
+    bundles: tuple[Path, ...]
+    policies: tuple[str, ...]
+    speed: float
+    windows: Windows = KPA
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Traffic:
+    """Requests of the compressed time, (n,) each, and its end in seconds."""
+
+    seconds: Floats
+    rows: Counts
+    end_s: float
+
+
+def replay(session: Session, request: ReplayRequest, out: Path, console: Console) -> ReplayDocument:
+    """Replay, and write replay.json and replay.html into `out`.
+
+    Raises:
+        ConfigError, InputError: an input is wrong, or they do not fit one another.
+        JobError: a server did not start, or a request failed.
+    """
+    document = read_plan(request.plan)
+    offers = offers_on(document, request.machine)
+    machine = next(iter(offers.values()))["machine"]
+    control = _control(document, offers, machine, request)
+    menu = menu_of(session, console)
+    log = read_log(request.trace, "--trace", request.rows_column, request.seed)
+    traffic = _traffic(document, log, menu, request)
+    console.say(f"replay: {len(traffic.seconds):,} requests in {traffic.end_s:.0f} s")
+    rows = tuple(_rows(document, machine, control, menu, traffic, request, out, console))
+    windows = _compressed(request)
+    found = ReplayDocument(
+        study=session.config.name,
+        trace=str(request.trace),
+        plan=str(request.plan),
+        machine=machine,
+        speed=request.speed,
+        seed=request.seed,
+        slo_ms=document["slo_ms"],
+        percent=document["percent"],
+        requests=len(traffic.seconds),
+        seconds=traffic.end_s,
+        windows=(windows.stable_s, windows.panic_s, windows.tick_s),
+        rows=rows,
+    )
+    write_json(found, out / FILE)
+    from search.plan.replay.page import write_page  # plotly is loaded last
+
+    write_page(found, out / PAGE)
+    return found
+
+
+def _control(document: Json, offers: dict[int, Json], machine: str, request: ReplayRequest) -> ControlPlan:
+    """Return the plan in compressed time; loads take as long as they do."""
+    if request.bundles:
+        found = machine_plan(document, machine, request.bundles).control
+        return replace(found, phase_s=found.phase_s / request.speed)
+    options = tuple(option for offer in offers.values() for option in options_of(offer))
+    if not options:
+        raise ConfigError(f"--plan: must offer a point that keeps its SLO on {machine!r}, but has none")
+    phases = planned_phases(document, offers)
+    return ControlPlan(options, phases, document["phase_seconds"] / request.speed)
+
+
+def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
+    """Return the trace from the plan's start on; a trace of other days begins with the plan."""
+    phase_s, machines = document["phase_seconds"], [phase["machines"] for phase in document["phases"]]
+    begins, starts = log.start_s, document["start_s"]
+    ahead = 0.0 if begins is None or starts is None else begins - starts
+    overlaps = -float(log.seconds[-1]) < ahead < len(machines) * phase_s
+    seconds = log.seconds + (ahead if overlaps else 0.0)
+    rows = np.random.default_rng(request.seed).choice(menu.rows, len(seconds)) if log.rows is None else log.rows
+    kept, sizes = machine_share(seconds, rows, machines, phase_s, request.speed, request.seed)
+    if not len(kept):
+        raise ConfigError(f"--trace: must have requests in the phases of the plan, but {request.trace} has none")
+    end_s = min(len(machines) * phase_s, float(seconds[-1])) / request.speed
+    return _Traffic(kept, sizes, end_s)
+
+
+def _compressed(request: ReplayRequest) -> Windows:
+    windows = request.windows
+    times = {name: getattr(windows, name) / request.speed for name in ("stable_s", "panic_s", "tick_s")}
+    return replace(windows, **times)
+
+
+def _rows(
+    document: Json,
+    machine: str,
+    control: ControlPlan,
+    menu: Menu,
+    traffic: _Traffic,
+    request: ReplayRequest,
+    out: Path,
+    console: Console,
+) -> Iterator[ReplayRow]:
+    windows, objective = _compressed(request), Objective(document["slo_ms"], document["percent"])
+    offer = next(one for one in document["offers"] if one["machine"] == machine)
+    price = offer["price_per_hour"] / offer["machine_cores"]
+    service = _services(menu.deployments, offer["machine_speed"], request.seed)
+    settings = ServerSettings(document, machine, request.bundles, windows, request.speed, out / "servers")
+
+    def row(name: str, clock: str, policy: ControlPlan, served: Served, told: Sequence[ReplayDecision]) -> ReplayRow:
+        outcome: MachineOutcome = machine_outcome(served, policy.options, traffic.end_s, objective, price)
+        intervals = intervals_of(served, traffic.seconds, policy.options, traffic.end_s, objective.slo_ms)
+        console.say(f"{name}, {clock}: {outcome.late:.2%} late, {outcome.replica_seconds:,.0f} replica-seconds")
+        return ReplayRow(policy=name, clock=clock, decisions=tuple(told), intervals=intervals, **vars(outcome))
+
+    for name, policy in policies(control).items():
+        if request.policies and name not in request.policies:
+            continue
+        try:
+            served = simulate_elastic(policy, windows, traffic.seconds, traffic.rows, service)
+        except OutsideRangeError as error:
+            raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
+        yield row(name, VIRTUAL, policy, served, _told(served, policy))
+        if request.bundles:
+            (out / "servers").mkdir(parents=True, exist_ok=True)
+            requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
+            file = name.replace(", ", "-").replace(" + ", "-and-")
+            yield row(name, SERVER, policy, *serve_policy(settings, file, policy, requests, traffic.seconds))
+
+
+def _told(served: Served, policy: ControlPlan) -> list[ReplayDecision]:
+    return [
+        ReplayDecision(second=each.now_s, option=policy.options[each.option].name, reason=str(each.reason))
+        for each in served.decisions
+    ]
+
+
+def _services(deployments: Sequence[Deployment], speed: float, seed: int) -> Callable[[Option], ServiceTime]:
+    """Return the service time of an option, by the deployment of its variant."""
+    known = {each.name: each for each in deployments}
+
+    def service(option: Option) -> ServiceTime:
+        if option.variant not in known:
+            raise ConfigError(f"--plan: must be of points that the study has, but {option.variant} is none of them")
+        return service_of(replace(known[option.variant], placement=option.placement), speed, seed)
+
+    return service

@@ -1,0 +1,177 @@
+"""A policy of a replay on a real server: the process, its plan, the requests, and what its timeline tells."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives.measure.remote_model import RemoteModel
+from objectives.measurement.load_generator import Request, open_loop
+from objectives.serving.control.options import ControlPlan, Option
+from objectives.serving.control.plan_file import machine_plan, options_of
+from objectives.serving.control.windows import Windows
+from planning.demand import Floats
+from planning.elastic import Segment, Served
+from search.errors import JobError
+from search.home import write_json
+from search.plan.replay.document import ReplayDecision
+
+# Seconds from the start of a server to that of its plan; the next one is taken where a server was not up by then.
+_STARTS = (4.0, 10.0, 30.0)
+_STOP_SECONDS = 60.0
+# Seconds before the first request at which the server has to be up.
+_EARLY = 0.3
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Settings of the servers of a replay.
+
+    document: the plan.json
+    bundles: of all variants
+    folder: for plans, timelines and logs
+    """
+
+    document: Mapping[str, Any]
+    machine: str
+    bundles: Sequence[Path]
+    windows: Windows
+    speed: float
+    folder: Path
+
+
+def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -> dict[str, Any]:
+    """Return the plan.json that makes a server follow a policy: with its options alone, in compressed time, and over
+    already where the policy foresees nothing.
+    """
+    offers = []
+    for offer in settings.document["offers"]:
+        pairs = zip(options_of(offer), _usable(offer), strict=True)
+        if kept := [
+            layout for option, layout in pairs if offer["machine"] == settings.machine and option in policy.options
+        ]:
+            offers.append({**offer, "layouts": kept})
+    return {
+        **settings.document,
+        "offers": offers,
+        "phase_seconds": settings.document["phase_seconds"] / settings.speed,
+        "start_s": start_s if policy.phases else 0.0,
+    }
+
+
+def _usable(offer: Mapping[str, Any]) -> list[Any]:
+    return [layout for layout in offer["layouts"] if layout["capacity_rps"] > 0]
+
+
+def serve_policy(
+    settings: ServerSettings, name: str, policy: ControlPlan, requests: Sequence[Request], seconds: Floats
+) -> tuple[Served, tuple[ReplayDecision, ...]]:
+    """Play requests to a server that follows a policy.
+
+    Args:
+        name: of the policy's files
+        seconds: (requests,) ascending arrival times from the plan's start
+
+    Raises:
+        JobError: the server did not start, or a request failed other than by a refusal.
+    """
+    timeline = settings.folder / f"{name}.timeline.jsonl"
+    timeline.unlink(missing_ok=True)
+    bundles = _needed(settings, policy)
+    for margin_s in _STARTS:
+        start_s = time.time() + margin_s
+        plan = settings.folder / f"{name}.plan.json"
+        write_json(document_of(settings, policy, start_s), plan)
+        with _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as url:
+            if time.time() + _EARLY > start_s:
+                continue
+            with RemoteModel(url) as model:
+                latency = _played(model, requests, seconds, start_s)
+        return _told(timeline, policy.options, start_s, latency, seconds)
+    raise JobError(f"a server needs more than {_STARTS[-1]:.0f} s to start: see {settings.folder}")
+
+
+def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
+    """Return the bundles of a policy: a server takes none of a point that its plan does not offer."""
+    plan = machine_plan(dict(settings.document), settings.machine, settings.bundles)
+    used = [
+        folder for option, folder in zip(plan.control.options, plan.folders, strict=True) if option in policy.options
+    ]
+    return list(dict.fromkeys(used))
+
+
+@contextmanager
+def _serving(settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path) -> Iterator[str]:
+    """Run `leanrec serve` until the end of the context, and yield the URL of its model."""
+    windows, (first, *others) = settings.windows, map(str, bundles)
+    command = [sys.executable, _program(), "serve", first, "--port", "0", "--json", "--name", "replay"]
+    command += ["--plan", str(plan), "--machine", settings.machine, "--timeline", str(timeline)]
+    command += ["--windows", f"{windows.stable_s},{windows.panic_s},{windows.tick_s}"]
+    command += [part for other in others for part in ("--variant", other)]
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise JobError(f"a server did not start: {log.read_text().strip() or 'it says nothing'}")
+            yield f"{json.loads(line)['url']}/v2/models/replay"
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _program() -> str:
+    """Return the file of the command line that this process belongs to."""
+    found = importlib.util.find_spec("leanrec")
+    assert found is not None and found.origin is not None, "leanrec.py lies beside its packages"
+    return found.origin
+
+
+def _played(model: RemoteModel, requests: Sequence[Request], seconds: Floats, start_s: float) -> Floats:
+    gaps_ns = np.maximum(np.rint(np.diff(seconds, prepend=0.0) * 1e9), 1).astype(np.int64)
+    time.sleep(max(start_s - time.time(), 0.0))
+    try:
+        return open_loop(model.submit, requests, gaps_ns).latency_ms
+    except Exception as error:
+        raise JobError(f"a request failed: {error}") from error
+
+
+def _told(
+    timeline: Path, options: Sequence[Option], start_s: float, latency: Floats, seconds: Floats
+) -> tuple[Served, tuple[ReplayDecision, ...]]:
+    """Return what served when, and why, from the lines that a server wrote."""
+    lines = [json.loads(line) for line in timeline.read_text().splitlines()]
+    numbers = {option.name: number for number, option in enumerate(options)}
+    segments: list[Segment] = []
+    decisions: list[ReplayDecision] = []
+    decided_s = 0.0
+    for line in lines:
+        second = line["at"] - start_s
+        if line["event"] == "start":
+            segments = [Segment(0.0, 0.0, numbers[line["option"]])]  # that of a server which was up in time
+        elif line["event"] == "decision":
+            decided_s = max(second, 0.0)
+            decisions.append(ReplayDecision(second=second, option=line["option"], reason=line["reason"]))
+        elif line["event"] == "serving" and second <= 0:
+            segments = [Segment(0.0, 0.0, numbers[line["option"]])]
+        elif line["event"] == "serving":
+            segments.append(Segment(second, min(decided_s, second), numbers[line["option"]]))
+    at = np.searchsorted([segment.start_s for segment in segments], seconds, side="right") - 1
+    served = np.array([segment.option for segment in segments])[at]
+    return Served(latency, served, tuple(segments)), tuple(decisions)

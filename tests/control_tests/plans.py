@@ -1,0 +1,62 @@
+"""Plans of two variants as plan.json has them, and their bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spaces.candidate import Candidate
+from spaces.serialization import to_plain
+from spaces.techniques.placement import InstanceGroup, Placement
+from spaces.techniques.quantization import Precision
+from tests.serve_tests.bundles import write_toy
+
+PLACEMENT = Placement(InstanceGroup(threads=1))
+FAST = Precision((("mlp", "int8"),))
+
+
+def offer(
+    number: int, precision: Precision, loss: float, capacity_rps: float, machine: str = "small"
+) -> dict[str, Any]:
+    """An offer of one replica or two."""
+    return {
+        "offer": number,
+        "trial": 10 + number,
+        "variant": Candidate(precision=precision).variant_id,
+        "machine": machine,
+        "machine_cores": 2,
+        "machine_speed": 1.0,
+        "loss": loss,
+        "price_per_hour": 1.0,
+        "load_seconds": 0.1,
+        "deployed": to_plain(PLACEMENT),
+        "layouts": [{"replicas": n, "cores": n, "capacity_rps": n * capacity_rps} for n in (1, 2)],
+    }
+
+
+def document(phases: list[tuple[int, float]], start_s: float | None = None, phase_s: float = 60.0) -> dict[str, Any]:
+    """A plan of an exact variant of 20 requests/s a replica and of a fast one of 100; phases have offer and rate."""
+    return {
+        "slo_ms": 50.0,
+        "percent": 95,
+        "phase_seconds": phase_s,
+        "start_s": start_s,
+        "offers": [offer(0, Precision(), -0.001, 20.0), offer(1, FAST, 0.01, 100.0)],
+        "phases": [
+            {"start_s": number * phase_s, "offer": at, "trial": 10 + at, "machine": "small", "machines": 1}
+            | {"demand_rps": rate, "expected_rps": rate}
+            for number, (at, rate) in enumerate(phases)
+        ],
+    }
+
+
+def write_plan(path: Path, plan: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(plan))
+    return path
+
+
+def write_bundles(folder: Path) -> tuple[Path, Path]:
+    """Write the exact and the fast bundle, whose scores differ."""
+    exact = write_toy(folder / "exact", PLACEMENT, seed=0)
+    return exact, write_toy(folder / "fast", PLACEMENT, seed=1, precision=FAST)

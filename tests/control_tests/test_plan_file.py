@@ -1,0 +1,131 @@
+"""Plans of a machine, read from plan.json and bundles, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives.errors import InputError
+from objectives.serving.control.options import PlannedPhase
+from objectives.serving.control.plan_file import machine_plan, read_plan
+from spaces.techniques.placement import InstanceGroup, Placement, Route
+from tests.control_tests.plans import FAST, document, offer, write_bundles, write_plan
+from tests.serve_tests.bundles import write_toy
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_bundles(tmp_path_factory.mktemp("bundles"))
+
+
+def test_options_are_the_layouts_of_the_points_that_have_a_bundle(bundles: tuple[Path, Path]) -> None:
+    plan = document([(0, 15.0), (1, 300.0)], start_s=1.7e9)
+    plan["phases"][1]["machines"] = 3
+    plan["offers"][1]["layouts"].append({"replicas": 3, "cores": 3, "capacity_rps": 0.0})
+    found = machine_plan(plan, None, bundles)
+    assert [(each.name, each.loss, each.capacity_rps, each.cores) for each in found.control.options] == [
+        ("trial 10 1x1", 0.0, 20.0, 1),
+        ("trial 10 2x1", 0.0, 40.0, 2),
+        ("trial 11 1x1", 0.01, 100.0, 1),
+        ("trial 11 2x1", 0.01, 200.0, 2),
+    ]
+    assert found.folders == (bundles[0], bundles[0], bundles[1], bundles[1])
+    assert found.control.phases == (PlannedPhase(15.0, 0.0), PlannedPhase(100.0, 0.01)), "the rate of one of 3 machines"
+    assert (found.start_s, found.control.phase_s) == (1.7e9, 60.0)
+
+
+def test_other_layouts_of_the_same_files_are_options_too(bundles: tuple[Path, Path]) -> None:
+    """Another trial has the fast variant's weights with two threads: the same bundle can serve it."""
+    plan = document([(0, 15.0)])
+    plan["offers"].append(offer(2, FAST, 0.01, 70.0))
+    plan["offers"][2]["deployed"]["instance_group"]["threads"] = 2
+    found = machine_plan(plan, None, bundles)
+    assert [each.name for each in found.control.options[4:]] == ["trial 12 1x2", "trial 12 2x2"]
+    assert found.folders[4:] == (bundles[1], bundles[1])
+
+
+def test_only_phases_of_this_kind_of_machine_count(bundles: tuple[Path, Path]) -> None:
+    plan = document([(0, 15.0), (2, 90.0)])
+    plan["offers"].append(offer(2, FAST, 0.02, 400.0, machine="large"))
+    found = machine_plan(plan, "small", bundles)
+    assert found.control.phases == (PlannedPhase(15.0, 0.0), PlannedPhase(0.0, 0.0))
+    assert [each.variant for each in found.control.options] == ["trial 10", "trial 10", "trial 11", "trial 11"]
+
+
+def _large(plan: dict[str, Any]) -> None:
+    plan["offers"].append(offer(2, FAST, 0.02, 400.0, machine="large"))
+
+
+def _old(plan: dict[str, Any]) -> None:
+    del plan["offers"][0]["layouts"]
+
+
+def _phase(plan: dict[str, Any]) -> None:
+    plan["phases"] = 3
+
+
+def _hopeless(plan: dict[str, Any]) -> None:
+    for each in plan["offers"]:
+        each["layouts"] = [{"replicas": 1, "cores": 1, "capacity_rps": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("edit", "machine", "expected"),
+    [
+        (_large, None, "--machine: must be given, one of large, small"),
+        (_large, "huge", "--machine: must be one of large, small, but got 'huge'"),
+        (_old, None, "it lacks 'layouts'"),
+        (_phase, None, "--plan: must be a plan.json of leanrec plan"),
+        (lambda plan: plan.update(start_s="today"), None, "--plan: must be a plan.json of leanrec plan"),
+        (lambda plan: plan["phases"][0].update(machines=0), None, "division by zero"),
+        (_hopeless, None, "--plan: must offer a point that keeps its SLO"),
+        (lambda plan: plan.update(phase_seconds=0), None, "A phase is longer than 0 s"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_in_one_line(
+    edit: Callable[[dict[str, Any]], None],
+    machine: str | None,
+    expected: str,
+    bundles: tuple[Path, Path],
+) -> None:
+    plan = document([(0, 15.0)])
+    edit(plan)
+    with pytest.raises(InputError) as error:
+        machine_plan(plan, machine, bundles)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    for content in ("{", "[]", json.dumps({"offers": [1]}), json.dumps(document([]))):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"--plan: must be a plan.json"):
+            read_plan(path)
+    with pytest.raises(InputError, match=r"--plan: must be a plan.json"):
+        read_plan(tmp_path / "none.json")
+    plan = document([(0, 15.0)])
+    assert read_plan(write_plan(path, plan)) == plan
+
+
+def test_bundles_and_plan_have_to_fit(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    plan = document([(0, 15.0), (1, 90.0)])
+    with pytest.raises(InputError, match=r"--variant: must give a bundle of each point .* trial 11 has none"):
+        machine_plan(plan, None, bundles[:1])
+    strange = write_toy(tmp_path / "strange", Placement(user_once=True))
+    with pytest.raises(InputError, match=r"BUNDLE: must be of a point that the plan offers, but .*strange"):
+        machine_plan(plan, None, (*bundles, strange))
+
+
+def test_what_does_not_apply_to_so_many_replicas_is_left_out() -> None:
+    inline = Placement(InstanceGroup(threads=1), inline=True)
+    assert inline.with_replicas(1) == inline
+    assert inline.with_replicas(2) == Placement(InstanceGroup(replicas=2, threads=1))
+    split = Placement(InstanceGroup(replicas=2), split_rows=100)
+    assert split.with_replicas(1) == Placement()
+    assert split.with_replicas(3) == Placement(InstanceGroup(replicas=3), split_rows=100)
+    routed = Placement(route=Route(10, InstanceGroup("openvino", replicas=2)))
+    assert routed.with_replicas(2).route == routed.route

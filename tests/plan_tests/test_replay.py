@@ -1,0 +1,174 @@
+"""Replays of a trace: on the virtual clock, and on real servers of small bundles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.errors import InputError
+from objectives.serving.control.windows import Windows
+from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK
+from planning.fleet import Deployment
+from search.cli import planning
+from search.cli.console import Console
+from search.cli.parser import run_command
+from search.errors import ConfigError
+from search.home import Home
+from search.plan.deployments import Menu
+from search.plan.replay import run
+from search.plan.replay.page import timeline_figure
+from search.plan.replay.run import ReplayRequest
+from tests.control_tests.plans import PLACEMENT, document, write_bundles, write_plan
+from tests.planning_tests.fleets import deployment
+
+QUIET = Console(quiet=True, as_json=False)
+START_S = 1.7e9
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A study whose trial 10 takes 20 ms and whose trial 11 takes 4 ms."""
+
+    def one(trial: int, ms: float) -> Deployment:
+        return dataclasses.replace(deployment(ms, trial=trial), placement=PLACEMENT)
+
+    menu = Menu((one(10, 20.0), one(11, 4.0)), {}, np.array([3, 5]), 50.0, 95)
+    monkeypatch.setattr(run, "menu_of", lambda session, console: menu)
+    return SimpleNamespace(config=SimpleNamespace(name="toy"))
+
+
+def trace_file(folder: Path, start_s: float = START_S, rates: tuple[float, ...] = (10.0, 100.0, 10.0)) -> Path:
+    """Poisson arrivals at a rate in each minute."""
+    random = np.random.default_rng(0)
+    parts = [60 * n + np.sort(random.uniform(0, 60, random.poisson(60 * rate))) for n, rate in enumerate(rates)]
+    file = folder / f"trace-{start_s:.0f}.csv"
+    file.write_text("\n".join(["timestamp", *(f"{start_s + second:.6f}" for second in np.concatenate(parts))]))
+    return file
+
+
+def asked(folder: Path, **given: Any) -> ReplayRequest:
+    """A plan that foresees the second minute."""
+    plan = write_plan(folder / "plan.json", document([(0, 12.0), (1, 110.0), (0, 12.0)], START_S))
+    plain = ReplayRequest(trace_file(folder), plan, None, None, (), (), 1.0, Windows(20.0, 4.0, 1.0))
+    return dataclasses.replace(plain, **given)
+
+
+def test_policies_are_compared_on_the_virtual_clock(session: Any, tmp_path: Path) -> None:
+    found = run.replay(session, asked(tmp_path), tmp_path / "out", QUIET)
+    rows = {row.policy: row for row in found.rows}
+    assert list(rows) == [STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC]
+    assert {row.clock for row in found.rows} == {"virtual"}
+    assert found.seconds == pytest.approx(180, abs=1) and found.requests == pytest.approx(7200, rel=0.1)
+    # Static: the fast variant on one core for the mean of 45, above the 40 of the exact one, and on two for the peak.
+    assert rows[STATIC_MEAN].loss == pytest.approx(0.01) and rows[STATIC_PEAK].loss == pytest.approx(0.01)
+    assert rows[STATIC_MEAN].replica_seconds == pytest.approx(found.seconds)
+    assert rows[STATIC_PEAK].replica_seconds == pytest.approx(2 * found.seconds)
+    assert 0 < rows[ELASTIC].loss < 0.01 and rows[ELASTIC].late <= rows[REACTIVE].late
+    assert rows[ELASTIC].money == pytest.approx(rows[ELASTIC].core_seconds / 3600 * 0.5)
+    reasons = [decision.reason for decision in rows[ELASTIC].decisions]
+    assert reasons[0] == "plan" and "calm" in reasons
+    stored = json.loads((tmp_path / "out" / "replay.json").read_text())
+    assert stored["rows"][3]["late"] == rows[ELASTIC].late and stored["windows"] == [20.0, 4.0, 1.0]
+    drawn = {trace["name"] for trace in timeline_figure(found)["data"]}  # type: ignore[attr-defined]
+    assert "planned + reactive, virtual" in drawn
+    intervals = rows[ELASTIC].intervals
+    assert sum(each.rate_rps for each in intervals) / len(intervals) == pytest.approx(found.requests / found.seconds)
+    assert {each.loss for each in intervals} == {0.0, 0.01}
+    page = (tmp_path / "out" / "replay.html").read_text()
+    assert "Decisions: planned + reactive" in page and '<script src="http' not in page
+
+
+def test_a_faster_replay_keeps_rates_and_shortens_time(session: Any, tmp_path: Path) -> None:
+    found = run.replay(session, asked(tmp_path, speed=4.0, policies=(ELASTIC,)), tmp_path / "out", QUIET)
+    assert found.seconds == pytest.approx(45, abs=1) and found.requests == pytest.approx(1800, rel=0.1)
+    assert found.windows == (5.0, 1.0, 0.25)
+    middle = [each.rate_rps for each in found.rows[0].intervals if 16 < each.start_s < 29]
+    assert np.mean(middle) == pytest.approx(100, rel=0.1)
+    ups = [each for each in found.rows[0].decisions if each.reason == "plan"]
+    assert ups and 14 <= ups[0].second <= 15, "the second phase begins at second 15"
+
+
+def test_a_trace_of_the_plans_time_is_cut_to_its_phases(session: Any, tmp_path: Path) -> None:
+    """The trace begins a minute before the plan: its first minute is left out."""
+    trace = trace_file(tmp_path, START_S - 60)
+    found = run.replay(session, asked(tmp_path, trace=trace, policies=(REACTIVE,)), tmp_path / "out", QUIET)
+    assert found.seconds == pytest.approx(120, abs=1)
+    assert found.rows[0].intervals[0].rate_rps > 50
+    # One of other days begins with the plan.
+    trace = trace_file(tmp_path, START_S + 1e6)
+    other = run.replay(session, asked(tmp_path, trace=trace, policies=(REACTIVE,)), tmp_path / "out", QUIET)
+    assert other.rows[0].intervals[0].rate_rps < 50
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"trace": Path("none.csv")}, "--trace: none.csv"),
+        ({"plan": Path("none.json")}, "--plan: must be a plan.json"),
+        ({"machine": "huge"}, "--machine: must be one of small"),
+        ({"rows_column": "size"}, "--trace: "),
+    ],
+)
+def test_wrong_requests_are_explained_and_write_nothing(
+    given: dict[str, Any], expected: str, session: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as error:
+        run.replay(session, asked(tmp_path, **given), tmp_path / "out", QUIET)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_and_points_that_the_study_does_not_have_are_refused(session: Any, tmp_path: Path) -> None:
+    trace = tmp_path / "large.csv"
+    trace.write_text("timestamp,rows\n1,5000\n2,5000\n")
+    with pytest.raises(ConfigError, match="--trace: must have requests of sizes"):
+        run.replay(session, asked(tmp_path, trace=trace), tmp_path / "out", QUIET)
+    plan = document([(0, 12.0)], START_S)
+    plan["offers"][0]["trial"] = 99
+    with pytest.raises(ConfigError, match="trial 99 is none of them"):
+        run.replay(session, asked(tmp_path, plan=write_plan(tmp_path / "p.json", plan)), tmp_path / "out", QUIET)
+
+
+def test_the_command_names_policies_and_prints_one_document(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.home = Home(tmp_path / "home")
+    monkeypatch.setattr(planning, "_existing", lambda options: session)
+    monkeypatch.setattr(planning, "_config", lambda options: SimpleNamespace(seed=3))
+    request = asked(tmp_path)
+    command = ["replay", "toy", "--trace", str(request.trace), "--plan", str(request.plan), "--speed", "4", "--json"]
+    assert run_command([*command, "--policy", "elastic", "--policy", "peak", "--windows", "20,4,1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in found["rows"]] == [STATIC_PEAK, ELASTIC] and found["seed"] == 3
+    assert found["windows"] == [5.0, 1.0, 0.25]
+    assert (session.home.reports("toy") / "replay.html").exists()
+    for wrong in (["--speed", "0.5"], ["--policy", "best"], ["--windows", "1,2"]):
+        assert run_command([*command, *wrong]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_real_servers_follow_the_policies(session: Any, tmp_path: Path) -> None:
+    """12 s for 3 minutes; the bundles' runs take less than a millisecond, so that all is in time."""
+    request = asked(tmp_path, bundles=write_bundles(tmp_path), speed=15.0, policies=(STATIC_PEAK, ELASTIC))
+    found = run.replay(session, request, tmp_path / "out", QUIET)
+    rows = {(row.policy, row.clock): row for row in found.rows}
+    assert list(rows) == [(policy, clock) for policy in (STATIC_PEAK, ELASTIC) for clock in ("virtual", "server")]
+    for row in found.rows:
+        assert row.requests == found.requests and row.refused == 0
+    static, served = rows[STATIC_PEAK, "server"], rows[ELASTIC, "server"]
+    assert static.switches == 0 and static.loss == pytest.approx(0.01)
+    assert static.replica_seconds == pytest.approx(2 * found.seconds)
+    assert served.switches >= 2 and 0 < served.loss < 0.01 and served.replica_seconds < static.replica_seconds
+    assert served.decisions[0].reason == "plan" and served.decisions[0].second < 4.0
+    assert served.late < 0.2
+    # The same decisions at nearly the same times as on the virtual clock, though loads take other times.
+    assert served.loss == pytest.approx(rows[ELASTIC, "virtual"].loss, abs=0.002)
+    assert (tmp_path / "out" / "servers" / "planned-and-reactive.timeline.jsonl").exists()

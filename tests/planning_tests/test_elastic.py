@@ -1,0 +1,191 @@
+"""An elastic machine on the virtual clock: counted by hand, in closed form, and beside the rules of the controller."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectives.serving.control.controller import Reason
+from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
+from objectives.serving.control.windows import Windows
+from objectives.serving.pool.virtual_clock import ServiceTime, simulate
+from planning.capacity import Objective
+from planning.elastic import (
+    ELASTIC,
+    REACTIVE,
+    STATIC_MEAN,
+    STATIC_PEAK,
+    Segment,
+    Served,
+    machine_outcome,
+    policies,
+    simulate_elastic,
+)
+from planning.machine_share import machine_share
+from spaces.techniques.placement import InstanceGroup, Placement
+
+WINDOWS = Windows(20.0, 2.0, 1.0)
+
+
+def option(variant: str, replicas: int, capacity: float, loss: float = 0.0, load_s: float = 3.0) -> Option:
+    return Option(variant, loss, Placement(InstanceGroup(replicas=replicas, threads=1)), capacity, load_s, replicas)
+
+
+# Runs of the exact variant take 100 ms, of the fast one 20.
+OPTIONS = (
+    option("exact", 1, 8.0),
+    option("exact", 2, 16.0),
+    option("fast", 1, 40.0, 0.01),
+    option("fast", 2, 80.0, 0.01),
+)
+
+
+def service(one: Option) -> ServiceTime:
+    ms = 100.0 if one.variant == "exact" else 20.0
+    return lambda group, rows, idle_ns, busy: ms * 1e6
+
+
+def even(*parts: tuple[float, float]) -> np.ndarray:
+    """Evenly spaced arrivals at rates for seconds each."""
+    found, at = [], 0.0
+    for rate, seconds in parts:
+        found.append(at + (np.arange(round(rate * seconds)) + 0.5) / rate)
+        at += seconds
+    return np.concatenate(found)
+
+
+def played(plan: ControlPlan, seconds: np.ndarray) -> Served:
+    return simulate_elastic(plan, WINDOWS, seconds, np.full(len(seconds), 100), service)
+
+
+def test_a_static_plan_is_the_pool_itself() -> None:
+    seconds = np.cumsum(np.random.default_rng(0).exponential(1 / 6, 3000))
+    found = played(ControlPlan(OPTIONS[:1]), seconds)
+    due = np.rint(seconds * 1e9).astype(np.int64)
+    alone = simulate(OPTIONS[0].placement, [100] * 3000, due.tolist(), service(OPTIONS[0]))
+    np.testing.assert_array_equal(found.latency_ms, (alone.finished_ns - due) / 1e6)
+    assert found.segments == (Segment(0.0, 0.0, 0),) and not found.decisions
+    # M/D/1 (Pollaczek and Khinchin): half the wait of M/M/1.
+    rho = 6 * 0.1
+    assert found.latency_ms.mean() == pytest.approx(100 * (1 + rho / (2 * (1 - rho))), rel=0.1)
+
+
+def test_a_switch_serves_after_the_load_and_loses_no_request() -> None:
+    """60 requests/s in place of 6: within a tick the panic window holds 30 or more requests/s, and the fast variant is
+    loaded for 3 s while requests wait."""
+    seconds = even((6, 60), (60, 20), (6, 60))
+    found = played(ControlPlan(OPTIONS), seconds)
+    assert len(found.latency_ms) == len(seconds)
+    panic = next(each for each in found.decisions if each.reason is Reason.PANIC)
+    assert 60 < panic.now_s <= 62 and OPTIONS[panic.option].variant == "fast"
+    switch = next(segment for segment in found.segments if OPTIONS[segment.option].variant == "fast")
+    assert (switch.loaded_s, switch.start_s) == (panic.now_s, panic.now_s + 3)
+    # Requests that came while it was loading wait for the exact one; what came after it is in time.
+    late = seconds[found.latency_ms > 500]
+    assert len(late) and late.min() > 60 and late.max() < switch.start_s
+    assert OPTIONS[found.options[-1]].name == "exact 1x1"
+    np.testing.assert_array_equal(
+        found.options, [[s.option for s in found.segments if s.start_s <= at][-1] for at in seconds]
+    )
+
+
+def test_requests_that_are_refused_count_as_late() -> None:
+    found = played(ControlPlan(OPTIONS[:1]), even((500, 2)))
+    outcome = machine_outcome(found, OPTIONS, 100.0, Objective(200.0), 3600.0)
+    # 256 wait, one runs; in 2 s 20 are answered, of which two within 200 ms.
+    assert outcome.refused == pytest.approx(1 - (257 + 19) / 1000, abs=0.002)
+    assert outcome.late == pytest.approx(1 - 2 / 1000, abs=0.002)
+    assert outcome.p95_ms is None and outcome.p50_ms is None
+
+
+def test_the_outcome_is_counted_by_hand() -> None:
+    served = Served(
+        np.array([10.0, 30.0, np.inf, 20.0]),
+        np.array([1, 1, 2, 2]),
+        (Segment(0.0, 0.0, 1), Segment(10.0, 7.0, 2)),
+    )
+    found = machine_outcome(served, OPTIONS, 30.0, Objective(25.0), 36.0)
+    assert (found.late, found.refused, found.loss, found.switches) == (0.5, 0.25, 0.005, 1)
+    assert (found.p50_ms, found.p95_ms) == (20.0, None)
+    # Two replicas for 10 s, one for 20 s and for the 3 s of its load.
+    assert found.replica_seconds == found.core_seconds == 2 * 10 + 23
+    assert found.money == pytest.approx(43 * 36 / 3600)
+
+
+def test_policies_differ_by_what_they_foresee() -> None:
+    plan = ControlPlan(OPTIONS, (PlannedPhase(2.0, 0.0), PlannedPhase(12.0, 0.0)), 50.0)
+    found = policies(plan)
+    assert [each.name for each in found[STATIC_MEAN].options] == ["exact 1x1"]
+    assert [each.name for each in found[STATIC_PEAK].options] == ["exact 2x1"]
+    assert (found[REACTIVE].phases, found[ELASTIC]) == ((), plan)
+
+
+def test_a_planned_surge_is_served_in_time_where_a_reaction_is_late() -> None:
+    plan = ControlPlan(OPTIONS, (PlannedPhase(6.0, 0.0), PlannedPhase(60.0, 0.0), PlannedPhase(6.0, 0.0)), 50.0)
+    seconds = even((6, 50), (60, 50), (6, 50))
+    rows = np.full(len(seconds), 100)
+    found = {name: simulate_elastic(each, WINDOWS, seconds, rows, service) for name, each in policies(plan).items()}
+    outcome = {
+        name: machine_outcome(each, policies(plan)[name].options, 150.0, Objective(200.0), 1.0)
+        for name, each in found.items()
+    }
+    assert outcome[ELASTIC].late == outcome[STATIC_PEAK].late == 0
+    assert 0 < outcome[REACTIVE].late < outcome[STATIC_MEAN].late
+    assert outcome[ELASTIC].loss < outcome[STATIC_PEAK].loss
+
+
+def test_a_machine_that_is_twice_as_slow_as_planned_is_helped_by_what_waits() -> None:
+    """Two exact replicas answer 10 of 13 requests/s there, though 16 were planned: 3 a second more wait, which are 19
+    requests/s more within the panic window of 2 s after 13 s, and a panic at twice 16."""
+    seconds, exact = even((13, 200)), ControlPlan(OPTIONS[1:2])
+    rows = np.full(len(seconds), 100)
+
+    def slow(one: Option) -> ServiceTime:
+        return lambda group, rows, idle_ns, busy: 2 * service(one)(group, rows, idle_ns, busy)
+
+    static, elastic = (simulate_elastic(each, WINDOWS, seconds, rows, slow) for each in (exact, ControlPlan(OPTIONS)))
+    panic = next(each for each in elastic.decisions if each.reason is Reason.PANIC)
+    # It begins with two exact replicas, which the plan's capacity of 16 holds.
+    assert 12 <= panic.now_s <= 15 and OPTIONS[panic.option].variant == "fast" and panic.backlog >= 36
+    late = [float((found.latency_ms > 1000).mean()) for found in (static, elastic)]
+    assert late[0] > 0.95 and late[1] < 0.6 * late[0] and np.isfinite(elastic.latency_ms).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rates=st.lists(st.sampled_from([1.0, 5.0, 20.0, 70.0]), min_size=1, max_size=5),
+    seed=st.integers(0, 100),
+    load_s=st.sampled_from([0.0, 0.4, 5.0]),
+)
+def test_every_request_is_answered_by_what_serves(rates: list[float], seed: int, load_s: float) -> None:
+    random = np.random.default_rng(seed)
+    options = tuple(Option(o.variant, o.loss, o.placement, o.capacity_rps, load_s, o.cores) for o in OPTIONS)
+    gaps = np.concatenate([random.exponential(1 / rate, round(10 * rate)) for rate in rates])
+    seconds = np.cumsum(gaps)
+    found = simulate_elastic(ControlPlan(options), WINDOWS, seconds, np.full(len(seconds), 9), service)
+    least = np.array([100.0 if OPTIONS[at].variant == "exact" else 20.0 for at in found.options])
+    assert len(found.options) == len(seconds) and np.all(found.latency_ms >= least - 1e-6)
+    starts = [segment.start_s for segment in found.segments]
+    assert starts == sorted(starts) and all(s.start_s >= s.loaded_s for s in found.segments)
+    used = machine_outcome(found, options, float(seconds[-1]), Objective(1e9), 1.0)
+    assert used.replica_seconds <= 2 * seconds[-1] + 2 * load_s * used.switches + 1e-6
+    assert used.late == used.refused
+
+
+def test_a_share_of_a_fleet_keeps_the_rate_of_a_machine() -> None:
+    """100 requests/s on 2 machines and 300 on 6 are 50 requests/s on one of them, also ten times as fast."""
+    random = np.random.default_rng(0)
+    seconds = np.sort(np.concatenate([random.uniform(0, 1000, 100_000), random.uniform(1000, 2000, 300_000)]))
+    kept, rows = machine_share(seconds, np.arange(len(seconds)) + 1, [2, 6], 1000.0, 10.0, 1)
+    assert kept.max() <= 200 and np.all(np.diff(kept) >= 0)
+    for part in (kept < 100, kept >= 100):
+        assert part.sum() / 100 == pytest.approx(50, abs=4 * math.sqrt(50 / 100))
+    np.testing.assert_allclose(seconds[rows - 1] / 10, kept)
+    everything, _ = machine_share(
+        seconds - 500, rows=np.ones(len(seconds)), machines=[1], phase_s=1000.0, speed=1, seed=0
+    )
+    assert len(everything) == np.count_nonzero((seconds >= 500) & (seconds < 1500))

@@ -1,0 +1,177 @@
+"""A server with a controller: a real process, real clients, and no failed request."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from objectives.serving.bundle import open_verified, read_bundle
+from spaces.serialization import digest
+from tests.control_tests.plans import document, write_bundles, write_plan
+from tests.serve_tests import oracle
+from tests.serve_tests.bundles import draw_request
+from tests.serve_tests.process import ROOT, SOON, ServerProcess, serving, wait_until
+
+REQUEST = draw_request(3)
+PLAIN = oracle.json_request(REQUEST)
+WINDOWS = "1,0.4,0.1"
+
+
+class Clients:
+    """Clients that send at a rate which may be changed, each on a connection that it keeps.
+
+    ended: number of responses by status, or of failed requests by their error's class
+    seen: versions with the scores that came with them
+    """
+
+    def __init__(self, url: str) -> None:
+        self.gap_s, self._url, self._stop = 0.5, url, threading.Event()
+        self.ended: Counter[int | str] = Counter()
+        self.seen: set[tuple[str, bytes]] = set()
+
+    @contextmanager
+    def running(self, clients: int) -> Iterator[None]:
+        with ThreadPoolExecutor(clients) as threads:
+            running = [threads.submit(self._send) for _ in range(clients)]
+            try:
+                yield
+            finally:
+                self._stop.set()
+        for each in running:
+            each.result()
+
+    def _send(self) -> None:
+        with httpx.Client(timeout=SOON) as client:
+            while not self._stop.wait(self.gap_s):
+                try:
+                    response = client.post(f"{self._url}/infer", json=PLAIN)
+                except httpx.TransportError as error:
+                    self.ended[type(error).__name__] += 1
+                    continue
+                self.ended[response.status_code] += 1
+                plain, scores = oracle.read_scores(response.content, None)
+                self.seen.add((plain["model_version"], scores.tobytes()))
+
+
+def events(timeline: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in timeline.read_text().splitlines()]
+
+
+def served(server: ServerProcess) -> tuple[float, float]:
+    return server.metric("leanrec_controller_loss"), server.metric("leanrec_controller_replicas")
+
+
+def expected_scores(bundle: Path) -> tuple[str, np.ndarray]:
+    opened, pool, _ = open_verified(bundle)
+    with pool:
+        return digest(opened.manifest)[:12], pool.submit(REQUEST).result()
+
+
+def test_variants_are_switched_under_load_and_back_and_no_request_fails(tmp_path: Path) -> None:
+    """3 clients of a request every 0.5 s, then without a pause; 20 requests/s are what a replica of the exact one can
+    do by the plan."""
+    exact, fast = write_bundles(tmp_path)
+    plan, timeline = write_plan(tmp_path / "plan.json", document([(0, 5.0)], time.time())), tmp_path / "timeline"
+    options = ("--plan", str(plan), "--variant", str(fast), "--windows", WINDOWS, "--timeline", str(timeline))
+    with serving(exact, tmp_path / "log", *options) as server:
+        assert served(server) == (0.0, 1.0)
+        clients = Clients(server.url)
+        with clients.running(3):
+            clients.gap_s = 0.001
+            wait_until(lambda: server.metric("leanrec_controller_loss") == 0.01)
+            clients.gap_s = 0.5
+            wait_until(lambda: served(server) == (0.0, 1.0))
+        assert set(clients.ended) == {200} and clients.ended[200] > 20
+        versions = dict(expected_scores(folder) for folder in (exact, fast))
+        assert {version for version, _ in clients.seen} == set(versions)
+        for version, scores in clients.seen:
+            np.testing.assert_allclose(np.frombuffer(scores, np.float32), versions[version], rtol=1e-5)
+        assert server.metric("leanrec_controller_changes_total", change="degrade") == 1
+        assert server.metric("leanrec_controller_changes_total", change="recover") == 1
+        assert server.metric("leanrec_controller_replica_seconds_total") > 1
+        assert server.metric("leanrec_swaps_total", result="done") >= 2
+        told = events(timeline)
+        assert told[0]["event"] == "start" and told[0]["option"] == "trial 10 1x1"
+        decided = [line for line in told if line["event"] == "decision"]
+        assert decided[0]["reason"] in ("panic window", "stable window") and decided[0]["held_rps"] > 20
+        assert [line["reason"] for line in decided if line["change"] == "recover"] == ["calm"]
+        log = server.log.read_text()
+        assert "degrade from trial 10" in log and "(calm): " in log
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SOON) == 0
+
+
+@pytest.mark.slow
+def test_a_plan_is_followed_and_read_again_and_a_broken_bundle_is_left_out(tmp_path: Path) -> None:
+    exact, fast = write_bundles(tmp_path)
+    # The fast variant from second 1 on.
+    plan = write_plan(tmp_path / "plan.json", document([(0, 5.0), (1, 150.0)], time.time() + 2, 1.0))
+    timeline = tmp_path / "timeline"
+    options = ("--plan", str(plan), "--variant", str(fast), "--windows", "0.4,0.2,0.1", "--timeline", str(timeline))
+    with serving(exact, tmp_path / "log", *options) as server:
+        assert "nothing is foreseen" in server.log.read_text()
+        wait_until(lambda: served(server) == (0.01, 2.0))
+        planned = next(line for line in events(timeline) if line["event"] == "decision" and line["reason"] == "plan")
+        assert planned["planned_rps"] in (5.0, 150.0)
+        wait_until(lambda: served(server) == (0.0, 1.0))  # the plan has ended
+        (fast / "model.onnx").write_bytes(b"")
+        write_plan(plan, document([(1, 150.0)] * 60, time.time(), 1.0))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.metric("leanrec_controller_failures_total") == 1)
+        assert served(server) == (0.0, 1.0)
+        assert "the new plan cannot be served: BUNDLE: " in server.log.read_text()
+        write_bundles(tmp_path)
+        write_plan(plan, document([(0, 35.0)] * 60, time.time(), 1.0))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: served(server) == (0.0, 2.0))
+        assert httpx.post(f"{server.url}/infer", json=PLAIN).status_code == 200
+        assert any(line["event"] == "reload" for line in events(timeline))
+
+
+def test_an_option_that_cannot_be_opened_leaves_the_old_one_serving(tmp_path: Path) -> None:
+    exact, fast = write_bundles(tmp_path)
+    plan = write_plan(tmp_path / "plan.json", document([(0, 5.0)], time.time()))
+    options = ("--plan", str(plan), "--variant", str(fast), "--windows", WINDOWS)
+    with serving(exact, tmp_path / "log", *options) as server:
+        (fast / "model.onnx").write_bytes(b"")
+        clients = Clients(server.url)
+        with clients.running(3):
+            clients.gap_s = 0.001
+            wait_until(lambda: served(server) == (0.0, 2.0))
+        assert set(clients.ended) == {200}
+        assert server.metric("leanrec_controller_failures_total") == 1
+        assert "cannot be served: BUNDLE: " in server.log.read_text()
+        assert {version for version, _ in clients.seen} == {digest(read_bundle(exact).manifest)[:12]}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--variant", "fast"), "--variant: must come with --plan"),
+        (("--plan", "none.json"), "--plan: must be a plan.json"),
+        (("--windows", "1,2,3"), "--windows: must be STABLE,PANIC,TICK"),
+        (("--plan", "plan.json", "--timeline", "none/timeline"), "--timeline: must be a file"),
+        (("--plan", "plan.json", "--machine", "huge"), "--machine: must be one of small"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    exact, _ = write_bundles(tmp_path)
+    write_plan(tmp_path / "plan.json", document([(0, 5.0)]))
+    command = [sys.executable, str(ROOT / "leanrec.py"), "serve", str(exact), "--port", "0", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SOON)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
