@@ -152,7 +152,7 @@ def replay(options: argparse.Namespace) -> int:
 
 def balance(options: argparse.Namespace) -> int:
     """Write an HAProxy configuration for several servers, to a file or to standard output."""
-    from search.home import written_whole
+    from objectives.store import written_whole
     from search.plan.haproxy import configuration, read_servers
 
     text = configuration(read_servers(options.urls), options.policy, options.host, options.port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -117,7 +118,9 @@ def write_distance(folder: Path, unseen: int | None = None) -> Path:
     return folder
 
 
-def _save(folder: Path, nodes: list[onnx.NodeProto], types: Mapping, arrays: Mapping[str, np.ndarray]) -> Path:
+def _save(
+    folder: Path, nodes: list[onnx.NodeProto], types: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> Path:
     graph = helper.make_graph(
         nodes,
         "toy",

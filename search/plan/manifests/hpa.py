@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from planning.autoscaler import KPA
+from objectives.serving.control.windows import KPA
 from search.plan.manifests.kubernetes import Document, labels_of, metadata, object_name
 from search.plan.manifests.served import ServedOffer, ServedPlan
 from search.plan.manifests.settings import Cluster

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planning.autoscaler import KPA
+from objectives.serving.control.windows import KPA
 from search.plan.manifests.cron import CronTrigger, cron_schedule
 from search.plan.manifests.hpa import behavior
 from search.plan.manifests.kubernetes import Document, labels_of, metadata, object_name

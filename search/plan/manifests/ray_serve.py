@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from objectives.serving.control.windows import KPA
 from objectives.serving.http.limits import Limits
-from planning.autoscaler import KPA
 from search.plan.manifests.names import dns_label
 from search.plan.manifests.served import ServedOffer, ServedPlan
 from search.plan.manifests.settings import Cluster

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from objectives.store import written_whole
 from search.errors import ConfigError
-from search.home import written_whole
 from search.plan.document import PlanDocument
 from search.plan.manifests.files import json_text, yaml_text
 from search.plan.manifests.grafana import dashboard
