@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.store import written_whole
+from objectives.store import written_whole as written_whole  # for those who write files of the home
 from search.errors import ConfigError
 from spaces.serialization import to_plain
 
