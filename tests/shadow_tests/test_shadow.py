@@ -56,6 +56,12 @@ def counted(shadow: Shadow, result: str) -> int:
     return 0 if counts is None else int(counts[result])
 
 
+def saved(folder: Path) -> int:
+    """The requests that are known in the state's file."""
+    state = read_state(folder / "toy.json")
+    return 0 if state is None else state.counts.shadowed
+
+
 def is_active(shadow: Shadow) -> bool:
     return bool(known(shadow, "active"))
 
@@ -84,7 +90,7 @@ def test_a_process_that_dies_is_a_failure_and_the_next_one_goes_on(
     with shadowing(champion, lambda: challenger, tmp_path) as shadow:
         wait_until(lambda: is_active(shadow))
         shadow.offer(champion, REQUEST, scores)
-        wait_until(lambda: counted(shadow, "shadowed") == 1)
+        wait_until(lambda: saved(tmp_path) == 1)
         (process,) = multiprocessing.active_children()
         process.kill()
         wait_until(lambda: counted(shadow, "failed") == 1)
