@@ -29,7 +29,7 @@ class World:
     """
 
     def __init__(self, kills: Iterable[int] = ()) -> None:
-        self._kills, self.instant = set(kills), 0
+        self._kills, self.instant, self.dead = set(kills), 0, False
         self.files: set[str] = set()
         self.versions: list[str] = []
         self.challenger: str | None = None
@@ -38,8 +38,10 @@ class World:
         self.looks = 0
 
     def tick(self) -> None:
-        self.instant += 1
-        if self.instant in self._kills:
+        """Pass an instant; a process that was killed does nothing more, in no handler of errors either."""
+        self.instant += not self.dead
+        if self.dead or self.instant in self._kills:
+            self.dead = True
             raise KilledError
 
     def save(self, state: WatchState, file: Path) -> None:
@@ -110,7 +112,7 @@ def nights(world: World, checkpoints: Sequence[str], file: Path) -> WatchState:
 
 
 def _process(world: World, checkpoint: str, file: Path) -> None:
-    state = read_watch(file)
+    world.dead, state = False, read_watch(file)
     if state.work is None:
         state = replace(state, work=Work(checkpoint, f"{checkpoint}.pt"))
         world.save(state, file)
