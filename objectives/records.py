@@ -370,14 +370,14 @@ class EarlyLoss(_Finite):
 
     expected, least: loss at its end as others ended, in the median and for the luckiest tenth; None before there are
         enough
-    hopeless: whether with the least one it could not enter the front, so that it is stopped; a tenth of such trainings
+    prunable: whether with the least one it could not enter the front, so that it is stopped; a tenth of such trainings
         goes on all the same
     """
 
     loss: float
     expected: float | None = None
     least: float | None = None
-    hopeless: bool = False
+    prunable: bool = False
 
 
 @dataclass(frozen=True)
@@ -408,8 +408,9 @@ class Outcome:
 
     @property
     def informative(self) -> bool:
-        """Return True if it tells something of its candidate, which was built or whose cost was simulated."""
-        return self.artifact is not None or self.simulated is not None
+        """Return True if it tells something of its candidate, which was built or half trained, or whose cost was
+        simulated."""
+        return self.artifact is not None or self.simulated is not None or self.early is not None
 
     def __post_init__(self) -> None:
         if (self.state == "complete") != (self.measurement is not None):

@@ -107,9 +107,12 @@ def _median(numbers: Sequence[float]) -> float | None:
     return float(np.median(numbers)) if numbers else None
 
 
-def _sources(settled: Sequence[EndedTrial]) -> dict[int, Source]:
-    """Return what proposed each trial. Weights are known that an earlier trial trained, and the baseline's own."""
-    trained, found = {Candidate().weights.id}, dict[int, Source]()
+def _sources(settled: Sequence[EndedTrial]) -> dict[int, Source | None]:
+    """Return what proposed each trial; None in a study that did not record its starting points. Weights are known that
+    an earlier trial trained, and the baseline's own."""
+    trained, found = {Candidate().weights.id}, dict[int, Source | None]()
+    if not any(one.start for one in settled):
+        return dict.fromkeys(one.number for one in settled)
     for one in settled:
         own: Source = "known weights" if one.candidate.weights.id in trained else "new weights"
         found[one.number] = "reference point" if one.reference else "starting point" if one.start else own
@@ -121,7 +124,7 @@ def _sources(settled: Sequence[EndedTrial]) -> dict[int, Source]:
 def _row(
     one: EndedTrial,
     standing: tuple[Container[int], Container[int], Container[int]],
-    source: Source,
+    source: Source | None,
     price: float | None,
 ) -> Row:
     """Return a trial's row; `standing` are the trials that keep the limits, that may be on the front, and that are."""

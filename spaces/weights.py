@@ -17,7 +17,7 @@ from spaces.techniques.reshaping import Reshaping
 
 # Settings of weights that have their shapes, and no training.
 _UNTRAINED = Distillation(temperature=1.0, teacher_weight=0.0, epochs=0)
-# Share of the epochs after which a training is judged.
+# Share of the epochs after which a training is evaluated early.
 _EARLY = 4
 # Prefix of the knob of each group that may train quantization-aware.
 AWARE = "weights.quantization_aware"

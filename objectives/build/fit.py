@@ -28,6 +28,7 @@ from objectives.int8_weights import Int8WeightBits
 from objectives.jobs.protocol import Progress
 from objectives.recommenders.families.transfer import start_from
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.user_model.optimizer import keeps_state
 from spaces.model_structure import ModelStructure
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.architecture import Architecture
@@ -73,9 +74,11 @@ class Fitted:
     @staticmethod
     def load_begun(folder: Path) -> Fitted | None:
         """Load weights whose training goes on; None where they are not there, or how it goes on."""
-        if not (folder / TRAINING).exists():
+        try:
+            training = torch.load(folder / TRAINING, weights_only=False)
+        except FileNotFoundError:
             return None
-        return replace(Fitted.load(folder), training=torch.load(folder / TRAINING, weights_only=False))
+        return replace(Fitted.load(folder), training=training)
 
 
 def fit(
@@ -113,7 +116,8 @@ def fit(
         if times == 0:
             return None
         learning, start = replace(given, epochs=times), time.monotonic()
-        how = recommender.optimizer(model), learning, seed, recommender.model, progress
+        optimizer = recommender.optimizer(model)
+        how = optimizer, learning, seed, recommender.model, progress
         before = None if begun is None else begun.training
         try:
             trained = distil(model, training_data, *how, begun=before)
@@ -121,7 +125,7 @@ def fit(
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
         done = len(trained.losses) - (0 if before is None else len(before.losses))
         seconds.extend([(time.monotonic() - start) / (done * training_data.rows.batches_per_epoch)] * done)
-        return trained if learning.stopped_after else None
+        return trained if learning.stopped_after and keeps_state(optimizer) else None
 
     if begun is not None:
         model, structure = begun.model, begun.structure

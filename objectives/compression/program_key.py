@@ -6,10 +6,9 @@ from torch import nn
 
 from objectives.compression.module_edit import tensors
 
-# Attributes of torch's own modules that a traced graph takes from the shapes of its weights.
-_SIZES = frozenset(
-    ("in_features", "out_features", "num_embeddings", "embedding_dim", "normalized_shape", "num_features")
-)
+# Attributes of torch's own modules that a traced graph takes from the shapes of its weights. The rows of a table are
+# not: a forward may compute with their number, on which rare ids depend that no check of scores need meet.
+_SIZES = frozenset(("in_features", "out_features", "embedding_dim", "normalized_shape", "num_features"))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # Attributes of which the text says all.
 _PLAIN = (bool, int, float, str, type(None), tuple, list, dict, frozenset)

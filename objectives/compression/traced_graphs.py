@@ -78,7 +78,7 @@ def _without_weights(traced: ir.Model, model: nn.Module) -> ir.Model:
 def _with_weights(bare: ir.Model, model: nn.Module) -> ir.Model:
     graph = bare.clone()
     for name, tensor in _held(graph, model).items():
-        values, held = np.ascontiguousarray(tensor.detach().cpu().numpy()), graph.graph.initializers[name]
+        values, held = np.require(tensor.detach().cpu().numpy(), requirements="C"), graph.graph.initializers[name]
         held.const_value, held.shape = ir.tensor(values, name=name), ir.Shape(values.shape)
     return infer(graph)
 

@@ -33,10 +33,12 @@ class FitResponse:
 
     reused: True if the weights were in the cache
     batch_seconds: mean seconds of a batch of their training, 0 where they were in the cache
+    whole: of a training to be stopped, True if it is in the cache to its end
     """
 
     reused: bool
     batch_seconds: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True)

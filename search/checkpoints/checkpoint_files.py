@@ -68,5 +68,8 @@ def hash_of(path: Path) -> str:
 def _found(path: Path) -> CheckpointFile | None:
     if path.name.startswith(".") or path.name.endswith(_UNFINISHED) or not path.is_file():
         return None
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except FileNotFoundError:  # deleted meanwhile, as by a training that keeps its last ones
+        return None
     return CheckpointFile(path, stat.st_size, stat.st_mtime_ns)

@@ -9,7 +9,6 @@ from objectives.serving.bundle import Bundle
 from search.choose.rebuild import bundle_side
 from search.cli.console import Console
 from search.config.sections import StudyConfig
-from search.errors import ConfigError, JobError
 from search.home import Home
 from search.session import jobs_of, open_session
 from search.study import exists
@@ -24,24 +23,24 @@ def held_out_loss(
     """Evaluate both bundles on validation, which costs no look at test.
 
     Returns:
-        The quality, or the reason why there is none: the study or its rows are not in this home, or a bundle does not
-        take them.
+        The quality, or the reason why it cannot be known here: the study or its rows are not in this home.
+
+    Raises:
+        ConfigError: the study was begun with other settings.
+        JobError: the evaluation failed.
     """
     if not exists(config.name, home.storage(config.storage)):
         return None, f"the study {config.name!r} was not run in {home.root}"
-    try:
-        session = open_session(config, home)
-        facts = session.study.facts
-        if "prepared" not in facts:
-            return None, f"the study {config.name!r} was not prepared in {home.root}"
-        prepared = from_plain(Prepared, facts["prepared"])
-        if not (rows := Path(prepared.holdout) / "validation.npz").is_file():
-            return None, f"{rows} is gone"
-        console.say("promote: evaluating both on validation")
-        with open_workers(home.logs(config.name)) as workers:
-            jobs = jobs_of(session.config, home, prepared)
-            pairs = PairedComparison(jobs, workers.builder, workers.meter, console)
-            ours, theirs = (bundle_side(bundle, home) for bundle in (challenger, champion))
-            return pairs.evaluate(ours, "validation", beside=theirs), None
-    except (ConfigError, JobError) as error:
-        return None, str(error)
+    session = open_session(config, home)
+    facts = session.study.facts
+    if "prepared" not in facts:
+        return None, f"the study {config.name!r} was not prepared in {home.root}"
+    prepared = from_plain(Prepared, facts["prepared"])
+    if not (rows := Path(prepared.holdout) / "validation.npz").is_file():
+        return None, f"{rows} is gone"
+    console.say("promote: evaluating both on validation")
+    with open_workers(home.logs(config.name)) as workers:
+        jobs = jobs_of(session.config, home, prepared)
+        pairs = PairedComparison(jobs, workers.builder, workers.meter, console)
+        ours, theirs = (bundle_side(bundle, home) for bundle in (challenger, champion))
+        return pairs.evaluate(ours, "validation", beside=theirs), None

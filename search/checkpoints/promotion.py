@@ -13,23 +13,24 @@ from objectives.serving.bundle_files import BundleError
 from objectives.shadow.state import ShadowState, read_state
 from objectives.shadow.summary import ShadowSummary, summarize
 from search.checkpoints.promotion_policy import Condition, PromotionPolicy, loss_condition, reasons, shadow_conditions
+from search.errors import ConfigError, JobError
 from search.ledger.aliases import Aliases
 from search.ledger.registry import CHALLENGER, CHAMPION
 from search.report.columns import Cell, Column
 
-# A challenger and a champion -> the quality of the first against the second, or the reason why there is none.
+# A challenger and a champion -> the quality of the first against the second, or the reason why it cannot be known here.
 Evaluate = Callable[[Bundle, Bundle], tuple[Quality | None, str | None]]
 
 CONDITION_COLUMNS: tuple[Column[Condition], ...] = (
     Column("condition", lambda of: Cell(of.name), "left"),
     Column("limit", lambda of: Cell(of.limit), "left"),
     Column("value", lambda of: Cell(of.value), "left"),
-    Column("holds", lambda of: Cell("yes" if of.holds else "no"), "left"),
+    Column("holds", lambda of: Cell("left out" if of.left_out else "yes" if of.holds else "no"), "left"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class PromotionVerdict:
     """What the evidence of a challenger comes to.
 
     refused: the conditions that do not hold, None where all do
@@ -59,12 +60,12 @@ class PromotionResult:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Promotion:
     """Evidence of a challenger, and the policy that it is held to.
 
     state: file of the shadowing's state
-    loss_required: whether a loss that cannot be evaluated refuses; else it is left out
-    evaluate: called only where all other conditions hold
+    loss_required: whether a loss that cannot be known here refuses; else the condition is left out
+    evaluate: called only where all other conditions hold; what it raises refuses
     """
 
     aliases: Aliases
@@ -88,7 +89,7 @@ class Judge:
             ours, _ = verify(aliases.folder(challenger))
         except BundleError as error:
             whole = Condition("bundle", "one that verifies", str(error), holds=False, final=True)
-            found = Verdict(conditions=(whole,), shadow=None, refused=whole.reason, final=True)
+            found = PromotionVerdict(conditions=(whole,), shadow=None, refused=whole.reason, final=True)
         else:
             found = self.verdict(read_bundle(aliases.folder(champion)), ours)
         if found.refused is None:
@@ -103,22 +104,27 @@ class Judge:
             shadow=found.shadow,
         )
 
-    def verdict(self, champion: Bundle, challenger: Bundle) -> Verdict:
+    def verdict(self, champion: Bundle, challenger: Bundle) -> PromotionVerdict:
         """Hold the evidence to the policy; a challenger that is the champion already keeps it."""
         if champion.version == challenger.version:
-            return Verdict(conditions=(), shadow=None, refused=None, final=True)
+            return PromotionVerdict(conditions=(), shadow=None, refused=None, final=True)
         summary, pair = _evidence(self.state, champion.version, challenger.version)
         conditions = (pair, *shadow_conditions(self.policy, summary))
         most = self.policy.max_loss
         if most is not None and all(condition.holds for condition in conditions):
-            quality, trouble = self.evaluate(challenger, champion)
-            if quality is not None or self.loss_required:
-                conditions = (*conditions, loss_condition(most, quality, trouble))
+            conditions = (*conditions, self._loss(most, challenger, champion))
         final = any(condition.final for condition in conditions if not condition.holds)
-        return Verdict(conditions=conditions, shadow=summary, refused=reasons(conditions), final=final)
+        return PromotionVerdict(conditions=conditions, shadow=summary, refused=reasons(conditions), final=final)
+
+    def _loss(self, most: float, challenger: Bundle, champion: Bundle) -> Condition:
+        try:
+            quality, reason = self.evaluate(challenger, champion)
+        except (ConfigError, JobError) as error:
+            return loss_condition(most, None, str(error))
+        return loss_condition(most, quality, reason, left_out=quality is None and not self.loss_required)
 
 
-def told(found: Verdict) -> str:
+def told(found: PromotionVerdict) -> str:
     """Return the reason of a promotion in one line."""
     if found.shadow is None:
         return "it is the champion already"

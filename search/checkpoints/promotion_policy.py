@@ -48,6 +48,7 @@ class Condition:
 
     holds: whether it does
     final: whether more requests would not change that it does not
+    left_out: whether it is not asked for, since its value cannot be known
     """
 
     name: str
@@ -55,6 +56,7 @@ class Condition:
     value: str
     holds: bool
     final: bool = False
+    left_out: bool = False
 
     @property
     def reason(self) -> str:
@@ -100,17 +102,18 @@ def _p95_condition(most: float, found: ShadowSummary, enough: bool) -> Condition
     return Condition(name, limit, told, interval[1] <= most, final=enough and interval[0] > most)
 
 
-def loss_condition(most: float, quality: Quality | None, trouble: str | None) -> Condition:
+def loss_condition(most: float, quality: Quality | None, trouble: str | None, left_out: bool = False) -> Condition:
     """Return the condition on quality.
 
     Args:
         most: the highest loss
         quality: of the challenger against the champion, None where it was not evaluated
         trouble: the reason for that
+        left_out: whether the condition is not asked for then
     """
     limit, name = f"at most {percent(most)}", "quality loss to the champion"
     if quality is None:
-        return Condition(name, limit, f"not known: {trouble}", holds=False)
+        return Condition(name, limit, f"not known: {trouble}", holds=left_out, left_out=left_out)
     told = f"{quality.loss:.2%} ({span(quality.loss_interval, '{:.2%}'.format)}, {quality.rows:,} rows of validation)"
     return Condition(name, limit, told, quality.loss <= most, final=quality.loss > most)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from objectives.errors import ExplainedError, InputError
 from objectives.serving.bundle import Bundle, read_bundle, verify
-from search.checkpoints.promotion import Judge, told
+from search.checkpoints.promotion import Promotion, told
 from search.checkpoints.watch_state import Step, Work
 from search.choose.rebuild import RebuildResult, made_by, read_recipe, rebuild
 from search.cli.console import Console
@@ -36,7 +36,7 @@ class Steps:
     """
 
     aliases: Aliases
-    judge: Judge
+    promotion: Promotion
     home: Home
     model: str | None
     patience_s: float
@@ -94,7 +94,7 @@ class Steps:
         if work.version not in (champion, aliased):
             # Another version was registered meanwhile, and took the alias.
             self.aliases.challenge(self.folder(work.checkpoint) / "bundle", work.checkpoint, {})
-        found = self.judge.verdict(self._bundle(champion), self._bundle(work.version))
+        found = self.promotion.verdict(self._bundle(champion), self._bundle(work.version))
         if found.refused is None:
             return "promote", told(found)
         if found.final:

@@ -18,7 +18,7 @@ STATE = "state.json"
 
 
 @dataclass(frozen=True)
-class Pace:
+class WatchIntervals:
     """Times of a watch in seconds.
 
     every_s: between two looks for a checkpoint
@@ -34,13 +34,13 @@ class Pace:
 class Watch:
     """A watch over one file or folder, whose state is kept in a file beside its work."""
 
-    def __init__(self, checkpoint: Path, steps: Steps, pace: Pace, console: Console) -> None:
+    def __init__(self, checkpoint: Path, steps: Steps, intervals: WatchIntervals, console: Console) -> None:
         """Read the state.
 
         Raises:
             InputError: the state's file holds something else, or the checkpoint's folder does not exist.
         """
-        self._where, self._steps, self._pace, self._console = checkpoint, steps, pace, console
+        self._where, self._steps, self._intervals, self._console = checkpoint, steps, intervals, console
         self._file = steps.home.watch(steps.aliases.name) / STATE
         self._save = partial(write_json, path=self._file)
         self._state = read_watch(self._file)
@@ -63,7 +63,7 @@ class Watch:
             self._state = advance(self._state, self._steps, self._save, time.time)
             self._tell(before)
             if self._state.work == before:
-                time.sleep(self._pace.look_s)
+                time.sleep(self._intervals.look_s)
             elif self._state.work is None:
                 return self._state.decided[-1]
         return None
@@ -74,14 +74,14 @@ class Watch:
             try:
                 if (found := self.once()) is not None:
                     return found
-            except (ExplainedError, InputError) as error:
+            except (ExplainedError, InputError, OSError) as error:
                 self._console.warn(f"watch: {error}")
-            time.sleep(self._pace.every_s)
+            time.sleep(self._intervals.every_s)
 
     def _take(self) -> None:
         """Take the newest checkpoint, if it is new and no longer being written."""
         found = newest(self._where)
-        if found is None or found == self._seen or not settled(found, self._pace.settle_s):
+        if found is None or found == self._seen or not settled(found, self._intervals.settle_s):
             return
         try:
             checkpoint = hash_of(found.path)

@@ -14,7 +14,7 @@ from search.cli.commands import DONE, FAILED, _config, _console, _home
 
 if TYPE_CHECKING:
     from objectives.shadow.shadow import Shadow
-    from search.checkpoints.promotion import Judge
+    from search.checkpoints.promotion import Promotion
     from search.cli.console import Console
     from search.home import Home
 
@@ -52,7 +52,7 @@ def promote(options: argparse.Namespace) -> int:
     if options.state is not None and not Path(options.state).is_file():
         raise InputError(f"--state: must be a file that leanrec serve --challenger wrote, but got {options.state!r}")
     console = _console(options)
-    found = _judge(options, console, _home(options)).promote()
+    found = _promotion(options, console, _home(options)).promote()
     verdict = f"promoted: version {found.challenger} is the champion" if found.promoted else f"refused: {found.reason}"
     title = f"{found.name}: version {found.challenger} in place of version {found.champion}"
     console.result(found, console_table(title, CONDITION_COLUMNS, found.conditions), verdict)
@@ -62,13 +62,13 @@ def promote(options: argparse.Namespace) -> int:
 def watch(options: argparse.Namespace) -> int:
     """Take new checkpoints through all steps, once or until it is stopped."""
     from search.checkpoints.steps import Steps
-    from search.checkpoints.watch import Pace, Watch
+    from search.checkpoints.watch import Watch, WatchIntervals
     from search.checkpoints.watch_state import Decided
     from search.locking import locked, stoppable
 
     console, home = _console(options), _home(options)
     home.claim()
-    judge = _judge(options, console, home)
+    judge = _promotion(options, console, home)
     patience_s = 60 * options.patience_minutes
     steps = Steps(judge.aliases, judge, home, options.model, patience_s, console)
 
@@ -76,8 +76,8 @@ def watch(options: argparse.Namespace) -> int:
         console.result(found, f"{found.file} ({found.checkpoint}) is {found.outcome}: {found.reason}")
 
     with locked(home, f"{judge.aliases.name}.watch"), stoppable():
-        pace = Pace(options.every, options.settle)
-        watching = Watch(Path(options.checkpoint).resolve(), steps, pace, console)
+        intervals = WatchIntervals(options.every, options.settle)
+        watching = Watch(Path(options.checkpoint).resolve(), steps, intervals, console)
         if not options.once:
             while True:
                 show(watching.next())
@@ -88,10 +88,10 @@ def watch(options: argparse.Namespace) -> int:
     return FAILED if found.outcome == "refused" else DONE
 
 
-def _judge(options: argparse.Namespace, console: Console, home: Home) -> Judge:
+def _promotion(options: argparse.Namespace, console: Console, home: Home) -> Promotion:
     """Read the policy, and open the study's registered model."""
     from search.checkpoints.held_out_loss import held_out_loss
-    from search.checkpoints.promotion import Judge
+    from search.checkpoints.promotion import Promotion
     from search.checkpoints.promotion_policy import PromotionPolicy
     from search.ledger.aliases import Aliases
 
@@ -102,4 +102,4 @@ def _judge(options: argparse.Namespace, console: Console, home: Home) -> Judge:
     policy = PromotionPolicy(**{"max_loss": config.quality.max_loss, **given})
     aliases = Aliases.open(config.name, home.tracking_uri(config.tracking_uri), home)
     evaluate = partial(held_out_loss, config, home, console=console)
-    return Judge(aliases, state, policy, "max_loss" in given, evaluate)
+    return Promotion(aliases, state, policy, "max_loss" in given, evaluate)

@@ -99,15 +99,14 @@ class SearchBar:
 
         Args:
             counts: how far the candidates came
-            gain_per_second: expected of the last proposal; at this rate until the end, since later ones gain less, the
-                hypervolume gains what is told as the most
+            gain_per_second: expected of the last proposal; what is told would be gained at this rate until the end
         """
         self.best = f"{counts}, hypervolume {hypervolume:.3f}"
         if best is not None:
             self.best += f", best {best.latency.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)
         if gain_per_second is not None and left > 0:
-            self.best += f", at most {gain_per_second * left:+.3f} still expected"
+            self.best += f", about {min(gain_per_second * left, 1 - hypervolume):+.3f} to gain"
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
 

@@ -14,10 +14,10 @@ from search.explore.running_trial import RunningTrial
 from search.explore.screening import Screening
 from search.study import Study
 
-# Trainings that were judged early and ended, before one is stopped.
-_FEWEST = 8
+# Trainings that were evaluated early and ended, before one is stopped, and those that count, the last ones.
+_FEWEST, _MOST = 8, 300
 # Share of them that ended better than what is held against a training.
-_LUCKIEST = 0.1
+_BEST = 0.1
 # One in so many trainings that would be stopped goes on, which tells how often stopping is wrong.
 _GOES_ON = 10
 
@@ -29,9 +29,9 @@ class EarlyStopping:
     study: Study
     screening: Screening
 
-    def judges(self, running: RunningTrial) -> bool:
-        """Return whether a trial's training is judged early: where it may be stopped, and that is expected to save more
-        seconds than judging takes."""
+    def applies(self, running: RunningTrial) -> bool:
+        """Return whether a trial's training is evaluated early: where it may be stopped, and that is expected to save
+        more seconds than the evaluation takes."""
         early = running.candidate.weights.early
         if early is None or early.distillation is None or not self.screening.applies(running):
             return False
@@ -40,7 +40,7 @@ class EarlyStopping:
         learning = early.distillation
         return saves([t.outcome for t in self.study.ended()], 1 - learning.stopped_after / learning.epochs)
 
-    def judge(
+    def decide(
         self, running: RunningTrial, loss: float, waiting: Sequence[RunningTrial]
     ) -> tuple[EarlyLoss, str | None]:
         """Return what a loss after the first epochs tells, and the reason if the training is stopped for it."""
@@ -51,16 +51,16 @@ class EarlyStopping:
         if expected is None:
             return EarlyLoss(loss), None
         middle, least = expected
-        reason = self._hopeless(running, least, waiting)
-        judged = EarlyLoss(loss, middle, least, reason is not None)
+        reason = self._prunes(running, least, waiting)
+        found = EarlyLoss(loss, middle, least, reason is not None)
         if reason is None or goes_on(running.candidate.weights.id):
-            return judged, None
-        return judged, f"pruned: lost {loss:.2%} after its first epochs, and at best {least:.2%} is expected; {reason}"
+            return found, None
+        return found, f"pruned: lost {loss:.2%} after its first epochs, and at best {least:.2%} is expected; {reason}"
 
     def _outcomes(self) -> list[Outcome]:
         return [trial.outcome for trial in self.study.ended()]
 
-    def _hopeless(self, running: RunningTrial, least: float, waiting: Sequence[RunningTrial]) -> str | None:
+    def _prunes(self, running: RunningTrial, least: float, waiting: Sequence[RunningTrial]) -> str | None:
         tolerated = self.screening.config.quality.max_loss
         if least > tolerated:
             return f"{tolerated:.2%} is tolerated"
@@ -75,10 +75,10 @@ def loss_at_the_end(pairs: Sequence[tuple[float, float]], loss: float) -> tuple[
     """
     if len(pairs) < _FEWEST:
         return None
-    early, final = np.array(pairs).T
+    early, final = np.array(pairs[-_MOST:]).T
     slope = 0.0 if np.ptp(early) == 0 else max(0.0, float(theilslopes(final, early).slope))
     deviations = final - slope * early
-    middle, least = np.quantile(deviations, (0.5, _LUCKIEST))
+    middle, least = np.quantile(deviations, (0.5, _BEST))
     return float(slope * loss + middle), float(slope * loss + least)
 
 
@@ -88,12 +88,14 @@ def goes_on(weights: str) -> bool:
 
 
 def saves(outcomes: Sequence[Outcome], left: float) -> bool:
-    """Return whether judging early is expected to save seconds: the share of the trainings that ended in vain, times
-    their mean seconds and the share of them that is left, exceeds those of an export and an evaluation.
+    """Return whether an early evaluation is expected to save seconds: the share of the trainings whose trial was
+    stopped afterwards, times their mean seconds and the share of them that is left, exceeds those of an export and an
+    evaluation. Those that were evaluated early do not count, since their seconds are of both.
     """
-    trained = [o for o in outcomes if o.seconds.get("fit", 0.0) > 0 and "fit" not in o.reused]
+    whole = [o for o in outcomes if o.early is None]
+    trained = [o for o in whole if o.seconds.get("fit", 0.0) > 0 and "fit" not in o.reused]
     if not trained:
         return False
-    in_vain = (sum(o.state == "stopped" for o in trained) + 1) / (len(trained) + 2)
-    judging = fmean(o.seconds.get("export", 0.0) + o.seconds.get("judge", 0.0) for o in trained)
-    return in_vain * left * fmean(o.seconds["fit"] for o in trained) > judging
+    stopped = (sum(o.state == "stopped" for o in trained) + 1) / (len(trained) + 2)
+    evaluating = fmean(o.seconds.get("export", 0.0) + o.seconds.get("judge", 0.0) for o in trained)
+    return stopped * left * fmean(o.seconds["fit"] for o in trained) > evaluating

@@ -92,13 +92,15 @@ class Stages:
     def _next(self, running: RunningTrial, result: object, waiting: Sequence[RunningTrial]) -> Outcome | None:
         """Keep the result of a stage and set the next stage, or return the outcome."""
         match result:
+            case requests.FitResponse() if running.stage == "fit_early":
+                running.stage = "fit" if result.whole else "export_early"
             case requests.FitResponse():
-                running.stage = "export_early" if running.stage == "fit_early" else "export"
+                running.stage = "export"
             case requests.ExportResponse() if running.stage == "export_early":
                 running.artifact, running.stage = result.artifact, "evaluate_early"
             case requests.EvaluateResponse() if running.stage == "evaluate_early":
                 running.artifact, running.stage = None, "fit"
-                running.early, reason = self.early.judge(running, result.quality.loss, waiting)
+                running.early, reason = self.early.decide(running, result.quality.loss, waiting)
                 if reason is not None:
                     return self.ended(running, "stopped", reason)
             case requests.ExportResponse() if running.stage == "export_untrained":
@@ -154,7 +156,7 @@ class Stages:
 
     def training(self, running: RunningTrial) -> Stage:
         """Return the first stage of a trial's training."""
-        return "fit_early" if not self.jobs.prepared.custom_metric and self.early.judges(running) else "fit"
+        return "fit_early" if not self.jobs.prepared.custom_metric and self.early.applies(running) else "fit"
 
     @property
     def evaluation(self) -> Stage:

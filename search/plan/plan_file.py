@@ -87,7 +87,7 @@ def _offer_facts(where: str, offer: OfferRow) -> Iterator[_Fact]:
     for name in ("most", "copies", "cores"):
         yield _Fact(f"{where}.{name}", getattr(offer, name), most=100_000)
     yield _Fact(f"{where}.trial", offer.trial, above=False)
-    yield _Fact(f"{where}.loss", offer.loss, above=False)
+    yield _Fact(f"{where}.loss", abs(offer.loss), above=False)  # below 0 where the point gains
     yield _Fact(f"{where}.load_seconds", offer.load_seconds, above=False, most=DAY_SECONDS)
     yield _Fact(f"{where}.start_seconds", offer.start_seconds, above=False, most=DAY_SECONDS)
     yield _Fact(f"{where}.memory_bytes", 1 if offer.memory_bytes is None else offer.memory_bytes)

@@ -184,6 +184,12 @@ def _capacities(session: Session, workload: Workload, terms: Terms) -> Capacitie
     return Capacities(file, workload, terms.objective, terms.seed)
 
 
+def _transport(session: Session) -> tuple[str, ...]:
+    if session.config.traffic.through == "pool":
+        return ()
+    return ("the study measured through HTTP; capacities are those of the pool, without what HTTP adds to a request",)
+
+
 def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -> PlanDocument:
     terms, plans = solved.terms, solved.plans
     return PlanDocument(
@@ -205,5 +211,5 @@ def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -
         gap=plans.gap,
         forecast=solved.forecast,
         policies=policy_rows(solved.outcomes),
-        warnings=warnings_of(terms, plans, solved.outcomes, solved.demand),
+        warnings=(*_transport(session), *warnings_of(terms, plans, solved.outcomes, solved.demand)),
     )

@@ -87,14 +87,16 @@ def simulation_sentence(simulation: Simulation) -> str:
 
 def early_sentence(front: Front) -> str:
     """Say how many trainings were stopped after their first epochs, and how often that would have been wrong."""
-    hopeless = [row for row in front.rows if row.early is not None and row.early.hopeless]
-    on = [row for row in hopeless if row.widths]  # were exported at their end
-    if not hopeless:
+    prunable = {row.weights for row in front.rows if row.early is not None and row.early.prunable}
+    if not prunable:
         return ""
-    stopped, entered = len(hopeless) - len(on), sum(row.on_front for row in on)
+    exported = {row.weights for row in front.rows if row.widths}  # at the end of their training
+    entered = {row.weights for row in front.rows if row.on_front}
+    on = prunable & exported
+    stopped = len(prunable - on)
     return (
-        f"After their first epochs {count(stopped, 'training')} of no promise {_were(stopped)} stopped; "
-        f"{len(on)} went on all the same, to see whether that is wrong, and {entered} of them entered the front."
+        f"After their first epochs {count(stopped, 'training')} {_were(stopped)} stopped; {len(on)} of no better "
+        f"prospects went on, to see whether stopping is wrong, and {len(on & entered)} of them entered the front."
     )
 
 

@@ -16,11 +16,12 @@ from objectives.records import Artifact, Prepared, Quality
 from objectives.serving.bundle import read_bundle
 from objectives.shadow.state import Counts, ShadowState, write_state
 from search.checkpoints.held_out_loss import held_out_loss
-from search.checkpoints.promotion import Evaluate, Judge
+from search.checkpoints.promotion import Evaluate, Promotion
 from search.checkpoints.promotion_policy import PromotionPolicy
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.config.study_file import parse
+from search.errors import ConfigError, JobError
 from search.home import Home
 from search.ledger import aliases as ledger_aliases
 from search.ledger.aliases import DECISION
@@ -63,7 +64,7 @@ def test_a_challenger_that_keeps_the_policy_is_the_champion(
     assert promote(home, study) == 0
     done = json.loads(capsys.readouterr().out)
     assert done["promoted"] and (done["champion"], done["challenger"]) == ("1", "2")
-    assert all(condition["holds"] for condition in done["conditions"]) and len(done["conditions"]) == 7
+    assert all(condition["holds"] for condition in done["conditions"]) and len(done["conditions"]) == 8
     assert aliased(found) == {"champion": "2"}
     assert found.numbered("2").tags[DECISION].startswith("promoted: requests shadowed 2,000")
     assert promote(home, study) == 2, "there is no challenger any more"
@@ -111,7 +112,7 @@ def test_a_challenger_that_cannot_be_read_by_the_server_is_refused_with_its_reas
     found, champion, _ = rivals(home, tmp_path)
     file = home.shadow_state("toy")
     write_state(ShadowState(read_bundle(champion).version, "unknown", unusable="a byte changed"), file)
-    refused = _judge(found, file, unknown).promote()
+    refused = _promotion(found, file, unknown).promote()
     assert not refused.promoted and "a byte changed" in refused.reason
 
 
@@ -146,9 +147,9 @@ def test_a_promotion_that_was_cut_short_is_finished(
         patch.setattr(
             ledger_aliases, "crown", lambda client, version: client.set_registered_model_alias("toy", "champion", "2")
         )
-        assert _judge(found, file, unknown).promote().promoted
+        assert _promotion(found, file, unknown).promote().promoted
     assert aliased(found) == {"champion": "2", "challenger": "2"}
-    assert _judge(found, file, unknown).promote().reason == "it is the champion already"
+    assert _promotion(found, file, unknown).promote().reason == "it is the champion already"
     assert aliased(found) == {"champion": "2"}
 
 
@@ -159,8 +160,8 @@ def unknown(*bundles: object) -> tuple[Quality | None, str | None]:
     return None, "no rows"
 
 
-def _judge(found: Any, file: Path, evaluate: Evaluate, required: bool = False) -> Judge:
-    return Judge(found, file, PromotionPolicy(max_loss=0.01), required, evaluate)
+def _promotion(found: Any, file: Path, evaluate: Evaluate, required: bool = False) -> Promotion:
+    return Promotion(found, file, PromotionPolicy(max_loss=0.01), required, evaluate)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +180,26 @@ def test_the_loss_counts_where_it_is_known(
         quality = None if loss is None else Quality("auc", 0.7, 0.7, loss, (loss - 0.1, loss + 0.1), 20, 10)
         return quality, "no rows"
 
-    assert _judge(found, file, evaluate, required).promote().promoted == promoted
+    assert _promotion(found, file, evaluate, required).promote().promoted == promoted
     assert asked == [(read_bundle(challenger).version, read_bundle(champion).version)]
+
+
+@pytest.mark.parametrize("error", [JobError("the meter was killed"), ConfigError("sizes was 8, now 16")])
+@pytest.mark.parametrize("required", [False, True])
+def test_an_evaluation_that_fails_refuses(error: Exception, required: bool, home: Home, tmp_path: Path) -> None:
+    found, champion, challenger = rivals(home, tmp_path)
+
+    def evaluate(*bundles: object) -> tuple[Quality | None, str | None]:
+        raise error
+
+    told = _promotion(found, write_good_state(home, champion, challenger), evaluate, required).promote()
+    assert not told.promoted and str(error) in told.reason
+
+
+def test_a_loss_that_cannot_be_known_here_is_told(home: Home, tmp_path: Path) -> None:
+    found, champion, challenger = rivals(home, tmp_path)
+    told = _promotion(found, write_good_state(home, champion, challenger), unknown).promote()
+    assert told.promoted and told.conditions[-1].left_out and "no rows" in told.reason
 
 
 def test_the_loss_is_not_evaluated_where_something_else_is_broken(home: Home, tmp_path: Path) -> None:
@@ -191,7 +210,7 @@ def test_the_loss_is_not_evaluated_where_something_else_is_broken(home: Home, tm
     def evaluate(*bundles: object) -> tuple[Quality | None, str | None]:
         raise AssertionError
 
-    assert not _judge(found, file, evaluate).promote().promoted
+    assert not _promotion(found, file, evaluate).promote().promoted
 
 
 def _held_out(bundle: Path) -> tuple[HeldOut, dict[str, np.ndarray]]:

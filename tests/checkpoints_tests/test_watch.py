@@ -15,10 +15,10 @@ import pytest
 
 from objectives.shadow.state import ShadowState, write_state
 from search.checkpoints import steps as steps_module
-from search.checkpoints.promotion import Judge
+from search.checkpoints.promotion import Promotion
 from search.checkpoints.promotion_policy import PromotionPolicy
 from search.checkpoints.steps import ENVIRONMENT, Steps
-from search.checkpoints.watch import STATE, Pace, Watch
+from search.checkpoints.watch import STATE, Watch, WatchIntervals
 from search.checkpoints.watch_state import MOST_BUILDS, Decided, read_watch
 from search.cli.console import Console
 from search.cli.parser import run_command
@@ -51,15 +51,15 @@ class Nights:
         os.utime(self.folder / name, (len(list(self.folder.iterdir())),) * 2)
 
     def watch(self, policy: PromotionPolicy | None = None, patience_s: float = 60.0) -> Watch:
-        judge = Judge(
+        promotion = Promotion(
             self.aliases,
             self.home.shadow_state("toy"),
             policy or PromotionPolicy(),
             False,
             lambda *of: (None, "no rows"),
         )
-        steps = Steps(self.aliases, judge, self.home, None, patience_s, QUIET)
-        return Watch(self.folder, steps, Pace(0.01, 0.01, 0.05), QUIET)
+        steps = Steps(self.aliases, promotion, self.home, None, patience_s, QUIET)
+        return Watch(self.folder, steps, WatchIntervals(0.01, 0.01, 0.05), QUIET)
 
     def once(self, policy: PromotionPolicy | None = None, patience_s: float = 60.0) -> Decided | None:
         with self.serving():

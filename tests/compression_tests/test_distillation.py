@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from objectives.compression.distillation import (
 )
 from objectives.compression.training_data import TrainingData
 from objectives.output_kind import OutputKind
+from objectives.recommenders.user_model.optimizer import keeps_state, optimizer_of
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
 from spaces.techniques.distillation import Distillation
 
@@ -475,3 +478,42 @@ def test_a_training_that_is_stopped_goes_on_as_if_it_had_not_been(
     assert train(model, choice, begun).losses == expected.losses
     for name, tensor in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
+
+
+class Sparse(nn.Module):
+    """A table with sparse gradients below a layer with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(9, 4, sparse=True), nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.table(x)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_training_with_sparse_tables_goes_on_as_if_it_had_not_been_stopped(make: Any, labels: Tensor) -> None:
+    """The optimizer of the tables and that of the rest, whose rates follow the schedule."""
+    rows = {"x": torch.arange(ROWS) % 9}
+    course, choice = _course(rows, labels, torch.randn(ROWS)), Distillation(2.0, 0.5, 4)
+    whole, part = Sparse(), Sparse()
+
+    def train(model: nn.Module, how: Distillation, begun: Training | None = None) -> Training:
+        optimizer = optimizer_of(model, lambda parameters: make(parameters, lr=0.05))
+        assert keeps_state(optimizer)
+        return distil(model, course, optimizer, how, 0, begun=begun)
+
+    expected = train(whole, choice)
+    begun = train(part, replace(choice, stopped_after=1))
+    assert train(part, choice, copy.deepcopy(begun)).losses == expected.losses
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(part.state_dict()[name], tensor)
+
+
+def test_an_optimizer_of_another_package_may_not_keep_its_state() -> None:
+    class Other(torch.optim.SGD):
+        pass
+
+    parameters = [nn.Parameter(torch.zeros(2))]
+    assert keeps_state(torch.optim.SGD(parameters, lr=1.0)) and not keeps_state(Other(parameters, lr=1.0))

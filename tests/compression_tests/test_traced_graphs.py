@@ -120,14 +120,27 @@ class Scaled(nn.Module):
         return self.times * self.head(table * table.shape[-1] ** 0.5).squeeze(1)  # type: ignore[no-any-return]
 
 
+class Clamped(nn.Module):
+    """A model that reads its last row for ids behind it, which few requests have, times a scalar parameter."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table, self.times = nn.Embedding(rows, 4), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, item: Tensor) -> Tensor:
+        table: Tensor = self.table(item.clamp(max=self.table.num_embeddings - 1))
+        return (self.times * table).sum(1)
+
+
 @pytest.mark.parametrize(
     "models",
     [
         (Scaled(8), Scaled(4)),
         (Scaled(8), Scaled(8, times=3.0)),
         (ranker(16, 1, 2, 8), ranker(16, 1, 1, 8)),
+        (Clamped(30), Clamped(29)),
     ],
-    ids=["a constant of a size", "a setting", "heads"],
+    ids=["a constant of a size", "a setting", "heads", "the rows of a table"],
 )
 def test_a_graph_with_numbers_of_another_model_is_not_reused(
     models: tuple[nn.Module, nn.Module], traced: list[nn.Module]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from objectives.errors import InputError
-from objectives.serving.control.options import PlannedPhase
-from objectives.serving.control.plan_file import machine_plan, read_plan
+from objectives.serving.control.options import ControlPlan, PlannedPhase
+from objectives.serving.control.plan_file import (
+    machine_plan,
+    options_of,
+    planned_phases,
+    read_plan,
+    repeats_after,
+    starts_at,
+)
 from spaces.techniques.placement import InstanceGroup, Placement, Route
 from tests.control_tests.plans import FAST, document, offer, write_bundles, write_plan
 from tests.serve_tests.bundles import write_toy
@@ -129,3 +137,25 @@ def test_what_does_not_apply_to_so_many_replicas_is_left_out() -> None:
     assert split.with_replicas(3) == Placement(InstanceGroup(replicas=3), split_rows=100)
     routed = Placement(route=Route(10, InstanceGroup("openvino", replicas=2)))
     assert routed.with_replicas(2).route == routed.route
+
+
+def test_a_weekly_plan_repeats_from_monday_on() -> None:
+    """Each hour of a week has a rate of its own; a moment is that of the calendar's weekday and hour."""
+    plan = document([(0, 1.0 + hour) for hour in range(168)], phase_s=3600.0) | {"forecast": None}
+    offers = {offer["offer"]: offer for offer in plan["offers"]}
+    control = ControlPlan(options_of(offers[0]), planned_phases(plan, offers), 3600.0, repeats_after(plan))
+    start = starts_at(plan)
+    assert start is not None and datetime.fromtimestamp(start, UTC).isoweekday() == 1
+    for moment in (datetime(2026, 11, 25, 15, 30, tzinfo=UTC), datetime(2027, 2, 28, 23, 59, tzinfo=UTC)):
+        second, hour = moment.timestamp() - start, 24 * (moment.isoweekday() - 1) + moment.hour
+        found = control.foreseen(second, second)
+        assert found is not None and found.rate_rps == 1.0 + hour
+        following = control.foreseen(second, second + 2 * 3600)
+        rates = [1.0 + (hour + more) % 168 for more in range(3)]
+        assert following is not None and following.rate_rps == max(rates)
+    assert control.foreseen(-3600.0, -1.0) is not None
+
+
+def test_a_dated_plan_begins_once_and_ends() -> None:
+    plan = document([(0, 1.0), (0, 2.0)], start_s=50.0)
+    assert starts_at(plan) == 50.0 and repeats_after(plan) is None and starts_at(document([(0, 1.0)])) is None

@@ -54,8 +54,8 @@ def test_one_training_in_ten_goes_on() -> None:
     assert [goes_on(one) for one in ids] == [goes_on(one) for one in ids]
 
 
-def ended(state: Any, fit: float, judging: float, reused: tuple[str, ...] = ()) -> Outcome:
-    seconds = {"fit": fit, "export": judging / 2, "judge": judging / 2}
+def ended(state: Any, fit: float, evaluating: float, reused: tuple[str, ...] = ()) -> Outcome:
+    seconds = {"fit": fit, "export": evaluating / 2, "judge": evaluating / 2}
     whole = complete_outcome()
     if state == "complete":
         return replace(whole, seconds=seconds, reused=reused)
@@ -67,13 +67,20 @@ def ended(state: Any, fit: float, judging: float, reused: tuple[str, ...] = ()) 
     # 3 of 4 in vain, (3 + 1) / (4 + 2); three quarters are left: half of the seconds of a fit against 1.
     [(2.1, True), (1.9, False)],
 )
-def test_judging_early_is_worth_the_seconds_that_it_saves(fit: float, expected: bool) -> None:
+def test_evaluating_early_is_worth_the_seconds_that_it_saves(fit: float, expected: bool) -> None:
     outcomes = [ended("complete", fit, 1.0), *[ended("stopped", fit, 1.0)] * 3]
     assert saves([*outcomes, ended("stopped", 0.0, 9.0), ended("complete", 99.0, 0.1, ("fit",))], 0.75) == expected
 
 
 def test_nothing_is_saved_before_something_was_trained() -> None:
     assert not saves([], 0.75)
+
+
+def test_trainings_that_were_evaluated_early_do_not_count() -> None:
+    """Their seconds are those of a part, or of two evaluations."""
+    outcomes = [ended("complete", 2.1, 1.0), *[ended("stopped", 2.1, 1.0)] * 3]
+    early = replace(ended("stopped", 0.5, 2.0), early=EarlyLoss(0.3, 0.3, 0.3, True))
+    assert saves([*outcomes, *[early] * 50], 0.75)
 
 
 LEARNING = Distillation(2.0, 0.5, 8)
@@ -93,7 +100,7 @@ LEARNING = Distillation(2.0, 0.5, 8)
         (Weights(distillation=replace(LEARNING, stopped_after=2)), None),
     ],
 )
-def test_trainings_in_one_part_can_be_judged_after_a_quarter(weights: Weights, after: int | None) -> None:
+def test_trainings_in_one_part_can_be_evaluated_after_a_quarter(weights: Weights, after: int | None) -> None:
     early = weights.early
     assert (early and early.distillation and early.distillation.stopped_after) == after
     if early is not None:
@@ -111,21 +118,21 @@ def run(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, early_loss: Any, trials: int = 60, **changes: Any
 ) -> tuple[list[Any], list[Mapping[str, Any]]]:
     """A search of trainings that lose 0.1% at their end, and a given loss after their first epochs."""
-    judged: list[Mapping[str, Any]] = []
+    evaluated: list[Mapping[str, Any]] = []
 
     def stopped(weights: Mapping[str, Any]) -> bool:
         return bool(weights["distillation"] and weights["distillation"]["stopped_after"])
 
     def evaluate(arguments: Mapping[str, Any]) -> Any:
         early = "early" in arguments["scores"]["candidate"]["model"]
-        loss = early_loss(len(judged)) if early else 0.001
+        loss = early_loss(len(evaluated)) if early else 0.001
         return loss if isinstance(loss, str) else {"quality": losing(loss), "reused": False}
 
     def export(arguments: Mapping[str, Any]) -> Any:
         weights = arguments["candidate"]["weights"]
         artifact = dict(answers()["export"](arguments)["artifact"])
         if stopped(weights):
-            judged.append(weights)
+            evaluated.append(weights)
             artifact |= {"key": "early", "path": "early/model.onnx"}
         return {"artifact": artifact, "reused": False}
 
@@ -134,40 +141,40 @@ def run(
     parts["space"] = replace(space, weights=replace(space.weights, epochs=8))
     script = answers(export=export, evaluate=evaluate, group_benchmark=each(lambda n: timed(0.5 - 0.001 * n, 2.0)))
     _, told, _ = search(parts, script | changes, trials, monkeypatch)
-    return told, judged
+    return told, evaluated
 
 
-def test_trainings_without_promise_are_stopped_but_for_one_in_ten(
+def test_trainings_that_cannot_enter_the_front_are_stopped_but_for_one_in_ten(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first that are judged lose 1% early and 0.1% in the end; later ones 30% early, where the line has no slope
+    """The first that are evaluated lose 1% early and 0.1% in the end; later ones 30% early, where the line has no slope
     but for them: what they lose in the end is what is expected until those that go on have ended.
     """
     monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
-    told, judged = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3)
+    told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3)
     seen = [t for t in told if t.outcome.early is not None]
-    hopeless = [t for t in seen if t.outcome.early.hopeless]
-    stopped = [t for t in hopeless if t.outcome.state == "stopped" and "first epochs" in (t.outcome.reason or "")]
-    assert len(judged) >= len(seen) > 10 and stopped
-    for trial in hopeless:
+    prunable = [t for t in seen if t.outcome.early.prunable]
+    stopped = [t for t in prunable if t.outcome.state == "stopped" and "first epochs" in (t.outcome.reason or "")]
+    assert len(evaluated) >= len(seen) > 10 and stopped
+    for trial in prunable:
         assert (trial not in stopped) == goes_on(trial.candidate.weights.id)
         assert trial.outcome.early == EarlyLoss(0.3, 0.3, 0.3, True)
     for trial in stopped:
         assert trial.outcome.artifact is None and trial.outcome.evaluated is None and trial.outcome.informative
         assert "30.00% after its first epochs" in trial.outcome.reason and "1.00% is tolerated" in trial.outcome.reason
-    promising = [t for t in seen if not t.outcome.early.hopeless]
+    promising = [t for t in seen if not t.outcome.early.prunable]
     assert promising and all(t.outcome.evaluated.loss == 0.001 for t in promising if t.outcome.evaluated)
 
 
-def test_a_half_trained_model_that_cannot_be_judged_is_trained_to_its_end(
+def test_a_half_trained_model_that_cannot_be_evaluated_is_trained_to_its_end(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, judged = run(parts, monkeypatch, lambda number: "Scores must be finite", 20)
-    assert judged and all(t.outcome.early is None for t in told)
+    told, evaluated = run(parts, monkeypatch, lambda number: "Scores must be finite", 20)
+    assert evaluated and all(t.outcome.early is None for t in told)
     assert any(t.outcome.state == "complete" and t.candidate.weights.early for t in told)
 
 
 def test_it_can_be_turned_off(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     parts["config"] = load("ml-100k", ["sampler=tpe", "space.distillation.early_stopping=false"])
-    _, judged = run(parts, monkeypatch, lambda number: 0.3, 20)
-    assert not judged
+    _, evaluated = run(parts, monkeypatch, lambda number: 0.3, 20)
+    assert not evaluated

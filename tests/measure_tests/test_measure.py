@@ -13,13 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
@@ -44,10 +42,9 @@ from objectives.records import Artifact, Footprint, Latency, NotFiniteError, Thr
 from objectives.serving.engines import EngineError
 from spaces.serialization import from_plain
 from spaces.techniques.placement import Batching, EmbeddingDevice, InstanceGroup, Placement, Route
+from tests.measure_tests.lookup import ITEMS, WEIGHTS, write_lookup
 
 ROOT = Path(__file__).resolve().parents[2]
-ITEMS = 300
-WEIGHTS = np.random.default_rng(0).normal(size=ITEMS).astype(np.float32)
 ROWS = 400
 ONE_THREAD = Placement(InstanceGroup(threads=1))
 
@@ -55,16 +52,7 @@ ONE_THREAD = Placement(InstanceGroup(threads=1))
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """scores = WEIGHTS[item]."""
-    graph = helper.make_graph(
-        [helper.make_node("Gather", ["weights", "item"], ["scores"])],
-        "graph",
-        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(WEIGHTS, "weights")],
-    )
-    path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    return path
+    return write_lookup(tmp_path)
 
 
 @pytest.fixture

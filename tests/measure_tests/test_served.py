@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from objectives.held_out_rows import write_requests
 from objectives.jobs.requests import BenchmarkRequest, TransportRequest
@@ -24,10 +22,9 @@ from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import read_recording
 from objectives.records import Artifact, InputSpec, Interval, Latency, Throughput
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
+from tests.measure_tests.lookup import ITEMS, WEIGHTS, write_lookup
 
 ROOT = Path(__file__).resolve().parents[2]
-ITEMS = 300
-WEIGHTS = np.random.default_rng(0).normal(size=ITEMS).astype(np.float32)
 INPUTS = (InputSpec("item", "int64", (), ITEMS),)
 ONE_THREAD = Placement(InstanceGroup(threads=1))
 SMALL = Window(blocks=20, requests=7, service_requests=2, probe_requests=140, patience_seconds=1.0)
@@ -42,15 +39,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def deployment(tmp_path: Path) -> Deployment:
     """scores = WEIGHTS[item]."""
-    graph = helper.make_graph(
-        [helper.make_node("Gather", ["weights", "item"], ["scores"])],
-        "graph",
-        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(WEIGHTS, "weights")],
-    )
-    path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    path = write_lookup(tmp_path)
     return Deployment(Artifact("ours", "model.onnx", {}, 4321, 0.0), str(path), ONE_THREAD, "fp32")
 
 

@@ -6,12 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,47 +19,12 @@ from spaces.serialization import digest
 from tests.control_tests.plans import document, write_bundles, write_plan
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request
+from tests.serve_tests.clients import Clients
 from tests.serve_tests.process import ROOT, SOON, ServerProcess, serving, wait_until
 
 REQUEST = draw_request(3)
 PLAIN = oracle.json_request(REQUEST)
 WINDOWS = "1,0.4,0.1"
-
-
-class Clients:
-    """Clients that send at a rate which may be changed, each on a connection that it keeps.
-
-    ended: number of responses by status, or of failed requests by their error's class
-    seen: versions with the scores that came with them
-    """
-
-    def __init__(self, url: str) -> None:
-        self.gap_s, self._url, self._stop = 0.5, url, threading.Event()
-        self.ended: Counter[int | str] = Counter()
-        self.seen: set[tuple[str, bytes]] = set()
-
-    @contextmanager
-    def running(self, clients: int) -> Iterator[None]:
-        with ThreadPoolExecutor(clients) as threads:
-            running = [threads.submit(self._send) for _ in range(clients)]
-            try:
-                yield
-            finally:
-                self._stop.set()
-        for each in running:
-            each.result()
-
-    def _send(self) -> None:
-        with httpx.Client(timeout=SOON) as client:
-            while not self._stop.wait(self.gap_s):
-                try:
-                    response = client.post(f"{self._url}/infer", json=PLAIN)
-                except httpx.TransportError as error:
-                    self.ended[type(error).__name__] += 1
-                    continue
-                self.ended[response.status_code] += 1
-                plain, scores = oracle.read_scores(response.content, None)
-                self.seen.add((plain["model_version"], scores.tobytes()))
 
 
 def events(timeline: Path) -> list[dict[str, Any]]:
@@ -89,7 +49,7 @@ def test_variants_are_switched_under_load_and_back_and_no_request_fails(tmp_path
     options = ("--plan", str(plan), "--variant", str(fast), "--windows", WINDOWS, "--timeline", str(timeline))
     with serving(exact, tmp_path / "log", *options) as server:
         assert served(server) == (0.0, 1.0)
-        clients = Clients(server.url)
+        clients = Clients(server.url, PLAIN, 0.5)
         with clients.running(3):
             clients.gap_s = 0.001
             wait_until(lambda: server.metric("leanrec_controller_loss") == 0.01)
@@ -148,7 +108,7 @@ def test_an_option_that_cannot_be_opened_leaves_the_old_one_serving(tmp_path: Pa
     options = ("--plan", str(plan), "--variant", str(fast), "--windows", WINDOWS)
     with serving(exact, tmp_path / "log", *options) as server:
         (fast / "model.onnx").write_bytes(b"")
-        clients = Clients(server.url)
+        clients = Clients(server.url, PLAIN, 0.5)
         with clients.running(3):
             clients.gap_s = 0.001
             wait_until(lambda: served(server) == (0.0, 2.0))

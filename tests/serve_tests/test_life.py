@@ -6,11 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,6 +15,7 @@ import pytest
 from objectives.serving.bundle import read_bundle
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.clients import Clients
 from tests.serve_tests.process import ROOT, SOON, serving, wait_until
 
 REQUEST = draw_request(3)
@@ -29,42 +26,6 @@ STUDY = ("torch", "onnx", "onnx_ir", "optuna", "mlflow", "plotly", "pydantic", "
 
 def post(url: str) -> httpx.Response:
     return httpx.post(f"{url}/infer", json=PLAIN, timeout=SOON)
-
-
-class Load:
-    """Clients that send one request after another, each on a connection that it keeps.
-
-    ended: number of responses by status, or of failed requests by their error's class
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url, self._stop = url, threading.Event()
-        self.ended: Counter[int | str] = Counter()
-        self.seen: set[tuple[str, bytes]] = set()
-
-    @contextmanager
-    def running(self, clients: int) -> Iterator[None]:
-        with ThreadPoolExecutor(clients) as threads:
-            running = [threads.submit(self._send) for _ in range(clients)]
-            try:
-                yield
-            finally:
-                self._stop.set()
-        for each in running:
-            each.result()
-
-    def _send(self) -> None:
-        with httpx.Client(timeout=SOON) as client:
-            while not self._stop.is_set():
-                try:
-                    response = client.post(f"{self._url}/infer", json=PLAIN)
-                except httpx.TransportError as error:
-                    self.ended[type(error).__name__] += 1
-                    continue
-                self.ended[response.status_code] += 1
-                if response.status_code == 200:
-                    plain, scores = oracle.read_scores(response.content, None)
-                    self.seen.add((plain["model_version"], scores.tobytes()))
 
 
 @pytest.mark.parametrize("options", [("--max-in-flight", "3"), ()])
@@ -88,7 +49,7 @@ def test_a_swap_under_load_fails_no_request_and_a_corrupt_bundle_is_not_taken(tm
     bundle = write_toy(tmp_path / "bundle")
     versions = set()
     with serving(bundle, tmp_path / "log") as server:
-        load = Load(server.url)
+        load = Clients(server.url, PLAIN)
         with load.running(3):
             for seed in (0, 1, 2):
                 if seed:
@@ -126,7 +87,7 @@ def test_the_end_under_load_loses_no_accepted_request(tmp_path: Path) -> None:
     """The responses that arrived are as many as the server answered; the other requests found nobody who listens."""
     bundle = write_toy(tmp_path / "bundle")
     with serving(bundle, tmp_path / "log") as server:
-        load = Load(server.url)
+        load = Clients(server.url, PLAIN)
         with load.running(4):
             wait_until(lambda: load.ended[200] > 50)
             server.process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from spaces.weights import Weights
 
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 11
-ELASTIC_STAGE = 1
+ELASTIC_STAGE = 2
+# Trainings that were stopped and may go on, of which the state is kept; one of more trains from its beginning.
+_KEPT = 8
 
 
 def fit(request: FitRequest, progress: Progress) -> FitResponse:
@@ -34,6 +37,10 @@ def fit(request: FitRequest, progress: Progress) -> FitResponse:
     if weights.distillation is None:
         return FitResponse(True)
     recommender = open_once(task, progress, request.threads)
+    if weights.distillation.stopped_after:
+        whole = replace(weights, distillation=replace(weights.distillation, stopped_after=0))
+        if weights_folder(task, recommender, whole).exists():
+            return FitResponse(True, whole=True)
     # A dry run trains on a few batches, whose teacher's outputs are not worth those of all of train.
     cache, bits = None if task.dry_run else task.cache, task.int8_weight_bits
     seconds: list[float] = []
@@ -47,9 +54,22 @@ def fit(request: FitRequest, progress: Progress) -> FitResponse:
 
     early = None if weights.early is None else weights_folder(task, recommender, weights.early)
     reused = make_once(weights_folder(task, recommender, weights), write)
-    if early is not None:  # as large as the weights, or several times
+    # A state is as large as the weights, or several times.
+    if early is not None:
         (early / TRAINING).unlink(missing_ok=True)
+    if weights.distillation.stopped_after:
+        _forget_trainings(task.cache / "weights")
     return FitResponse(reused, sum(seconds))
+
+
+def _forget_trainings(folder: Path) -> None:
+    """Delete the states of stopped trainings but for the newest."""
+    dated: list[tuple[float, Path]] = []
+    for file in folder.glob(f"*/{TRAINING}"):
+        with contextlib.suppress(FileNotFoundError):  # another builder's training went on
+            dated.append((file.stat().st_mtime, file))
+    for _, file in sorted(dated)[:-_KEPT]:
+        file.unlink(missing_ok=True)
 
 
 def _elastic(

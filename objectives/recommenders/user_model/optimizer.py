@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,20 @@ class WithSparseTables(Optimizer):
             self._steps[0].add_param_group(param_group)
         super().add_param_group(param_group)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of both, by their place."""
+        return {str(place): each.state_dict() for place, each in enumerate(self._steps)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load the states of both, whose groups are new objects then."""
+        for place, each in enumerate(self._steps):
+            each.load_state_dict(state_dict[str(place)])
+        self.param_groups = [group for each in self._steps for group in each.param_groups]
+
+    @property
+    def steps(self) -> tuple[Optimizer, ...]:
+        return tuple(self._steps)
+
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # the loss is never evaluated again
         for group in self._tables.param_groups:
             for parameter in group["params"]:
@@ -32,6 +47,12 @@ class WithSparseTables(Optimizer):
                     parameter.grad = parameter.grad.to_sparse(1)
         for each in self._steps:
             each.step()
+
+
+def keeps_state(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer goes on from its state dictionary as if it had not stopped: torch's own do."""
+    steps = optimizer.steps if isinstance(optimizer, WithSparseTables) else (optimizer,)
+    return all(type(each).__module__.startswith("torch.optim.") for each in steps)
 
 
 def optimizer_of(model: nn.Module, make: Make) -> Optimizer:

@@ -73,8 +73,9 @@ class Elastic:
         """
         model = _opened(self._plan, self._serving)
         option = self._plan.control.options[self._serving]
-        end_s = len(self._plan.control.phases) * self._plan.control.phase_s
-        if not 0 <= (now := self._now_s()) < end_s:
+        now, control = self._now_s(), self._plan.control
+        end_s = len(control.phases) * control.phase_s
+        if control.repeat_s is None and not 0 <= now < end_s:
             self._say(f"warning: now is second {now:.0f} of a plan of {end_s:.0f} s: nothing is foreseen")
         self._say(f"{option.name} serves up to {option.capacity_rps:.4g} requests/s")
         self._timeline.write("start", {"second": round(now, 3), **option_facts(option)})

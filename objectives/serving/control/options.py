@@ -48,11 +48,13 @@ class ControlPlan:
     """Options of a machine, and the phases of its plan, from second 0 on; outside of them nothing is foreseen.
 
     phases: of `phase_s` seconds each; none for a rule that only reacts
+    repeat_s: seconds after which the phases repeat, as those of a week do; None where they do not
     """
 
     options: tuple[Option, ...]
     phases: tuple[PlannedPhase, ...] = ()
     phase_s: float = 1.0
+    repeat_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.options or min(option.capacity_rps for option in self.options) <= 0:
@@ -70,8 +72,13 @@ class ControlPlan:
         where there is no phase.
         """
         first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
-        phases = self.phases[max(0, first) : max(0, last + 1)]
+        moments = [from_s, *(number * self.phase_s for number in range(first + 1, last + 1)), until_s]
+        phases = [phase for phase in map(self._phase_at, moments) if phase is not None]
         return PlannedPhase(max(phase.rate_rps for phase in phases), phases[-1].loss) if phases else None
+
+    def _phase_at(self, moment: float) -> PlannedPhase | None:
+        number = int((moment if self.repeat_s is None else moment % self.repeat_s) // self.phase_s)
+        return self.phases[number] if 0 <= number < len(self.phases) else None
 
 
 def choose(

@@ -14,6 +14,9 @@ from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
 from spaces.serialization import Json, from_plain
 from spaces.techniques.placement import Placement
 
+WEEK_SECONDS = 7 * 86400.0
+# The first Monday 0:00 UTC since the epoch.
+MONDAY_S = 4 * 86400.0
 ModelIdentity = tuple[str, object, bool]
 
 
@@ -21,7 +24,7 @@ class MachinePlan(NamedTuple):
     """Plan of one machine.
 
     folders: bundle of each option
-    start_s: start of the plan in seconds since the epoch, None where the plan does not tell
+    start_s: start of the plan in seconds since the epoch, None where the plan does not tell; a Monday for a weekly plan
     """
 
     control: ControlPlan
@@ -75,6 +78,21 @@ def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -
         lacking = f"it lacks {error}; plan again with this version"
         but = lacking if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(f"--plan: must be a plan.json of leanrec plan, but {but}") from error
+
+
+def repeats_after(document: Json) -> float | None:
+    """Return the seconds after which the phases of a plan repeat: a week, where the plan is of a weekly profile, which
+    is not forecast; None for any other.
+    """
+    return WEEK_SECONDS if document["forecast"] is None else None
+
+
+def starts_at(document: Json) -> float | None:
+    """Return the start of a plan in seconds since the epoch: of a weekly one a Monday 0:00 UTC, None where it does not
+    tell."""
+    if repeats_after(document) is not None:
+        return MONDAY_S
+    return None if document["start_s"] is None else float(document["start_s"])
 
 
 def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:
@@ -161,6 +179,6 @@ def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdent
     if not pairs:
         raise InputError("--plan: must offer a point that keeps its SLO on this machine, but has none")
     phases = planned_phases(document, offers)
-    control = ControlPlan(tuple(option for option, _ in pairs), phases, document["phase_seconds"])
-    start_s = document["start_s"]
-    return MachinePlan(control, tuple(folder for _, folder in pairs), None if start_s is None else float(start_s))
+    options, repeat_s = tuple(option for option, _ in pairs), repeats_after(document)
+    control = ControlPlan(options, phases, document["phase_seconds"], repeat_s)
+    return MachinePlan(control, tuple(folder for _, folder in pairs), starts_at(document))

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from planning.demand import DAY_SECONDS
+from objectives.serving.control.plan_file import MONDAY_S, WEEK_SECONDS
 from search.plan.document import PhaseRow, PlanDocument
-
-WEEK_SECONDS = 7 * DAY_SECONDS
-# The first Monday 0:00 UTC since the epoch.
-MONDAY_S = 4 * DAY_SECONDS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from objectives.measurement.request_log import RequestLog
 from objectives.measurement.service_curve import OutsideRangeError
 from objectives.serving.bundle import read_bundle
 from objectives.serving.control.options import ControlPlan, Option
-from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, planned_phases, read_plan
+from objectives.serving.control.plan_file import (
+    machine_plan,
+    offers_on,
+    options_of,
+    planned_phases,
+    read_plan,
+    repeats_after,
+    starts_at,
+)
 from objectives.serving.control.windows import KPA, Windows
 from objectives.serving.pool.virtual_clock import ServiceTime
 from planning.capacity import Objective, service_of
@@ -110,7 +118,8 @@ def _control(document: Json, offers: dict[int, Json], machine: str, request: Rep
     """Return the plan in compressed time; loads take as long as they do."""
     if request.bundles:
         found = machine_plan(document, machine, request.bundles).control
-        return replace(found, phase_s=found.phase_s / request.speed)
+        repeat_s = None if found.repeat_s is None else found.repeat_s / request.speed
+        return replace(found, phase_s=found.phase_s / request.speed, repeat_s=repeat_s)
     options = tuple(option for offer in offers.values() for option in options_of(offer))
     if not options:
         raise ConfigError(f"--plan: must offer a point that keeps its SLO on {machine!r}, but has none")
@@ -119,10 +128,13 @@ def _control(document: Json, offers: dict[int, Json], machine: str, request: Rep
 
 
 def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
-    """Return the trace from the plan's start on; a trace of other days begins with the plan."""
+    """Return the trace from the plan's start on, at its own time of the week where the plan is weekly; a trace of other
+    days begins with the plan."""
     phase_s, machines = document["phase_seconds"], [phase["machines"] for phase in document["phases"]]
-    begins, starts = log.start_s, document["start_s"]
+    begins, starts, repeat_s = log.start_s, starts_at(document), repeats_after(document)
     ahead = 0.0 if begins is None or starts is None else begins - starts
+    if begins is not None and repeat_s is not None:
+        ahead %= repeat_s
     overlaps = -float(log.seconds[-1]) < ahead < len(machines) * phase_s
     seconds = log.seconds + (ahead if overlaps else 0.0)
     rows = np.random.default_rng(request.seed).choice(menu.rows, len(seconds)) if log.rows is None else log.rows
