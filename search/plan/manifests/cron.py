@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from objectives.serving.control.plan_file import WEEK_SECONDS
 from planning.demand import Counts
-from search.plan.manifests.timetable import WEEK_SECONDS, Calendar, Stretch
+from search.plan.manifests.timetable import Calendar, Stretch
 
 _MINUTE = 60
 _DAY, _WEEK = 24 * 60, 7 * 24 * 60  # minutes
