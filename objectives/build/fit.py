@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -81,6 +81,38 @@ class Fitted:
         return replace(Fitted.load(folder), training=training)
 
 
+@dataclass(eq=False)
+class _Learner:
+    """Parts of one fit's training; `seconds` are the mean ones of a batch, for each epoch."""
+
+    recommender: Recommender
+    data: TrainingData
+    given: Distillation
+    seed: int
+    progress: Progress
+    begun: Training | None
+    seconds: list[float] = field(default_factory=list)
+
+    def __call__(self, model: nn.Module, times: int) -> Training | None:
+        """Train a model in place for so many epochs, and return how it goes on where it is stopped before.
+
+        Raises:
+            ValueError: the model's forward or loss fails.
+        """
+        if times == 0:
+            return None
+        learning, start = replace(self.given, epochs=times), time.monotonic()
+        optimizer = self.recommender.optimizer(model)
+        how = optimizer, learning, self.seed, self.recommender.model, self.progress
+        try:
+            trained = distil(model, self.data, *how, begun=self.begun)
+        except Exception as error:  # anything that the user's forward or loss may raise in training
+            raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
+        done = len(trained.losses) - (0 if self.begun is None else len(self.begun.losses))
+        self.seconds.extend([(time.monotonic() - start) / (done * self.data.rows.batches_per_epoch)] * done)
+        return trained if learning.stopped_after and keeps_state(optimizer) else None
+
+
 def fit(
     recommender: Recommender,
     weights: Weights,
@@ -110,23 +142,7 @@ def fit(
     seed += given.seed
     torch.manual_seed(seed)
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
-    seconds: list[float] = []
-
-    def learn(model: nn.Module, times: int) -> Training | None:
-        if times == 0:
-            return None
-        learning, start = replace(given, epochs=times), time.monotonic()
-        optimizer = recommender.optimizer(model)
-        how = optimizer, learning, seed, recommender.model, progress
-        before = None if begun is None else begun.training
-        try:
-            trained = distil(model, training_data, *how, begun=before)
-        except Exception as error:  # anything that the user's forward or loss may raise in training
-            raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
-        done = len(trained.losses) - (0 if before is None else len(before.losses))
-        seconds.extend([(time.monotonic() - start) / (done * training_data.rows.batches_per_epoch)] * done)
-        return trained if learning.stopped_after and keeps_state(optimizer) else None
-
+    learn = _Learner(recommender, training_data, given, seed, progress, None if begun is None else begun.training)
     if begun is not None:
         model, structure = begun.model, begun.structure
     elif network is not None:
@@ -136,7 +152,7 @@ def fit(
         model, structure = _reshaped(recommender, weights, evidence, lambda pruned: learn(pruned, 1))
     training = learn(model, plain)
     if not weights.quantization_aware:
-        return Fitted(model, structure, {}, fmean(seconds or [0.0]), training)
+        return Fitted(model, structure, {}, fmean(learn.seconds or [0.0]), training)
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
@@ -144,7 +160,7 @@ def fit(
     wanted = recommender.hidden if given.feature_weight > 0 else None
     train = partial(learn, times=rounding)
     aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
-    return Fitted(aware, structure, ranges, fmean(seconds or [0.0]))
+    return Fitted(aware, structure, ranges, fmean(learn.seconds or [0.0]))
 
 
 def fit_elastic(

@@ -135,6 +135,18 @@ class Training:
     batches: Tensor
     dropout: Tensor
 
+    def restore(
+        self,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        generator: torch.Generator,
+    ) -> None:
+        """Restore the states, that of the global generator too."""
+        optimizer.load_state_dict(dict(self.optimizer))
+        schedule.load_state_dict(dict(self.schedule))
+        generator.set_state(self.batches)
+        torch.set_rng_state(self.dropout)
+
 
 def distil(
     student: nn.Module,
@@ -176,10 +188,7 @@ def distil(
         losses: list[float] = []
         if begun is not None:
             losses.extend(begun.losses)
-            optimizer.load_state_dict(dict(begun.optimizer))
-            schedule.load_state_dict(dict(begun.schedule))
-            generator.set_state(begun.batches)
-            torch.set_rng_state(begun.dropout)
+            begun.restore(optimizer, schedule, generator)
         student.train()
         for number in range(len(losses) + 1, (distillation.stopped_after or distillation.epochs) + 1):
             total = torch.zeros(())

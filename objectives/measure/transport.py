@@ -1,4 +1,4 @@
-"""What HTTP adds to a request, measured on the baseline: its server beside its bare pool, in alternation."""
+"""Time that HTTP adds to a request, measured on the baseline: its server beside its bare pool, in alternation."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class ShadowState:
-    """What is known of a challenger beside a champion.
+    """State of a comparison of a challenger with a champion.
 
     champion, challenger: versions, digests of the bundles' manifests
     seconds: of shadowing

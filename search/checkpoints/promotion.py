@@ -31,7 +31,7 @@ CONDITION_COLUMNS: tuple[Column[Condition], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class PromotionVerdict:
-    """What the evidence of a challenger comes to.
+    """Result of holding the evidence of a challenger to a policy.
 
     refused: the conditions that do not hold, None where all do
     final: whether more requests would not change that

@@ -38,7 +38,7 @@ class EarlyStopping:
         if not self.screening.config.space.distillation.early_stopping:
             return False
         learning = early.distillation
-        return saves([t.outcome for t in self.study.ended()], 1 - learning.stopped_after / learning.epochs)
+        return saves(self._outcomes(), 1 - learning.stopped_after / learning.epochs)
 
     def decide(
         self, running: RunningTrial, loss: float, waiting: Sequence[RunningTrial]

@@ -73,9 +73,8 @@ class Stages:
         """Process the end of a stage but the benchmark, and return the trial's outcome where it ends."""
         result = done.result
         if result is None and running.stage == "export_untrained":
-            running.stage = self.training(
-                running
-            )  # untrained weights may have no scores to compare, as trained ones do
+            # Untrained weights may have no scores to compare, where trained ones do.
+            running.stage = self.training(running)
             return None
         if result is None and running.stage in ("export_early", "evaluate_early"):
             running.artifact, running.stage = None, "fit"  # neither need weights that are half trained

@@ -1,4 +1,4 @@
-"""What the HTTP server adds to the bare pool at p50, p95 and p99, and what the interpreter lock does to it.
+"""Time that the HTTP server adds to the bare pool at p50, p95 and p99, and the effect of the interpreter lock.
 
     python tests/benchmarks/server_cost.py [--rate 150] [--blocks 20] [--requests 50] [--rows 200] [--sizes student]
 

@@ -1,4 +1,4 @@
-"""What shadowing costs the champion's clients: two servers of one bundle, one of them with a challenger.
+"""Cost of shadowing for the champion's clients: two servers of one bundle, one of them with a challenger.
 
     python tests/benchmarks/shadow.py [--requests 2000] [--slow-ms 0]
 

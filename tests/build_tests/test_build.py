@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -557,3 +558,23 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert not (early / TRAINING).exists() and (early / "model.pt").exists()
     found = Fitted.load(end).model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_part_of_a_training_that_is_in_the_cache_to_its_end_is_not_trained(task_of: TaskOf) -> None:
+    task = task_of("dlrm")
+    whole = replace(_reshaped("dlrm")["student"], distillation=Distillation(2.0, 0.5, 2, seed=8))
+    assert whole.early is not None
+    fit(task, whole, _silent)
+    found = fit(task, whole.early, _silent)
+    assert found.whole and found.reused
+    assert not weights_folder(task, open_once(task, _silent), whole.early).exists()
+
+
+def test_the_newest_states_of_stopped_trainings_are_kept(tmp_path: Path) -> None:
+    for number in range(12):
+        file = tmp_path / f"w{number}" / TRAINING
+        file.parent.mkdir()
+        file.touch()
+        os.utime(file, (number, number))
+    weights_stage._forget_trainings(tmp_path)
+    assert {file.parent.name for file in tmp_path.glob(f"*/{TRAINING}")} == {f"w{number}" for number in range(4, 12)}

@@ -77,7 +77,7 @@ class Shop:
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def decide(self) -> dict[str, Any]:
-        """What a watch decides of the newest checkpoint; its status tells the same."""
+        """Return the decision of a watch on the newest checkpoint, which its status agrees with."""
         process = self.watch()
         out, err = process.communicate(timeout=600)
         assert out, err

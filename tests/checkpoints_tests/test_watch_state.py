@@ -22,7 +22,7 @@ class KilledError(BaseException):
 
 
 class World:
-    """What outlasts a kill: files and a registry; and instants at which a process is killed, each once.
+    """Files and a registry, which outlast a kill; and instants at which a process is killed, each once.
 
     A checkpoint's name tells what is wrong with it: "bad" is refused when it is built, "odd" when it is shadowed, and
     "same" is the champion's own.

@@ -46,7 +46,7 @@ def first(decisions: list[Decision], reason: Reason) -> Decision:
 
 
 def test_a_slow_rise_is_followed_when_the_mean_of_the_stable_window_reaches_the_capacity() -> None:
-    """After a step from 10 to 16 requests/s the mean of 60 s is 10 + 6 t / 60, above 12 from t = 20 on."""
+    """The mean of 60 s, after a step from 10 to 16 requests/s, is 10 + 6 t / 60, above 12 from t = 20 on."""
     plan = ControlPlan((option("one", 1, 12.0), option("one", 2, 30.0)))
     found = play(plan, WINDOWS, [10] * 120 + [16] * 120)
     assert first(found, Reason.CALM).now_s == 60, "it begins with the most, which is held for a stable window"
@@ -56,7 +56,7 @@ def test_a_slow_rise_is_followed_when_the_mean_of_the_stable_window_reaches_the_
 
 
 def test_a_surge_starts_a_panic_when_the_mean_of_the_panic_window_is_twice_the_capacity() -> None:
-    """After a step from 10 to 34 the mean of 6 s is 10 + 4 t, 24 from t = 3.5 on; it is 34 after 6 s."""
+    """The mean of 6 s, after a step from 10 to 34, is 10 + 4 t, 24 from t = 3.5 on; it is 34 after 6 s."""
     plan = ControlPlan((option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0)))
     found = play(plan, WINDOWS, [10] * 120 + [34] * 20 + [10] * 200)
     up = first(found, Reason.PANIC)

@@ -59,7 +59,7 @@ def test_a_curve_serves_every_training_and_every_path_of_requests(jobs: MeterJob
 
 
 def test_the_models_own_weights_have_the_baselines_curve(jobs: MeterJobs, tmp_path: Path) -> None:
-    """Whether their precision is said of each group or of none; narrow widths have a curve of their own."""
+    """Their precision may be said of each group or of none; narrow widths have a curve of their own."""
     model = cost_model(jobs, tmp_path)
     told = Candidate(precision=Precision((("mlp", "fp32"),)))
     assert not model.missing(told) and model.curves(told) == model.curves(BASELINE)
@@ -77,7 +77,8 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
 def test_transport_is_measured_once_and_slows_both_sides(
     jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the machine's reference speed: it was half as fast when the transport was measured, which takes 2 ms there."""
+    """The reference speed of the machine counts, at which the transport takes 2 ms: when it was measured, the machine
+    was half as fast."""
     traffic = jobs.config.traffic.model_copy(update={"through": "http"})
     through = replace(jobs, config=jobs.config.model_copy(update={"traffic": traffic}))
     asked: list[object] = []

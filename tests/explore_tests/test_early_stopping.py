@@ -34,7 +34,7 @@ def test_losses_on_a_line_are_continued(early: list[float], slope: float, interc
 
 
 def test_the_least_loss_is_that_of_the_luckiest_tenth() -> None:
-    """Without a slope, the tenth per cent of all ends; a slope that falls counts as none."""
+    """The least loss is the tenth percentile of all ends where there is no slope; one that falls counts as none."""
     ends = np.random.default_rng(0).normal(size=50)
     for early in (np.zeros(50), -np.sort(ends)):
         found = loss_at_the_end(list(zip(early, np.sort(ends), strict=True)), 3.0)

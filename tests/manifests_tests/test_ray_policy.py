@@ -105,7 +105,7 @@ def test_the_policy_needs_the_standard_library_alone(tmp_path: Path) -> None:
 
 
 def test_a_replica_holds_the_requests_of_a_queue_at_the_slo() -> None:
-    """In M/M/1 the latency is exponential at rate mu - lambda: the highest rate whose p95 is 20 ms gives the mean."""
+    """The latency of M/M/1 is exponential at rate mu - lambda: the highest rate whose p95 is 20 ms gives the mean."""
     rate = 450.0
     served = served_plan(plan_of([Kind(process_rps=rate)], [(0, 1)], utilisation=0.9))  # no headroom
     mu = rate - np.log(0.05) / 0.020

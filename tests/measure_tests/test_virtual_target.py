@@ -54,7 +54,7 @@ def test_a_whole_visit_runs_on_virtual_time() -> None:
 
 @pytest.mark.parametrize(("transport_ms", "service_ms"), [(0.5, 0.2), (0.2, 0.5), (0.0, 0.5)])
 def test_transport_and_pool_are_queues_in_a_row(transport_ms: float, service_ms: float) -> None:
-    """Of two deterministic servers in a row only the slower one makes requests wait, as an M/D/1 queue does (Friedman
+    """The slower one of two deterministic servers in a row alone makes requests wait, as an M/D/1 queue does (Friedman
     1965); alone a request takes both times, and no more of them pass than the slower one lets."""
     target = VirtualTarget(Placement(), [lambda rows, idle_ns, busy: 1e6 * service_ms], 4, transport_ms)
     requests, slower = requests_of([10] * 60_000), max(transport_ms, service_ms)

@@ -107,7 +107,7 @@ def test_the_time_of_children_is_our_own(machine: Machine, monkeypatch: pytest.M
 
 
 def test_the_cpu_time_of_another_process_is_what_it_says_itself() -> None:
-    """Of all its threads; none once it has ended."""
+    """The time is of all threads of a process, and none once it has ended."""
     burn = "while time.process_time() < 0.05: pass"
     code = f"import sys, time\n{burn}\nprint(time.process_time(), flush=True)\nsys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:

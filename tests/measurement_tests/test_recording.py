@@ -332,7 +332,7 @@ def test_a_time_spent_elsewhere_is_added_to_every_latency_of_both_sides(overhead
 
 
 def test_the_interval_with_overhead_is_a_bootstrap_of_the_sums() -> None:
-    """By resamples of our own: a normal interval of the ratio's logarithm, of one visit."""
+    """The oracle has resamples of its own: a normal interval of the ratio's logarithm, of one visit."""
     ours, theirs, overhead_ms = shuffled(700, (20, 35), 1), 3 * shuffled(700, (20, 35), 2), 250.0
     searches = by_hand(ours, theirs, overhead_ms=overhead_ms).with_overhead
     assert searches is not None
@@ -355,7 +355,7 @@ def test_a_p99_with_overhead_is_there_where_the_measured_one_is() -> None:
 
 @pytest.mark.parametrize(("slo_ms", "overhead_ms"), [(None, 0.0), (None, 1.5), (9.0, 1.5)])
 def test_the_slo_covers_the_overhead(slo_ms: float | None, overhead_ms: float) -> None:
-    """What is left to the measured part: the given SLO less the overhead, or twice the whole less the overhead."""
+    """The measured part has what is left: the given SLO less the overhead, or twice the whole less the overhead."""
     kept = replace(recording(slo_ms=slo_ms, visits=1), overhead_ms=overhead_ms)
     p95 = np.percentile(kept.visits[0].timings.kept().baseline, 95, method="inverted_cdf")
     limit = 9.0 - 1.5 if slo_ms else 2 * (p95 + overhead_ms) - overhead_ms
@@ -366,7 +366,7 @@ def test_the_slo_covers_the_overhead(slo_ms: float | None, overhead_ms: float) -
 
 
 def test_earlier_benchmarks_say_how_unsure_a_ratio_with_overhead_is() -> None:
-    """By their own ratios with overhead: those without vary more."""
+    """Visits vary by their own ratios with overhead; those without vary more."""
     kept = replace(recording(visits=1), overhead_ms=5.0)
     noisy, _ = kept.summarize(RatioNoise(p95=VisitNoise(4.0, 6), with_overhead=LatencyNoise(p95=VisitNoise(0.25, 6))))
     assert noisy.with_overhead is not None

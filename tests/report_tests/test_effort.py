@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from objectives.records import EarlyLoss
 from search.report.data import hypervolume_curves
 from search.report.effort import (
+    early_sentence,
     effort_figure,
     seconds_by_stage,
     simulation_figure,
@@ -75,3 +78,22 @@ def test_what_a_final_benchmark_passed_over_adds_no_hypervolume(front_document: 
     best["passed_over"] = True
     after = hypervolume_curves(read_front(front_document))[0].hypervolume[-1]
     assert 0 <= after < before
+
+
+def test_the_report_says_how_often_stopping_was_wrong(front_document: dict[str, Any]) -> None:
+    """Weights count once, whose other placements may have reached the front."""
+    front = read_front(front_document)
+    assert early_sentence(front) == ""
+    on, off = next(row for row in front.rows if row.on_front), next(row for row in front.rows if not row.on_front)
+    prunable = EarlyLoss(0.3, 0.2, 0.1, True)
+    rows = [
+        replace(off, weights="w1", widths={}, early=prunable),
+        replace(off, weights="w1", widths={}, early=prunable),
+        replace(off, weights="w2", widths={}, early=prunable),
+        replace(off, weights="w3", widths={"mlp": "fp32"}, early=prunable),
+        replace(off, weights="w4", widths={"mlp": "fp32"}, early=prunable),
+        replace(on, weights="w4", early=None),
+        replace(off, weights="w5", widths={}, early=EarlyLoss(0.0)),
+    ]
+    said = early_sentence(replace(front, rows=tuple(rows)))
+    assert "2 trainings were stopped; 2 of no better" in said and "1 of them entered the front" in said

@@ -215,7 +215,7 @@ def test_both_curves_end_at_the_hypervolume_of_the_document(front_document: Docu
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_each_source_gained_is_what_its_trials_added(front_document: Document, which: int) -> None:
-    """Against the hypervolume of all trials until then less that of those before, by the function for whole fronts."""
+    """The oracle is the hypervolume of all trials until then less that of those before, each as a whole front."""
     sources = get_args(Source)
     for row in front_document["rows"]:
         row["source"] = sources[row["trial"] % len(sources)]

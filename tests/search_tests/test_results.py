@@ -45,7 +45,7 @@ def test_losses_closer_than_the_resolution_count_as_equal(resolution: float, fro
 
 
 def test_the_source_of_a_trial_is_what_proposed_it() -> None:
-    """Also of one that was interrupted and asked for again."""
+    """One that was interrupted and asked for again keeps its source."""
     config, space = load("ml-100k"), small_space()
     study = Study("s", in_memory(), config.objectives, Limits(0.01), 0)
     first, second = space.starts()[:2]

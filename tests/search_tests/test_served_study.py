@@ -78,7 +78,7 @@ class Served:
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
     def command(self, name: str, *options: str, status: int = 0) -> tuple[str, str]:
-        """What a command prints on both streams."""
+        """Output of a command on both streams."""
         done = subprocess.run(
             [sys.executable, "-m", "leanrec", name, str(self.study), *options],
             env=self.environment, cwd=self.home, capture_output=True, text=True, timeout=500,
@@ -133,7 +133,7 @@ def test_every_number_says_that_it_came_through_http(served: Served, front: dict
 
 
 def test_ratios_with_overhead_are_those_of_the_sums(served: Served, front: dict[str, Any]) -> None:
-    """By the raw timings: every latency of both sides is 2 ms longer."""
+    """The raw timings tell: every latency of both sides is 2 ms longer."""
     for row in front["rows"]:
         if row["state"] != "complete":
             continue

@@ -1,4 +1,4 @@
-"""What KServe's own REST client gets from a server, as JSON: run with the interpreter that has it, not by pytest.
+"""Answers that KServe's own REST client gets from a server, as JSON: run by the interpreter that has it, not by pytest.
 
 `python kserve_script.py HOST:PORT MODEL VERSION REQUEST.npz`: the request's arrays by input name.
 """

@@ -25,7 +25,7 @@ AWAY, GONE = OSError("away"), ValueError("gone")
     ],
 )
 def test_another_folder_is_asked_for_once(found: list[Path | Exception], verifies: bool, asked: list[Path]) -> None:
-    """Where the bundle does not verify, the first folder stays the one that is served."""
+    """The first folder stays the one that is served where the new bundle does not verify."""
     looks, served, wanted, said = iter(found), [A], list[Path](), list[str]()
     last: list[Path] = []
 

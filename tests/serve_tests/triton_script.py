@@ -1,4 +1,4 @@
-"""What Triton's own HTTP client gets from a server, as JSON: run with the interpreter that has it, not by pytest.
+"""Answers that Triton's own HTTP client gets from a server, as JSON: run by the interpreter that has it, not by pytest.
 
 `python triton_script.py HOST:PORT MODEL VERSION REQUEST.npz`: the request's arrays by input name.
 """

@@ -55,7 +55,7 @@ def test_each_policy_takes_what_its_rule_says(loads: list[Load], turn: int, rows
 
 
 def test_two_choices_draw_every_pair_alike() -> None:
-    """With one empty replica of five, a pair holds it with probability 2/5; the rest is shared evenly."""
+    """A pair holds the one empty replica of five with probability 2/5; the rest is shared evenly."""
     policy, count = two_choices(7), 20_000
     found = np.bincount([policy(turn, [Load(1, 1)] * 4 + [Load(0, 0)], 1) for turn in range(count)], minlength=5)
     error = 4 * math.sqrt(0.4 * 0.6 / count)
@@ -110,7 +110,7 @@ def test_one_replica_is_m_m_1_under_every_policy() -> None:
 
 
 def test_dealing_in_turn_is_e_c_m_1_and_least_outstanding_lies_between_it_and_m_m_c() -> None:
-    """In turn, each of two replicas is E2/M/1: its mean time is 1 / (1 - s) with s the root of s = A(1 - s), A being
+    """Each of two replicas in turn is E2/M/1: its mean time is 1 / (1 - s) with s the root of s = A(1 - s), A being
     the transform of an Erlang-2 gap (Kleinrock 1975). A common queue, M/M/c, bounds all policies from below."""
     random, rho, count = np.random.default_rng(1), 0.8, 40_000
     gaps, service = random.exponential(1 / (2 * rho), count), random.exponential(1.0, count)

@@ -42,7 +42,7 @@ def compared(champion: Scorer, challenger: Scorer, requests: int = 1) -> ShadowS
 
 
 def test_both_run_each_request_in_an_order_that_no_traffic_follows() -> None:
-    """Of clients that send by turns, every second request finds warm caches: the order is independent of that."""
+    """Every second request of clients that send by turns finds warm caches: the order is independent of that."""
     order: list[Any] = []
     champion, challenger = Scorer(SERVED, order), Scorer(SERVED + 1, order)
     state = compared(champion, challenger, 800)

@@ -53,7 +53,7 @@ def test_a_challenger_that_is_three_times_slower_has_that_ratio() -> None:
 
 
 def test_a_challenger_as_fast_as_the_champion_has_1_in_its_interval() -> None:
-    """At 95% confidence, a few of 40 intervals miss it."""
+    """A few of 40 intervals at 95% confidence miss it."""
     rng = np.random.default_rng(2)
     found = [summarize(shadowed(*rng.lognormal(size=(2, 500)))).p95_ratio_interval for _ in range(40)]
     assert sum(one is not None and one[0] <= 1 <= one[1] for one in found) >= 34

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """What is seen of a server.
+    """Observation of a server.
 
     now_s: seconds since the plan's start
     arrived: requests since the server's start, refused ones too

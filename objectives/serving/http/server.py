@@ -84,18 +84,7 @@ def serve(
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
-        config = uvicorn.Config(
-            endpoints.app(),
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=limits.drain_seconds,
-        )
+        config = _config(endpoints, limits)
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
@@ -105,6 +94,21 @@ def serve(
     if not left:
         inference.slot.model.close()
     return not left
+
+
+def _config(endpoints: Endpoints, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        endpoints.app(),
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=limits.drain_seconds,
+    )
 
 
 async def _run(

@@ -14,7 +14,7 @@ _WORD = (1 << 64) - 1
 
 
 class Load(Protocol):
-    """What is outstanding on a replica."""
+    """Work that is outstanding on a replica."""
 
     rows: int
     requests: int

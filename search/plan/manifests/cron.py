@@ -21,7 +21,7 @@ _DAY, _WEEK = 24 * 60, 7 * 24 * 60  # minutes
 
 @dataclass(frozen=True)
 class CronTrigger:
-    """So many processes from the moments of one cron expression to those of another."""
+    """Number of processes from the moments of one cron expression to those of another."""
 
     start: str
     end: str

@@ -1,4 +1,4 @@
-"""What a plan serves: the offers that it uses, as processes of `leanrec serve`, and their load."""
+"""Deployments of a plan: the offers that it uses, as processes of `leanrec serve`, and their load."""
 
 from __future__ import annotations
 

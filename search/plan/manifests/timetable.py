@@ -1,4 +1,4 @@
-"""When a plan applies, and what it wants of a quantity over time."""
+"""Dates on which a plan applies, and quantities of it over time."""
 
 from __future__ import annotations
 

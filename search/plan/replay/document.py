@@ -18,7 +18,7 @@ _INTERVALS = 120
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayInterval:
-    """What a machine did in an interval.
+    """Record of a machine in an interval.
 
     start_s: of the compressed time
     option, replicas, loss, capacity_rps: of what served at its end
