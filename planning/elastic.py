@@ -82,7 +82,7 @@ def policies(plan: ControlPlan) -> dict[str, ControlPlan]:
     def static(rate: float) -> ControlPlan:
         option = choose(plan.options, rate, 0.0)
         assert option is not None, "a plan has an option"
-        return ControlPlan((plan.options[option],))
+        return replace(plan, options=(plan.options[option],), phases=(), repeat_s=None)
 
     return {
         STATIC_MEAN: static(float(np.mean(rates))),
@@ -130,7 +130,7 @@ class _Machine:
         self._decisions: list[Decision] = []
         self._latency: list[Floats] = []
         self._options: list[NDArray[np.int64]] = []
-        self._arrived = 0
+        self._arrived = self._ended = self._late = 0
         self._serve(Segment(0.0, 0.0, self._state.option))
 
     def advance(self, second: float) -> None:
@@ -149,6 +149,7 @@ class _Machine:
         now_ns = max(due_ns, self._pool.free_ns)
         self._pool.advance(now_ns)
         self._pool.submit(rows, now_ns)
+        self._unanswered.append(len(self._due))
         self._due.append(due_ns)
         self._arrived += 1
 
@@ -163,7 +164,10 @@ class _Machine:
 
     def _tick(self, second: float) -> None:
         self._pool.advance(second * 1e9)
-        seen = Observation(second, self._arrived, self._pool.queued, self._segments[-1].option)
+        self._count_answers()
+        seen = Observation(
+            second, self._arrived, self._pool.queued, self._segments[-1].option, ended=self._ended, late=self._late
+        )
         self._state, decision = decide(self._plan, self._windows, self._state, seen)
         if decision.reason is not Reason.STEADY:
             self._decisions.append(decision)
@@ -175,7 +179,16 @@ class _Machine:
         option = self._plan.options[segment.option]
         self._pool = VirtualPool(limited(option.placement), self._service(option))
         self._due: list[int] = []
+        self._unanswered: list[int] = []
         self._segments.append(segment)
+
+    def _count_answers(self) -> None:
+        """Count the answers since the last call; those of a model that no longer serves are left out."""
+        ended = {number: self._pool.answer_ns(number) for number in self._unanswered}
+        self._unanswered = [number for number, at_ns in ended.items() if at_ns is None]
+        done = [(at_ns - self._due[number]) / 1e6 for number, at_ns in ended.items() if at_ns is not None]
+        self._ended += len(done)
+        self._late += sum(latency > self._plan.slo_ms for latency in done)
 
     def _end_segment(self) -> None:
         found = self._pool.finish()

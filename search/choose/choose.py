@@ -36,6 +36,14 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class Unconfirmed:
+    """A point that was not confirmed, and why; `loss` is what test said, None where it was not evaluated there."""
+
+    reason: str
+    loss: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelKey:
     """A model as it is scored: the file, where it runs, and the width that it computes in."""
 
@@ -76,36 +84,46 @@ def confirm(
         NothingConfirmedError: no finalist was confirmed; the message has the nearest.
     """
     nearest: str | None = None
-    say = pairs.console.say
-    for point, ours in candidates[:MOST_LOOKS]:
-        name, (artifact, candidate) = f"trial {point.trial}", ours
-        say(f"{name}: timing over a long window")
-        try:
-            timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording(f"confirm-{point.trial}"))
-        except JobError as error:
-            say(f"{name}: not timed: {error}")
-            continue
-        if (broken := policy.broken(measured_bounds(timed.latency, timed.throughput, timed.footprint))) is not None:
-            say(f"{name}: over a long window {broken}")
-            continue
-        places = tuple(instance_group.place for instance_group in candidate.placement.instance_groups)
-        model = ModelKey(artifact.key, places, candidate.precision.compute)
-        look = next((before.look for before in looks if before.model == model), len(looks) + 1)
-        quality = pairs.evaluate(ours, "test", confidence_of(look))
-        if look > len(looks):
-            looks.append(Look(look, point.trial, model, quality))
-        loss = ranged(quality.loss, quality.loss_interval, "+.2%")
-        told = f"loss on test {loss} at {quality.confidence:.1%} (look {look})"
-        unproved = policy.limits.unproved(quality)
-        if unproved is None:
-            say(f"{name}: {told}: confirmed")
-            measurement = Measurement(quality, timed.latency, timed.throughput, timed.footprint)
-            return point, Confirmed(measurement, len(looks))
-        say(f"{name}: {told}: not confirmed: {unproved}")
-        nearest = nearest or told
+    for point, side in candidates[:MOST_LOOKS]:
+        found = try_point(pairs, point, side, looks, policy)
+        if isinstance(found, Confirmed):
+            return point, found
+        nearest = nearest or found.loss
     if nearest is None:
         raise NothingConfirmedError("no point of the front keeps the policy")
     raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
+
+
+def try_point(
+    pairs: PairedComparison, point: Point, side: Side, looks: list[Look], policy: Policy
+) -> Confirmed | Unconfirmed:
+    """Benchmark a point over a long window, and evaluate it on test where that keeps the policy; `looks` is as in
+    `confirm`.
+    """
+    say = pairs.console.say
+    name, (artifact, candidate) = f"trial {point.trial}", side
+    say(f"{name}: timing over a long window")
+    try:
+        timed = pairs.benchmark(side, "confirm", pairs.jobs.recording(f"confirm-{point.trial}"))
+    except JobError as error:
+        say(f"{name}: not timed: {error}")
+        return Unconfirmed(f"not timed: {error}")
+    if (broken := policy.broken(measured_bounds(timed.latency, timed.throughput, timed.footprint))) is not None:
+        say(f"{name}: over a long window {broken}")
+        return Unconfirmed(f"over a long window {broken}")
+    places = tuple(instance_group.place for instance_group in candidate.placement.instance_groups)
+    model = ModelKey(artifact.key, places, candidate.precision.compute)
+    look = next((before.look for before in looks if before.model == model), len(looks) + 1)
+    quality = pairs.evaluate(side, "test", confidence_of(look))
+    if look > len(looks):
+        looks.append(Look(look, point.trial, model, quality))
+    loss = ranged(quality.loss, quality.loss_interval, "+.2%")
+    told = f"loss on test {loss} at {quality.confidence:.1%} (look {look})"
+    if (unproved := policy.limits.unproved(quality)) is not None:
+        say(f"{name}: {told}: not confirmed: {unproved}")
+        return Unconfirmed(f"{told}: {unproved}", told)
+    say(f"{name}: {told}: confirmed")
+    return Confirmed(Measurement(quality, timed.latency, timed.throughput, timed.footprint), len(looks))
 
 
 def reason(point: Point, confirmed: Confirmed, policy: Policy, finalists: int) -> str:
@@ -120,11 +138,15 @@ def reason(point: Point, confirmed: Confirmed, policy: Policy, finalists: int) -
 
 def choice(point: Point, confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Choice:
     """The record of a confirmed point whose bundle is written."""
+    return Choice(str(bundle), point, confirmation(confirmed), confirmed.control, why, registered)
+
+
+def confirmation(confirmed: Confirmed) -> Confirmation:
+    """The numbers of a confirmed point."""
     measured = confirmed.measurement
-    confirmation = Confirmation(
+    return Confirmation(
         **fields_in(Confirmation, numbers_of(measured)),
         looks=confirmed.looks,
         warnings=tuple(interference_warnings(measured.latency)),
         tuned_baseline=confirmed.tuned,
     )
-    return Choice(str(bundle), point, confirmation, confirmed.control, why, registered)

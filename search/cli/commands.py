@@ -147,59 +147,6 @@ def bench(options: argparse.Namespace) -> int:
     return DONE if found.valid else FAILED
 
 
-def remeasure(options: argparse.Namespace) -> int:
-    from search.choose.remeasure import FILE, all_failed, conclusion, remeasured_table
-    from search.choose.remeasure import remeasure as time_again
-    from search.locking import locked, stoppable
-    from search.workers.processes import open_workers
-
-    console, session = _console(options), _existing(options)
-    name, home = session.config.name, session.home
-    with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
-        found = time_again(session, workers, console)
-    console.result(found, remeasured_table(found), conclusion(found), f"written: {home.reports(name) / FILE}")
-    return FAILED if all_failed(found) else DONE
-
-
-def ablate(options: argparse.Namespace) -> int:
-    from search.ablation import ablation
-    from search.ablation.records import FACT, FACT_FILE
-    from search.locking import locked, stoppable
-    from search.report.ablation import ablation_table
-    from search.workers.processes import open_workers
-
-    console, session = _console(options), _existing(options)
-    name, home = session.config.name, session.home
-    with locked(home, name), stoppable():
-        try:
-            with open_workers(home.logs(name)) as workers:
-                found = ablation.ablate(session, options.trial, workers, console)
-        finally:
-            if FACT in session.study.facts:
-                session.level(console)
-    verdicts = [f"- {part.label}: {part.verdict}" for part in found.techniques]
-    control = [] if found.control is None else [found.control.sentence]
-    written = f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}"
-    console.result(found, ablation_table(found), *verdicts, *control, written)
-    return FAILED if ablation.nothing_measured(found) else DONE
-
-
-def build(options: argparse.Namespace) -> int:
-    from search.choose.bundles import is_registered
-    from search.choose.rebuild import read_recipe, rebuild
-    from search.locking import locked, stoppable
-
-    console, home = _console(options), _home(options)
-    recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
-    in_place = home.reports(recipe.config.name) / "bundle" if is_registered(options.bundle) else recipe.bundle.folder
-    out = Path(options.out).resolve() if options.out else in_place
-    home.claim()
-    with locked(home, recipe.config.name), stoppable():
-        found = rebuild(recipe, home, out, console)
-    console.result(found, found.reason, *([f"bundle: {out}"] if found.accepted else []))
-    return DONE if found.accepted else FAILED
-
-
 def doctor(options: argparse.Namespace) -> int:
     from search.cli.doctor import diagnose, lines, tables
     from spaces.serialization import to_plain
@@ -256,33 +203,6 @@ def report(options: argparse.Namespace) -> int:
         files.append(picture)
     written = [str(file) for file in files]
     console.result({"files": written}, *written)
-    return DONE
-
-
-def choose(options: argparse.Namespace) -> int:
-    from search.choose import run as choose_run
-    from search.choose.policy import LIMITED, Policy
-    from search.request_path import path_sentences
-    from search.results import choice_json
-
-    console, session = _console(options), _existing(options)
-    tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
-    limits = {name: getattr(options, name) for name in LIMITED}
-    policy = Policy(tolerated, prefer=options.prefer, slices=dict(session.config.quality.slices), **limits)
-    out = Path(options.out).resolve() if options.out else None
-    chosen = choose_run.choose(session, policy, out, console)
-    confirmed = chosen.confirmed
-    console.warn(*confirmed.warnings)
-    console.result(
-        choice_json(chosen),
-        chosen.reason,
-        f"p95 {confirmed.p95_ratio:.3f} of the baseline's, service p50 {confirmed.service_p50_ratio:.3f}, "
-        f"throughput {confirmed.throughput_ratio:.2f}x, capacity {confirmed.capacity_ratio:.2f}x",
-        *path_sentences(confirmed.through, confirmed.with_overhead),
-        *([] if chosen.control is None else [chosen.control.sentence]),
-        f"bundle: {chosen.bundle}",
-        f"next: leanrec verify {chosen.bundle}",
-    )
     return DONE
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
-from search.cli import checkpoints, commands, planning
+from search.cli import checkpoints, choosing, commands, planning
 from search.cli.argument_types import above_zero, at_least_one, count, moment, share, tolerated, windows
 from search.cli.checkpoint_options import add_promotion_options, add_shadowing_options, add_watch_options
 from search.cli.commands import FAILED
@@ -130,6 +130,12 @@ def _balance(balancing: argparse.ArgumentParser) -> None:
     balancing.add_argument("--policy", choices=planning.BALANCING, default="two-choices")
     balancing.add_argument("--host", default="127.0.0.1", help="address to listen on")
     balancing.add_argument("--port", type=count, default=8080, help="port to listen on")
+    balancing.add_argument(
+        "--timeout",
+        type=above_zero,
+        default=5.0,
+        help="seconds without an answer, then another server is asked (default 5)",
+    )
     balancing.add_argument("--out", metavar="FILE", help="where the configuration goes (default: standard output)")
 
 
@@ -162,27 +168,37 @@ def _of_a_study(add: _Add) -> None:
     add("front", "the Pareto front of a study", commands.front)
     reporting = add("report", "write a study's report, one HTML file", commands.report)
     reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
-    choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
-    choosing.add_argument("--p95-ms", type=above_zero, help="the highest p95 that is good enough, in milliseconds")
-    choosing.add_argument("--p95-ratio", type=above_zero, help="the same as a share of the baseline's")
-    choosing.add_argument(
+    chooser = add("choose", "confirm finalists on test, write and register a bundle", choosing.choose)
+    chooser.add_argument("--p95-ms", type=above_zero, help="the highest p95 that is good enough, in milliseconds")
+    chooser.add_argument("--p95-ratio", type=above_zero, help="the same as a share of the baseline's")
+    chooser.add_argument(
         "--throughput-rps", type=above_zero, help="the lowest throughput that is good enough, in requests per second"
     )
-    choosing.add_argument("--throughput-ratio", type=above_zero, help="the same as a multiple of the baseline's")
-    choosing.add_argument("--memory-mb", type=above_zero, help="the highest peak memory of a process, in 10^6 bytes")
-    choosing.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
-    choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
-    choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
+    chooser.add_argument("--throughput-ratio", type=above_zero, help="the same as a multiple of the baseline's")
+    chooser.add_argument("--memory-mb", type=above_zero, help="the highest peak memory of a process, in 10^6 bytes")
+    chooser.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
+    chooser.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
+    chooser.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
+    _bundle(add("bundle", "confirm given points on test, and write a bundle of each", choosing.bundle))
     what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
-    add("ablate", what, commands.ablate).add_argument(
+    add("ablate", what, choosing.ablate).add_argument(
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
     _plan(add("plan", "which points of the front serve when, on how many machines", planning.plan))
     _replay(add("replay", "a trace on one machine of a plan, policy by policy: simulated, and served", planning.replay))
-    add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
+    add("remeasure", "time the front's artifacts again on this machine", choosing.remeasure)
     promoting = "make the challenger the champion, if its shadowing keeps a policy"
     add_promotion_options(add("promote", promoting, checkpoints.promote))
     add_watch_options(add("watch", "build, shadow and promote each new checkpoint, or refuse it", checkpoints.watch))
+
+
+def _bundle(bundling: argparse.ArgumentParser) -> None:
+    bundling.add_argument(
+        "--trial", type=int, nargs="+", default=[], metavar="N", help="measured trials, on the front or not"
+    )
+    bundling.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan: every point that it serves")
+    bundling.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
+    bundling.add_argument("--out", metavar="DIR", help="gets a folder trial-N each (default: reports/STUDY/bundles)")
 
 
 def _plan(planned: argparse.ArgumentParser) -> None:
@@ -298,7 +314,7 @@ def _of_a_bundle(add: _Add) -> None:
         "--timeline", metavar="FILE", help="decisions and their reasons are added to it, as JSON lines"
     )
     add_shadowing_options(serving)
-    building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)
+    building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", choosing.build)
     building.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"
     )

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import re
+import shlex
 import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -90,6 +91,7 @@ def plan(options: argparse.Namespace) -> int:
         console_table(f"Plan of {name}", plan_columns(found), stretches(found.phases, found.phase_seconds)),
         console_table("Policies on the held-out phases", POLICY_COLUMNS, found.policies),
         f"written: {out / FILE}, {out / PAGE}",
+        f"next: leanrec bundle {shlex.join([*console.study_arguments, '--plan', str(out / FILE)])}",
     )
     return DONE
 
@@ -155,7 +157,7 @@ def balance(options: argparse.Namespace) -> int:
     from objectives.store import written_whole
     from search.plan.haproxy import configuration, read_servers
 
-    text = configuration(read_servers(options.urls), options.policy, options.host, options.port)
+    text = configuration(read_servers(options.urls), options.policy, options.host, options.port, options.timeout)
     if options.out is None:
         sys.stdout.write(json.dumps({"configuration": text}) + "\n" if options.json else text)
         return DONE

@@ -99,10 +99,10 @@ class Ledger:
         found: list[RunPages] = []
         return found[0] if self._try(lambda: found.append(self._open().pages(ui, trials))) else RunPages()
 
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Log a file or a folder as an artifact of the parent run."""
+    def log_file(self, path: Path, folder: str | None = None, trial: int | None = None) -> None:
+        """Log a file or a folder as an artifact of the parent run, or of a trial's."""
         if self._runs is not None:
-            self._try(partial(self._runs.log_file, path, folder))
+            self._try(partial(self._runs.log_file, path, folder, trial))
 
     def register(
         self, name: str, bundle: Path, trial: int, tags: Mapping[str, str], metrics: Mapping[str, float]

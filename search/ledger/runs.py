@@ -106,10 +106,12 @@ class StudyRuns:
                 self._write_effect(name, number, effect)
         self._end_parent(trials, facts.front, links)
 
-    def log_file(self, path: Path, folder: str | None) -> None:
-        """Log a file or a folder as an artifact of the parent run."""
-        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        log(self._parent, str(path), folder)
+    def log_file(self, path: Path, folder: str | None, trial: int | None = None) -> None:
+        """Log a file or a folder as an artifact of the parent run, or of a trial's where it has one."""
+        run = self._parent if trial is None else self.run_of(trial)
+        if run is not None:
+            log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            log(run, str(path), folder)
 
     def pages(self, ui: str, trials: Iterable[int]) -> RunPages:
         """Return the addresses of the study's run and of these trials' in MLflow's UI."""

@@ -55,15 +55,16 @@ def _server(text: str) -> BalancedServer:
     return BalancedServer(str(parts.hostname), port, factor)
 
 
-def configuration(servers: Sequence[BalancedServer], policy: str, host: str, port: int) -> str:
+def configuration(servers: Sequence[BalancedServer], policy: str, host: str, port: int, timeout_s: float) -> str:
     """Return the configuration.
 
-    Scores depend on nothing but the request, so that a request whose server is gone, or refuses it, may be sent to
+    Scores depend on nothing but the request, so that a request whose server is gone, hangs or refuses it may be sent to
     another one. What refuses for want of room is not ejected: under overload all would be.
 
     Args:
         policy: one of POLICIES
         host, port: to listen on
+        timeout_s: seconds without an answer after which a request is sent to another server
 
     Raises:
         ConfigError: the host is no address.
@@ -76,7 +77,11 @@ def configuration(servers: Sequence[BalancedServer], policy: str, host: str, por
         for number, server in enumerate(servers)
     ]
     return _TEMPLATE.format(
-        bind=_address(host, port), policy=POLICIES[policy], held=_HELD_BYTES, servers="\n".join(lines)
+        bind=_address(host, port),
+        policy=POLICIES[policy],
+        held=_HELD_BYTES,
+        timeout=round(timeout_s * 1e3),
+        servers="\n".join(lines),
     )
 
 
@@ -94,7 +99,7 @@ defaults
     mode http
     timeout connect 500ms
     timeout client 75s
-    timeout server 60s
+    timeout server {timeout}ms
     timeout http-request 30s
 
 frontend requests
@@ -104,10 +109,10 @@ frontend requests
 
 backend leanrec
     balance {policy}
-    # Twice on another server at most, where one is gone or refuses for want of room.
+    # Twice on another server at most, where one is gone, hangs, or refuses for want of room.
     retries 2
     option redispatch 1
-    retry-on conn-failure empty-response junk-response 503
+    retry-on conn-failure empty-response junk-response response-timeout 503
     # A server that is about to stop is not ready, and answers for half a second more.
     option httpchk
     http-check send meth GET uri /v2/health/ready

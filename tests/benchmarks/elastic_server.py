@@ -55,7 +55,8 @@ def outcomes(log: RequestLog, terms: Terms, windows: Windows) -> dict[str, Machi
         PlannedPhase(rate, offers[at].loss)
         for rate, at in zip(plans.demand_rps.tolist(), plans.offers.tolist(), strict=True)
     )
-    control = ControlPlan(tuple(each for each in options if each.capacity_rps > 0), phases, demand.phase_seconds)
+    usable, allowed = tuple(each for each in options if each.capacity_rps > 0), 1 - OBJECTIVE.percent / 100
+    control = ControlPlan(usable, phases, demand.phase_seconds, slo_ms=OBJECTIVE.slo_ms, allowed_late=allowed)
     first, last = np.searchsorted(trace.seconds, [cut, cut + end_s])
     seconds, rows = trace.seconds[first:last] - cut, trace.rows[first:last]
     named = {each.name: each for each in deployments()}

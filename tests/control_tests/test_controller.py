@@ -6,11 +6,14 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives.serving.control.controller import Decision, Observation, Reason, begin, decide
+from objectives.serving.control.correction import _wilson
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, change, choose
 from objectives.serving.control.windows import Windows
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -28,14 +31,22 @@ OPTIONS = tuple(option("exact", n, 10.0 * n) for n in range(1, 5)) + tuple(
 )
 
 
-def play(plan: ControlPlan, windows: Windows, arrivals: list[int], backlogs: list[int] | None = None) -> list[Decision]:
-    """Decide at each tick, each decision being done at once."""
-    state, serving, total, found = begin(plan, 0.0), None, 0, []
+def play(
+    plan: ControlPlan,
+    windows: Windows,
+    arrivals: list[int],
+    backlogs: list[int] | None = None,
+    late: list[int] | None = None,
+) -> list[Decision]:
+    """Decide at each tick, each decision being done at once; all that arrived is answered, so many of it late."""
+    state, serving, total, late_so_far, found = begin(plan, 0.0), None, 0, 0, []
     serving = state.option
     for tick, arrived in enumerate(arrivals, 1):
         total += arrived
+        late_so_far += 0 if late is None else late[tick - 1]
         backlog = 0 if backlogs is None else backlogs[tick - 1]
-        state, decision = decide(plan, windows, state, Observation(tick * windows.tick_s, total, backlog, serving))
+        seen = Observation(tick * windows.tick_s, total, backlog, serving, ended=total, late=late_so_far)
+        state, decision = decide(plan, windows, state, seen)
         serving = decision.option
         found.append(decision)
     return found
@@ -74,6 +85,54 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
     found = play(plan, WINDOWS, [10] * 110, [0] * 100 + [83] * 5 + [84] * 5)
     up = first(found, Reason.PANIC)
     assert (up.now_s, up.panic_rps) == (106, pytest.approx(24))
+
+
+def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:
+    """10 requests/s on a capacity of 12: with 20 answers, all late, 1.5 times as much is wanted. Those of the second of
+    the load and of the 6 s behind it tell nothing; of the 60 s after them none is late, and each such window takes 5%
+    away."""
+    options = (option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0))
+    plan = ControlPlan(options, (PlannedPhase(10.0, 0.0),), 1000.0)
+    found = play(plan, WINDOWS, [10] * 400, late=[10] * 9 + [0] * 391)
+    up = first(found, Reason.LATE)
+    assert (up.now_s, up.option, up.correction, up.held_rps) == (2, 1, 1.5, 15.0)
+    changes = [(d.now_s, d.correction) for b, d in itertools.pairwise(found) if d.correction != b.correction]
+    assert [now for now, _ in changes] == [2, 9 + 60, 9 + 120, 9 + 180, 9 + 240, 9 + 300, 9 + 360]
+    assert [factor for _, factor in changes] == pytest.approx([1.5 * 0.95**n for n in range(7)])
+    assert first(found, Reason.CALM).now_s == 9 + 300 + 60, "1.5 x 0.95^5 x 10 are below 12, and it is held until then"
+
+
+def test_late_answers_to_more_than_was_to_be_served_and_from_the_queue_behind_it_correct_nothing() -> None:
+    """20 requests/s for 10 s on a capacity of 12 that has no larger one in time, and a queue that goes in 40 s."""
+    plan = ControlPlan((option("one", 1, 12.0), option("one", 2, 100.0)), (PlannedPhase(10.0, 0.0),), 1000.0)
+    windows = Windows(60.0, 6.0, 1.0, panic=1000.0)
+    surge, waits = [10] * 100 + [20] * 10 + [10] * 100, [0] * 102 + [8 * n for n in range(1, 9)] + [64] * 40 + [0] * 60
+    found = play(plan, windows, surge, waits, late=[0] * 103 + [10] * 47 + [0] * 60)
+    assert {decision.correction for decision in found} == {1.0}
+
+
+def test_nothing_is_corrected_where_nothing_larger_could_serve() -> None:
+    found = play(ControlPlan((option("one", 1, 12.0),)), WINDOWS, [10] * 100, late=[10] * 100)
+    assert {decision.correction for decision in found} == {1.0}
+
+
+@pytest.mark.parametrize("ended", [20, 57, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.04, 0.3, 1.0])
+def test_the_interval_of_a_share_is_wilsons(ended: int, share: float) -> None:
+    late = round(share * ended)
+    expected = scipy.stats.binomtest(late, ended).proportion_ci(method="wilson")
+    assert _wilson(late, ended) == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_share_of_late_answers_as_tolerated_is_seldom_corrected(seed: int) -> None:
+    """Of 100 windows of a minute, 600 answers each, of which 5% are late by chance, few are found to be above."""
+    random = np.random.default_rng(seed)
+    plan = ControlPlan((option("one", 1, 12.0), option("one", 2, 1000.0)))
+    late = random.binomial(10, 0.05, 6000).tolist()
+    found = play(plan, WINDOWS, [10] * 6000, late=late)
+    raised = sum(d.correction > b.correction for b, d in itertools.pairwise(found))
+    assert raised <= 10
 
 
 def test_it_degrades_where_no_replicas_suffice_and_recovers() -> None:

@@ -124,6 +124,27 @@ def test_policies_differ_by_what_they_foresee() -> None:
     assert (found[REACTIVE].phases, found[ELASTIC]) == ((), plan)
 
 
+@pytest.mark.parametrize("speed", [1.0, 0.5])
+def test_a_machine_that_is_slower_than_believed_is_given_more_replicas(speed: float) -> None:
+    """5 requests/s of 100 ms keep within 600 ms on one replica; at half speed one is always busy, and two are not."""
+    seconds = np.cumsum(np.random.default_rng(1).exponential(1 / 5, 5 * 400))
+    rows = np.full(len(seconds), 100)
+
+    def slower(one: Option) -> ServiceTime:
+        return lambda *seen: service(one)(*seen) / speed
+
+    plan = ControlPlan(OPTIONS[:2], (PlannedPhase(5.0, 0.0),), 1000.0, slo_ms=600.0)
+    found = simulate_elastic(plan, WINDOWS, seconds, rows, slower)
+    late = found.latency_ms > 600
+    corrected = [each for each in found.decisions if each.reason is Reason.LATE]
+    if speed == 1.0:
+        assert not corrected and late.mean() < 0.05
+    else:
+        assert corrected and late[seconds > 60].mean() < 0.05
+        alone = simulate_elastic(ControlPlan(OPTIONS[:1]), WINDOWS, seconds, rows, slower)
+        assert (alone.latency_ms > 600).mean() > 0.5
+
+
 def test_a_planned_surge_is_served_in_time_where_a_reaction_is_late() -> None:
     plan = ControlPlan(OPTIONS, (PlannedPhase(6.0, 0.0), PlannedPhase(60.0, 0.0), PlannedPhase(6.0, 0.0)), 50.0)
     seconds = even((6, 50), (60, 50), (6, 50))

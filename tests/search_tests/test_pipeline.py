@@ -302,6 +302,38 @@ def test_a_front_is_planned_with_its_own_curves(road: Road) -> None:
     assert observed["observation"]["mean_rps"] == pytest.approx(40, rel=0.05)
 
 
+def test_points_that_are_named_are_bundled_and_the_choice_stays(road: Road, front: dict[str, Any]) -> None:
+    """Of the baseline, which loses nothing, and of a point whose loss on test may be above the tolerated one."""
+    client = MlflowClient(f"sqlite:///{road.home}/mlruns/mlflow.db")
+    champion = client.get_model_version_by_alias("road", "champion").version
+    before = json.loads(road.command("front", str(road.study), "--json"))["chosen"]
+    other = next(row["trial"] for row in front["rows"] if row["on_front"] and row["trial"])
+    process = road.start("bundle", str(road.study), "--trial", "0", str(other), "--json")
+    out, err = process.communicate(timeout=580)
+    found = json.loads(out)["bundles"]
+    assert [one["trial"] for one in found] == [0, other]
+    assert process.returncode == (0 if all(one["bundle"] for one in found) else 1), err
+    assert found[0]["bundle"] == str(road.home / "reports/road/bundles/trial-0")
+    assert found[0]["confirmed"]["loss"] == pytest.approx(0, abs=1e-6)
+    for one in found:
+        if one["bundle"]:
+            assert json.loads(road.command("verify", one["bundle"], "--json"))["verified"]
+    (experiment,) = (each for each in client.search_experiments() if each.name == "road")
+    (run,) = client.search_runs(
+        [experiment.experiment_id], "tags.`leanrec.trial` = '0' and tags.`leanrec.role` = 'trial'"
+    )
+    assert "bundle/manifest.json" in {file.path for file in client.list_artifacts(run.info.run_id, "bundle")}
+    assert client.get_model_version_by_alias("road", "champion").version == champion
+    assert json.loads(road.command("front", str(road.study), "--json"))["chosen"] == before
+
+
+def test_a_point_that_was_not_measured_cannot_be_bundled(road: Road) -> None:
+    process = road.start("bundle", str(road.study), "--trial", "99999")
+    _, err = process.communicate(timeout=580)
+    assert process.returncode == 2 and len(err.splitlines()) == 1
+    assert "--trial: must be a measured trial of the study" in err
+
+
 def test_the_report_needs_no_network(road: Road) -> None:
     road.command("report", str(road.study))
     page = (road.home / "reports" / "road" / "report.html").read_text()

@@ -3,17 +3,19 @@
 The rate that is wanted is the larger one of the plan's and of the mean over the stable window. A rate over the panic
 window that is `panic` times what serves, the requests that wait included, starts a panic: what serves only grows then,
 until the rate has been lower for a stable window. Capacity is taken away once everything that was wanted within a
-stable window fits into less. Where no option of a variant suffices, a faster one takes its place before anything is
+stable window fits into less. Rates count for more where answers were late although the capacity was to suffice
+(`correction`). Where no option of a variant suffices, a faster one takes its place before anything is
 refused, and leaves it again by the same rule.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from objectives.serving.control.correction import Answers, Correction, correct
 from objectives.serving.control.options import ControlPlan, choose
 from objectives.serving.control.windows import Windows
 
@@ -25,6 +27,7 @@ class Reason(StrEnum):
     PLAN = "plan"
     STABLE = "stable window"
     PANIC = "panic window"
+    LATE = "late answers"
     CALM = "calm"
     BROKEN = "broken"
 
@@ -44,6 +47,8 @@ class Observation:
     arrived: requests since the server's start, refused ones too
     backlog: requests that wait for a replica
     serving: number of the option that serves
+    ended, late: requests that were answered or refused since the server's start, and those of them that were late or
+        refused
     broken: numbers of options that cannot be opened
     """
 
@@ -52,6 +57,8 @@ class Observation:
     backlog: int
     serving: int
     broken: frozenset[int] = frozenset()
+    ended: int = 0
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class State:
     wanted: tuple[Sample, ...]
     option: int
     panic_until_s: float = -math.inf
+    correction: Correction = field(default_factory=Correction)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Decision:
     planned_rps, stable_rps, panic_rps: the plan's rate, and those over the windows; that of the panic window counts the
         requests that wait
     held_rps: the highest rate that was wanted within a stable window, for which the option suffices where one does
+    correction: times that a rate counts for, in held_rps alone
     """
 
     now_s: float
@@ -87,6 +96,7 @@ class Decision:
     panic_rps: float
     held_rps: float
     backlog: int
+    correction: float
 
 
 def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
@@ -112,8 +122,9 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
     arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
     stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
+    correction = _corrected(plan, windows, state, seen, max(stable, panic) / windows.target)
     panic += seen.backlog / windows.panic_s
-    calm, burst = (max(planned, rate / windows.target) for rate in (stable, panic))
+    calm, burst = (correction.factor * max(planned, rate / windows.target) for rate in (stable, panic))
 
     until_s = state.panic_until_s
     if panic / windows.target >= windows.panic * plan.options[seen.serving].capacity_rps:
@@ -125,9 +136,30 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     held = max(each.value for each in wanted)
 
     option = _option(plan, state.option, held, least_loss, panicking, seen.broken)
-    reason = _reason(plan, state.option, option, panicking, planned >= stable / windows.target, least_loss, seen)
-    decision = Decision(now, option, reason, panicking, planned, stable, panic, held, seen.backlog)
-    return replace(state, arrived=arrived, wanted=wanted, option=option, panic_until_s=until_s), decision
+    as_planned = planned >= stable / windows.target
+    reason = _reason(plan, state.option, option, panicking, as_planned, least_loss, seen)
+    if reason in (Reason.PLAN, Reason.STABLE) and correction.factor > state.correction.factor:
+        reason = Reason.LATE
+    decision = Decision(now, option, reason, panicking, planned, stable, panic, held, seen.backlog, correction.factor)
+    return State(arrived, wanted, option, until_s, correction), decision
+
+
+def _corrected(plan: ControlPlan, windows: Windows, state: State, seen: Observation, arriving_rps: float) -> Correction:
+    """Return the correction after a tick; while something else is about to serve, no answer counts."""
+    before, answers = state.correction, Answers(seen.now_s, seen.ended, seen.late, seen.backlog)
+    if seen.serving != state.option:
+        return before.begun_again(answers, windows.panic_s)
+    capacities = [each.capacity_rps for number, each in enumerate(plan.options) if number not in seen.broken]
+    served_rps = plan.options[seen.serving].capacity_rps
+    return correct(
+        before,
+        answers,
+        plan.allowed_late,
+        windows.stable_s,
+        settle_s=plan.lead_s + windows.panic_s,
+        explained=before.factor * arriving_rps > served_rps,
+        may_grow=max(capacities, default=0.0) > served_rps,
+    )
 
 
 def _since(samples: tuple[Sample, ...], newest: Sample, from_s: float) -> tuple[Sample, ...]:

@@ -88,6 +88,7 @@ class Elastic:
     async def run(self, inference: Inference) -> None:
         """Decide at each tick, until cancelled."""
         metrics = inference.metrics.controlled()
+        inference.slo_ms = self._plan.control.slo_ms
         self._note(metrics)
         tick_s = self._settings.windows.tick_s
         last = next_tick = time.monotonic()
@@ -114,7 +115,13 @@ class Elastic:
             return
         before, panicked = self._state.option, self._now_s() < self._state.panic_until_s
         seen = Observation(
-            self._now_s(), inference.arrived, inference.slot.model.pool.queued, self._serving, frozenset(self._broken)
+            self._now_s(),
+            inference.arrived,
+            inference.slot.model.pool.queued,
+            self._serving,
+            frozenset(self._broken),
+            inference.answered + inference.refused,
+            inference.late + inference.refused,
         )
         self._state, decision = decide(self._plan.control, self._settings.windows, self._state, seen)
         self._record(before, decision, panicked, metrics, elapsed_s)
@@ -131,7 +138,8 @@ class Elastic:
             "panic": decision.panic_rps,
             "held": decision.held_rps,
         }
-        metrics.ticked(rates, decision.panicking, elapsed_s * options[self._serving].placement.replicas)
+        replica_seconds = elapsed_s * options[self._serving].placement.replicas
+        metrics.ticked(rates, decision.panicking, decision.correction, replica_seconds)
         if decision.panicking != panicked:
             self._timeline.write("panic" if decision.panicking else "calm", decision_facts(decision))
         if decision.reason is Reason.STEADY:
@@ -175,6 +183,7 @@ class Elastic:
             self._failed("the new plan", error, metrics)
             return
         self._take(plan, first, inference.arrived)
+        inference.slo_ms = plan.control.slo_ms
         self._say("the plan was read again")
         await self._swap(model, inference, metrics, "reload")
 

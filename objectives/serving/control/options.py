@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -49,12 +50,16 @@ class ControlPlan:
 
     phases: of `phase_s` seconds each; none for a rule that only reacts
     repeat_s: seconds after which the phases repeat, as those of a week do; None where they do not
+    slo_ms: milliseconds after which an answer is late
+    allowed_late: share of late answers that the SLO tolerates
     """
 
     options: tuple[Option, ...]
     phases: tuple[PlannedPhase, ...] = ()
     phase_s: float = 1.0
     repeat_s: float | None = None
+    slo_ms: float = math.inf
+    allowed_late: float = 0.05
 
     def __post_init__(self) -> None:
         if not self.options or min(option.capacity_rps for option in self.options) <= 0:

@@ -180,5 +180,6 @@ def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdent
         raise InputError("--plan: must offer a point that keeps its SLO on this machine, but has none")
     phases = planned_phases(document, offers)
     options, repeat_s = tuple(option for option, _ in pairs), repeats_after(document)
-    control = ControlPlan(options, phases, document["phase_seconds"], repeat_s)
+    allowed = 1 - document["percent"] / 100
+    control = ControlPlan(options, phases, document["phase_seconds"], repeat_s, document["slo_ms"], allowed)
     return MachinePlan(control, tuple(folder for _, folder in pairs), starts_at(document))

@@ -62,4 +62,5 @@ def decision_facts(decision: Decision) -> dict[str, object]:
         "panic_rps": decision.panic_rps,
         "held_rps": decision.held_rps,
         "backlog": decision.backlog,
+        "correction": decision.correction,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import NamedTuple
 
@@ -51,13 +52,15 @@ class Inference:
 
     in_flight: requests whose body has arrived and that are not answered
     arrived: requests whose body has arrived so far, refused ones too
+    answered, refused: requests so far that were scored, and that were refused for want of room or time
+    late: of the answered, those that took longer than `slo_ms` milliseconds
     mirror: sees the answered requests
     """
 
     def __init__(self, name: str, slot: ModelSlot, limits: Limits, mirror: Mirror | None = None) -> None:
         self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
-        self.in_flight = self.arrived = 0
-        self.answered = 0
+        self.in_flight = self.arrived = self.answered = self.refused = self.late = 0
+        self.slo_ms = math.inf
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
         self.metrics.serving(name, slot.model.version)
@@ -81,7 +84,7 @@ class Inference:
         """
         self.arrived += 1
         if self.in_flight >= self.limits.in_flight:
-            self.metrics.refused("in flight")
+            self._refuse("in flight")
             raise OverloadedError(f"{self.in_flight} requests are being answered, of {self.limits.in_flight} at most")
         self.in_flight += 1
         try:
@@ -120,6 +123,7 @@ class Inference:
         statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
         self.metrics.answered((end - start) / 1e9, read.rows)
         self.answered += 1
+        self.late += (end - start) / 1e6 > self.slo_ms
         if self.mirror is not None:
             self.mirror.offer(model, read.arrays, scores)
         return encoded
@@ -132,7 +136,7 @@ class Inference:
         try:
             scores = await model.scores(arrays)
         except RefusedError as error:
-            self.metrics.refused(str(error.reason))
+            self._refuse(str(error.reason))
             raise OverloadedError(str(error)) from error
         except UnseenIdError as error:
             raise RequestError(str(error)) from error
@@ -146,6 +150,10 @@ class Inference:
         if not np.isfinite(scores).all():
             raise ModelFailedError("the model failed: its scores hold NaN or infinity")
         return np.asarray(scores, model.bundle.manifest.output.dtype)
+
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        self.metrics.refused(reason)
 
     def _of(self, version: str) -> ModelStatistics:
         return self._statistics.setdefault(version, ModelStatistics())

@@ -139,6 +139,7 @@ class ControllerMetrics:
         self._replicas = gauge("replicas", "Replicas that serve")
         self._loss = gauge("loss", "Quality loss of the variant that serves")
         self._panicking = gauge("panicking", "1 while what serves may only grow")
+        self._correction = gauge("correction", "Times that a rate counts for, since answers were late")
 
     def changed(self, change: str, reason: str) -> None:
         self._changes.labels(change, reason).inc()
@@ -146,11 +147,12 @@ class ControllerMetrics:
     def failed(self) -> None:
         self._failures.inc()
 
-    def ticked(self, rates: Mapping[str, float], panicking: bool, replica_seconds: float) -> None:
+    def ticked(self, rates: Mapping[str, float], panicking: bool, correction: float, replica_seconds: float) -> None:
         """Note the rates of a tick, and the seconds of replicas since the one before."""
         for name, rate in rates.items():
             self._rates.labels(name).set(rate)
         self._panicking.set(panicking)
+        self._correction.set(correction)
         self._replica_seconds.inc(replica_seconds)
 
     def serving(self, capacity_rps: float, replicas: int, loss: float) -> None:

@@ -150,6 +150,12 @@ class VirtualPool:
         self._answered.append(False)
         self.free_ns = self._submit(request, rows, now_ns)
 
+    def answer_ns(self, request: int) -> float | None:
+        """Return when a request was answered, infinite where it was refused, or None where it waits."""
+        if not self._answered[request]:
+            return None
+        return math.inf if self._refused[request] else self._finished[request]
+
     def advance_to_answer(self, request: int) -> int:
         """Move the clock until a request is answered, and return when that is."""
         now = 0

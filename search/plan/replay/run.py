@@ -123,8 +123,9 @@ def _control(document: Json, offers: dict[int, Json], machine: str, request: Rep
     options = tuple(option for offer in offers.values() for option in options_of(offer))
     if not options:
         raise ConfigError(f"--plan: must offer a point that keeps its SLO on {machine!r}, but has none")
-    phases = planned_phases(document, offers)
-    return ControlPlan(options, phases, document["phase_seconds"] / request.speed)
+    phases, allowed = planned_phases(document, offers), 1 - document["percent"] / 100
+    phase_s = document["phase_seconds"] / request.speed
+    return ControlPlan(options, phases, phase_s, slo_ms=document["slo_ms"], allowed_late=allowed)
 
 
 def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
