@@ -105,6 +105,22 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
     return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option)
 
 
+def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, seen: Observation) -> State:
+    """Return the state that goes on under another plan with the requests that were seen: a surge stays one.
+
+    Args:
+        shift_s: seconds from the clock of the old plan to that of the new one
+        seen: on the new plan's clock; `serving` is the option that the plan begins with
+    """
+
+    def shifted(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        return tuple(Sample(sample.at_s + shift_s, sample.value) for sample in samples)
+
+    arrived, wanted = shifted(state.arrived), shifted(state.wanted)
+    moved = State(arrived, wanted, seen.serving, state.panic_until_s + shift_s)
+    return decide(plan, windows, moved, seen)[0]
+
+
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
     """Return the next state, and the decision."""
     now = seen.now_s
