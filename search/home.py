@@ -47,9 +47,9 @@ class Home:
         """The file of a study's service curves, one JSON line each."""
         return self.mlruns / "timings" / study / "service_curves.jsonl"
 
-    def shadow_state(self, name: str) -> Path:
-        """The file of a served model's shadowing."""
-        return self.mlruns / "shadow" / f"{name}.json"
+    def shadow_states(self, name: str) -> Path:
+        """The folder of a served model's shadowing, with a file for each server."""
+        return self.mlruns / "shadow" / name
 
     def watch(self, name: str) -> Path:
         """The folder of a watch over a registered model's checkpoints."""

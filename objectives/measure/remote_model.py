@@ -21,8 +21,9 @@ from objectives.serving.http.datatypes import DATATYPES, DTYPES
 from objectives.serving.http.protocol import HEADER_LENGTH
 from objectives.serving.pool.pending_result import PendingResult, Scores
 
-# Requests that are on their way at once; further ones wait here, which counts as latency.
-CONNECTIONS = 32
+# Most requests that are on their way at once, a thread and an open file each; further ones wait here, which counts as
+# latency. More than the server of `leanrec serve` answers at a time, so that it is the server that refuses.
+CONNECTIONS = 512
 _TIMEOUT_SECONDS = 60.0
 _PATH = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?")
 _OVERLOADED = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
@@ -30,7 +31,11 @@ _SHOWN = 200
 
 
 class RemoteError(RuntimeError):
-    """A server's error for a request that was valid."""
+    """A server's error for a request that was valid, with the status of its response."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OverloadedError(RemoteError):
@@ -48,7 +53,7 @@ class RemoteInput(NamedTuple):
 
 
 class RemoteModel:
-    """A model on a server, reached over a fixed number of connections that stay open.
+    """A model on a server, reached over as many connections as requests are on their way, which stay open.
 
     Requests are sent as binary tensors, and the scores are asked for as one.
     """
@@ -58,6 +63,7 @@ class RemoteModel:
 
         Args:
             url: http://HOST:PORT/v2/models/NAME, with /versions/VERSION or without
+            connections: at most
 
         Raises:
             InputError: the URL is none of a model, or no server answers there.
@@ -73,14 +79,16 @@ class RemoteModel:
         self._secure, self._host, self._port = found.scheme == "https", host, port
         self.inputs = self._described()
         self._waiting: queue.SimpleQueue[tuple[Arrays, PendingResult] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(connections)]
-        for thread in self._threads:
-            thread.start()
+        self._connections, self._idle = connections, threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
 
     def submit(self, request: Arrays) -> PendingResult:
         """Send a request as soon as a connection is free; an overloaded server's answer is an OverloadedError."""
         result = PendingResult()
         self._waiting.put((request, result))
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._connections:
+            self._threads.append(threading.Thread(target=self._run, daemon=True))
+            self._threads[-1].start()
         return result
 
     def close(self) -> None:
@@ -116,7 +124,7 @@ class RemoteModel:
 
     def _run(self) -> None:
         connection = self._connection()
-        while (taken := self._waiting.get()) is not None:
+        while (taken := self._next()) is not None:
             request, result = taken
             if not result.begin():
                 continue
@@ -129,6 +137,13 @@ class RemoteModel:
             else:
                 result.finish(scores, time.perf_counter_ns())
         connection.close()
+
+    def _next(self) -> tuple[Arrays, PendingResult] | None:
+        """Take the next request; a thread that has to wait for one counts as idle."""
+        with contextlib.suppress(queue.Empty):
+            return self._waiting.get_nowait()
+        self._idle.release()
+        return self._waiting.get()
 
     def _infer(self, connection: http.client.HTTPConnection, request: Arrays) -> Scores:
         header, body = encoded(request)
@@ -143,9 +158,10 @@ class RemoteModel:
             response = connection.getresponse()
         answer = response.read()
         if response.status in _OVERLOADED:
-            raise OverloadedError(_text(answer))
+            raise OverloadedError(_text(answer), response.status)
         if response.status != http.client.OK:
-            raise RemoteError(f"{self.url} answered with status {response.status}: {_text(answer)}")
+            message = f"{self.url} answered with status {response.status}: {_text(answer)}"
+            raise RemoteError(message, response.status)
         return decoded(answer, response.getheader(HEADER_LENGTH))
 
 

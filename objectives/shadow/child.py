@@ -7,15 +7,22 @@ import time
 from collections.abc import Callable
 
 from objectives.shadow.process import Compared, Opened, Reply, Setup, Shadowed, shadow_process
+from objectives.shadow.run_delay import run_delay_ms
 from objectives.shadow.summary import ShadowSummary
 
 # Seconds between questions whether to go on, and after which a process that should have ended is killed.
 _LOOK_SECONDS = 0.2
 _ENDING_SECONDS = 3.0
+# Multiple of the time in which the process has to answer, after which it is ended though it had no core.
+_MOST_PATIENCE = 6
 
 
 class ChildError(RuntimeError):
     """The process died, or does not answer."""
+
+
+class StarvedError(RuntimeError):
+    """The process did not answer, and had no core for most of the time: that says nothing of the challenger."""
 
 
 class StoppedError(Exception):
@@ -45,6 +52,7 @@ class Child:
 
         Raises:
             ChildError: the process ended, or takes longer.
+            StarvedError: it takes much longer, and waited for a core meanwhile.
         """
         reply = self._wait(seconds)
         assert isinstance(reply, Opened)
@@ -54,7 +62,7 @@ class Child:
         """Have a request compared.
 
         Raises:
-            ChildError: the process ended, or takes longer.
+            ChildError, StarvedError: as for `opened`.
         """
         try:
             self._connection.send(shadowed)
@@ -81,14 +89,25 @@ class Child:
             self._process.join()
 
     def _wait(self, seconds: float) -> Opened | Compared:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        """Wait for a reply; the time in which the process had no core is not counted."""
+        start, delayed_ms = time.monotonic(), self._run_delay_ms()
+        while True:
             if not self._goes_on():
                 raise StoppedError
             if self._connection.poll(_LOOK_SECONDS) and not isinstance(reply := self._receive(), ShadowSummary):
                 return reply
-        self._process.kill()
-        raise ChildError(f"it did not answer within {seconds:g} s")
+            waited = time.monotonic() - start
+            if waited < seconds:
+                continue
+            if waited - (self._run_delay_ms() - delayed_ms) / 1000 >= seconds:
+                self._process.kill()
+                raise ChildError(f"it did not answer within {seconds:g} s")
+            if waited >= _MOST_PATIENCE * seconds:
+                self._process.kill()
+                raise StarvedError(f"it did not answer within {waited:.0f} s, of which it had no core for most")
+
+    def _run_delay_ms(self) -> float:
+        return run_delay_ms(self._process.pid or "self")
 
     def _receive(self) -> Reply:
         try:

@@ -32,12 +32,17 @@ class Pair:
     might be the requests. Both times are left out where other processes disturbed one of them.
     """
 
-    def __init__(self, champion: Ranker, challenger: Ranker) -> None:
-        self._champion, self._challenger = champion, challenger
+    def __init__(self, champion: Ranker, challenger: Ranker, window_seconds: float) -> None:
+        """Take two open models.
+
+        Args:
+            window_seconds: shortest window of the comparison of their latency
+        """
+        self._champion, self._challenger, self._window_seconds = champion, challenger, window_seconds
         self._count, self._order = 0, random.Random(0)
 
     @classmethod
-    def open(cls, champion: Ranker, folder: Path) -> Pair:
+    def open(cls, champion: Ranker, folder: Path, window_seconds: float) -> Pair:
         """Open a challenger beside an open champion.
 
         Raises:
@@ -48,7 +53,7 @@ class Pair:
         if theirs != ours:
             challenger.close()
             raise BundleError(f"BUNDLE: {folder} must take and give the champion's arrays {theirs}, but has {ours}")
-        return cls(champion, challenger)
+        return cls(champion, challenger, window_seconds)
 
     def compare(self, state: ShadowState, request: Arrays, served: Array) -> ShadowState:
         """Return the state after one more request.
@@ -74,8 +79,10 @@ class Pair:
             return state.counted(Counts(not_finite=1), str(error))
         except ValueError as error:
             return state.counted(Counts(failed=1), str(error))
-        timed = self._count > _WARM_UP and waited_ms <= _MOST_WAITING * wall_ms
-        return state.compared(differences, (champion_ms, challenger_ms) if timed else None)
+        compared = state.compared(differences)
+        if self._count <= _WARM_UP or waited_ms > _MOST_WAITING * wall_ms:
+            return compared
+        return compared.timed(champion_ms, challenger_ms, self._window_seconds)
 
     def _answer(self, request: Arrays) -> tuple[Scores, float]:
         try:

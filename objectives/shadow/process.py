@@ -33,12 +33,14 @@ _LOOK_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Setup:
-    """Folders of both bundles, file of the state, and what happened before the process began."""
+    """Folders of both bundles, file of the state, what happened before the process began, and the shortest window in
+    which latencies are compared, in seconds."""
 
     champion: Path
     challenger: Path
     state: Path
     lost: Lost
+    window_seconds: float
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class _Shadowing:
         # Written before the engine opens the challenger: should that end the process, the next one knows.
         write_state(self._state, self._setup.state)
         try:
-            return Pair.open(champion, self._setup.challenger)
+            return Pair.open(champion, self._setup.challenger, self._setup.window_seconds)
         except BundleError:
             raise
         except Exception as error:

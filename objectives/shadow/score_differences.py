@@ -56,18 +56,39 @@ class ScoreDifferences:
             )
         if wrong := int((~np.isfinite(ours)).sum()):
             raise NotFiniteScoresError(f"{wrong} of the challenger's {ours.size} scores are NaN or infinite.")
-        nothing = np.zeros(theirs.shape[1])
-        before = np.array([self.mean, self.squares, self.absolute, self.largest]) if self.rows else [nothing] * 4
-        mean, squares = _merged(self.rows, before[0], before[1], theirs)
         difference, many = np.abs(ours - theirs), len(theirs) >= FEWEST_RANKED
-        return ScoreDifferences(
-            self.rows + len(theirs),
+        mean = theirs.mean(axis=0)
+        return self + ScoreDifferences(
+            len(theirs),
             tuple(mean.tolist()),
-            tuple(squares.tolist()),
-            tuple((before[2] + difference.sum(axis=0)).tolist()),
-            tuple(np.maximum(before[3], difference.max(axis=0)).tolist()),
-            self.ranked + many,
-            self.agreement + (top_overlap(theirs[:, 0], ours[:, 0], TOP) if many else 0.0),
+            tuple(((theirs - mean) ** 2).sum(axis=0).tolist()),
+            tuple(difference.sum(axis=0).tolist()),
+            tuple(difference.max(axis=0).tolist()),
+            int(many),
+            top_overlap(theirs[:, 0], ours[:, 0], TOP) if many else 0.0,
+        )
+
+    def __add__(self, other: ScoreDifferences) -> ScoreDifferences:
+        """Return the sums over the requests of both, which have as many outputs.
+
+        Chan, Golub and LeVeque 1979, equations 2.1: sums of raw squares would lose the digits of a large mean.
+        """
+        if not (self.rows and other.rows):
+            return self if self.rows else other
+        rows = self.rows + other.rows
+        means, squares, absolute, largest = (
+            np.array([getattr(one, name) for one in (self, other)])
+            for name in ("mean", "squares", "absolute", "largest")
+        )
+        step = means[1] - means[0]
+        return ScoreDifferences(
+            rows,
+            tuple((means[0] + step * other.rows / rows).tolist()),
+            tuple((squares.sum(axis=0) + step**2 * self.rows * other.rows / rows).tolist()),
+            tuple(absolute.sum(axis=0).tolist()),
+            tuple(largest.max(axis=0).tolist()),
+            self.ranked + other.ranked,
+            self.agreement + other.agreement,
         )
 
     @property
@@ -103,19 +124,6 @@ def top_overlap(first: NDArray[np.float64], second: NDArray[np.float64], top: in
     """
     both = (set(np.argsort(-scores, kind="stable")[:top].tolist()) for scores in (first, second))
     return len(set.intersection(*both)) / top
-
-
-def _merged(
-    rows: int, mean: NDArray[np.float64], squares: NDArray[np.float64], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and sum of squared deviations, (outputs,), of earlier rows and new ones, (new rows, outputs).
-
-    Chan, Golub and LeVeque 1979, equations 2.1: sums of raw squares would lose the digits of a large mean.
-    """
-    new, here = len(scores), scores.mean(axis=0)
-    step = here - mean
-    total = rows + new
-    return mean + step * new / total, squares + ((scores - here) ** 2).sum(axis=0) + step**2 * rows * new / total
 
 
 def _columns(scores: Array) -> NDArray[np.float64]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.http.model import Model
-from objectives.shadow.child import Child, ChildError, StoppedError
+from objectives.shadow.child import Child, ChildError, StarvedError, StoppedError
 from objectives.shadow.process import Setup, Shadowed
 from objectives.shadow.state import Counts
+from objectives.shadow.state_files import OwnFile
 from objectives.shadow.summary import ShadowSummary
 from objectives.shadow.tally import Tally
 from spaces.serialization import to_plain
@@ -60,8 +61,9 @@ class Shadow:
         self,
         find: Callable[[], Path | None],
         share: float,
-        state: Callable[[str], Path],
+        states: Callable[[str], Path],
         follow_seconds: float,
+        window_seconds: float,
         say: Callable[[str], None],
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -70,13 +72,15 @@ class Shadow:
         Args:
             find: returns the challenger's folder, None while there is none
             share: of the requests that are picked, from 0 to 1
-            state: returns the file of the state, by the champion's name
+            states: returns the folder of the states of all servers, by the champion's name
             follow_seconds: time between two calls of `find`
+            window_seconds: shortest window of the comparison of latency
             say: called with each line of progress
             patience_seconds: time in which a request has to be compared
         """
-        self._find, self._share, self._state, self._say = find, share, state, say
-        self._follow_seconds, self._patience_seconds = follow_seconds, patience_seconds
+        self._find, self._share, self._states, self._say = find, share, states, say
+        self._follow_seconds, self._window_seconds = follow_seconds, window_seconds
+        self._patience_seconds = patience_seconds
         self._queue: queue.Queue[_Item] = queue.Queue(_WAITING)
         self._stopping, self._refreshing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="shadow", daemon=True)
@@ -92,6 +96,7 @@ class Shadow:
 
     def start(self, model: Callable[[], Model]) -> None:
         self._model = model
+        self._own = OwnFile.claim(self._states(model().bundle.name))
         self._thread.start()
 
     def offer(self, model: Model, request: Arrays, scores: Array) -> None:
@@ -121,6 +126,7 @@ class Shadow:
         if (child := self._child) is not None:
             # The thread hangs with it, and the interpreter would wait for it in the end.
             child.kill()
+        self._own.close()
 
     def _keep(self, summary: ShadowSummary) -> None:
         self._summary = summary
@@ -134,6 +140,10 @@ class Shadow:
                 self._feed()
             except StoppedError:
                 break
+            except StarvedError as error:
+                self._tally.add(Counts(starved=1))
+                self._tell(f"the challenger is not compared: {error}")
+                self._end_child()
             except Exception as error:
                 # Whatever it is, the champion serves on, and the challenger is tried again later.
                 reason = str(error) if isinstance(error, ChildError) else one_line(error)
@@ -169,8 +179,8 @@ class Shadow:
             return self._challenger
 
     def _open(self, rivals: _Rivals) -> None:
-        file = self._state(self._model().bundle.name)
-        setup = Setup(rivals.champion, rivals.challenger, file, self._tally.hand_over())
+        lost = self._tally.hand_over()
+        setup = Setup(rivals.champion, rivals.challenger, self._own.path, lost, self._window_seconds)
         self._child = Child(setup, self._keep, lambda: not self._stopping.is_set())
         opened = self._child.opened(_OPENING_SECONDS)
         if opened.champion:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from objectives.errors import InputError
+from objectives.measurement.statistics import percentile
+from objectives.shadow.batch_means import BatchMeans
 from objectives.shadow.score_differences import ScoreDifferences
 from objectives.store import written_whole
 from spaces.serialization import from_plain, to_plain
 
-# Most timed requests that are kept, the newest ones.
-WINDOW = 4000
+# Most times that are kept, the newest ones.
+NEWEST = 4000
+# Fewest timed requests of a window, of which the p95 is no extreme.
+WINDOW_REQUESTS = 40
 
 
 @dataclass(frozen=True)
@@ -20,17 +27,24 @@ class Counts:
     """Requests that were picked for shadowing, by what became of them.
 
     shadowed: answered by both models
-    dropped: no room in the queue, or not answered by either for want of time
+    dropped: no room in the queue, or refused by a model for want of time
     refused: the champion was under pressure
-    failed: the challenger raised an error, did not answer in time, or its process died
+    starved: no answer, since the challenger's process waited for a core
+    failed: the challenger raised an error, did not answer in the time that it had, or its process died
     not_finite: its scores held NaN or infinity
     """
 
     shadowed: int = 0
     dropped: int = 0
     refused: int = 0
+    starved: int = 0
     failed: int = 0
     not_finite: int = 0
+
+    @property
+    def not_compared(self) -> int:
+        """Requests that say nothing of the challenger."""
+        return self.dropped + self.refused + self.starved
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -54,6 +68,9 @@ class ShadowState:
     champion, challenger: versions, digests of the bundles' manifests
     seconds: of shadowing
     champion_ms, challenger_ms: times of the newest requests that were timed, in the order of their runs
+    log_p95_ratios: logarithm of the ratio of both models' p95, challenger over champion, of each window: of the same
+        requests, at least `WINDOW_REQUESTS` and as many as come in the seconds of a window
+    window_requests, window_start: timed requests of the window that is not over, and its start in seconds of shadowing
     unusable: the reason why the challenger cannot be run at all, None where it can
     last_failure: the newest reason of `failed` and `not_finite`
     """
@@ -65,6 +82,9 @@ class ShadowState:
     differences: ScoreDifferences = field(default_factory=ScoreDifferences)
     champion_ms: tuple[float, ...] = ()
     challenger_ms: tuple[float, ...] = ()
+    log_p95_ratios: BatchMeans = field(default_factory=BatchMeans)
+    window_requests: int = 0
+    window_start: float = 0.0
     unusable: str | None = None
     last_failure: str | None = None
 
@@ -72,17 +92,24 @@ class ShadowState:
         """Add counts, and the reason of a failure among them."""
         return replace(self, counts=self.counts + counts, last_failure=failure or self.last_failure)
 
-    def compared(self, differences: ScoreDifferences, times_ms: tuple[float, float] | None) -> ShadowState:
-        """Count a request that both answered, with the times of champion and challenger where they were taken."""
-        state = replace(self.counted(Counts(shadowed=1)), differences=differences)
-        if times_ms is None:
-            return state
-        champion, challenger = times_ms
-        return replace(
-            state,
-            champion_ms=(*self.champion_ms, champion)[-WINDOW:],
-            challenger_ms=(*self.challenger_ms, challenger)[-WINDOW:],
+    def compared(self, differences: ScoreDifferences) -> ShadowState:
+        """Count a request that both answered."""
+        return replace(self.counted(Counts(shadowed=1)), differences=differences)
+
+    def timed(self, champion_ms: float, challenger_ms: float, window_seconds: float) -> ShadowState:
+        """Add the times of a request, and end the window where it is long enough."""
+        state = replace(
+            self,
+            champion_ms=(*self.champion_ms, champion_ms)[-NEWEST:],
+            challenger_ms=(*self.challenger_ms, challenger_ms)[-NEWEST:],
+            window_requests=self.window_requests + 1,
         )
+        if state.window_requests < WINDOW_REQUESTS or self.seconds - self.window_start < window_seconds:
+            return state
+        newest = slice(-state.window_requests, None)
+        theirs, ours = (percentile(np.array(times[newest]), 95) for times in (state.champion_ms, state.challenger_ms))
+        ratios = self.log_p95_ratios.with_value(math.log(ours / theirs))
+        return replace(state, log_p95_ratios=ratios, window_requests=0, window_start=self.seconds)
 
 
 def read_state(path: Path) -> ShadowState | None:

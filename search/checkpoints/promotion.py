@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from objectives.errors import InputError
 from objectives.records import Quality
 from objectives.serving.bundle import Bundle, read_bundle, verify
 from objectives.serving.bundle_files import BundleError
-from objectives.shadow.state import ShadowState, read_state
+from objectives.shadow.state import ShadowState
+from objectives.shadow.state_files import read_states
 from objectives.shadow.summary import ShadowSummary, summarize
 from search.checkpoints.promotion_policy import Condition, PromotionPolicy, loss_condition, reasons, shadow_conditions
 from search.errors import ConfigError, JobError
@@ -20,6 +22,8 @@ from search.report.columns import Cell, Column
 
 # A challenger and a champion -> the quality of the first against the second, or the reason why it cannot be known here.
 Evaluate = Callable[[Bundle, Bundle], tuple[Quality | None, str | None]]
+# refused: more requests would not change it; undecided: they might, and until then the champion stays.
+Outcome = Literal["promoted", "refused", "undecided"]
 
 CONDITION_COLUMNS: tuple[Column[Condition], ...] = (
     Column("condition", lambda of: Cell(of.name), "left"),
@@ -33,14 +37,13 @@ CONDITION_COLUMNS: tuple[Column[Condition], ...] = (
 class PromotionVerdict:
     """Result of holding the evidence of a challenger to a policy.
 
-    refused: the conditions that do not hold, None where all do
-    final: whether more requests would not change that
+    broken: the conditions that do not hold, None where all do
     """
 
+    outcome: Outcome
     conditions: tuple[Condition, ...]
     shadow: ShadowSummary | None
-    refused: str | None
-    final: bool
+    broken: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class PromotionResult:
     champion: str
     challenger: str
     promoted: bool
+    outcome: Outcome
     reason: str
     conditions: tuple[Condition, ...]
     shadow: ShadowSummary | None
@@ -63,13 +67,13 @@ class PromotionResult:
 class Promotion:
     """Evidence of a challenger, and the policy that it is held to.
 
-    state: file of the shadowing's state
+    states: folder of the shadowing's states
     loss_required: whether a loss that cannot be known here refuses; else the condition is left out
     evaluate: called only where all other conditions hold; what it raises refuses
     """
 
     aliases: Aliases
-    state: Path
+    states: Path
     policy: PromotionPolicy
     loss_required: bool
     evaluate: Evaluate
@@ -89,17 +93,18 @@ class Promotion:
             ours, _ = verify(aliases.folder(challenger))
         except BundleError as error:
             whole = Condition("bundle", "one that verifies", str(error), holds=False, final=True)
-            found = PromotionVerdict(conditions=(whole,), shadow=None, refused=whole.reason, final=True)
+            found = PromotionVerdict(outcome="refused", conditions=(whole,), shadow=None, broken=whole.reason)
         else:
             found = self.verdict(read_bundle(aliases.folder(champion)), ours)
-        if found.refused is None:
+        if found.outcome == "promoted":
             aliases.promote(challenger, told(found))
         return PromotionResult(
             name=aliases.name,
             champion=str(champion.version),
             challenger=str(challenger.version),
-            promoted=found.refused is None,
-            reason=found.refused or told(found),
+            promoted=found.outcome == "promoted",
+            outcome=found.outcome,
+            reason=found.broken or told(found),
             conditions=found.conditions,
             shadow=found.shadow,
         )
@@ -107,14 +112,17 @@ class Promotion:
     def verdict(self, champion: Bundle, challenger: Bundle) -> PromotionVerdict:
         """Hold the evidence to the policy; a challenger that is the champion already keeps it."""
         if champion.version == challenger.version:
-            return PromotionVerdict(conditions=(), shadow=None, refused=None, final=True)
-        summary, pair = _evidence(self.state, champion.version, challenger.version)
+            return PromotionVerdict(outcome="promoted", conditions=(), shadow=None, broken=None)
+        summary, pair = _evidence(self.states, champion.version, challenger.version)
         conditions = (pair, *shadow_conditions(self.policy, summary))
         most = self.policy.max_loss
         if most is not None and all(condition.holds for condition in conditions):
             conditions = (*conditions, self._loss(most, challenger, champion))
-        final = any(condition.final for condition in conditions if not condition.holds)
-        return PromotionVerdict(conditions=conditions, shadow=summary, refused=reasons(conditions), final=final)
+        broken = [condition for condition in conditions if not condition.holds]
+        outcome: Outcome = "promoted"
+        if broken:
+            outcome = "refused" if any(condition.final for condition in broken) else "undecided"
+        return PromotionVerdict(outcome=outcome, conditions=conditions, shadow=summary, broken=reasons(conditions))
 
     def _loss(self, most: float, challenger: Bundle, champion: Bundle) -> Condition:
         try:
@@ -131,16 +139,17 @@ def told(found: PromotionVerdict) -> str:
     return "; ".join(f"{condition.name} {condition.value}" for condition in found.conditions[1:])
 
 
-def _evidence(state: Path, champion: str, challenger: str) -> tuple[ShadowSummary, Condition]:
-    """Return the summary of a state, and the condition that it is of these two; else that of no request."""
-    found = read_state(state)
-    wanted = f"{challenger} beside {champion}"
-    if found is None:
-        value = f"nothing yet: {state} is written by leanrec serve --challenger"
-    else:
-        value = f"{found.challenger} beside {found.champion}"
-    same = found is not None and (found.champion, found.challenger) == (champion, challenger)
+def _evidence(states: Path, champion: str, challenger: str) -> tuple[ShadowSummary, Condition]:
+    """Return the summary of all servers' states of these two, and the condition that there is one; else the summary of
+    no request.
+    """
+    found, wanted = read_states(states), f"{challenger} beside {champion}"
+    pairs = [f"{state.challenger} beside {state.champion}" for state in found]
+    same = [state for state, pair in zip(found, pairs, strict=True) if pair == wanted]
+    if same:
+        return summarize(*same), Condition("shadowed", wanted, wanted, True)
+    value = ", ".join(dict.fromkeys(pairs)) or f"nothing yet: {states} is written by leanrec serve --challenger"
     # A challenger whose files cannot be read has no version.
-    unusable = found.unusable if found is not None and found.challenger == "unknown" else None
-    kept = found if same and found is not None else replace(ShadowState(champion, challenger), unusable=unusable)
-    return summarize(kept), Condition("shadowed", wanted, value, same)
+    unread = (state.unusable for state in found if (state.champion, state.challenger) == (champion, "unknown"))
+    none = replace(ShadowState(champion, challenger), unusable=next(unread, None))
+    return summarize(none), Condition("shadowed", wanted, value, False)

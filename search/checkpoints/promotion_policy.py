@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from objectives.records import Quality
+from objectives.shadow.batch_means import BATCHES
 from objectives.shadow.summary import ShadowSummary
 from search.errors import ConfigError
 from search.format import MISSING, percent, significant, span, times
@@ -16,7 +17,8 @@ class PromotionPolicy:
     """Limits of a promotion; ConfigError where one is invalid.
 
     min_requests, min_seconds: of shadowing
-    max_p95_ratio: of the upper bound of the p95 ratio, challenger over champion on the same requests
+    max_p95_ratio: of the upper bound of the p95 ratio, challenger over champion on the same requests; a ratio whose
+        interval contains it is undecided
     max_difference: of the mean difference of scores, in units of the spread of the champion's
     min_agreement: share of the champion's top rows that are the challenger's too; None for any
     max_loss: of quality, against the champion on held-out rows; None for any
@@ -76,7 +78,8 @@ def _shadow_conditions(policy: PromotionPolicy, found: ShadowSummary) -> Iterato
         yield Condition("challenger", wanted, found.unusable, holds=False, final=True)
     requests, seconds = counts.shadowed >= policy.min_requests, found.seconds >= policy.min_seconds
     enough = requests and seconds
-    yield Condition("requests shadowed", f"at least {policy.min_requests:,}", f"{counts.shadowed:,}", requests)
+    shadowed = f"{counts.shadowed:,}" + ("" if requests or not counts.not_compared else _not_compared(found))
+    yield Condition("requests shadowed", f"at least {policy.min_requests:,}", shadowed, requests)
     yield Condition("seconds of shadowing", f"at least {policy.min_seconds:g}", f"{found.seconds:.0f}", seconds)
     for name, count in (("failures", counts.failed), ("requests with non-finite scores", counts.not_finite)):
         yield Condition(name, "0", f"{count:,} ({last})" if count else "0", count == 0, final=count > 0)
@@ -92,13 +95,22 @@ def _shadow_conditions(policy: PromotionPolicy, found: ShadowSummary) -> Iterato
         yield Condition("top rows in common", f"at least {percent(least)}", told, holds, enough)
 
 
+def _not_compared(found: ShadowSummary) -> str:
+    """Return the numbers of requests that were picked and say nothing of the challenger, for a refusal."""
+    counts = found.counts
+    return f" ({counts.dropped:,} dropped, {counts.refused:,} refused, {counts.starved:,} starved of CPU)"
+
+
 def _p95_condition(most: float, found: ShadowSummary, enough: bool) -> Condition:
     """Return the condition on the upper bound; it is final once the lower bound breaks it too."""
     name, limit = "upper bound of the p95 ratio", f"at most {most:g}x"
     ratio, interval = found.p95_ratio, found.p95_ratio_interval
     if ratio is None or interval is None:
-        return Condition(name, limit, MISSING, holds=False)
-    told = f"{times(interval[1])} (of {times(interval[0])} to {times(interval[1])} around {times(ratio)})"
+        return Condition(name, limit, f"not known: {found.windows} windows, of {BATCHES} at least", holds=False)
+    told = (
+        f"{times(interval[1])} (of {times(interval[0])} to {times(interval[1])} around {times(ratio)}, "
+        f"{found.windows:,} windows)"
+    )
     return Condition(name, limit, told, interval[1] <= most, final=enough and interval[0] > most)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from objectives.errors import ExplainedError, InputError
 from objectives.serving.bundle import Bundle, read_bundle, verify
 from search.checkpoints.promotion import Promotion, told
-from search.checkpoints.watch_state import Step, Work
+from search.checkpoints.watch_state import Outcome, Step, Work
 from search.choose.rebuild import RebuildResult, made_by, read_recipe, rebuild
 from search.cli.console import Console
 from search.errors import JobError, LostJobError
@@ -95,21 +95,22 @@ class Steps:
             # Another version was registered meanwhile, and took the alias.
             self.aliases.challenge(self.folder(work.checkpoint) / "bundle", work.checkpoint, {})
         found = self.promotion.verdict(self._bundle(champion), self._bundle(work.version))
-        if found.refused is None:
+        if found.outcome == "promoted":
             return "promote", told(found)
-        if found.final:
-            return "refuse", found.refused
+        assert found.broken is not None
+        if found.outcome == "refused":
+            return "refuse", found.broken
         if time.time() - work.since > self.patience_s:
-            return "refuse", f"after {self.patience_s / 60:g} minutes of shadowing: {found.refused}"
+            return "give up", f"after {self.patience_s / 60:g} minutes of shadowing: {found.broken}"
         return "shadow", work.reason
 
     def promote(self, work: Work) -> None:
         assert work.version is not None
         self.aliases.promote(self.aliases.numbered(work.version), work.reason)
 
-    def refuse(self, work: Work) -> None:
+    def withdraw(self, work: Work, outcome: Outcome) -> None:
         if work.version is not None:
-            self.aliases.refuse(self.aliases.numbered(work.version), work.reason)
+            self.aliases.withdraw(self.aliases.numbered(work.version), f"{outcome}: {work.reason}")
 
     def clear(self, work: Work) -> None:
         shutil.rmtree(self.folder(work.checkpoint), ignore_errors=True)

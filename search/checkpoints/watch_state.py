@@ -16,10 +16,12 @@ from objectives.errors import InputError
 from search.errors import LostJobError
 from spaces.serialization import from_plain
 
-# promote and refuse: decided, and to be carried out.
-Step = Literal["build", "register", "shadow", "promote", "refuse", "leave"]
-Outcome = Literal["promoted", "refused", "unchanged"]
-_OUTCOMES: dict[Step, Outcome] = {"promote": "promoted", "refuse": "refused", "leave": "unchanged"}
+# promote, refuse, leave and give up: decided, and to be carried out.
+Step = Literal["build", "register", "shadow", "promote", "refuse", "leave", "give up"]
+Outcome = Literal["promoted", "refused", "unchanged", "undecided"]
+_OUTCOMES: dict[Step, Outcome] = {
+    "promote": "promoted", "refuse": "refused", "leave": "unchanged", "give up": "undecided",
+}  # fmt: skip
 # Builds of one checkpoint that may be cut short before it is refused.
 MOST_BUILDS = 3
 
@@ -47,8 +49,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Decided:
-    """A checkpoint that was promoted or refused, or that the champion was made of already; `at` in seconds of the wall
-    clock."""
+    """A checkpoint that was promoted or refused, that the champion was made of already, or whose time was over before
+    there was a verdict; `at` in seconds of the wall clock."""
 
     checkpoint: str
     file: str
@@ -82,15 +84,15 @@ class Actions(Protocol):
         ...
 
     def shadow(self, work: Work) -> tuple[Step, str]:
-        """Look at the shadowing; return `promote` or `refuse` with the reason, or `shadow` to look again."""
+        """Look at the shadowing; return `promote`, `refuse` or `give up` with the reason, or `shadow` to look again."""
         ...
 
     def promote(self, work: Work) -> None:
         """Make the challenger the champion."""
         ...
 
-    def refuse(self, work: Work) -> None:
-        """Withdraw what may have been registered."""
+    def withdraw(self, work: Work, outcome: Outcome) -> None:
+        """Withdraw what may have been registered, for an outcome that leaves the champion."""
         ...
 
     def clear(self, work: Work) -> None:
@@ -138,12 +140,13 @@ def _moved(
 
 def _decided(state: WatchState, work: Work, actions: Actions, now: Callable[[], float]) -> WatchState:
     """Carry out what was decided, and record it."""
-    if work.step == "promote":
+    outcome = _OUTCOMES[work.step]
+    if outcome == "promoted":
         actions.promote(work)
-    if work.step == "refuse":
-        actions.refuse(work)
+    if outcome in ("refused", "undecided"):
+        actions.withdraw(work, outcome)
     actions.clear(work)
-    record = Decided(work.checkpoint, work.file, _OUTCOMES[work.step], work.reason, work.version, now())
+    record = Decided(work.checkpoint, work.file, outcome, work.reason, work.version, now())
     return WatchState(None, (*state.decided, record))
 
 

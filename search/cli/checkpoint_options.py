@@ -9,7 +9,7 @@ from search.cli.argument_types import above_zero, count, not_negative, share, sh
 
 def add_promotion_options(judging: argparse.ArgumentParser) -> None:
     """Add the policy of a promotion, and where its evidence lies."""
-    judging.add_argument("--state", metavar="FILE", help="of the shadowing (default: mlruns/shadow/STUDY.json)")
+    judging.add_argument("--state", metavar="DIR", help="of the shadowing (default: mlruns/shadow/STUDY)")
     judging.add_argument("--min-requests", type=count, metavar="N", help="requests shadowed (default 1000)")
     judging.add_argument("--min-seconds", type=not_negative, metavar="S", help="of shadowing (default 600)")
     judging.add_argument(
@@ -59,5 +59,12 @@ def add_shadowing_options(serving: argparse.ArgumentParser) -> None:
         "--shadow-share", type=share_or_all, default=0.1, metavar="SHARE", help="of the requests (default 0.1)"
     )
     serving.add_argument(
-        "--shadow-state", metavar="FILE", help="where the comparison is kept (default: mlruns/shadow/NAME.json)"
+        "--shadow-state", metavar="DIR", help="where the comparison is kept (default: mlruns/shadow/NAME)"
+    )
+    serving.add_argument(
+        "--shadow-window",
+        type=above_zero,
+        default=5.0,
+        metavar="S",
+        help="shortest window in which latencies are compared; a verdict needs 32 of them (default 5)",
     )

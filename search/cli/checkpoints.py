@@ -23,10 +23,11 @@ def shadow(options: argparse.Namespace, say: Callable[[str], None]) -> Shadow:
     """Prepare the shadowing of a server.
 
     Raises:
-        InputError: the challenger is neither there nor an alias of a model, or the state's file holds something else.
+        InputError: the challenger is neither there nor an alias of a model, or the folder of the states holds something
+            else.
     """
     from objectives.shadow.shadow import Shadow
-    from objectives.shadow.state import read_state
+    from objectives.shadow.state_files import read_states
     from search.choose.bundles import challenger_folder
 
     home = _home(options)
@@ -35,13 +36,15 @@ def shadow(options: argparse.Namespace, say: Callable[[str], None]) -> Shadow:
     given = None if options.shadow_state is None else Path(options.shadow_state).resolve()
     if given is None:
         home.claim()
-    elif not os.access(given.parent, os.W_OK):
-        raise InputError(f"--shadow-state: must lie in a folder that can be written, but got {options.shadow_state!r}")
+    elif given.is_file() or not os.access(given if given.exists() else given.parent, os.W_OK):
+        raise InputError(f"--shadow-state: must be a folder that can be written, but got {options.shadow_state!r}")
     else:
-        read_state(given)
-    return Shadow(
-        find, options.shadow_share, lambda name: given or home.shadow_state(name), options.follow_seconds, say
-    )
+        read_states(given)
+
+    def states(name: str) -> Path:
+        return given or home.shadow_states(name)
+
+    return Shadow(find, options.shadow_share, states, options.follow_seconds, options.shadow_window, say)
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -49,13 +52,13 @@ def promote(options: argparse.Namespace) -> int:
     from search.checkpoints.promotion import CONDITION_COLUMNS
     from search.report.columns import console_table
 
-    if options.state is not None and not Path(options.state).is_file():
-        raise InputError(f"--state: must be a file that leanrec serve --challenger wrote, but got {options.state!r}")
+    if options.state is not None and not Path(options.state).is_dir():
+        raise InputError(f"--state: must be a folder that leanrec serve --challenger wrote, but got {options.state!r}")
     console = _console(options)
     found = _promotion(options, console, _home(options)).promote()
-    verdict = f"promoted: version {found.challenger} is the champion" if found.promoted else f"refused: {found.reason}"
+    verdict = f"version {found.challenger} is the champion" if found.promoted else found.reason
     title = f"{found.name}: version {found.challenger} in place of version {found.champion}"
-    console.result(found, console_table(title, CONDITION_COLUMNS, found.conditions), verdict)
+    console.result(found, console_table(title, CONDITION_COLUMNS, found.conditions), f"{found.outcome}: {verdict}")
     return DONE if found.promoted else FAILED
 
 
@@ -85,7 +88,7 @@ def watch(options: argparse.Namespace) -> int:
             console.result({"outcome": None}, "there is no new checkpoint")
             return DONE
     show(found)
-    return FAILED if found.outcome == "refused" else DONE
+    return FAILED if found.outcome in ("refused", "undecided") else DONE
 
 
 def _promotion(options: argparse.Namespace, console: Console, home: Home) -> Promotion:
@@ -96,10 +99,10 @@ def _promotion(options: argparse.Namespace, console: Console, home: Home) -> Pro
     from search.ledger.aliases import Aliases
 
     config = _config(options)
-    state = home.shadow_state(config.name) if options.state is None else Path(options.state).resolve()
+    states = home.shadow_states(config.name) if options.state is None else Path(options.state).resolve()
     names = ("min_requests", "min_seconds", "max_p95_ratio", "max_difference", "min_agreement", "max_loss")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     policy = PromotionPolicy(**{"max_loss": config.quality.max_loss, **given})
     aliases = Aliases.open(config.name, home.tracking_uri(config.tracking_uri), home)
     evaluate = partial(held_out_loss, config, home, console=console)
-    return Promotion(aliases, state, policy, "max_loss" in given, evaluate)
+    return Promotion(aliases, states, policy, "max_loss" in given, evaluate)

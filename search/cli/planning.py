@@ -172,6 +172,7 @@ def elastic_settings(options: argparse.Namespace) -> ElasticSettings | None:
     """Return what an elastic server is to do; None where one model serves, and InputError where the plan is missing."""
     from objectives.serving.control.elastic import ElasticSettings
     from objectives.serving.control.windows import KPA
+    from search.choose.bundles import is_alias
 
     if options.plan is None:
         for name in ("variant", "machine", "windows", "timeline"):
@@ -186,4 +187,5 @@ def elastic_settings(options: argparse.Namespace) -> ElasticSettings | None:
         return [_bundle_folder(argparse.Namespace(**{**vars(options), "bundle": bundle})) for bundle in given]
 
     timeline = Path(options.timeline) if options.timeline else None
-    return ElasticSettings(Path(options.plan), options.machine, bundles, options.windows or KPA, timeline)
+    follow = options.follow_seconds if any(map(is_alias, (options.bundle, *options.variant))) else None
+    return ElasticSettings(Path(options.plan), options.machine, bundles, options.windows or KPA, timeline, follow)

@@ -77,10 +77,10 @@ class Aliases:
             self.client.set_model_version_tag(self.name, version.version, DECISION, f"promoted: {reason}"[:500])
             crown(self.client, version)
 
-    def refuse(self, version: ModelVersion, reason: str) -> None:
-        """Take the alias from a challenger that is refused, after the reason is written to the version."""
+    def withdraw(self, version: ModelVersion, decision: str) -> None:
+        """Take the alias from a challenger that is not promoted, after the decision is written to the version."""
         with answering(self.store, f"models:/{self.name}", "STUDY"):
-            self.client.set_model_version_tag(self.name, version.version, DECISION, f"refused: {reason}"[:500])
+            self.client.set_model_version_tag(self.name, version.version, DECISION, decision[:500])
             challenger = self.version(CHALLENGER)
             if challenger is not None and challenger.version == version.version:
                 self.client.delete_registered_model_alias(self.name, CHALLENGER)

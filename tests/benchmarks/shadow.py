@@ -56,13 +56,13 @@ def main() -> None:
         champion = write_toy(folder / "champion")
         placement = waiting(options.slow_ms / 1000) if options.slow_ms else None
         challenger = write_toy(folder / "challenger", placement, seed=1)
-        words = ("--challenger", str(challenger), "--shadow-share", "1", "--shadow-state", str(folder / "state.json"))
+        words = ("--challenger", str(challenger), "--shadow-share", "1", "--shadow-state", str(folder / "states"))
         with serving(champion, folder / "a") as plain, serving(champion, folder / "b", *words) as shadowed:
             wait_until(lambda: shadowed.metric("leanrec_shadow_active") == 1)
             times = measured(plain, shadowed, options.requests)
             counts = {
                 result: int(shadowed.metric("leanrec_shadow_requests_total", result=result))
-                for result in ("shadowed", "dropped", "refused", "failed")
+                for result in ("shadowed", "dropped", "refused", "starved", "failed")
             }
     alone, beside = (side[: options.requests // _BLOCK * _BLOCK].reshape(-1, _BLOCK) for side in times)
     print(f"{options.requests} requests of {_ROWS} rows; shadowing: {counts}")

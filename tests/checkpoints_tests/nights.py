@@ -82,7 +82,7 @@ class Shop:
         out, err = process.communicate(timeout=600)
         assert out, err
         found: dict[str, Any] = json.loads(out)
-        assert process.returncode == (1 if found["outcome"] == "refused" else 0), err
+        assert process.returncode == (1 if found["outcome"] in ("refused", "undecided") else 0), err
         return found | {"said": err}
 
     @property
@@ -102,6 +102,7 @@ class Shop:
     @contextmanager
     def served(self) -> Iterator[ServerProcess]:
         options = ("--home", str(self.folder), "--challenger", "models:/shop@challenger", "--shadow-share", "1")
+        options += ("--shadow-window", "0.5")
         with serving("models:/shop@champion", self.folder / "server.log", *options, "--follow-seconds", "1") as server:
             yield server
 

@@ -9,6 +9,7 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 
 from objectives.serving.bundle import read_bundle
+from objectives.shadow.batch_means import BATCHES, BatchMeans
 from objectives.shadow.score_differences import ScoreDifferences
 from objectives.shadow.state import Counts, ShadowState, write_state
 from search.home import Home
@@ -54,10 +55,19 @@ def good_state(champion: Path, challenger: Path) -> ShadowState:
     scores, times = rng.normal(size=200), tuple(rng.uniform(1, 1.01, 2000).tolist())
     differences = ScoreDifferences().with_request(scores, scores + 0.1)
     state = ShadowState(read_bundle(champion).version, read_bundle(challenger).version, 700.0)
-    return replace(state, counts=Counts(2000), differences=differences, champion_ms=times, challenger_ms=times)
+    equal = BatchMeans((0.0,) * BATCHES)
+    return replace(
+        state,
+        counts=Counts(2000),
+        differences=differences,
+        champion_ms=times,
+        challenger_ms=times,
+        log_p95_ratios=equal,
+    )
 
 
 def write_good_state(home: Home, champion: Path, challenger: Path) -> Path:
-    file = home.shadow_state("toy")
-    write_state(good_state(champion, challenger), file)
-    return file
+    """Write the state of a server, and return the folder of all servers' states."""
+    folder = home.shadow_states("toy")
+    write_state(good_state(champion, challenger), folder / "server-0.json")
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -63,12 +64,16 @@ def test_retrained_checkpoints_are_promoted_and_poisoned_ones_refused(nights: in
         assert shop.step is None and not [path for path in shop.home.watch("shop").iterdir() if path.is_dir()]
 
 
-def test_a_challenger_that_nobody_asks_is_refused_in_the_end(shop: Shop) -> None:
+def test_a_challenger_that_nobody_asks_is_undecided_in_the_end(shop: Shop) -> None:
     """No server runs, so that nothing is shadowed."""
     shop.train(shop.checkpoints / "night-20.pt", "retrained", 20)
     process = shop.watch("--patience-minutes", "0.05")
     out, _ = process.communicate(timeout=600)
-    assert process.returncode == 1 and "after 0.05 minutes of shadowing" in out
+    assert (
+        process.returncode == 1
+        and json.loads(out)["outcome"] == "undecided"
+        and "after 0.05 minutes of shadowing" in out
+    )
     aliases = Aliases.open("shop", shop.home.tracking_uri(None), shop.home)
     assert aliases.version("challenger") is None
 

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from objectives.held_out_rows import HeldOut, write_held_out
 from objectives.records import Artifact, Prepared, Quality
 from objectives.serving.bundle import read_bundle
+from objectives.shadow.batch_means import BATCHES, BatchMeans
 from objectives.shadow.state import Counts, ShadowState, write_state
 from search.checkpoints.held_out_loss import held_out_loss
 from search.checkpoints.promotion import Evaluate, Promotion
@@ -55,7 +56,8 @@ def test_a_challenger_that_keeps_the_policy_is_the_champion(
     study = study_file(tmp_path)
     assert promote(home, study) == 1, "nothing was shadowed"
     refused = json.loads(capsys.readouterr().out)
-    assert not refused["promoted"] and "requests shadowed: must be at least 1,000, but is 0" in refused["reason"]
+    assert refused["outcome"] == "undecided" and not refused["promoted"]
+    assert "requests shadowed: must be at least 1,000, but is 0" in refused["reason"]
     assert aliased(found) == {"champion": "1", "challenger": "2"}
     write_good_state(home, champion, challenger)
     assert promote(home, study, "--min-requests", "2001") == 1
@@ -63,7 +65,7 @@ def test_a_challenger_that_keeps_the_policy_is_the_champion(
     assert aliased(found) == {"champion": "1", "challenger": "2"}
     assert promote(home, study) == 0
     done = json.loads(capsys.readouterr().out)
-    assert done["promoted"] and (done["champion"], done["challenger"]) == ("1", "2")
+    assert done["promoted"] and done["outcome"] == "promoted" and (done["champion"], done["challenger"]) == ("1", "2")
     assert all(condition["holds"] for condition in done["conditions"]) and len(done["conditions"]) == 8
     assert aliased(found) == {"champion": "2"}
     assert found.numbered("2").tags[DECISION].startswith("promoted: requests shadowed 2,000")
@@ -110,10 +112,10 @@ def test_a_challenger_whose_files_changed_is_refused(
 
 def test_a_challenger_that_cannot_be_read_by_the_server_is_refused_with_its_reason(home: Home, tmp_path: Path) -> None:
     found, champion, _ = rivals(home, tmp_path)
-    file = home.shadow_state("toy")
-    write_state(ShadowState(read_bundle(champion).version, "unknown", unusable="a byte changed"), file)
-    refused = _promotion(found, file, unknown).promote()
-    assert not refused.promoted and "a byte changed" in refused.reason
+    folder = home.shadow_states("toy")
+    write_state(ShadowState(read_bundle(champion).version, "unknown", unusable="a byte changed"), folder / "a-0.json")
+    refused = _promotion(found, folder, unknown).promote()
+    assert refused.outcome == "refused" and "a byte changed" in refused.reason
 
 
 @pytest.mark.parametrize("wrong", ["study", "state", "no state", "name"])
@@ -125,10 +127,10 @@ def test_bad_input_is_one_line_and_status_2(
     if wrong == "study":
         study = str(tmp_path / "nothing.yaml")
     if wrong == "state":
-        home.shadow_state("toy").parent.mkdir()
-        home.shadow_state("toy").write_text("{")
+        home.shadow_states("toy").mkdir(parents=True)
+        (home.shadow_states("toy") / "a-0.json").write_text("{")
     if wrong == "no state":
-        words = ["--state", str(tmp_path / "nothing.json")]
+        words = ["--state", str(tmp_path / "nothing")]
     if wrong == "name":
         words = ["--set", "name=other"]
     assert promote(home, study, *words) == 2
@@ -204,13 +206,39 @@ def test_a_loss_that_cannot_be_known_here_is_told(home: Home, tmp_path: Path) ->
 
 def test_the_loss_is_not_evaluated_where_something_else_is_broken(home: Home, tmp_path: Path) -> None:
     found, champion, challenger = rivals(home, tmp_path)
-    file = home.shadow_state("toy")
-    write_state(replace(good_state(champion, challenger), counts=Counts(2000, failed=1)), file)
+    folder = home.shadow_states("toy")
+    write_state(replace(good_state(champion, challenger), counts=Counts(2000, failed=1)), folder / "a-0.json")
 
     def evaluate(*bundles: object) -> tuple[Quality | None, str | None]:
         raise AssertionError
 
-    assert not _promotion(found, file, evaluate).promote().promoted
+    assert _promotion(found, folder, evaluate).promote().outcome == "refused"
+
+
+def test_the_states_of_all_servers_count_together(home: Home, tmp_path: Path) -> None:
+    """Neither of two servers has enough by itself; a third one shadowed others."""
+    found, champion, challenger = rivals(home, tmp_path)
+    folder, half = home.shadow_states("toy"), good_state(champion, challenger)
+    other = read_bundle(write_toy(tmp_path / "other", seed=2)).version
+    write_state(replace(half, challenger=other, counts=Counts(9000, failed=9)), folder / "a-0.json")
+    for server, seconds in (("a-1", 700.0), ("b-0", 20.0)):
+        write_state(replace(half, counts=Counts(600), seconds=seconds), folder / f"{server}.json")
+        told = _promotion(found, folder, unknown).promote()
+    assert told.promoted and told.shadow is not None
+    assert (told.shadow.counts, told.shadow.seconds, told.shadow.windows) == (Counts(1200), 700.0, 2 * BATCHES)
+    assert told.shadow.timed_requests == 4000 and told.shadow.mean_difference == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_ratio_that_is_not_known_well_enough_is_undecided(home: Home, tmp_path: Path) -> None:
+    found, champion, challenger = rivals(home, tmp_path)
+    file, good = home.shadow_states("toy") / "a-0.json", good_state(champion, challenger)
+    noise = np.random.default_rng(0).normal(0, 1, BATCHES)
+    for ratios, outcome in (
+        (noise, "undecided"), (noise[:-1], "undecided"), (1 + noise / 100, "refused"), (noise / 100, "promoted"),
+    ):  # fmt: skip
+        write_state(replace(good, log_p95_ratios=BatchMeans(tuple(ratios.tolist()))), file)
+        assert _promotion(found, file.parent, unknown).promote().outcome == outcome
+    assert aliased(found) == {"champion": "2"}
 
 
 def _held_out(bundle: Path) -> tuple[HeldOut, dict[str, np.ndarray]]:

@@ -19,9 +19,10 @@ POLICY = PromotionPolicy(
 )
 _MS = Quantiles(1.0, 2.0, None)
 GOOD = ShadowSummary(
-    champion="a", challenger="b", seconds=60.0, counts=Counts(shadowed=100, dropped=7, refused=9), mean_difference=0.8,
-    max_difference=5.0, rank_agreement=0.5, ranked_requests=3, timed_requests=100, champion_ms=_MS, challenger_ms=_MS,
-    p95_ratio=1.1, p95_ratio_interval=(1.0, 1.2), unusable=None, last_failure=None,
+    champion="a", challenger="b", seconds=60.0, counts=Counts(shadowed=100, dropped=7, refused=9, starved=2),
+    mean_difference=0.8, max_difference=5.0, rank_agreement=0.5, ranked_requests=3, timed_requests=100,
+    champion_ms=_MS, challenger_ms=_MS, windows=32, p95_ratio=1.1, p95_ratio_interval=(1.0, 1.2), unusable=None,
+    last_failure=None,
 )  # fmt: skip
 
 
@@ -37,13 +38,24 @@ def test_every_limit_holds_at_its_edge() -> None:
 @pytest.mark.parametrize(
     ("change", "name", "words", "final"),
     [
-        ({"counts": Counts(shadowed=99)}, "requests shadowed", ("99", "100"), False),
+        (
+            {"counts": Counts(shadowed=99, dropped=7, refused=9, starved=2)},
+            "requests shadowed",
+            ("99 (7 dropped, 9 refused, 2 starved of CPU)", "100"),
+            False,
+        ),
         ({"seconds": 59.0}, "seconds of shadowing", ("59", "60"), False),
         ({"counts": Counts(shadowed=100, failed=2), "last_failure": "it hung"}, "failures", ("2 (it hung)",), True),
         ({"counts": Counts(shadowed=100, not_finite=1)}, "requests with non-finite scores", ("1 (",), True),
         ({"p95_ratio_interval": (1.0, 1.21)}, "upper bound of the p95 ratio", ("1.21", "1.2x"), False),
         ({"p95_ratio_interval": (1.3, 1.5)}, "upper bound of the p95 ratio", ("1.5", "1.2x"), True),
-        ({"p95_ratio": None, "p95_ratio_interval": None}, "upper bound of the p95 ratio", ("–",), False),
+        ({"p95_ratio_interval": (0.5, 3.0)}, "upper bound of the p95 ratio", ("0.5x to 3x", "32 windows"), False),
+        (
+            {"p95_ratio": None, "p95_ratio_interval": None, "windows": 31},
+            "upper bound of the p95 ratio",
+            ("not known: 31 windows, of 32",),
+            False,
+        ),
         ({"mean_difference": 0.81}, "mean difference of scores", ("0.81", "0.8"), True),
         ({"mean_difference": None}, "mean difference of scores", ("–",), True),
         ({"rank_agreement": 0.49}, "top rows in common", ("49%", "50%"), True),

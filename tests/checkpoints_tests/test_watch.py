@@ -53,7 +53,7 @@ class Nights:
     def watch(self, policy: PromotionPolicy | None = None, patience_s: float = 60.0) -> Watch:
         promotion = Promotion(
             self.aliases,
-            self.home.shadow_state("toy"),
+            self.home.shadow_states("toy"),
             policy or PromotionPolicy(),
             False,
             lambda *of: (None, "no rows"),
@@ -76,7 +76,7 @@ class Nights:
                 champion, challenger = aliases.version(CHAMPION), aliases.version(CHALLENGER)
                 if champion is not None and challenger is not None:
                     folders = aliases.folder(champion), aliases.folder(challenger)
-                    write_state(good_state(*folders), self.home.shadow_state("toy"))
+                    write_state(good_state(*folders), self.home.shadow_states("toy") / "a-0.json")
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -192,14 +192,17 @@ def test_shadowing_that_breaks_the_policy_refuses_and_takes_the_alias_away(night
 def test_patience_ends(nights: Nights) -> None:
     nights.write("a.pt", "1")
     found = nights.once(PromotionPolicy(min_requests=5000), patience_s=0.2)
-    assert found is not None and found.outcome == "refused" and "must be at least 5,000, but is 2,000" in found.reason
+    assert found is not None and found.outcome == "undecided"
+    assert "must be at least 5,000, but is 2,000" in found.reason
+    assert nights.aliased() == {"champion": "1"} and nights.aliases.numbered("2").tags[DECISION].startswith("undecided")
+    assert nights.once() is None, "it is decided once"
 
 
 def test_another_champion_meanwhile_is_the_one_to_beat(nights: Nights, tmp_path: Path) -> None:
     """A choice registers a bundle while a challenger is shadowed: its alias is given back."""
     nights.write("a.pt", "1")
     watch = nights.watch(patience_s=1.0)
-    steps, state = watch._steps, nights.home.shadow_state("toy")
+    steps, state = watch._steps, nights.home.shadow_states("toy") / "a-0.json"
     write_state(ShadowState("x", "y"), state)
     looks = []
     shadow = steps.shadow

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.errors import InputError
-from search.checkpoints.watch_state import MOST_BUILDS, Step, WatchState, Work, advance, read_watch
+from search.checkpoints.watch_state import MOST_BUILDS, Outcome, Step, WatchState, Work, advance, read_watch
 from search.errors import LostJobError
 from search.home import write_json
 
@@ -25,7 +25,7 @@ class World:
     """Files and a registry, which outlast a kill; and instants at which a process is killed, each once.
 
     A checkpoint's name tells what is wrong with it: "bad" is refused when it is built, "odd" when it is shadowed, and
-    "same" is the champion's own.
+    "same" is the champion's own, and "slow" has no verdict in time.
     """
 
     def __init__(self, kills: Iterable[int] = ()) -> None:
@@ -77,6 +77,8 @@ class World:
             assert self.challenger == work.checkpoint, "the server sees it"
         if self.looks % 3:
             return "shadow", work.reason
+        if "slow" in work.checkpoint:
+            return "give up", "its time is over"
         return ("refuse", "it is odd") if "odd" in work.checkpoint else ("promote", "it holds")
 
     def promote(self, work: Work) -> None:
@@ -87,9 +89,9 @@ class World:
         self.challenger = None
         self.tick()
 
-    def refuse(self, work: Work) -> None:
+    def withdraw(self, work: Work, outcome: Outcome) -> None:
         self.tick()
-        assert work.reason
+        assert work.reason and outcome == ("undecided" if "slow" in work.checkpoint else "refused")
         if self.challenger == work.checkpoint:
             self.challenger = None
         self.tick()
@@ -120,16 +122,16 @@ def _process(world: World, checkpoint: str, file: Path) -> None:
         state = advance(state, world, lambda new: world.save(new, file), lambda: 1.0)
 
 
-ALL = ("a", "bad b", "c", "odd d", "same e", "f")
-OUTCOMES = ("promoted", "refused", "promoted", "refused", "unchanged", "promoted")
+ALL = ("a", "bad b", "c", "odd d", "same e", "slow f", "g")
+OUTCOMES = ("promoted", "refused", "promoted", "refused", "unchanged", "undecided", "promoted")
 
 
 def _check(world: World, found: WatchState) -> None:
     assert [one.checkpoint for one in found.decided] == list(ALL)
     assert tuple(one.outcome for one in found.decided) == OUTCOMES
     assert all(one.reason for one in found.decided)
-    assert world.champions == ["first", "a", "c", "f"], "each once, in order"
-    assert world.versions == ["a", "c", "odd d", "f"], "each once"
+    assert world.champions == ["first", "a", "c", "g"], "each once, in order"
+    assert world.versions == ["a", "c", "odd d", "slow f", "g"], "each once"
     assert world.challenger is None and world.files == set() and found.work is None
 
 

@@ -12,7 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectives.serving.control.controller import Decision, Observation, Reason, begin, decide
+from objectives.serving.control.controller import Decision, Observation, Reason, begin, decide, resumed
 from objectives.serving.control.correction import _wilson
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, change, choose
 from objectives.serving.control.windows import Windows
@@ -133,6 +133,31 @@ def test_a_share_of_late_answers_as_tolerated_is_seldom_corrected(seed: int) -> 
     found = play(plan, WINDOWS, [10] * 6000, late=late)
     raised = sum(d.correction > b.correction for b, d in itertools.pairwise(found))
     assert raised <= 10
+
+
+def test_a_plan_that_is_read_again_in_a_surge_goes_on_with_it() -> None:
+    """The new plan, whose clock is 1000 s ahead, foresees little: everything but its rate is as if nothing was read."""
+    old = ControlPlan((option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0)))
+    new = ControlPlan(old.options, (PlannedPhase(5.0, 0.0),) * 100, 60.0)
+    arrivals = [10] * 120 + [34] * 30 + [10] * 200
+    state, total = begin(old, 0.0), 0
+    for tick, arrived in enumerate(arrivals[:130], 1):
+        total += arrived
+        state, _ = decide(old, WINDOWS, state, Observation(tick, total, 0, state.option))
+    first_of_new = begin(new, 1130.0).option
+    assert state.option == 2 and first_of_new == 0
+    state = resumed(new, WINDOWS, state, 1000.0, Observation(1130.0, total, 0, first_of_new))
+    assert state.option == 2, "what the surge needs, and not what the plan foresees"
+    found = []
+    for tick, arrived in enumerate(arrivals[130:], 1131):
+        total += arrived
+        state, decision = decide(new, WINDOWS, state, Observation(tick, total, 0, state.option))
+        found.append(decision)
+    for ours, theirs in zip(found, play(old, WINDOWS, arrivals)[130:], strict=True):
+        assert (ours.stable_rps, ours.panic_rps, ours.panicking) == (
+            theirs.stable_rps, theirs.panic_rps, theirs.panicking,
+        )  # fmt: skip
+        assert ours.option == theirs.option
 
 
 def test_it_degrades_where_no_replicas_suffice_and_recovers() -> None:

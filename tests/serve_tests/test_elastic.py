@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -15,10 +16,16 @@ import numpy as np
 import pytest
 
 from objectives.serving.bundle import open_verified, read_bundle
+from objectives.serving.control.elastic import Elastic, ElasticSettings
+from objectives.serving.control.windows import Windows
+from objectives.serving.http.inference import Inference
+from objectives.serving.http.limits import Limits
+from objectives.serving.http.model_slot import ModelSlot
 from spaces.serialization import digest
-from tests.control_tests.plans import document, write_bundles, write_plan
+from spaces.techniques.quantization import Precision
+from tests.control_tests.plans import PLACEMENT, document, write_bundles, write_plan
 from tests.serve_tests import oracle
-from tests.serve_tests.bundles import draw_request
+from tests.serve_tests.bundles import draw_request, write_toy
 from tests.serve_tests.clients import Clients
 from tests.serve_tests.process import ROOT, SOON, ServerProcess, serving, wait_until
 
@@ -116,6 +123,35 @@ def test_an_option_that_cannot_be_opened_leaves_the_old_one_serving(tmp_path: Pa
         assert server.metric("leanrec_controller_failures_total") == 1
         assert "cannot be served: BUNDLE: " in server.log.read_text()
         assert {version for version, _ in clients.seen} == {digest(read_bundle(exact).manifest)[:12]}
+
+
+def test_bundles_that_move_are_followed(tmp_path: Path) -> None:
+    """An alias finds another version of a variant, then one that no plan offers, which is not taken."""
+    exact, fast = write_bundles(tmp_path)
+    newer = write_toy(tmp_path / "newer", PLACEMENT, seed=5)
+    strange = write_toy(tmp_path / "strange", PLACEMENT, seed=6, precision=Precision((("mlp", "int4"),)))
+    plan, now, said = write_plan(tmp_path / "plan.json", document([(0, 5.0)], time.time())), [exact], list[str]()
+    settings = ElasticSettings(plan, None, lambda: (now[0], fast), Windows(1.0, 0.4, 0.05), None, 0.02)
+
+    async def served() -> list[str]:
+        elastic = Elastic(settings, said.append)
+        inference = Inference("toy", ModelSlot(elastic.open()), Limits())
+        running, versions = asyncio.create_task(elastic.run(inference)), [inference.slot.model.version]
+        now[0] = newer
+        async with asyncio.timeout(SOON):
+            while inference.slot.model.version == versions[0]:
+                await asyncio.sleep(0.01)
+            versions.append(inference.slot.model.version)
+            now[0] = strange
+            while not any("cannot be served" in line for line in said):
+                await asyncio.sleep(0.01)
+        versions.append(inference.slot.model.version)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await asyncio.to_thread(inference.slot.model.close)
+        return versions
+
+    assert asyncio.run(served()) == [read_bundle(folder).version for folder in (exact, newer, newer)]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from search.cli.console import Console
 from search.errors import ConfigError
 from search.report.bench import headline
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
-from tests.serve_tests.process import ServerProcess, serving
+from tests.serve_tests.process import SOON, ServerProcess, serving
 
 QUIET = Console(quiet=True, as_json=True)
 DELAY_SECONDS = 0.02
@@ -105,6 +105,32 @@ def test_an_overloaded_server_refuses_and_others_fail_in_one_line(slow: str, ser
         assert remote.submit({"item": np.array([4])}).result().tolist() == [8.0], "the connection serves the next one"
     with RemoteModel(server.url) as remote, pytest.raises(RemoteError, match=r"status 400: .*item"):
         remote.submit({"user": np.array([1])}).result()
+
+
+class Together(Slow):
+    """A server that answers once so many requests have arrived."""
+
+    most = 40
+    barrier = threading.Barrier(most)
+
+    def do_POST(self) -> None:
+        self.barrier.wait(SOON)
+        super().do_POST()
+
+
+class Queue(http.server.ThreadingHTTPServer):
+    request_queue_size = Together.most
+
+
+def test_as_many_requests_are_on_their_way_as_were_submitted() -> None:
+    """Twice: the second time over the same connections."""
+    with Queue(("127.0.0.1", 0), Together) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with RemoteModel(f"http://127.0.0.1:{server.server_address[1]}/v2/models/slow") as remote:
+            for _ in range(2):
+                pending = [remote.submit({"item": np.array([item])}) for item in range(Together.most)]
+                assert [one.result(SOON).tolist() for one in pending] == [[2.0 * i] for i in range(Together.most)]
+        server.shutdown()
 
 
 class Impatient(Slow):

@@ -35,7 +35,7 @@ class Scorer:
 
 
 def compared(champion: Scorer, challenger: Scorer, requests: int = 1) -> ShadowState:
-    pair, state = Pair(champion, challenger), ShadowState("a", "b")  # type: ignore[arg-type]
+    pair, state = Pair(champion, challenger, 1.0), ShadowState("a", "b")  # type: ignore[arg-type]
     for _ in range(requests):
         state = pair.compare(state, REQUEST, SERVED)
     return state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from objectives.serving.bundle import read_bundle
 from objectives.shadow.score_differences import ScoreDifferences
-from objectives.shadow.state import read_state
+from objectives.shadow.state_files import read_states
 from search.cli.parser import run_command
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
@@ -53,7 +52,7 @@ def send(server: ServerProcess, asked: list[dict[str, np.ndarray]], expected: li
 
 
 def options(tmp_path: Path, challenger: Path) -> tuple[str, ...]:
-    state = str(tmp_path / "state.json")
+    state = str(tmp_path / "states")
     return ("--challenger", str(challenger), "--shadow-share", "1", "--shadow-state", state)
 
 
@@ -79,7 +78,7 @@ def test_scores_are_compared_and_the_state_survives_a_restart(starts: int, tmp_p
             wait_until(lambda server=server, start=start: shadowing(server)["ranked_requests"] == 16 * start)
             found = shadowing(server)
             assert found is not None and found["counts"] == {
-                "shadowed": 16 * start, "dropped": 0, "refused": 0, "failed": 0, "not_finite": 0,
+                "shadowed": 16 * start, "dropped": 0, "refused": 0, "starved": 0, "failed": 0, "not_finite": 0,
             }  # fmt: skip
             assert found["mean_difference"] == pytest.approx(expected.mean_difference)
             assert found["rank_agreement"] == pytest.approx(expected.rank_agreement)
@@ -88,8 +87,8 @@ def test_scores_are_compared_and_the_state_survives_a_restart(starts: int, tmp_p
             assert server.metric("leanrec_shadow_model", **versions) == 1
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(SOON) == 0
-    state = read_state(tmp_path / "state.json")
-    assert state is not None and state.counts.shadowed == 16 * starts and state.seconds > 0
+    (state,) = read_states(tmp_path / "states")
+    assert state.counts.shadowed == 16 * starts and state.seconds > 0
 
 
 Write = Callable[[Path], Path]
@@ -143,17 +142,21 @@ def test_a_challenger_that_cannot_be_used_is_told_and_the_champion_serves(tmp_pa
         write_toy(challenger, seed=1)
         server.process.send_signal(signal.SIGHUP)
         active(server)
-    assert json.loads((tmp_path / "state.json").read_text())["unusable"] is None
+    (state,) = read_states(tmp_path / "states")
+    assert state.unusable is None
 
 
 def test_a_shadowing_that_cannot_be_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    champion, notes = str(write_toy(tmp_path / "champion")), tmp_path / "notes.txt"
+    champion, notes = str(write_toy(tmp_path / "champion")), tmp_path / "notes" / "notes.json"
+    notes.parent.mkdir()
     notes.write_text("mine")
     for wrong, words in (
         (("--challenger", str(tmp_path / "nothing")), "--challenger: must be a folder"),
         (("--challenger", "models:/nobody@challenger"), "--challenger: models:/nobody@challenger must be registered"),
-        (("--challenger", champion, "--shadow-state", str(notes)), "must be the state of a shadowing"),
-        (("--challenger", champion, "--shadow-state", str(tmp_path / "no" / "state.json")), "--shadow-state"),
+        (("--challenger", champion, "--shadow-state", str(notes.parent)), "must be the state of a shadowing"),
+        (("--challenger", champion, "--shadow-state", str(notes)), "--shadow-state: must be a folder"),
+        (("--challenger", champion, "--shadow-state", str(tmp_path / "no" / "states")), "--shadow-state"),
+        (("--challenger", champion, "--shadow-window", "0"), "--shadow-window"),
         *(
             (("--challenger", champion, "--shadow-share", share), "--shadow-share")
             for share in ("0", "1.5", "x", "nan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from objectives.serving.bundle import read_bundle
 from objectives.serving.http.model import Model
+from objectives.shadow import child as child_module
 from objectives.shadow.shadow import Shadow
-from objectives.shadow.state import read_state
+from objectives.shadow.state import ShadowState
+from objectives.shadow.state_files import read_states
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
 from tests.serve_tests.process import SOON, wait_until
 
@@ -38,7 +41,7 @@ def scores(champion: Model) -> np.ndarray:
 def shadowing(
     champion: Model, find: Callable[[], Path | None], folder: Path, share: float = 1.0, patience: float = 20.0
 ) -> Iterator[Shadow]:
-    shadow = Shadow(find, share, lambda name: folder / f"{name}.json", 0.1, lambda line: None, patience)
+    shadow = Shadow(find, share, lambda name: folder / name, 0.1, 1.0, lambda line: None, patience)
     shadow.start(lambda: champion)
     try:
         yield shadow
@@ -56,9 +59,16 @@ def counted(shadow: Shadow, result: str) -> int:
     return 0 if counts is None else int(counts[result])
 
 
+def state_of(folder: Path) -> ShadowState | None:
+    """The state of the only server."""
+    states = read_states(folder / "toy")
+    assert len(states) <= 1
+    return next(iter(states), None)
+
+
 def saved(folder: Path) -> int:
     """The requests that are known in the state's file."""
-    state = read_state(folder / "toy.json")
+    state = state_of(folder)
     return 0 if state is None else state.counts.shadowed
 
 
@@ -78,8 +88,41 @@ def test_a_challenger_that_hangs_is_replaced_and_its_requests_failed(
         wait_until(lambda: counted(shadow, "failed") == 1)
         wait_until(lambda: is_active(shadow))
         assert "did not answer within 0.5 s" in known(shadow, "last_failure")
-    state = read_state(tmp_path / "toy.json")
+    state = state_of(tmp_path)
     assert state is not None and state.counts.failed >= 1 and state.counts.shadowed == 0
+
+
+def test_a_challenger_that_has_no_core_is_not_compared_and_has_not_failed(
+    champion: Model, scores: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs; the kernel says that it waited for a core meanwhile."""
+    start = time.monotonic()
+    monkeypatch.setattr(child_module, "run_delay_ms", lambda process: 1e3 * (time.monotonic() - start))
+    hanging = write_toy(tmp_path / "hanging", waiting(3600))
+    with shadowing(champion, lambda: hanging, tmp_path, patience=0.2) as shadow:
+        wait_until(lambda: is_active(shadow))
+        shadow.offer(champion, REQUEST, scores)
+        wait_until(lambda: counted(shadow, "starved") == 1)
+        wait_until(lambda: is_active(shadow))
+        assert counted(shadow, "failed") == 0 and known(shadow, "last_failure") is None
+    state = state_of(tmp_path)
+    assert state is not None and (state.counts.starved, state.counts.failed, state.counts.not_compared) == (1, 0, 1)
+
+
+def test_two_servers_in_one_home_keep_both_their_states(champion: Model, scores: np.ndarray, tmp_path: Path) -> None:
+    challenger = write_toy(tmp_path / "challenger", seed=1)
+    with shadowing(champion, lambda: challenger, tmp_path) as one:
+        other = Shadow(lambda: challenger, 1.0, lambda name: tmp_path / name, 0.1, 1.0, lambda line: None)
+        other.start(lambda: champion)
+        wait_until(lambda: is_active(one) and is_active(other))
+        for shadow, requests in ((one, 2), (other, 3)):
+            for _ in range(requests):
+                shadow.offer(champion, REQUEST, scores)
+            wait_until(lambda shadow=shadow, requests=requests: counted(shadow, "shadowed") == requests)
+        other.close()
+    states = read_states(tmp_path / "toy")
+    assert sorted(state.counts.shadowed for state in states) == [2, 3]
+    assert {state.challenger for state in states} == {read_bundle(challenger).version}
 
 
 @pytest.mark.slow
@@ -141,5 +184,5 @@ def test_the_challenger_is_followed(champion: Model, scores: np.ndarray, tmp_pat
         now[0] = "same"
         wait_until(lambda: not is_active(shadow))
         now[0] = None
-    state = read_state(tmp_path / "toy.json")
+    state = state_of(tmp_path)
     assert state is not None and state.challenger == version, "the champion itself leaves no state"

@@ -60,6 +60,11 @@ class Observation:
     ended: int = 0
     late: int = 0
 
+    @property
+    def answers(self) -> Answers:
+        """The answers so far."""
+        return Answers(self.now_s, self.ended, self.late, self.backlog)
+
 
 @dataclass(frozen=True)
 class State:
@@ -115,6 +120,23 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
     return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option)
 
 
+def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, seen: Observation) -> State:
+    """Return the state that goes on under another plan with the requests that were seen: a surge stays one.
+
+    Args:
+        shift_s: seconds from the clock of the old plan to that of the new one
+        seen: on the new plan's clock; `serving` is the option that the plan begins with
+    """
+
+    def shifted(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        return tuple(Sample(sample.at_s + shift_s, sample.value) for sample in samples)
+
+    arrived, wanted = shifted(state.arrived), shifted(state.wanted)
+    correction = state.correction.begun_again(seen.answers, windows.panic_s)
+    moved = State(arrived, wanted, seen.serving, state.panic_until_s + shift_s, correction)
+    return decide(plan, windows, moved, seen)[0]
+
+
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
     """Return the next state, and the decision."""
     now = seen.now_s
@@ -146,7 +168,7 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
 
 def _corrected(plan: ControlPlan, windows: Windows, state: State, seen: Observation, arriving_rps: float) -> Correction:
     """Return the correction after a tick; while something else is about to serve, no answer counts."""
-    before, answers = state.correction, Answers(seen.now_s, seen.ended, seen.late, seen.backlog)
+    before, answers = state.correction, seen.answers
     if seen.serving != state.option:
         return before.begun_again(answers, windows.panic_s)
     capacities = [each.capacity_rps for number, each in enumerate(plan.options) if number not in seen.broken]

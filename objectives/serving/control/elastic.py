@@ -6,15 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.errors import ExplainedError, InputError, one_line
-from objectives.serving.control.controller import Decision, Observation, Reason, State, begin, decide
+from objectives.serving.control.controller import Decision, Observation, Reason, State, begin, decide, resumed
 from objectives.serving.control.options import change
 from objectives.serving.control.plan_file import MachinePlan, machine_plan, read_plan
 from objectives.serving.control.timeline import Timeline, decision_facts, option_facts
 from objectives.serving.control.windows import Windows
+from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.metrics import ControllerMetrics
 from objectives.serving.http.model import Model
@@ -30,6 +31,7 @@ class ElasticSettings:
     machine: kind of this machine in it; None where it has a single one
     bundles: returns the folders of all variants, at the start and at each reload
     timeline: file to which decisions are written, None for none
+    follow_seconds: time between two looks at the bundles, which are reloaded where others are found; None for none
     """
 
     plan: Path
@@ -37,6 +39,7 @@ class ElasticSettings:
     bundles: Callable[[], Sequence[Path]]
     windows: Windows
     timeline: Path | None
+    follow_seconds: float | None = None
 
 
 class Elastic:
@@ -47,6 +50,7 @@ class Elastic:
     """
 
     _plan: MachinePlan
+    _bundles: Sequence[Path]
     _state: State
     _began_s: float  # since the epoch, of the plan
     _serving: int
@@ -59,8 +63,8 @@ class Elastic:
             InputError: they do not fit one another, or the timeline cannot be written.
         """
         self._settings, self._say = settings, say
-        plan = self._plan_of(settings)
-        self._take(plan, begin(plan.control, _second(plan)).option)
+        plan, bundles = self._read()
+        self._take(plan, bundles, begin(plan.control, _second(plan)))
         self._timeline = Timeline(settings.timeline)
         self._switch: asyncio.Task[None] | None = None
         self._reload = False
@@ -90,6 +94,7 @@ class Elastic:
         metrics = inference.metrics.controlled()
         inference.slo_ms = self._plan.control.slo_ms
         self._note(metrics)
+        following = asyncio.create_task(self._follow())
         tick_s = self._settings.windows.tick_s
         last = next_tick = time.monotonic()
         try:
@@ -103,9 +108,15 @@ class Elastic:
                     _LOGGER.exception("the controller failed; what serves stays")
                 last = now
         finally:
+            following.cancel()
             if self._switch is not None:
                 self._switch.cancel()
             self._timeline.close()
+
+    async def _follow(self) -> None:
+        """Ask for a reload where other bundles are found, if they are to be followed."""
+        if (seconds := self._settings.follow_seconds) is not None:
+            await follow(self._settings.bundles, lambda: self._bundles, seconds, self.ask_reload, self._say)
 
     def _tick(self, inference: Inference, metrics: ControllerMetrics, elapsed_s: float) -> None:
         idle = self._switch is None or self._switch.done()
@@ -114,15 +125,7 @@ class Elastic:
             self._switch = asyncio.create_task(self._read_again(inference, metrics))
             return
         before, panicked = self._state.option, self._now_s() < self._state.panic_until_s
-        seen = Observation(
-            self._now_s(),
-            inference.arrived,
-            inference.slot.model.pool.queued,
-            self._serving,
-            frozenset(self._broken),
-            inference.answered + inference.refused,
-            inference.late + inference.refused,
-        )
+        seen = _seen(inference, self._now_s(), self._serving, frozenset(self._broken))
         self._state, decision = decide(self._plan.control, self._settings.windows, self._state, seen)
         self._record(before, decision, panicked, metrics, elapsed_s)
         if decision.option != self._serving and decision.option not in self._broken and idle:
@@ -174,29 +177,38 @@ class Elastic:
         await inference.swap(model)
 
     async def _read_again(self, inference: Inference, metrics: ControllerMetrics) -> None:
-        """Read plan and bundles again, and serve what they say; where they are wrong, the old ones serve on."""
+        """Read plan and bundles again, and serve what they and the requests so far ask for; where they are wrong, the
+        old ones serve on.
+        """
         try:
-            plan = await asyncio.to_thread(self._plan_of, self._settings)
-            first = begin(plan.control, _second(plan)).option
+            plan, bundles = await asyncio.to_thread(self._read)
+            first = self._resumed(plan, inference).option
             model = await asyncio.to_thread(_opened, plan, first)
         except Exception as error:
             self._failed("the new plan", error, metrics)
             return
-        self._take(plan, first, inference.arrived)
+        # The next tick sees what has come since the option was chosen.
+        self._take(plan, bundles, replace(self._resumed(plan, inference), option=first))
         inference.slo_ms = plan.control.slo_ms
         self._say("the plan was read again")
         await self._swap(model, inference, metrics, "reload")
 
-    @staticmethod
-    def _plan_of(settings: ElasticSettings) -> MachinePlan:
-        return machine_plan(read_plan(settings.plan), settings.machine, settings.bundles())
+    def _resumed(self, plan: MachinePlan, inference: Inference) -> State:
+        """Return the state that goes on with what was seen, under another plan."""
+        now_s, windows = _second(plan), self._settings.windows
+        first = begin(plan.control, now_s).option
+        return resumed(plan.control, windows, self._state, now_s - self._now_s(), _seen(inference, now_s, first))
 
-    def _take(self, plan: MachinePlan, first: int, arrived: int = 0) -> None:
-        """Take a plan whose option `first` serves."""
-        self._plan, self._serving = plan, first
-        self._began_s = time.time() if plan.start_s is None else plan.start_s
+    def _read(self) -> tuple[MachinePlan, Sequence[Path]]:
+        """Read the plan and find the bundles."""
+        settings, bundles = self._settings, self._settings.bundles()
+        return machine_plan(read_plan(settings.plan), settings.machine, bundles), bundles
+
+    def _take(self, plan: MachinePlan, bundles: Sequence[Path], state: State) -> None:
+        """Take a plan, of which the state's option serves."""
+        self._began_s = time.time() - _second(plan)
+        self._plan, self._bundles, self._state, self._serving = plan, bundles, state, state.option
         self._broken = set()
-        self._state = begin(plan.control, self._now_s(), arrived)
 
     def _failed(self, name: str, error: Exception, metrics: ControllerMetrics) -> None:
         explained = isinstance(error, (ExplainedError, InputError))
@@ -211,6 +223,11 @@ class Elastic:
 
     def _now_s(self) -> float:
         return time.time() - self._began_s
+
+
+def _seen(inference: Inference, now_s: float, serving: int, broken: frozenset[int] = frozenset()) -> Observation:
+    ended, late = (count + inference.refused for count in (inference.answered, inference.late))
+    return Observation(now_s, inference.arrived, inference.slot.model.pool.queued, serving, broken, ended, late)
 
 
 def _opened(plan: MachinePlan, option: int) -> Model:

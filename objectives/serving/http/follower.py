@@ -1,33 +1,36 @@
-"""Follower of an alias: it asks for a swap where another bundle is found than before."""
+"""Follower of aliases: it asks for a swap where other bundles are found than before."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
+from typing import TypeVar
 
 from objectives.errors import one_line
 
+# A folder, or those of several variants.
+T = TypeVar("T")
+
 
 async def follow(
-    find: Callable[[], Path],
-    served: Callable[[], Path],
+    find: Callable[[], T],
+    served: Callable[[], T],
     seconds: float,
     swap: Callable[[], None],
     say: Callable[[str], None],
 ) -> None:
-    """Look for another folder than the one that is served, until cancelled.
+    """Look for other folders than those that are served, until cancelled.
 
-    A folder is asked for once: its bundle may not verify. Where nothing is found, or the registry does not answer, the
+    They are asked for once: a bundle may not verify. Where nothing is found, or the registry does not answer, the
     next look may.
 
     Args:
-        served: returns the folder that is served
+        served: returns what is served
         seconds: time between two looks, each on a thread
-        swap: called where another folder is found
+        swap: called where something else is found
     """
     said: str | None = None
-    asked: Path | None = None
+    asked: T | None = None
     while True:
         await asyncio.sleep(seconds)
         try:

@@ -113,9 +113,10 @@ class _ShadowCollector(Collector):
             ("mean_score_difference", "Mean difference of scores over their spread", document["mean_difference"]),
             ("max_score_difference", "Largest difference of scores over their spread", document["max_difference"]),
             ("rank_agreement", "Share of the top rows that both models have", document["rank_agreement"]),
+            ("windows", "Windows of time in which both p95 were taken", document["windows"]),
             ("p95_ratio", "p95 of the challenger over the champion's", document["p95_ratio"]),
-            ("p95_ratio_low", "Lower bound of its 95% interval", low),
-            ("p95_ratio_high", "Upper bound of its 95% interval", high),
+            ("p95_ratio_low", "Lower bound of its interval, 95% at all looks together", low),
+            ("p95_ratio_high", "Upper bound of its interval, 95% at all looks together", high),
         ):
             if value is not None:
                 yield GaugeMetricFamily(f"leanrec_shadow_{name}", text, value)
