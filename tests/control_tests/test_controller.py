@@ -89,17 +89,17 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
 
 def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:
     """10 requests/s on a capacity of 12: with 20 answers, all late, 1.5 times as much is wanted. Those of the second of
-    the load and of the 6 s behind it tell nothing; of the 60 s after them none is late, and each such window takes 5%
+    the load and of the 6 s behind it tell nothing; of the 60 s after them none is late, and each such window takes 2%
     away."""
     options = (option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0))
     plan = ControlPlan(options, (PlannedPhase(10.0, 0.0),), 1000.0)
-    found = play(plan, WINDOWS, [10] * 400, late=[10] * 9 + [0] * 391)
+    found = play(plan, WINDOWS, [10] * 1000, late=[10] * 9 + [0] * 991)
     up = first(found, Reason.LATE)
     assert (up.now_s, up.option, up.correction, up.held_rps) == (2, 1, 1.5, 15.0)
     changes = [(d.now_s, d.correction) for b, d in itertools.pairwise(found) if d.correction != b.correction]
-    assert [now for now, _ in changes] == [2, 9 + 60, 9 + 120, 9 + 180, 9 + 240, 9 + 300, 9 + 360]
-    assert [factor for _, factor in changes] == pytest.approx([1.5 * 0.95**n for n in range(7)])
-    assert first(found, Reason.CALM).now_s == 9 + 300 + 60, "1.5 x 0.95^5 x 10 are below 12, and it is held until then"
+    assert [now for now, _ in changes] == [2, *(9 + 60 * n for n in range(1, 17))]
+    assert [factor for _, factor in changes] == pytest.approx([1.5 * 0.98**n for n in range(17)])
+    assert first(found, Reason.CALM).now_s == 9 + 720 + 60, "1.5 x 0.98^12 x 10 is below 12, and 11 times is held"
 
 
 def test_late_answers_to_more_than_was_to_be_served_and_from_the_queue_behind_it_correct_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,3 +173,9 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path) -> None:
     # The same decisions at nearly the same times as on the virtual clock, though loads take other times.
     assert served.loss == pytest.approx(rows[ELASTIC, "virtual"].loss, abs=0.002)
     assert (tmp_path / "out" / "servers" / "planned-and-reactive.timeline.jsonl").exists()
+    # What one request took beyond its simulated time is added to all simulated ones.
+    simulated = run.replay(session, replace(request, bundles=()), tmp_path / "simulated", QUIET)
+    for row in simulated.rows:
+        beside = rows[row.policy, "virtual"]
+        assert row.transport_ms == 0 <= beside.transport_ms
+        assert beside.p50_ms == pytest.approx(row.p50_ms + beside.transport_ms)

@@ -117,7 +117,8 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
         rate = max(each.capacity_rps for each in plan.options if each.loss == least)
         option = choose(plan.options, rate, 0.0)
     assert option is not None, "a plan has an option"
-    return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option)
+    correction = Correction(from_s=now_s)
+    return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option, correction=correction)
 
 
 def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, seen: Observation) -> State:

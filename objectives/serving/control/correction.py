@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 # Times by which rates count for more at a time, and less.
-_UP, _DOWN = 1.5, 0.95
+_UP, _DOWN = 1.5, 0.98
 # Within a stable window so many times the tolerated share call for more at once.
 _CLEARLY = 2.0
 _FEWEST = 20

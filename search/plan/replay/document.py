@@ -47,10 +47,15 @@ class ReplayDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRow(MachineOutcome):
-    """A policy on the virtual clock, or on a server."""
+    """A policy on the virtual clock, or on a server.
+
+    transport_ms: added to each simulated request, where a server was at hand: what one took there beyond its simulated
+        time, one at a time
+    """
 
     policy: str
     clock: str
+    transport_ms: float
     decisions: tuple[ReplayDecision, ...]
     intervals: tuple[ReplayInterval, ...]
 

@@ -15,6 +15,7 @@ from search.report.report import write_figures
 REPLAY_COLUMNS: tuple[Column[ReplayRow], ...] = (
     Column("policy", lambda row: Cell(row.policy), "left"),
     Column("clock", lambda row: Cell(row.clock), "left"),
+    Column("transport", lambda row: number(row.transport_ms or None, column_milliseconds)),
     Column("late", lambda row: number(row.late, column_percent)),
     Column("refused", lambda row: number(row.refused, column_percent)),
     Column("p50", lambda row: number(row.p50_ms, column_milliseconds)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from objectives.measurement.load_generator import Request
 from objectives.measurement.request_log import RequestLog
 from objectives.measurement.service_curve import OutsideRangeError
 from objectives.serving.bundle import read_bundle
@@ -27,7 +28,7 @@ from objectives.serving.control.windows import KPA, Windows
 from objectives.serving.pool.virtual_clock import ServiceTime
 from planning.capacity import Objective, service_of
 from planning.demand import Counts, Floats
-from planning.elastic import MachineOutcome, Served, machine_outcome, policies, simulate_elastic
+from planning.elastic import STATIC_PEAK, MachineOutcome, Served, machine_outcome, policies, simulate_elastic
 from planning.fleet import Deployment
 from planning.machine_share import machine_share
 from search.bench.requests import draw_requests
@@ -37,12 +38,14 @@ from search.home import write_json
 from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
-from search.plan.replay.server import ServerSettings, serve_policy
+from search.plan.replay.server import ServerSettings, alone_ms, serve_policy
 from search.session import Session
 from spaces.serialization import Json
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
+# Requests that are sent one at a time, to know what transport takes.
+_ALONE = 20
 
 
 @dataclass(frozen=True)
@@ -168,28 +171,60 @@ def _rows(
     service = _services(menu.deployments, offer["machine_speed"], request.seed)
     settings = ServerSettings(document, machine, request.bundles, windows, request.speed, out / "servers")
 
-    def row(name: str, clock: str, policy: ControlPlan, served: Served, told: Sequence[ReplayDecision]) -> ReplayRow:
+    def row(
+        name: str, clock: str, policy: ControlPlan, served: Served, told: Sequence[ReplayDecision], transport_ms: float
+    ) -> ReplayRow:
         outcome: MachineOutcome = machine_outcome(served, policy.options, traffic.end_s, objective, price)
         intervals = intervals_of(served, traffic.seconds, policy.options, traffic.end_s, objective.slo_ms)
         console.say(f"{name}, {clock}: {outcome.late:.2%} late, {outcome.replica_seconds:,.0f} replica-seconds")
-        return ReplayRow(policy=name, clock=clock, decisions=tuple(told), intervals=intervals, **vars(outcome))
+        return ReplayRow(
+            policy=name,
+            clock=clock,
+            decisions=tuple(told),
+            intervals=intervals,
+            transport_ms=transport_ms,
+            **vars(outcome),
+        )
 
-    for name, policy in policies(control).items():
+    compared, transport_ms, requests = policies(control), 0.0, list[Request]()
+    if request.bundles:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
+        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], requests[:_ALONE], traffic.rows[:_ALONE], service)
+        console.say(f"transport: {transport_ms:.3g} ms of a request")
+    for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        try:
-            served = simulate_elastic(policy, windows, traffic.seconds, traffic.rows, service)
-        except OutsideRangeError as error:
-            raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
-        yield row(name, VIRTUAL, policy, served, _told(served, policy))
+        served = _simulated(policy, windows, traffic.seconds, traffic.rows, service)
+        virtual = replace(served, latency_ms=served.latency_ms + transport_ms)
+        yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), transport_ms)
         if request.bundles:
-            (out / "servers").mkdir(parents=True, exist_ok=True)
-            requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
             file = name.replace(", ", "-").replace(" + ", "-and-")
-            yield row(name, SERVER, policy, *serve_policy(settings, file, policy, requests, traffic.seconds))
+            yield row(name, SERVER, policy, *serve_policy(settings, file, policy, requests, traffic.seconds), 0.0)
 
 
-def _told(served: Served, policy: ControlPlan) -> list[ReplayDecision]:
+def _transport_ms(
+    settings: ServerSettings,
+    static: ControlPlan,
+    requests: Sequence[Request],
+    rows: Counts,
+    service: Callable[[Option], ServiceTime],
+) -> float:
+    """Measure the milliseconds that a request takes on a server beyond the pool's simulated time, one at a time."""
+    apart = _simulated(static, KPA, np.arange(len(rows), dtype=np.float64), rows, service)
+    return max(float(np.median(alone_ms(settings, static, requests) - apart.latency_ms)), 0.0)
+
+
+def _simulated(
+    policy: ControlPlan, windows: Windows, seconds: Floats, rows: Counts, service: Callable[[Option], ServiceTime]
+) -> Served:
+    try:
+        return simulate_elastic(policy, windows, seconds, rows, service)
+    except OutsideRangeError as error:
+        raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
+
+
+def _decisions(served: Served, policy: ControlPlan) -> list[ReplayDecision]:
     return [
         ReplayDecision(second=each.now_s, option=policy.options[each.option].name, reason=str(each.reason))
         for each in served.decisions

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from objectives.measure.remote_model import RemoteModel
-from objectives.measurement.load_generator import Request, open_loop
+from objectives.measurement.load_generator import Request, closed_loop, open_loop
 from objectives.serving.control.options import ControlPlan, Option
 from objectives.serving.control.plan_file import machine_plan, options_of
 from objectives.serving.control.windows import Windows
@@ -99,6 +99,22 @@ def serve_policy(
                 latency = _played(model, requests, seconds, start_s)
         return _told(timeline, policy.options, start_s, latency, seconds)
     raise JobError(f"a server needs more than {_STARTS[-1]:.0f} s to start: see {settings.folder}")
+
+
+def alone_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request]) -> Floats:
+    """Measure the milliseconds of requests, one at a time, on a server of a plan with a single option.
+
+    Raises:
+        JobError: the server did not start, or a request failed.
+    """
+    plan, timeline, log = (settings.folder / f"alone.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
+    write_json(document_of(settings, static, 0.0), plan)
+    with _serving(settings, _needed(settings, static), plan, timeline, log) as url, RemoteModel(url) as model:
+        try:
+            closed_loop(model.submit, requests)  # connections and caches are warm then
+            return closed_loop(model.submit, requests)
+        except Exception as error:
+            raise JobError(f"a request failed: {error}") from error
 
 
 def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
