@@ -21,7 +21,7 @@ LEVELS = np.concatenate(
         [0.9, 0.925, 0.95, 0.975, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0],
     ]
 )
-# Most instances of a group, and most machines of a fleet that is simulated as a whole in each of its states.
+# Instances of a group of a large fleet, and most machines of a fleet that is simulated as a whole in each state.
 GROUP, WHOLE = 64, 6
 # Requests of each instance that are left out and that are counted, over (1 - utilisation)^2 below saturation and within
 # bounds; fewest requests that are counted in all.
@@ -32,7 +32,7 @@ _SATURATING = 20_000
 
 
 class Composition(NamedTuple):
-    """Machines of a group: healthy and slow ones of each kind."""
+    """Instances of a group: healthy and slow ones of each kind."""
 
     healthy: tuple[int, ...]
     slow: tuple[int, ...]
@@ -122,16 +122,12 @@ class LatencyTable:
         return speed.mean() / speed if self._spec.policy in BLIND else np.ones(len(speed))
 
     def _instances(self, composition: Composition) -> tuple[list[Instance], set[int]]:
-        """Return the instances of a group in a mixed order, and its slow machines, whose own speeds are mixed too."""
+        """Return the instances of a group in a mixed order, each as a machine, and the numbers of the slow ones."""
         random, found, slow = np.random.default_rng(self._seed), list[Instance](), set[int]()
-        machine = 0
         for offer, healthy, slowed in zip(self._spec.offers, *composition, strict=True):
-            own = random.permutation(speeds(healthy + slowed, self._spec.spread))
-            for number, speed in enumerate((offer.kind.speed * own).tolist()):
-                found += [Instance(machine, speed, offer.kind.speed)] * offer.copies
-                if number < slowed:
-                    slow.add(machine)
-                machine += 1
+            own = offer.kind.speed * random.permutation(speeds(healthy + slowed, self._spec.spread))
+            slow.update(range(len(found), len(found) + slowed))
+            found += [Instance(len(found) + at, speed, offer.kind.speed) for at, speed in enumerate(own.tolist())]
         return [found[at] for at in random.permutation(len(found)).tolist()], slow
 
 
@@ -156,20 +152,20 @@ def levels_of(utilisations: Floats) -> tuple[Counts, Floats]:
 def mixtures(spec: FleetSpec, healthy: Counts, slow: Counts) -> tuple[Mixture, ...]:
     """Return the groups that stand for a state of a fleet.
 
-    A small fleet, of whatever is in rotation, is its own group. Of a larger one a group has a fixed number of machines
+    A small fleet, of whatever is in rotation, is its own group. Of a larger one a group has a fixed number of instances
     in the proportions of their kinds, and the slow ones are rounded down and up, weighted so that their mean share is
-    that of the state.
+    that of the state. Which instances share a machine does not matter in steady state.
 
     Args:
         healthy, slow: (kinds,), machines in rotation, 1 or more in all
     """
+    copies = np.array([offer.copies for offer in spec.offers])
+    healthy, slow, instances = healthy * copies, slow * copies, np.array(spec.counts) * copies
     if spec.machines <= WHOLE:
         return (Mixture(1.0, Composition(tuple(healthy.tolist()), tuple(slow.tolist()))),)
-    counts = np.array(spec.counts)
-    copies = float(counts @ [offer.copies for offer in spec.offers]) / spec.machines
-    machines = min(spec.machines, max(WHOLE, round(GROUP / copies)))
-    expected = machines * float(slow.sum()) / float((healthy + slow).sum())
-    fewer, whole = min(math.floor(expected), machines), apportioned(counts, machines)
+    size = min(int(instances.sum()), GROUP)
+    expected = size * float(slow.sum()) / float((healthy + slow).sum())
+    fewer, whole = min(math.floor(expected), size), apportioned(instances, size)
     found = []
     for number, weight in ((fewer, fewer + 1 - expected), (fewer + 1, expected - fewer)):
         if weight > 0:

@@ -115,8 +115,8 @@ def print_week(machines: int, rate_rps: float, policy: str, tolerated: float | N
         Zones(4, 2000 * HOUR, HOUR / 2),
         0.5,
     )
-    spec = one_kind(machines, policy, incidents, 0.02, 4)
-    rates = minute_rates(WeekSettings(weeks=1), seed)
+    spec = one_kind(machines, policy, incidents, 0.02, 8)
+    rates = minute_rates(WeekSettings(weeks=1, surge=1.5), seed)
     demand = Demand(np.rint(60 * rates * 1000).astype(np.int64), 60.0).at_rate(rate_rps)
     began = time.perf_counter()
     objective = Objective(10.0)
