@@ -48,7 +48,7 @@ zones: {count: 2, mtbf_hours: 100, mttr_hours: 0.5}
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A study whose trial 3 takes 50 ms in the mean, and whose trial 4 needs four cores."""
-    for name, fewer in (("_FEWEST", 1000), ("_LEAST", 50), ("_MOST", 200), ("GROUP", 12)):
+    for name, fewer in (("_FEWEST", 300), ("_LEAST", 20), ("_MOST", 60), ("GROUP", 12)):
         monkeypatch.setattr(latency_table, name, fewer)
     slow = dataclasses.replace(deployment(20.0, trial=4, replicas=4), cores=4)
     menu = Menu((deployment(50.0, 0.0, exponential_quantiles(), 3), slow), {}, np.array([100]), 500.0, 95)
