@@ -128,6 +128,7 @@ def add_fleet_options(fleet: argparse.ArgumentParser) -> None:
     fleet.add_argument("--trial", type=int, metavar="N", help=what)
     fleet.add_argument("--slo-ms", type=above_zero, help="milliseconds within which requests are answered")
     what = "find the fewest machines whose share of late requests is at most this"
-    fleet.add_argument("--find", type=share, metavar="SHARE", help=what)
-    fleet.add_argument("--exact", action="store_true", help="simulate every request, of a small fleet")
+    how = fleet.add_mutually_exclusive_group()
+    how.add_argument("--find", type=share, metavar="SHARE", help=what)
+    how.add_argument("--exact", action="store_true", help="simulate every request, of a small fleet")
     fleet.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/STUDY)")

@@ -243,7 +243,7 @@ def test_the_command_prints_one_document(
     assert run_command([*command, "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "5 machines with trial 3" in shown and "The worst hours" in shown
-    for wrong in (["--rate", "0"], ["--find", "1"], ["--profile", "week.csv"], ["--trial", "first"]):
+    for wrong in (["--rate", "0"], ["--find", "1"], ["--profile", "week.csv"], ["--exact", "--find", "0.1"]):
         assert run_command([*command, *wrong]) == 2
         told = capsys.readouterr()
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
