@@ -90,6 +90,7 @@ class LatencyTable:
         mixed = sum(
             weight * self.distribution(composition, level)
             for level, weight in zip(levels[:, 0].tolist(), weights[:, 0].tolist(), strict=True)
+            if weight > 0
         )
         return np.asarray(mixed + (1 - weights.sum()) * refused_shares(), np.float64)
 

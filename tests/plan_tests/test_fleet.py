@@ -132,7 +132,7 @@ def test_a_machine_that_is_too_small_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_fleet_is_written_with_what_incidents_cost(session: Any, tmp_path: Path) -> None:
-    found = run.simulate(session, asked(tmp_path, rate_rps=170.0, tolerated=0.05), tmp_path / "out", QUIET)
+    found = run.simulate(session, asked(tmp_path, rate_rps=170.0), tmp_path / "out", QUIET)
     names = [row.scenario for row in found.scenarios]
     assert names[0] == "as given" and names[-1] == "without incidents" and len(names) == 6
     given, calm = found.scenarios[0], found.scenarios[-1]
@@ -143,10 +143,9 @@ def test_a_fleet_is_written_with_what_incidents_cost(session: Any, tmp_path: Pat
     assert given.money == pytest.approx(4 * (4 * 1.8 + 6 * 0.5)) and given.machine_hours == 40
     assert calm.late <= given.late and calm.in_rotation == 1 > given.in_rotation
     assert given.requests == pytest.approx(170 * 4 * 3600, rel=1e-3)
-    assert given.needed is not None and calm.needed is not None and calm.needed <= given.needed
     assert len(given.hours) == 4 and found.start_s == pytest.approx(1.7e9, abs=10)
     document = json.loads((tmp_path / "out" / "fleet.json").read_text())
-    assert document["scenarios"][0]["late"] == given.late and document["tolerated"] == 0.05
+    assert document["scenarios"][0]["late"] == given.late and document["tolerated"] is None
     drawn = {trace["name"]: trace for trace in fleet_figure(found)["data"]}  # type: ignore[attr-defined]
     assert drawn["as given"]["y"] == [100 * hour.late for hour in given.hours]
     assert drawn["p95"]["y"] == [hour.p95_ms for hour in given.hours]
@@ -240,6 +239,8 @@ def test_the_command_prints_one_document(
     found = json.loads(capsys.readouterr().out)
     assert (found["seed"], found["trial"], found["rate_rps"]) == (3, 3, pytest.approx(20, rel=1e-4))
     assert (session.home.reports("toy") / "fleet.html").exists()
+    # Queues of 50 ms, in which 1% waits for 500 ms: one of 20 requests/s each at 10.8 in turn, or somewhat more.
+    assert found["scenarios"][0]["needed"] in (2, 3) and found["scenarios"][0]["late"] <= 0.01
     assert run_command([*command, "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "5 machines with trial 3" in shown and "The worst hours" in shown
