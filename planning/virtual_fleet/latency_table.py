@@ -12,14 +12,11 @@ from planning.demand import Counts, Floats
 from planning.fleet import limited
 from planning.virtual_fleet.dispatch import BLIND, POLICIES, Instance, VirtualFleet, simulate_fleet
 from planning.virtual_fleet.incidents import FleetSpec, apportioned, speeds
-from planning.virtual_fleet.latency_shares import refused_shares, shares
+from planning.virtual_fleet.latency_shares import shares
 
-# Utilisations that are simulated; between them distributions are mixed, and above the last one more is refused.
-LEVELS = np.concatenate(
-    [
-        [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.875],
-        [0.9, 0.925, 0.95, 0.975, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0],
-    ]
+# Utilisations that are simulated; between them distributions are mixed, and beyond them queues grow (see backlog.py).
+LEVELS = np.array(
+    [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.975, 0.99]
 )
 # Instances of a group of a large fleet, and most machines of a fleet that is simulated as a whole in each state.
 GROUP, WHOLE = 64, 6
@@ -60,6 +57,8 @@ class LatencyTable:
         # Requests per second of an instance on a machine of speed 1 that is never idle.
         service = service_of(self._deployment, 1.0, seed)
         self.saturated_rps = saturated_rps(self._deployment, service, drawn, _SATURATING)
+        # Requests that may wait in an instance.
+        self.queue = limited(self._deployment.placement).admission.queue or 0
         self._known: dict[tuple[Composition, int], Floats] = {}
 
     @property
@@ -76,6 +75,11 @@ class LatencyTable:
         speed = np.array(self._spec.instance_speeds)
         return np.asarray(self.saturated_rps * (healthy + self._spec.slow_speed * slow) @ speed, np.float64)
 
+    def room(self, healthy: Counts, slow: Counts) -> Floats:
+        """Return the requests that may wait in machines in rotation, (..., kinds) each."""
+        copies = np.array([offer.copies for offer in self._spec.offers])
+        return np.asarray(self.queue * (healthy + slow) @ copies, np.float64)
+
     def distribution(self, composition: Composition, level: int) -> Floats:
         """Return the distribution of a group at a level of utilisation, (ENTRIES,)."""
         key = composition, level
@@ -85,18 +89,18 @@ class LatencyTable:
         return self._known[key]
 
     def at(self, composition: Composition, utilisation: float) -> Floats:
-        """Return the distribution of a group at any utilisation above 0, (ENTRIES,)."""
+        """Return the distribution of a group at a utilisation up to the last level, (ENTRIES,)."""
         levels, weights = levels_of(np.array([utilisation]))
         mixed = sum(
             weight * self.distribution(composition, level)
             for level, weight in zip(levels[:, 0].tolist(), weights[:, 0].tolist(), strict=True)
             if weight > 0
         )
-        return np.asarray(mixed + (1 - weights.sum()) * refused_shares(), np.float64)
+        return np.asarray(mixed, np.float64)
 
     def _simulate(self, composition: Composition, utilisation: float) -> Floats:
         """Return the milliseconds of the requests of a group, without a beginning in which queues settle. Instances
-        that get more than they can do begin with full queues.
+        that get more than they can do, of a policy that does not look at them, begin with full queues.
         """
         instances, slow = self._instances(composition)
         factor = np.array([self._spec.slow_speed if each.machine in slow else 1.0 for each in instances])
@@ -111,9 +115,8 @@ class LatencyTable:
         fleet = VirtualFleet(self._deployment, instances, POLICIES[self._spec.policy], self._seed)
         for machine in slow:
             fleet.change_speed(machine, self._spec.slow_speed, 0)
-        queue = limited(self._deployment.placement).admission.queue or 0
         for at in np.flatnonzero(own >= 1).tolist():
-            fleet.preload(at, rows[:queue].tolist())
+            fleet.preload(at, rows[: self.queue].tolist())
         return simulate_fleet(fleet, seconds, rows)[warm_up:]
 
     def _shares_of_work(self, speed: Floats) -> Floats:
@@ -140,14 +143,11 @@ def _requests(utilisations: Floats) -> int:
 
 
 def levels_of(utilisations: Floats) -> tuple[Counts, Floats]:
-    """Return the levels below and above utilisations and their weights, (2, n) each. Beyond the last level as much is
-    served as there, and the weights leave out the rest, which is refused (fluid limit).
-    """
+    """Return the levels below and above utilisations and their weights, (2, n) each; those beyond are at the ends."""
     clipped = np.clip(utilisations, LEVELS[0], LEVELS[-1])
     above = np.clip(np.searchsorted(LEVELS, clipped), 1, len(LEVELS) - 1)
     share = (clipped - LEVELS[above - 1]) / (LEVELS[above] - LEVELS[above - 1])
-    served = LEVELS[-1] / np.maximum(utilisations, LEVELS[-1])
-    return np.stack([above - 1, above]), served * np.stack([1 - share, share])
+    return np.stack([above - 1, above]), np.stack([1 - share, share])
 
 
 def mixtures(spec: FleetSpec, healthy: Counts, slow: Counts) -> tuple[Mixture, ...]:

@@ -71,7 +71,7 @@ def compare(machines: int, policy: str, utilisation: float, seed: int) -> tuple[
     began = time.perf_counter()
     simulated = exact(spec, demand, ROWS, table, objective, seed)
     took = time.perf_counter() - began
-    return approximate(spec, demand, table, objective.percent, seed), simulated, took
+    return approximate(spec, demand, table, objective, seed), simulated, took
 
 
 def written(found: LatencySummary, name: str) -> str:
@@ -123,7 +123,7 @@ def print_week(machines: int, rate_rps: float, policy: str, tolerated: float | N
     table = LatencyTable(spec, ROWS, objective, seed)
 
     def evaluate(one: FleetSpec) -> FleetOutcome:
-        return approximate(one, demand, table, objective.percent, seed)
+        return approximate(one, demand, table, objective, seed)
 
     full_rps = float(table.capacity_rps(np.array(spec.counts), np.zeros(1, np.int64)))
     peak = float(demand.rates_rps.max())

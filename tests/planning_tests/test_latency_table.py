@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from objectives.serving.pool.balancing import Balance, Cost, Load
 from planning.virtual_fleet import dispatch
 from planning.virtual_fleet.incidents import Incidents, SlowMachines
-from planning.virtual_fleet.latency_shares import ENTRIES, refused_shares, shares, summary
+from planning.virtual_fleet.latency_shares import ENTRIES, quantiles, refused_shares, shares, summary
 from planning.virtual_fleet.latency_table import GROUP, LEVELS, Composition, levels_of, mixtures
 from tests.planning_tests.fleets import deployment
 from tests.planning_tests.virtual_fleets import fleet, table_of
@@ -56,17 +56,6 @@ def test_two_choices_are_near_their_mean_field_limit(utilisation: float) -> None
     assert found.mean_ms == pytest.approx(mean_field_ms(utilisation), rel=0.04)
 
 
-def test_beyond_saturation_the_rest_is_refused() -> None:
-    """Queues are full: what machines can do is served, and the wait is that of a full queue."""
-    table = table_of(fleet(4))
-    one = Composition((4,), (0,))
-    for utilisation in (1.5, 3.0):
-        found = summary(table.at(one, utilisation))
-        assert found.refused == pytest.approx(1 - 1 / utilisation, abs=0.02)
-        assert found.late == pytest.approx(1.0)
-    assert found.mean_ms == pytest.approx(257 * SERVICE_MS, rel=0.06), "256 wait before a request, and itself"
-
-
 def test_slow_machines_saturate_alone_under_a_blind_policy() -> None:
     """In turn, a machine at a fourth of the speed gets as much as the others: its queue is full at 0.4 of them all."""
     incidents = Incidents(slow=SlowMachines(0.25, 0.25, 60.0))
@@ -101,9 +90,16 @@ def test_nothing_and_only_refused_requests_are_summarised() -> None:
 @given(st.floats(1e-6, 10))
 def test_levels_mix_to_the_utilisation(utilisation: float) -> None:
     levels, weights = levels_of(np.array([utilisation]))
-    mixed = float(LEVELS[levels[:, 0]] @ weights[:, 0])
-    assert mixed == pytest.approx(min(max(utilisation, LEVELS[0]), LEVELS[-1]) * min(1, LEVELS[-1] / utilisation))
-    assert weights.sum() == pytest.approx(min(1.0, LEVELS[-1] / utilisation)) and weights.min() >= 0
+    assert float(LEVELS[levels[:, 0]] @ weights[:, 0]) == pytest.approx(min(max(utilisation, LEVELS[0]), LEVELS[-1]))
+    assert weights.sum() == pytest.approx(1.0) and weights.min() >= 0
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=50, max_size=200))
+def test_quantiles_stand_for_the_latencies(latencies: list[float]) -> None:
+    found = quantiles(shares(np.array(latencies), 1.0), 200)
+    for percent in (10, 50, 90):
+        low, high = (np.percentile(latencies, at, method="inverted_cdf") for at in (percent - 4, percent + 4))
+        assert low * 0.98 <= np.percentile(found, percent) <= high * 1.02
 
 
 @given(st.integers(0, 30), st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))

@@ -158,7 +158,7 @@ def _scenarios(
     def evaluate(fleet: FleetSpec) -> FleetOutcome:
         if request.exact:
             return exact(fleet, demand, rows, table, objective, request.seed)
-        return approximate(fleet, demand, table, objective.percent, request.seed)
+        return approximate(fleet, demand, table, objective, request.seed)
 
     for scenario in scenarios(spec, evaluate, request.tolerated):
         needed = "" if scenario.needed is None else f", {scenario.needed:,} machines needed"
