@@ -61,9 +61,9 @@ def latency_ms(deployment: Deployment, service: ServiceTime, seconds: Floats, ro
     return np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
 
 
-def saturated_rps(deployment: Deployment, service: ServiceTime, rows: Counts) -> float:
-    """Return the requests per second that an instance answers with all replicas busy."""
-    count = _SATURATING * deployment.placement.replicas
+def saturated_rps(deployment: Deployment, service: ServiceTime, rows: Counts, each: int = _SATURATING) -> float:
+    """Return the requests per second that an instance answers with all replicas busy, from so many of each replica."""
+    count = each * deployment.placement.replicas
     sizes = np.resize(rows, count).tolist()
     found = simulate(
         deployment.placement, sizes, [0] * count, service, outstanding=_OUTSTANDING * deployment.placement.replicas

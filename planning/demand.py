@@ -43,6 +43,11 @@ class Demand:
         """Phases of a day, at least 1."""
         return max(1, round(DAY_SECONDS / self.phase_seconds))
 
+    def at_rate(self, mean_rps: float) -> Demand:
+        """Return the demand, which has requests, scaled to a mean rate."""
+        factor = mean_rps / float(self.rates_rps.mean())
+        return Demand(np.rint(self.counts * factor).astype(np.int64), self.phase_seconds, self.start_s)
+
     def split(self, phases: int) -> tuple[Demand, Demand]:
         """Return the first so many phases, and the others."""
         later = None if self.start_s is None else self.start_s + phases * self.phase_seconds

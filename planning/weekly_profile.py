@@ -35,6 +35,17 @@ class WeeklyProfile:
         if self.mean_rps.min() < 0 or np.any(self.p95_rps < self.mean_rps) or not self.mean_rps.any():
             raise ValueError("A profile has means of 0 or more and p95s of at least the mean, but got others.")
 
+    def demand(self, phase_seconds: float) -> Demand:
+        """Return the week in phases, at the mean rates."""
+        expected = self.mean_rps[hours_of_phases(phase_seconds)] * phase_seconds
+        return Demand(np.rint(expected).astype(np.int64), phase_seconds)
+
+
+def hours_of_phases(phase_seconds: float) -> Counts:
+    """Return the hour of the week in which each phase of a week starts, (phases,)."""
+    starts = np.arange(round(HOURS * HOUR_SECONDS / phase_seconds)) * phase_seconds
+    return (starts / HOUR_SECONDS).astype(np.int64)
+
 
 def poisson_workload(rows: Counts, seed: int) -> Workload:
     """Return a workload of Poisson arrivals, since a profile does not tell how requests cluster."""
@@ -53,9 +64,7 @@ def plan_week(
     Raises:
         NoScheduleError: no choice keeps the limits.
     """
-    hours = (np.arange(round(HOURS * HOUR_SECONDS / terms.phase_seconds)) * terms.phase_seconds / HOUR_SECONDS).astype(
-        np.int64
-    )
+    hours = hours_of_phases(terms.phase_seconds)
     expected, demanded = profile.mean_rps[hours] * terms.phase_seconds, profile.p95_rps[hours]
 
     def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
@@ -74,7 +83,7 @@ def plan_week(
         offers = [table.offer for table in tables]
         outcomes[name] = replay(offers, trajectory, drawn, terms.phase_seconds, terms.objective, terms.seed)
         say(f"{name}: {outcomes[name].late:.2%} of the requests late")
-    return plans, Demand(np.rint(expected).astype(np.int64), terms.phase_seconds), outcomes
+    return plans, profile.demand(terms.phase_seconds), outcomes
 
 
 def _arrivals(rates_rps: Floats, rows: Counts, terms: Terms) -> Arrivals:

@@ -1,4 +1,4 @@
-"""Commands about traffic over time: observe, plan, manifests, replay, balance, and what a server does of a plan."""
+"""Commands about traffic: observe, plan, manifests, replay, fleet, balance, and what a server does of a plan."""
 
 from __future__ import annotations
 
@@ -147,6 +147,41 @@ def replay(options: argparse.Namespace) -> int:
         found,
         headline(found),
         console_table(title, REPLAY_COLUMNS, found.rows),
+        f"written: {out / FILE}, {out / PAGE}",
+    )
+    return DONE
+
+
+def fleet(options: argparse.Namespace) -> int:
+    """Simulate a fleet of machines that fail, slow down and are deployed to."""
+    from search.plan.fleet.page import SCENARIO_COLUMNS, headline, hour_columns, worst_hours
+    from search.plan.fleet.run import FILE, PAGE, FleetRequest, simulate
+    from search.report.columns import console_table
+
+    console, session = _console(options), _existing(options)
+    name = session.config.name
+    request = FleetRequest(
+        fleet=Path(options.fleet),
+        trace=Path(options.trace) if options.trace else None,
+        profile=Path(options.profile) if options.profile else None,
+        machines=Path(options.machines) if options.machines else None,
+        rows_column=options.rows_column,
+        phase_s=60 * options.phase_minutes,
+        rate_rps=options.rate,
+        trial=options.trial,
+        slo_ms=options.slo_ms,
+        tolerated=options.find,
+        exact=options.exact,
+        seed=_config(options).seed,
+    )
+    out = Path(options.out).resolve() if options.out else session.home.reports(name)
+    found = simulate(session, request, out, console)
+    console.warn(*found.warnings)
+    console.result(
+        found,
+        headline(found),
+        console_table("What each kind of incident costs", SCENARIO_COLUMNS, found.scenarios),
+        console_table("The worst hours", hour_columns(found), worst_hours(found)),
         f"written: {out / FILE}, {out / PAGE}",
     )
     return DONE

@@ -82,7 +82,7 @@ def _title(text: str, top: float) -> Description:
 
 def plan_figure(found: PlanDocument) -> Description:
     """Draw the upcoming phases: expected and demanded rate, capacity, machines, and the loss that is served."""
-    places = [_place(found.start_s, phase.start_s) for phase in found.phases]
+    places = [place(found.start_s, phase.start_s) for phase in found.phases]
     losses = {offer.offer: 100 * offer.loss for offer in found.offers}
     rates = (
         Line("capacity", [phase.capacity_rps for phase in found.phases], PALETTE[0], steps=True),
@@ -101,7 +101,7 @@ def plan_figure(found: PlanDocument) -> Description:
     )
 
 
-def _place(start_s: float | None, seconds: float) -> str | float:
+def place(start_s: float | None, seconds: float) -> str | float:
     """Return a moment as plotly's axis of dates takes it, or in hours since the start where the date is not known."""
     if start_s is None:
         return seconds / 3600

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, Strict, ValidationError
+from pydantic import Field, Strict
 
 from planning.fleet import MachineKind
 from search.config.section import Section
-from search.config.yaml_reader import dotted, plain, show
 from search.errors import ConfigError
+from search.plan.yaml_file import read_section
 
 _GIGABYTE = 10**9
 
@@ -37,14 +37,7 @@ def read_machines(path: Path) -> tuple[MachineKind, ...]:
     Raises:
         ConfigError: the file cannot be read or has a wrong value; the line names the key.
     """
-    try:
-        data = plain(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--machines: must be a YAML file, but {error}") from error
-    try:
-        found = _Machines.model_validate(data).machines
-    except ValidationError as error:
-        raise ConfigError(f"--machines: {_explained(error)}") from error
+    found = read_section(path, "--machines", _Machines).machines
     names = [machine.name for machine in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"--machines: machines: must have different names, but got {twice!r} twice")
@@ -60,17 +53,3 @@ def read_machines(path: Path) -> tuple[MachineKind, ...]:
         )
         for machine in found
     )
-
-
-def _explained(error: ValidationError) -> str:
-    """Explain the first error: which key, what it must be, and what it was."""
-    first = error.errors()[0]
-    fields = {**_Machines.model_fields, **_Machine.model_fields}
-    where = dotted(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key; a machine has {', '.join(_Machine.model_fields)}"
-    key = next((part for part in reversed(first["loc"]) if part in fields), "machines")
-    rule = f"must be {fields[str(key)].description}"
-    if first["type"] == "missing":
-        return f"{where}: missing; {rule}"
-    return f"{where}: {rule}, but got {show(first['input'])}"

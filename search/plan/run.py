@@ -80,7 +80,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
         raise ConfigError(f"--phase-minutes: must be at most a day, but got {request.phase_s / 60:g}")
     if (request.trace is None) == (request.profile is None):
         raise ConfigError("--trace: must be given, or --profile, and not both")
-    kinds = _own_machine(session) if request.machines is None else read_machines(request.machines)
+    kinds = own_machine(session) if request.machines is None else read_machines(request.machines)
     log = None if request.trace is None else read_log(request.trace, "--trace", request.rows_column, request.seed)
     menu = with_bundles(menu_of(session, console), request.bundles)
     offers = offers_of(menu.deployments, kinds)
@@ -107,7 +107,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
     return found
 
 
-def _own_machine(session: Session) -> tuple[MachineKind, ...]:
+def own_machine(session: Session) -> tuple[MachineKind, ...]:
     return (MachineKind("this machine", cores_allowed(), price_per_hour=session.config.price_per_hour or 1.0),)
 
 
@@ -184,7 +184,8 @@ def _capacities(session: Session, workload: Workload, terms: Terms) -> Capacitie
     return Capacities(file, workload, terms.objective, terms.seed)
 
 
-def _transport(session: Session) -> tuple[str, ...]:
+def transport_warnings(session: Session) -> tuple[str, ...]:
+    """Return what a simulation of the pool leaves out of a study's latency, in sentences."""
     if session.config.traffic.through == "pool":
         return ()
     return ("the study measured through HTTP; capacities are those of the pool, without what HTTP adds to a request",)
@@ -211,5 +212,5 @@ def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -
         gap=plans.gap,
         forecast=solved.forecast,
         policies=policy_rows(solved.outcomes),
-        warnings=(*_transport(session), *warnings_of(terms, plans, solved.outcomes, solved.demand)),
+        warnings=(*transport_warnings(session), *warnings_of(terms, plans, solved.outcomes, solved.demand)),
     )

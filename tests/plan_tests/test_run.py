@@ -167,7 +167,7 @@ def test_a_plan_of_bundles_offers_their_points_alone(
     )
     menu = Menu(ones, {}, np.array([100, 200]), 100.0, 95)
     monkeypatch.setattr(run, "menu_of", lambda session, console: menu)
-    monkeypatch.setattr(run, "_own_machine", lambda session: (MachineKind("small", 2, most=40),))
+    monkeypatch.setattr(run, "own_machine", lambda session: (MachineKind("small", 2, most=40),))
     found = run.plan(session, asked(log_file(tmp_path), bundles=(exact,)), tmp_path / "out", QUIET)
     assert {offer.trial for offer in found.offers} == {0, 2}
     assert found.left_out == {1: "no bundle of it is given"}

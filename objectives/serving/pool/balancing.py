@@ -16,8 +16,11 @@ _WORD = (1 << 64) - 1
 class Load(Protocol):
     """Work that is outstanding on a replica."""
 
-    rows: int
-    requests: int
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def requests(self) -> int: ...
 
 
 # From the number of the request, 0 or more, the loads of all replicas, and its rows, to the number of a replica.

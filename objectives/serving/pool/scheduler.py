@@ -75,6 +75,11 @@ class Scheduler(Generic[J]):
         return sum(state.requests for state in self._states)
 
     @property
+    def rows(self) -> int:
+        """Rows of the jobs submitted and not finished."""
+        return sum(state.rows for state in self._states)
+
+    @property
     def queued(self) -> int:
         """Number of jobs that wait for a replica."""
         return queued(self._states)

@@ -140,6 +140,16 @@ class VirtualPool:
         """Number of requests that wait for a replica; each part of a split one counts."""
         return sum(scheduler.queued for scheduler in self._schedulers)
 
+    @property
+    def requests(self) -> int:
+        """Number of requests that wait or run; each part of a split one counts."""
+        return sum(scheduler.waiting for scheduler in self._schedulers)
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait or run."""
+        return sum(scheduler.rows for scheduler in self._schedulers)
+
     def submit(self, rows: int, now_ns: int) -> None:
         """Submit a request at a time to which the clock was moved."""
         request = len(self._submitted)

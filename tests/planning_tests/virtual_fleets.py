@@ -1,0 +1,48 @@
+"""Fleets and demands that are given, for tests of virtual fleets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planning.capacity import Objective
+from planning.demand import Demand
+from planning.fleet import Deployment, MachineKind, Offer
+from planning.virtual_fleet.incidents import FleetSpec, Incidents
+from planning.virtual_fleet.latency_table import LatencyTable
+from tests.planning_tests.fleets import deployment, exponential_quantiles
+
+HOUR = 3600.0
+ROWS = np.array([100])
+OBJECTIVE = Objective(50.0)
+CALM = Incidents()
+
+
+def exponential(ms: float = 10.0) -> Deployment:
+    """A deployment of one replica whose runs take exponential times."""
+    return deployment(ms, deviations=exponential_quantiles())
+
+
+def fleet(
+    *counts: int,
+    policy: str = "two-choices",
+    incidents: Incidents = CALM,
+    speeds: tuple[float, ...] = (1.0, 1.0),
+    spread: float = 0.0,
+    copies: int = 1,
+    ms: float = 10.0,
+) -> FleetSpec:
+    """A fleet of a machine of each speed, with so many of each."""
+    one = exponential(ms)
+    kinds = [MachineKind(f"kind {at}", copies, speed=speed) for at, speed in enumerate(speeds)]
+    offers = tuple(Offer(one, kind, copies) for kind in kinds[: len(counts)])
+    return FleetSpec(offers, counts, policy, spread, incidents)
+
+
+def table_of(spec: FleetSpec, seed: int = 0) -> LatencyTable:
+    return LatencyTable(spec, ROWS, OBJECTIVE, seed)
+
+
+def flat(rate_rps: float, hours: int = 1, phase_s: float = HOUR) -> Demand:
+    """A demand of one rate."""
+    phases = round(hours * HOUR / phase_s)
+    return Demand(np.full(phases, round(rate_rps * phase_s), np.int64), phase_s)
