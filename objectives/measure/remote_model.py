@@ -5,24 +5,26 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import queue
 import re
-import threading
 import time
+from functools import partial
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from objectives.arrays import Array, Arrays
-from objectives.errors import InputError
+from objectives.errors import ExplainedError, InputError
 from objectives.serving.http.datatypes import DATATYPES, DTYPES
 from objectives.serving.http.protocol import HEADER_LENGTH
 from objectives.serving.pool.pending_result import PendingResult, Scores
 
-# Most requests that are on their way at once, a thread and an open file each; further ones wait here, which counts as
-# latency. More than the server of `leanrec serve` answers at a time, so that it is the server that refuses.
+if TYPE_CHECKING:
+    from objectives.measure.connections import HttpResponse
+
+# Most requests that are on their way at once, an open file each; further ones wait here, which counts as latency. More
+# than the server of `leanrec serve` answers at a time, so that it is the server that refuses.
 CONNECTIONS = 512
 _TIMEOUT_SECONDS = 60.0
 _PATH = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?")
@@ -67,7 +69,12 @@ class RemoteModel:
 
         Raises:
             InputError: the URL is none of a model, or no server answers there.
+            ExplainedError: a package is missing.
         """
+        try:
+            from objectives.measure.connections import Connections
+        except ModuleNotFoundError as error:
+            raise ExplainedError(f"a client needs {error.name}: pip install 'leanrec[serve]'") from error
         try:
             found = urlsplit(url)
             host, port, path = found.hostname, found.port, found.path.rstrip("/")
@@ -75,28 +82,20 @@ class RemoteModel:
             host, port, path = None, None, ""
         if host is None or found.scheme not in ("http", "https") or found.query or not _PATH.fullmatch(path):
             raise InputError(f"--url: must be http://HOST:PORT/v2/models/NAME, but got {url!r}")
-        self.url, self._path = url, path
-        self._secure, self._host, self._port = found.scheme == "https", host, port
-        self.inputs = self._described()
-        self._waiting: queue.SimpleQueue[tuple[Arrays, PendingResult] | None] = queue.SimpleQueue()
-        self._connections, self._idle = connections, threading.Semaphore(0)
-        self._threads: list[threading.Thread] = []
+        self.url, self._path, self._host = url, path, found.netloc.rpartition("@")[2]
+        secure = found.scheme == "https"
+        self.inputs = self._described(secure, host, port)
+        self._connections = Connections(host, port, secure, connections, _TIMEOUT_SECONDS)
 
     def submit(self, request: Arrays) -> PendingResult:
         """Send a request as soon as a connection is free; an overloaded server's answer is an OverloadedError."""
         result = PendingResult()
-        self._waiting.put((request, result))
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._connections:
-            self._threads.append(threading.Thread(target=self._run, daemon=True))
-            self._threads[-1].start()
+        self._connections.send(partial(self._message, request, result), partial(self._receive, result))
         return result
 
     def close(self) -> None:
         """Wait for the submitted requests, then close the connections."""
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._connections.close()
 
     def __enter__(self) -> RemoteModel:
         return self
@@ -106,8 +105,9 @@ class RemoteModel:
     ) -> None:
         self.close()
 
-    def _described(self) -> tuple[RemoteInput, ...]:
-        with contextlib.closing(self._connection()) as connection:
+    def _described(self, secure: bool, host: str, port: int | None) -> tuple[RemoteInput, ...]:
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        with contextlib.closing(kind(host, port, timeout=_TIMEOUT_SECONDS)) as connection:
             try:
                 connection.request("GET", self._path)
                 response = connection.getresponse()
@@ -118,51 +118,36 @@ class RemoteModel:
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
                 raise InputError(f"--url: {self.url} must be a model that is served, but got: {error}") from error
 
-    def _connection(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        return kind(self._host, self._port, timeout=_TIMEOUT_SECONDS)
-
-    def _run(self) -> None:
-        connection = self._connection()
-        while (taken := self._next()) is not None:
-            request, result = taken
-            if not result.begin():
-                continue
-            try:
-                scores = self._infer(connection, request)
-            except (OSError, http.client.HTTPException, RemoteError, ValueError, LookupError, TypeError) as error:
-                if not isinstance(error, RemoteError):
-                    connection.close()  # what it still holds belongs to no request
-                result.fail(error)
-            else:
-                result.finish(scores, time.perf_counter_ns())
-        connection.close()
-
-    def _next(self) -> tuple[Arrays, PendingResult] | None:
-        """Take the next request; a thread that has to wait for one counts as idle."""
-        with contextlib.suppress(queue.Empty):
-            return self._waiting.get_nowait()
-        self._idle.release()
-        return self._waiting.get()
-
-    def _infer(self, connection: http.client.HTTPConnection, request: Arrays) -> Scores:
-        header, body = encoded(request)
-        headers = {HEADER_LENGTH: str(header), "Content-Type": "application/octet-stream"}
+    def _message(self, request: Arrays, result: PendingResult) -> bytes | None:
+        """Return the bytes of a request whose turn has come; None where it cannot be sent, or nobody waits for it."""
+        if not result.begin():
+            return None
         try:
-            connection.request("POST", f"{self._path}/infer", body, headers)
-            response = connection.getresponse()
-        except (ConnectionResetError, BrokenPipeError):
-            # A server closes connections that were idle for a while, which shows at the next request only.
-            connection.close()
-            connection.request("POST", f"{self._path}/infer", body, headers)
-            response = connection.getresponse()
-        answer = response.read()
-        if response.status in _OVERLOADED:
-            raise OverloadedError(_text(answer), response.status)
-        if response.status != http.client.OK:
-            message = f"{self.url} answered with status {response.status}: {_text(answer)}"
-            raise RemoteError(message, response.status)
-        return decoded(answer, response.getheader(HEADER_LENGTH))
+            header, body = encoded(request)
+        except (ValueError, LookupError, TypeError) as error:
+            result.fail(error)
+            return None
+        head = (
+            f"POST {self._path}/infer HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/octet-stream\r\n"
+            f"{HEADER_LENGTH}: {header}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode("latin-1") + body
+
+    def _receive(self, result: PendingResult, found: HttpResponse | Exception) -> None:
+        """Give a request its scores, or the reason why there are none."""
+        try:
+            result.finish(self._scores(found), time.perf_counter_ns())
+        except (OSError, RemoteError, ValueError, LookupError, TypeError) as error:
+            result.fail(error)
+
+    def _scores(self, found: HttpResponse | Exception) -> Scores:
+        if isinstance(found, Exception):
+            raise found
+        if found.status in _OVERLOADED:
+            raise OverloadedError(_text(found.body), found.status)
+        if found.status != http.client.OK:
+            raise RemoteError(f"{self.url} answered with status {found.status}: {_text(found.body)}", found.status)
+        return decoded(found.body, found.headers.get(HEADER_LENGTH.lower()))
 
 
 def encoded(request: Arrays) -> tuple[int, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -226,11 +226,11 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, candidate, manifest)
 
 
-def open_verified(folder: Path, placement: Placement | None = None) -> tuple[Bundle, Pool, float]:
+def open_verified(folder: Path, placed: Callable[[Placement], Placement] | None = None) -> tuple[Bundle, Pool, float]:
     """Read a bundle, open it with the pool that serves, and compare the example's scores.
 
     Args:
-        placement: takes the place of the one that was measured, None for that one
+        placed: returns the placement that takes the place of the one that was measured; None for that one
 
     Returns:
         The bundle, its open pool, and the largest difference of scores as in `compare_scores`.
@@ -239,8 +239,9 @@ def open_verified(folder: Path, placement: Placement | None = None) -> tuple[Bun
         BundleError: a file is missing or was changed, the engine is missing, or the scores differ.
     """
     bundle = read_bundle(folder)
-    if placement is not None:
-        bundle = replace(bundle, candidate=replace(bundle.candidate, placement=placement))
+    if placed is not None:
+        candidate = bundle.candidate
+        bundle = replace(bundle, candidate=replace(candidate, placement=placed(candidate.placement)))
     try:
         pool = bundle.open()
         try:

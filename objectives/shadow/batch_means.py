@@ -69,39 +69,36 @@ def mean_interval(series: Sequence[BatchMeans], confidence: float = 0.95) -> tup
     Between two looks the interval stays what it was.
 
     Args:
-        series: independent ones of the same kind, such as those of several servers; their means are weighted by their
-            values, and a look at any of them counts as one
+        series: of the same kind, such as those of several servers; their means are weighted by their values, and a look
+            at any of them counts as one. Their errors are added as if they had the same cause, such as a machine that
+            they share
     """
     seen = [one for one in series if one.looks]
     if not seen:
         return None
-    look = sum(one.looks for one in seen)
-    parts = [_estimate(one.means[:BATCHES]) for one in seen]
-    weights = [one.length / sum(each.length for each in seen) for one in seen]
-    mean = math.fsum(weight * part[0] for weight, part in zip(weights, parts, strict=True))
-    variances = [weight**2 * part[1] for weight, part in zip(weights, parts, strict=True)]
-    if not (variance := math.fsum(variances)):
-        return mean, (mean, mean)
-    # Welch 1947 and Satterthwaite 1946.
-    degrees = variance**2 / math.fsum(one**2 / part[2] for one, part in zip(variances, parts, strict=True))
-    quantile = t_quantile((1 - confidence) / (look * (look + 1)), math.floor(degrees))
-    half = quantile * math.sqrt(variance)
+    look, values = sum(one.looks for one in seen), sum(one.length for one in seen)
+    beyond = (1 - confidence) / (look * (look + 1))
+    mean = half = 0.0
+    for one in seen:
+        part, variance, degrees = _estimate(one.means[:BATCHES])
+        mean += one.length / values * part
+        half += one.length / values * t_quantile(beyond, degrees) * math.sqrt(variance)
     return mean, (mean - half, mean + half)
 
 
-def _estimate(means: Sequence[float]) -> tuple[float, float, float]:
+def _estimate(means: Sequence[float]) -> tuple[float, float, int]:
     """Return the mean of batches, its variance, and the degrees of freedom of that."""
     values = np.array(means)
     count, mean = len(values), float(values.mean())
     deviations = values - mean
     squares = float((deviations**2).sum())
     if not squares:
-        return mean, 0.0, 1.0
+        return mean, 0.0, 1
     raw = float((deviations[1:] * deviations[:-1]).sum()) / squares
     upper = raw + (1 + 3 * raw) / count + 1 / math.sqrt(count)
     correlation = min(max(upper, 0.0), _MOST_CORRELATION)
     inflation = (1 + correlation) / (1 - correlation)
-    return mean, inflation * squares / (count - 1) / count, max(count / inflation - 1, 1.0)
+    return mean, inflation * squares / (count - 1) / count, max(math.floor(count / inflation) - 1, 1)
 
 
 def t_quantile(beyond: float, degrees: int) -> float:

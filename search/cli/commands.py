@@ -244,6 +244,7 @@ def serve(options: argparse.Namespace) -> int:
         rows=options.max_rows,
         in_flight=options.max_in_flight,
         drain_seconds=options.drain_seconds,
+        deadline_ms=options.deadline_ms,
     )
 
     def say(line: str) -> None:

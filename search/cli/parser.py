@@ -22,6 +22,7 @@ from search.cli.planning_options import (
     add_plan_options,
     add_replay_options,
 )
+from search.cli.serving_options import add_serving_options
 from search.errors import RenamedKeyWarning
 
 WRONG, INTERRUPTED = 2, 130
@@ -197,30 +198,7 @@ def _of_a_bundle(add: _Add) -> None:
     )
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
     serving = add("serve", "serve a bundle over HTTP (Open Inference Protocol V2)", commands.serve)
-    serving.add_argument("--host", default="127.0.0.1")
-    serving.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    serving.add_argument("--name", help="of the model in the paths of requests (default: the bundle's)")
-    serving.add_argument("--max-body-mb", type=count, default=16, metavar="MIB", help="largest body of a request")
-    serving.add_argument("--max-rows", type=count, default=10_000, metavar="N", help="most rows of a request")
-    serving.add_argument("--max-in-flight", type=count, default=256, metavar="N", help="most requests at once")
-    serving.add_argument(
-        "--drain-seconds", type=count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
-    )
-    elastic = serving.add_argument_group("elastic", "variants and replicas that follow a plan and the requests")
-    elastic.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan; BUNDLE is one of its points")
-    elastic.add_argument(
-        "--variant", action="append", default=[], metavar="BUNDLE", help="a bundle of another point; may be repeated"
-    )
-    elastic.add_argument("--machine", metavar="KIND", help="kind of this machine in the plan (default: its only one)")
-    elastic.add_argument(
-        "--windows",
-        type=windows,
-        metavar="STABLE,PANIC,TICK",
-        help="seconds of the stable window, of the panic window, and between decisions (default 60,6,2)",
-    )
-    elastic.add_argument(
-        "--timeline", metavar="FILE", help="decisions and their reasons are added to it, as JSON lines"
-    )
+    add_serving_options(serving)
     add_shadowing_options(serving)
     building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", choosing.build)
     building.add_argument(

@@ -37,7 +37,7 @@ def balanced(folder: Path, policy: str, timeout_s: float) -> Iterator[tuple[str,
 
 def _described(url: str) -> bool:
     try:
-        RemoteModel(url, connections=0)
+        with RemoteModel(url):
+            return True
     except InputError:
         return False
-    return True

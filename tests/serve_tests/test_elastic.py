@@ -135,7 +135,7 @@ def test_bundles_that_move_are_followed(tmp_path: Path) -> None:
 
     async def served() -> list[str]:
         elastic = Elastic(settings, said.append)
-        inference = Inference("toy", ModelSlot(elastic.open()), Limits())
+        inference = Inference("toy", ModelSlot(elastic.open(Limits().placed)), Limits())
         running, versions = asyncio.create_task(elastic.run(inference)), [inference.slot.model.version]
         now[0] = newer
         async with asyncio.timeout(SOON):

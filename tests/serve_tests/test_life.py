@@ -45,6 +45,18 @@ def test_overload_is_refused_with_a_time_to_come_back(options: tuple[str, ...], 
         assert post(server.url).status_code == 200
 
 
+def test_a_deadline_of_the_server_holds_for_any_bundle_and_over_a_swap(tmp_path: Path) -> None:
+    """The bundle's requests wait 0.3 s for a batch to fill, of which it knows no deadline."""
+    bundle = write_toy(tmp_path / "bundle", waiting(0.3))
+    with serving(bundle, tmp_path / "log", "--deadline-ms", "50") as server:
+        assert post(server.url).status_code == 503
+        write_toy(bundle, waiting(0.3), seed=1)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.metric("leanrec_swaps_total", result="done") == 1)
+        assert post(server.url).status_code == 503
+        assert server.metric("leanrec_refusals_total", reason="deadline") == 2
+
+
 def test_a_swap_under_load_fails_no_request_and_a_corrupt_bundle_is_not_taken(tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "bundle")
     versions = set()

@@ -15,7 +15,7 @@ from objectives.measurement.statistics import Floats, ratio_of_percentiles
 from objectives.shadow.batch_means import BATCHES, BatchMeans, mean_interval, t_quantile
 
 # Simulated shadowings, looks at each, requests of a window.
-RUNS, LOOKS, REQUESTS = 200, 5, 40
+RUNS, LOOKS, REQUESTS = 150, 5, 40
 WINDOWS = BATCHES * 2 ** (LOOKS - 1)
 
 
@@ -118,14 +118,14 @@ def most(share: float, runs: int = RUNS) -> float:
 
 
 def test_equal_models_are_called_equal_at_every_look_and_at_all_together() -> None:
-    """A/A under correlated latencies. The interval that resamples blocks of requests fails here: two in three miss."""
+    """A/A under correlated latencies, in which an interval that resamples blocks of requests misses far too often."""
     found = intervals(1.0)
     missed = (found[..., 0] > 1) | (found[..., 1] < 1)
     assert (missed.mean(axis=0) <= most(0.05)).all(), missed.mean(axis=0)
     assert missed.any(axis=1).mean() <= most(0.05), "whenever somebody stops"
-    newest = [one[:40, -100:].reshape(40, -1, 25) for one in shadowings(1.0)]
+    newest = [one[:20, -100:].reshape(20, -1, 25) for one in shadowings(1.0)]
     within = [ratio_of_percentiles(ours, theirs, 95, 0)[1] for theirs, ours in zip(*newest, strict=True)]
-    assert np.mean([low > 1 or high < 1 for low, high in within]) > 0.1
+    assert np.mean([low > 1 or high < 1 for low, high in within]) > 0.3
 
 
 def test_equal_models_are_told_to_be_and_a_slow_one_is_found() -> None:
@@ -136,10 +136,14 @@ def test_equal_models_are_told_to_be_and_a_slow_one_is_found() -> None:
 
 
 def test_servers_together_hold_too() -> None:
-    """Three series of different lengths and spreads, whose mean is 0."""
+    """Three series of different lengths and spreads, whose mean is 0, and which may have the same causes."""
     random, missed, width = np.random.default_rng(3), 0, []
-    for _ in range(RUNS):
-        parts = [batched(random.normal(0, spread, n)) for n, spread in ((40, 1.0), (130, 3.0), (10, 9.0))]
+    for run in range(RUNS):
+        shared = random.normal(size=130)
+        parts = [
+            batched(spread * (shared[:n] if run % 2 else random.normal(size=n)))
+            for n, spread in ((40, 1.0), (130, 3.0), (10, 9.0))
+        ]
         found = mean_interval(parts)
         assert found is not None
         missed += not found[1][0] <= 0 <= found[1][1]

@@ -11,7 +11,7 @@ refused, and leaves it again by the same rule.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -126,7 +126,7 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 
     Args:
         shift_s: seconds from the clock of the old plan to that of the new one
-        seen: on the new plan's clock; `serving` is the option that the plan begins with
+        seen: on the new plan's clock; what serves is none of the new plan's options, and `serving` does not count
     """
 
     def shifted(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
@@ -134,8 +134,10 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 
     arrived, wanted = shifted(state.arrived), shifted(state.wanted)
     correction = state.correction.begun_again(seen.answers, windows.panic_s)
-    moved = State(arrived, wanted, seen.serving, state.panic_until_s + shift_s, correction)
-    return decide(plan, windows, moved, seen)[0]
+    moved = State(arrived, wanted, begin(plan, seen.now_s).option, state.panic_until_s + shift_s, correction)
+    # As if the largest one served, so that no panic starts before it is known which one does.
+    largest = max(range(len(plan.options)), key=lambda number: plan.options[number].capacity_rps)
+    return decide(plan, windows, moved, replace(seen, serving=largest))[0]
 
 
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:

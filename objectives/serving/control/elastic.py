@@ -19,6 +19,7 @@ from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.metrics import ControllerMetrics
 from objectives.serving.http.model import Model
+from spaces.techniques.placement import Placement
 
 _LOGGER = logging.getLogger("leanrec.serve")
 
@@ -55,6 +56,7 @@ class Elastic:
     _began_s: float  # since the epoch, of the plan
     _serving: int
     _broken: set[int]
+    _placed: Callable[[Placement], Placement]
 
     def __init__(self, settings: ElasticSettings, say: Callable[[str], None]) -> None:
         """Read the plan and the bundles.
@@ -69,13 +71,17 @@ class Elastic:
         self._switch: asyncio.Task[None] | None = None
         self._reload = False
 
-    def open(self) -> Model:
+    def open(self, placed: Callable[[Placement], Placement]) -> Model:
         """Open the first option.
+
+        Args:
+            placed: returns the placement that takes the place of an option's, now and at each switch
 
         Raises:
             BundleError: it cannot be.
         """
-        model = _opened(self._plan, self._serving)
+        self._placed = placed
+        model = self._opened(self._plan, self._serving)
         option = self._plan.control.options[self._serving]
         now, control = self._now_s(), self._plan.control
         end_s = len(control.phases) * control.phase_s
@@ -159,7 +165,7 @@ class Elastic:
 
     async def _switch_to(self, option: int, inference: Inference, metrics: ControllerMetrics) -> None:
         try:
-            model = await asyncio.to_thread(_opened, self._plan, option)
+            model = await asyncio.to_thread(self._opened, self._plan, option)
         except Exception as error:
             folder = self._plan.folders[option]
             self._broken |= {number for number, other in enumerate(self._plan.folders) if other == folder}
@@ -183,7 +189,7 @@ class Elastic:
         try:
             plan, bundles = await asyncio.to_thread(self._read)
             first = self._resumed(plan, inference).option
-            model = await asyncio.to_thread(_opened, plan, first)
+            model = await asyncio.to_thread(self._opened, plan, first)
         except Exception as error:
             self._failed("the new plan", error, metrics)
             return
@@ -196,8 +202,11 @@ class Elastic:
     def _resumed(self, plan: MachinePlan, inference: Inference) -> State:
         """Return the state that goes on with what was seen, under another plan."""
         now_s, windows = _second(plan), self._settings.windows
-        first = begin(plan.control, now_s).option
-        return resumed(plan.control, windows, self._state, now_s - self._now_s(), _seen(inference, now_s, first))
+        seen = _seen(inference, now_s, self._serving)
+        return resumed(plan.control, windows, self._state, now_s - self._now_s(), seen)
+
+    def _opened(self, plan: MachinePlan, option: int) -> Model:
+        return Model.open(plan.folders[option], lambda _: self._placed(plan.control.options[option].placement))
 
     def _read(self) -> tuple[MachinePlan, Sequence[Path]]:
         """Read the plan and find the bundles."""
@@ -228,10 +237,6 @@ class Elastic:
 def _seen(inference: Inference, now_s: float, serving: int, broken: frozenset[int] = frozenset()) -> Observation:
     ended, late = (count + inference.refused for count in (inference.answered, inference.late))
     return Observation(now_s, inference.arrived, inference.slot.model.pool.queued, serving, broken, ended, late)
-
-
-def _opened(plan: MachinePlan, option: int) -> Model:
-    return Model.open(plan.folders[option], plan.control.options[option].placement)
 
 
 def _second(plan: MachinePlan) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from spaces.techniques.placement import Placement
 
 MEBIBYTE = 1 << 20
 
@@ -16,6 +18,7 @@ class Limits:
     in_flight: requests that are answered at the same time
     body_seconds: time in which a body must arrive
     drain_seconds: time in which the accepted requests are answered after SIGTERM
+    deadline_ms: a request that cannot be answered within it is refused; None for the deadline of the placement
     """
 
     body_bytes: int = 16 * MEBIBYTE
@@ -23,8 +26,15 @@ class Limits:
     in_flight: int = 256
     body_seconds: float = 30.0
     drain_seconds: int = 30
+    deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value <= 0:
+            if value is not None and value <= 0:
                 raise ValueError(f"{name}: must be above 0, but got {value}.")
+
+    def placed(self, placement: Placement) -> Placement:
+        """Return a placement with the deadline of the server, if it has one."""
+        if self.deadline_ms is None:
+            return placement
+        return replace(placement, admission=replace(placement.admission, deadline_ms=self.deadline_ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,16 +31,16 @@ class Model:
         self._callers = ThreadPoolExecutor(2, "caller") if inline else None
 
     @classmethod
-    def open(cls, folder: Path, placement: Placement | None = None) -> Model:
+    def open(cls, folder: Path, placed: Callable[[Placement], Placement] | None = None) -> Model:
         """Read a bundle, open its pool, and compare the scores of its example.
 
         Args:
-            placement: takes the place of the one that was measured, None for that one
+            placed: returns the placement that takes the place of the one that was measured; None for that one
 
         Raises:
             BundleError: it was changed, cannot run here, or takes inputs that the protocol has no datatype for.
         """
-        bundle, pool, _ = open_verified(folder, placement)
+        bundle, pool, _ = open_verified(folder, placed)
         for spec in bundle.inputs:
             if np.dtype(spec.dtype) not in DATATYPES:
                 pool.close()

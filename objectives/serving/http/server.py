@@ -79,7 +79,7 @@ def serve(
     if name is not None:
         _check_name(name)
     with _listen(host, port) as listener:
-        model = Model.open(find()) if elastic is None else elastic.open()
+        model = Model.open(find(), limits.placed) if elastic is None else elastic.open(limits.placed)
         _warn(model, say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
@@ -191,7 +191,8 @@ class _Swapper:
     async def _swap(self) -> None:
         metrics = self._inference.metrics
         try:
-            model = await asyncio.to_thread(lambda: Model.open(self._find()))
+            placed = self._inference.limits.placed
+            model = await asyncio.to_thread(lambda: Model.open(self._find(), placed))
         except Exception as error:
             # Whatever is wrong with the new bundle, the old one serves on.
             explained = isinstance(error, (ExplainedError, InputError))

@@ -5,11 +5,11 @@
     python -m tests.benchmarks.robustness terminations [--signals 20]
     python -m tests.benchmarks.robustness soak [--minutes 30]
 
-A DCN-V2 of the size of the built-in baseline is served by `leanrec serve`, on one replica of one thread, 200 rows a
-request. The load comes from a process of its own, in an open loop of Poisson arrivals, through the client of
-`leanrec bench --url`; its own delay is printed as lag. Capacity and SLO, which is twice the p95 at half of the
-capacity, are measured first, on the same machine. Each measurement ends with what is asked of it and whether it is met;
-the exit status is 1 where something is not.
+A DCN-V2 of the size of the built-in baseline is served by `leanrec serve`, on one replica of one thread. The load comes
+from a process of its own, in an open loop of Poisson arrivals, through the client of `leanrec bench --url`; its own
+delay is printed as lag, and the cores that it used. Capacity and SLO, which is twice the p95 at half of the capacity,
+are measured first, on the same machine. Each measurement ends with what is asked of it and whether it is met; the exit
+status is 1 where something is not.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.serve_tests.process import serving
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity-seconds", type=float, default=5.0, help="in which the capacity is measured")
+    parser.add_argument("--rows", type=int, default=1000, help="of a request")
     kinds = parser.add_subparsers(required=True)
     for name, run in (("overload", overload), ("swaps", swaps), ("terminations", terminations), ("soak", soak)):
         kind = kinds.add_parser(name)
@@ -50,9 +51,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        material = Material.make(folder)
+        material = Material.make(folder, options.rows)
         with loading(material.requests) as load:
-            with serving(material.bundle(folder / "plain", None), folder / "plain.log") as server:
+            with serving(material.bundle(folder / "plain"), folder / "plain.log") as server:
                 limits = find_limits(load, server.url, options.capacity_seconds)
             print(
                 f"{os.cpu_count()} cores; capacity {limits.capacity_rps:.0f} requests/s; SLO {limits.slo_ms:.1f} ms",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -41,6 +42,7 @@ class Played:
     lag_ms: (n,) delay of the generator itself
     outcomes: (n,) status of the response, or the class of the error where there was none
     offered_share: of the planned rate
+    cores: that the generator's process used in the mean
     """
 
     due_s: Floats
@@ -49,6 +51,7 @@ class Played:
     lag_ms: Floats
     outcomes: tuple[str, ...]
     offered_share: float
+    cores: float
 
     @property
     def counts(self) -> Counter[str]:
@@ -57,8 +60,9 @@ class Played:
     def part(self, inside: NDArray[np.bool_]) -> Played:
         """Return some of the requests, (n,) of them or not."""
         outcomes = tuple(outcome for outcome, one in zip(self.outcomes, inside, strict=True) if one)
-        arrays = (values[inside] for values in (self.due_s, self.phase, self.latency_ms, self.lag_ms))
-        return Played(*arrays, outcomes, self.offered_share)
+        latency, lag = self.latency_ms[inside], self.lag_ms[inside]
+        arrivals = self.due_s[inside], self.phase[inside]
+        return Played(*arrivals, latency, lag, outcomes, self.offered_share, self.cores)
 
     def accepted_ms(self, percent: float) -> float:
         """Return a percentile of the latency of answered requests; NaN where there is none."""
@@ -133,8 +137,10 @@ def _play(url: str, requests: Sequence[Request], phases: Sequence[Phase], seed: 
             answers.append(_Noted(model.submit(request)))
             return answers[-1]
 
+        cpu, start = time.process_time(), time.monotonic()
         arrivals = open_loop(submit, drawn, gaps_ns)
+        cores = (time.process_time() - cpu) / (time.monotonic() - start)
     outcomes = tuple(answer.outcome for answer in answers)
     phase = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     due_s, late, share = np.cumsum(gaps_ns) / 1e9, arrivals.lag_ms, arrivals.offered_share
-    return Played(due_s, phase, arrivals.latency_ms, late, outcomes, share)
+    return Played(due_s, phase, arrivals.latency_ms, late, outcomes, share, cores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,11 +31,13 @@ def overload(options: argparse.Namespace, load: Load, material: Material, limits
     over = options.times * limits.capacity_rps
     phases = [Phase(limits.capacity_rps / 2, _BEFORE), Phase(over, options.seconds)]
     phases.append(Phase(limits.capacity_rps / 2, _AFTER))
-    bundle = material.bundle(folder / "guarded", limits.slo_ms)
-    with serving(bundle, folder / "overload.log") as server:
+    bundle, deadline = material.bundle(folder / "overloaded"), ("--deadline-ms", str(limits.slo_ms))
+    with serving(bundle, folder / "overload.log", *deadline) as server:
         with readings(server.process.pid, 0.5) as read:
+            cpu, start = server.metric("process_cpu_seconds_total"), time.monotonic()
             played = load.play(server.url, phases, 2).result()
         told = server.metric("leanrec_requests_total", status=OK)
+        cpu = (server.metric("process_cpu_seconds_total") - cpu) / (time.monotonic() - start)
     parts = [played.part(played.phase == number) for number in range(len(phases))]
     print(f"overload: {over:.0f} requests/s, {options.times:g} times the capacity, for {options.seconds:g} s")
     rows = [
@@ -42,7 +45,9 @@ def overload(options: argparse.Namespace, load: Load, material: Material, limits
         for name, part in zip(("before", "overload", "after"), parts, strict=True)
     ]
     show(["phase", "outcomes", "p50 ms", "p95 ms", "p99 ms", "lag p50", "lag p99"], rows)
-    print(f"offered {played.offered_share:.1%} of the planned rate; threads {read[-1].threads}, files {read[-1].files}")
+    print(f"offered {played.offered_share:.1%} of the planned rate")
+    print(f"cores used in the mean: {cpu:.2f} by the server, {played.cores:.2f} by the load")
+    print(f"threads {read[-1].threads}, files {read[-1].files}")
     return _kept(played, parts, told, limits, read)
 
 

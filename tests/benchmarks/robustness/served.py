@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ from objectives.measurement.load_generator import Request
 from objectives.records import InputSpec
 from objectives.serving.bundle import write_bundle
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Admission, InstanceGroup, Placement
+from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.robustness.load import Load, Phase
 
 PLACEMENT = Placement(InstanceGroup(threads=1))
-# Requests that are drawn from, and their rows.
-_REQUESTS, ROWS = 200, 200
+# Requests that are drawn from.
+_REQUESTS = 100
 # Share of the capacity at which the SLO is found, and how long that takes.
 _USUAL, _USUAL_SECONDS = 0.5, 8.0
 _MEBIBYTE = 1 << 20
@@ -37,24 +37,23 @@ class Material:
     requests: Sequence[Request]
 
     @classmethod
-    def make(cls, folder: Path) -> Material:
-        """Export an untrained model."""
+    def make(cls, folder: Path, rows: int) -> Material:
+        """Export an untrained model, and draw requests of so many rows."""
         # Loads torch, which the process of the load does without.
         from tests.benchmarks.models import FIELDS, USER_FIELDS, request, write_model
 
         random = np.random.default_rng(0)
         inputs = [InputSpec(n, "int64", (), size, "user" if n in USER_FIELDS else "item") for n, size in FIELDS.items()]
-        requests = [dict(request(ROWS, random)) for _ in range(_REQUESTS)]
+        requests = [dict(request(rows, random)) for _ in range(_REQUESTS)]
         return cls(write_model(folder / "model"), inputs, requests)
 
-    def bundle(self, folder: Path, deadline_ms: float | None, name: str = "measured") -> Path:
+    def bundle(self, folder: Path, name: str = "measured") -> Path:
         """Write a bundle, in place of one that is there, as a whole."""
         made = folder.with_name(f"{folder.name}-new")
-        placement = replace(PLACEMENT, admission=Admission(deadline_ms=deadline_ms))
         # The card is part of the version.
         card = f"# {name}\n"
         write_bundle(
-            made, "measured", self.model, Candidate(placement=placement), {}, self.inputs, card, self.requests[0]
+            made, "measured", self.model, Candidate(placement=PLACEMENT), {}, self.inputs, card, self.requests[0]
         )
         if folder.exists():
             old = folder.with_name(f"{folder.name}-old")

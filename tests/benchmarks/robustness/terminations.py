@@ -23,7 +23,7 @@ def terminations(options: argparse.Namespace, load: Load, material: Material, li
     An accepted request is one that the server answered, by its own count, or left without an answer; a client to which
     nobody listens any more, or whose idle connection was closed, has to send elsewhere.
     """
-    bundle, rows, kept = material.bundle(folder / "ending", None), list[list[object]](), True
+    bundle, rows, kept = material.bundle(folder / "ending"), list[list[object]](), True
     for number in range(options.signals):
         log = folder / f"termination-{number}.log"
         with serving(bundle, log) as server:

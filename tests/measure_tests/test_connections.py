@@ -1,0 +1,166 @@
+"""Connections of a client beside servers that answer in odd ways, or not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import pytest
+
+from objectives.measure.connections import Connections, HttpResponse
+
+SOON = 20.0
+MESSAGE = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Server:
+    """A server that calls a function with each connection; `accepted` counts them."""
+
+    def __init__(self, serve: Callable[[socket.socket, int], None]) -> None:
+        self._serve, self.accepted = serve, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            threading.Thread(target=self._run, args=(connection, self.accepted), daemon=True).start()
+
+    def _run(self, connection: socket.socket, number: int) -> None:
+        with connection:
+            self._serve(connection, number)
+
+
+@contextmanager
+def connected(
+    serve: Callable[[socket.socket, int], None], most: int = 8, seconds: float = SOON
+) -> Iterator[tuple[Server, Connections]]:
+    server = Server(serve)
+    connections = Connections("127.0.0.1", server.listener.getsockname()[1], False, most, seconds)
+    try:
+        yield server, connections
+    finally:
+        connections.close()
+        server.listener.close()
+
+
+def send(connections: Connections, message: bytes | None = MESSAGE) -> Future[HttpResponse | Exception]:
+    found: Future[HttpResponse | Exception] = Future()
+    connections.send(lambda: message, found.set_result)
+    return found
+
+
+def answering(*parts: bytes) -> Callable[[socket.socket, int], None]:
+    """A server that answers each request in these parts."""
+
+    def serve(connection: socket.socket, number: int) -> None:
+        while connection.recv(4096):
+            for part in parts:
+                connection.sendall(part)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (OK,),
+        (OK[:7], OK[7:30], OK[30:]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK,),
+    ],
+)
+def test_a_response_is_read_however_it_comes(parts: tuple[bytes, ...]) -> None:
+    with connected(answering(*parts)) as (server, connections):
+        for _ in range(3):
+            found = send(connections).result(SOON)
+            assert isinstance(found, HttpResponse) and (found.status, found.body) == (200, b"ok")
+        assert server.accepted == 1, "the connection stays open"
+
+
+def test_a_connection_that_closes_after_each_response_is_replaced() -> None:
+    with connected(answering(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))) as (server, connections):
+        for _ in range(3):
+            found = send(connections).result(SOON)
+            assert isinstance(found, HttpResponse) and found.body == b"ok"
+        assert server.accepted == 3
+
+
+def test_a_request_is_sent_again_only_where_an_idle_connection_was_closed() -> None:
+    """The first request of a connection that is closed in place of an answer was lost by the server, and is not sent
+    twice; nor is one of which half an answer came."""
+
+    def closing(connection: socket.socket, number: int) -> None:
+        connection.recv(4096)
+
+    with connected(closing) as (server, connections):
+        assert isinstance(send(connections).result(SOON), ConnectionResetError)
+        assert server.accepted == 1
+
+    def second(connection: socket.socket, number: int) -> None:
+        """Answers once, then closes when the next request comes."""
+        connection.recv(4096)
+        connection.sendall(OK)
+        connection.recv(4096)
+
+    with connected(second) as (server, connections):
+        for _ in range(3):
+            assert isinstance(send(connections).result(SOON), HttpResponse)
+        assert server.accepted == 3
+
+    def half(connection: socket.socket, number: int) -> None:
+        connection.recv(4096)
+        connection.sendall(OK)
+        connection.recv(4096)
+        connection.sendall(OK[:-1])
+
+    with connected(half) as (server, connections):
+        assert isinstance(send(connections).result(SOON), HttpResponse)
+        assert isinstance(send(connections).result(SOON), ConnectionResetError)
+        assert server.accepted == 1
+
+
+def test_a_server_that_is_late_or_speaks_otherwise_fails_one_request_alone() -> None:
+    def hanging(connection: socket.socket, number: int) -> None:
+        while connection.recv(4096):
+            if number > 1:
+                connection.sendall(OK)
+
+    with connected(hanging, most=1, seconds=0.2) as (_, connections):
+        found = [send(connections) for _ in range(3)]
+        assert isinstance(found[0].result(SOON), TimeoutError)
+        assert all(isinstance(one.result(SOON), HttpResponse) for one in found[1:]), "on a new connection"
+    with connected(answering(b"220 smtp.example.org\r\n")) as (_, connections):
+        assert isinstance(send(connections).result(SOON), ValueError)
+
+
+def test_no_more_connections_are_opened_than_there_may_be_and_all_are_closed() -> None:
+    together = threading.Barrier(3)
+
+    def serve(connection: socket.socket, number: int) -> None:
+        while connection.recv(4096):
+            together.wait(SOON)
+            connection.sendall(OK)
+
+    with connected(serve, most=3) as (server, connections):
+        found = [send(connections) for _ in range(9)]
+        assert send(connections, None).cancel(), "a request that nobody waits for is not sent"
+        assert all(isinstance(one.result(SOON), HttpResponse) for one in found)
+        assert server.accepted == 3
+
+
+def test_nobody_who_listens_fails_each_request() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    connections = Connections("127.0.0.1", port, False, 2, SOON)
+    for _ in range(3):
+        assert isinstance(send(connections).result(SOON), ConnectionRefusedError)
+    connections.close()
