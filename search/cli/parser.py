@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
 from search.cli import checkpoints, choosing, commands, planning
-from search.cli.argument_types import above_zero, count, share, windows
+from search.cli.argument_types import above_zero, share
 from search.cli.checkpoint_options import add_promotion_options, add_shadowing_options, add_watch_options
 from search.cli.commands import FAILED
 from search.cli.planning_options import (
