@@ -24,7 +24,7 @@ def test_a_packages_model_is_studied(model: str, tmp_path: Path) -> None:
     pytest.importorskip(PACKAGES[model], exc_type=ImportError)
     validated, front = studied(tmp_path, model, minutes=2)
     able = {group["name"] for group in validated["groups"] if group["can"]}
-    assert able and validated["parity"] < 1e-4 and validated["seconds"]["all"] < 120
+    assert able and validated["parity"] < 1e-4
     assert all(one["reason"] for one in validated["left_alone"])
     assert front is not None and front["rows"][0]["state"] == "complete"
     point = best(front["rows"])
