@@ -11,13 +11,13 @@ from search.choose.choose import Confirmed, Look
 from search.choose.policy import Policy
 from search.choose.run import bundle_up
 from search.cli.console import Console
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
 from search.format import count, ranged
 from search.locking import locked, stoppable
 from search.results import Confirmation, Front, Point
 from search.session import Session
 from search.workers.processes import open_workers
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import Json, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,21 @@ class PointBundle:
     bundle: str | None
     confirmed: Confirmation | None
     reason: str
+
+
+def planned_trials(plan: Json, study: str) -> set[int]:
+    """Return the trials that a plan.json of a study serves.
+
+    Raises:
+        ConfigError: the plan is of another study, or of another version.
+    """
+    try:
+        planned, trials = plan["study"], {phase["trial"] for phase in plan["phases"]}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"--plan: must be a plan.json of leanrec plan, but it lacks {error}") from error
+    if planned != study:
+        raise ConfigError(f"--plan: must be of the study {study!r}, but is of {planned!r}")
+    return trials
 
 
 def points_of(front: Front, trials: Sequence[int]) -> list[Point]:
@@ -62,10 +77,13 @@ def bundle_points(
     with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
         pairs, sides = session.pairs(front, workers, console), session.sides()
         session.level(console)  # so that each trial has a run
+        confirmed: Confirmed | choosing.Unconfirmed
         for point in points:
             side = sides[point.trial]
             try:
                 confirmed = choosing.try_point(pairs, point, side, looks, policy)
+            except JobError as error:
+                confirmed = choosing.Unconfirmed(f"not evaluated: {error}")
             finally:
                 study.note(looks=to_plain(looks))
             if not isinstance(confirmed, Confirmed):

@@ -19,6 +19,7 @@ def number(rule: str, most: float, text: str) -> float:
 
 
 above_zero = partial(number, "be above 0", float("inf"))
+within_a_day = partial(number, "be above 0 and below 86400", 86400.0)
 share = partial(number, "lie between 0 and 1", 1.0)
 
 

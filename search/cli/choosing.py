@@ -39,15 +39,15 @@ def choose(options: argparse.Namespace) -> int:
 def bundle(options: argparse.Namespace) -> int:
     """Write a bundle of each point that is named, or that a plan serves."""
     from objectives.serving.control.plan_file import read_plan
-    from search.choose.point_bundles import bundle_points
+    from search.choose.point_bundles import bundle_points, planned_trials
     from search.choose.policy import Policy
     from spaces.serialization import to_plain
 
-    planned = [] if options.plan is None else read_plan(Path(options.plan))["phases"]
-    trials = sorted({*options.trial, *(phase["trial"] for phase in planned)})
-    if not trials:
+    if not options.trial and options.plan is None:
         raise InputError("--trial: must be given where there is no --plan, but there is neither")
     console, session = _console(options), _existing(options)
+    planned = set() if options.plan is None else planned_trials(read_plan(Path(options.plan)), session.config.name)
+    trials = sorted({*options.trial, *planned})
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     policy = Policy(tolerated, slices=dict(session.config.quality.slices))
     out = Path(options.out).resolve() if options.out else session.home.reports(session.config.name) / "bundles"

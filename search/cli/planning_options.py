@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from search.cli import planning
-from search.cli.argument_types import above_zero, at_least_one, count, moment, share, tolerated, windows
+from search.cli.argument_types import above_zero, at_least_one, count, moment, share, tolerated, windows, within_a_day
 
 
 def add_balance_options(balancing: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_balance_options(balancing: argparse.ArgumentParser) -> None:
     balancing.add_argument("--port", type=count, default=8080, help="port to listen on")
     balancing.add_argument(
         "--timeout",
-        type=above_zero,
+        type=within_a_day,
         default=5.0,
         help="seconds without an answer, then another server is asked (default 5)",
     )

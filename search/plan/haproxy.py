@@ -80,7 +80,7 @@ def configuration(servers: Sequence[BalancedServer], policy: str, host: str, por
         bind=_address(host, port),
         policy=POLICIES[policy],
         held=_HELD_BYTES,
-        timeout=round(timeout_s * 1e3),
+        timeout=max(round(timeout_s * 1e3), 1),
         servers="\n".join(lines),
     )
 

@@ -6,14 +6,11 @@ import dataclasses
 import itertools
 import math
 
-import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives.serving.control.controller import Decision, Observation, Reason, begin, decide, resumed
-from objectives.serving.control.correction import _wilson
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, change, choose
 from objectives.serving.control.windows import Windows
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -88,18 +85,18 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
 
 
 def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:
-    """10 requests/s on a capacity of 12: with 20 answers, all late, 1.5 times as much is wanted. Those of the second of
-    the load and of the 6 s behind it tell nothing; of the 60 s after them none is late, and each such window takes 2%
-    away."""
+    """10 requests/s on a capacity of 12: after four late batches of 2 s, 1.5 times as much is wanted. Answers in the
+    second of the load and in the 6 s behind it tell nothing; in the 60 s after them none is late, and each such window
+    takes 3% away."""
     options = (option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0))
     plan = ControlPlan(options, (PlannedPhase(10.0, 0.0),), 1000.0)
-    found = play(plan, WINDOWS, [10] * 1000, late=[10] * 9 + [0] * 991)
+    found = play(plan, WINDOWS, [10] * 700, late=[10] * 15 + [0] * 685)
     up = first(found, Reason.LATE)
-    assert (up.now_s, up.option, up.correction, up.held_rps) == (2, 1, 1.5, 15.0)
+    assert (up.now_s, up.option, up.correction, up.held_rps) == (8, 1, 1.5, 15.0)
     changes = [(d.now_s, d.correction) for b, d in itertools.pairwise(found) if d.correction != b.correction]
-    assert [now for now, _ in changes] == [2, *(9 + 60 * n for n in range(1, 17))]
-    assert [factor for _, factor in changes] == pytest.approx([1.5 * 0.98**n for n in range(17)])
-    assert first(found, Reason.CALM).now_s == 9 + 720 - 1 + 60, "1.5 x 0.98^12 x 10 is below 12; more was held a minute"
+    assert [now for now, _ in changes] == [8, *(15 + 60 * n for n in range(1, 12))]
+    assert [factor for _, factor in changes] == pytest.approx([1.5 * 0.97**n for n in range(12)])
+    assert first(found, Reason.CALM).now_s == 15 + 480 - 1 + 60, "1.5 x 0.97^8 x 10 is below 12; more was held a minute"
 
 
 def test_late_answers_to_more_than_was_to_be_served_and_from_the_queue_behind_it_correct_nothing() -> None:
@@ -114,25 +111,6 @@ def test_late_answers_to_more_than_was_to_be_served_and_from_the_queue_behind_it
 def test_nothing_is_corrected_where_nothing_larger_could_serve() -> None:
     found = play(ControlPlan((option("one", 1, 12.0),)), WINDOWS, [10] * 100, late=[10] * 100)
     assert {decision.correction for decision in found} == {1.0}
-
-
-@pytest.mark.parametrize("ended", [20, 57, 1000])
-@pytest.mark.parametrize("share", [0.0, 0.04, 0.3, 1.0])
-def test_the_interval_of_a_share_is_wilsons(ended: int, share: float) -> None:
-    late = round(share * ended)
-    expected = scipy.stats.binomtest(late, ended).proportion_ci(method="wilson")
-    assert _wilson(late, ended) == pytest.approx((expected.low, expected.high), abs=1e-4)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_share_of_late_answers_as_tolerated_is_seldom_corrected(seed: int) -> None:
-    """Of 100 windows of a minute, 600 answers each, of which 5% are late by chance, few are found to be above."""
-    random = np.random.default_rng(seed)
-    plan = ControlPlan((option("one", 1, 12.0), option("one", 2, 1000.0)))
-    late = random.binomial(10, 0.05, 6000).tolist()
-    found = play(plan, WINDOWS, [10] * 6000, late=late)
-    raised = sum(d.correction > b.correction for b, d in itertools.pairwise(found))
-    assert raised <= 10
 
 
 def test_a_plan_that_is_read_again_in_a_surge_goes_on_with_it() -> None:

@@ -327,11 +327,21 @@ def test_points_that_are_named_are_bundled_and_the_choice_stays(road: Road, fron
     assert json.loads(road.command("front", str(road.study), "--json"))["chosen"] == before
 
 
-def test_a_point_that_was_not_measured_cannot_be_bundled(road: Road) -> None:
-    process = road.start("bundle", str(road.study), "--trial", "99999")
-    _, err = process.communicate(timeout=580)
-    assert process.returncode == 2 and len(err.splitlines()) == 1
-    assert "--trial: must be a measured trial of the study" in err
+def test_what_cannot_be_bundled_is_said_in_one_line(road: Road) -> None:
+    plan = road.home / "other.json"
+    plan.write_text(json.dumps({"study": "other", "offers": [1], "phases": [{"trial": 0}]}))
+    broken = road.home / "broken.json"
+    broken.write_text(json.dumps({"study": "road", "offers": [1], "phases": [{}]}))
+    for arguments, words in (
+        (["--trial", "99999"], "--trial: must be a measured trial of the study"),
+        (["--plan", str(plan)], "--plan: must be of the study 'road', but is of 'other'"),
+        (["--plan", str(broken)], "--plan: must be a plan.json of leanrec plan"),
+        ([], "--trial: must be given where there is no --plan"),
+    ):
+        process = road.start("bundle", str(road.study), *arguments)
+        _, err = process.communicate(timeout=580)
+        assert process.returncode == 2 and len(err.splitlines()) == 1, err
+        assert words in err
 
 
 def test_the_report_needs_no_network(road: Road) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from objectives.serving.control.correction import Answers, Correction, correct
-from objectives.serving.control.options import ControlPlan, choose
+from objectives.serving.control.correction import Answers, Correction, Terms, correct
+from objectives.serving.control.options import ControlPlan, choose, usable_options
 from objectives.serving.control.windows import Windows
 
 
@@ -117,7 +117,7 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
         rate = max(each.capacity_rps for each in plan.options if each.loss == least)
         option = choose(plan.options, rate, 0.0)
     assert option is not None, "a plan has an option"
-    correction = Correction(from_s=now_s)
+    correction = Correction(from_s=now_s, batch_s=now_s)
     return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option, correction=correction)
 
 
@@ -147,7 +147,7 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
     arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
     stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
-    correction = _corrected(plan, windows, state, seen, max(stable, panic) / windows.target)
+    correction = _corrected(plan, windows, state, seen, (stable, panic), least_loss)
     panic += seen.backlog / windows.panic_s
     calm, burst = (correction.factor * max(planned, rate / windows.target) for rate in (stable, panic))
 
@@ -169,22 +169,36 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     return State(arrived, wanted, option, until_s, correction), decision
 
 
-def _corrected(plan: ControlPlan, windows: Windows, state: State, seen: Observation, arriving_rps: float) -> Correction:
-    """Return the correction after a tick; while something else is about to serve, no answer counts."""
-    before, answers = state.correction, seen.answers
+def _corrected(
+    plan: ControlPlan,
+    windows: Windows,
+    state: State,
+    seen: Observation,
+    arriving_rps: tuple[float, float],
+    least_loss: float,
+) -> Correction:
+    """Return the correction after a tick; while something else is about to serve, no answer counts.
+
+    Args:
+        arriving_rps: rates over the stable window and over the panic window
+    """
+    before, served_rps = state.correction, plan.options[seen.serving].capacity_rps
     if seen.serving != state.option:
-        return before.begun_again(answers, windows.panic_s)
-    capacities = [each.capacity_rps for number, each in enumerate(plan.options) if number not in seen.broken]
-    served_rps = plan.options[seen.serving].capacity_rps
-    return correct(
-        before,
-        answers,
-        plan.allowed_late,
-        windows.stable_s,
-        settle_s=plan.lead_s + windows.panic_s,
-        explained=before.factor * arriving_rps > served_rps,
-        may_grow=max(capacities, default=0.0) > served_rps,
-    )
+        return before.begun_again(seen.answers, windows.panic_s)
+    usable = usable_options(plan.options, least_loss, seen.broken)
+    largest_rps = max((plan.options[number].capacity_rps for number in usable), default=0.0)
+    terms = Terms(plan.allowed_late, windows.stable_s, windows.panic_s, plan.lead_s + windows.panic_s)
+    held_rps = served_rps * windows.target / before.factor
+    widths = (windows.stable_s, windows.panic_s)
+    explained = any(_surely_above(rate, width, held_rps) for rate, width in zip(arriving_rps, widths, strict=True))
+    # A larger factor than that asks for no other option.
+    most = 1.01 * windows.target * largest_rps / max(*arriving_rps, 1e-9) if largest_rps > served_rps else 1.0
+    return correct(before, seen.answers, terms, explained, most)
+
+
+def _surely_above(rate_rps: float, width_s: float, limit_rps: float) -> bool:
+    """Return whether a rate is above a limit beyond the chance of Poisson arrivals, two standard deviations."""
+    return rate_rps - 2 * math.sqrt(rate_rps / width_s) > limit_rps
 
 
 def _since(samples: tuple[Sample, ...], newest: Sample, from_s: float) -> tuple[Sample, ...]:

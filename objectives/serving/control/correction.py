@@ -1,22 +1,26 @@
 """Correction of a plan's capacities where answers are late although what served was to suffice.
 
 A machine may be slower than the one that was measured, share its cores with others, or have transport to pay for.
-Evidence is the share of late answers since the last change, from when the queue of before has gone. Where it is above
-the SLO's, beyond chance, and more did not arrive than was to be served, rates count for more from then on; where it is
-below for a stable window, they count for a little less again.
+Evidence is the share of late answers in short batches since the last change, from when the queue of before has gone:
+a single pause makes one batch late, and a machine that is too slow all of them. Where they say that more are late than
+the SLO tolerates, and no more arrived than was to be served, rates count for more from then on; where few were late for
+a stable window, they count for a little less again.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 
 # Times by which rates count for more at a time, and less.
-_UP, _DOWN = 1.5, 0.98
-# Within a stable window so many times the tolerated share call for more at once.
-_CLEARLY = 2.0
-_FEWEST = 20
-_Z = 1.96
+_UP, _DOWN = 1.5, 0.97
+# Batches in a panic window, answers that one needs, and batches in a row that call for more at once, each if so many
+# times the tolerated share were late in it.
+_PER_PANIC, _FEWEST, _IN_A_ROW, _CLEARLY = 3, 20, 4, 2.0
+# Standard errors by which the mean of a stable window has to be above the tolerated share, and batches that it needs.
+_SURE = 3.0
+_WHOLE = 4 * _PER_PANIC
 
 
 @dataclass(frozen=True)
@@ -31,58 +35,77 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """Terms of a correction.
+
+    allowed: share of late answers that the SLO tolerates
+    stable_s, panic_s: windows of the controller
+    settle_s: seconds after a larger factor in which answers tell nothing
+    """
+
+    allowed: float
+    stable_s: float
+    panic_s: float
+    settle_s: float
+
+
+@dataclass(frozen=True)
 class Correction:
     """Correction of the rates that are to be served, and the evidence for the next one.
 
     factor: 1 or more, by which rates are multiplied
     from_s: moment from which answers count, unless `until_idle`: then they count once nothing waits, if that is earlier
+    batch_s: moment at which the batch began that is not whole yet
     ended, late: requests that had ended by then, and those of them that were late or refused
+    shares: of late answers, by batch since `from_s`
     """
 
     factor: float = 1.0
     from_s: float = -math.inf
     until_idle: bool = False
+    batch_s: float = -math.inf
     ended: int = 0
     late: int = 0
+    shares: tuple[float, ...] = ()
 
     def begun_again(self, now: Answers, settle_s: float, until_idle: bool = False) -> Correction:
         """Return the correction without evidence, of which answers count after so many seconds."""
-        return Correction(self.factor, now.now_s + settle_s, until_idle, now.ended, now.late)
+        from_s = now.now_s + settle_s
+        return Correction(self.factor, from_s, until_idle, from_s, now.ended, now.late)
 
 
-def correct(
-    before: Correction, now: Answers, allowed: float, stable_s: float, settle_s: float, explained: bool, may_grow: bool
-) -> Correction:
+def correct(before: Correction, now: Answers, terms: Terms, explained: bool, most: float) -> Correction:
     """Return the correction after a tick in which nothing else was about to serve.
 
     Args:
-        allowed: share of late answers that the SLO tolerates
-        stable_s: seconds over which a share is judged
-        settle_s: seconds after a larger factor in which answers tell nothing
         explained: whether more arrived than was to be served, so that late answers are no wonder
-        may_grow: whether something of more capacity could serve
+        most: largest factor that makes a difference; one below the factor keeps it from growing
     """
     if now.now_s <= before.from_s and not (before.until_idle and now.backlog == 0):
-        return replace(before, ended=now.ended, late=now.late)
+        return replace(before, batch_s=now.now_s, ended=now.ended, late=now.late)
     if before.until_idle:
         before = before.begun_again(now, 0.0)
-    low, high = _wilson(now.late - before.late, now.ended - before.ended)
-    whole = now.now_s - before.from_s >= stable_s
-    if low > allowed and explained:
-        return before.begun_again(now, stable_s, until_idle=True)
-    if may_grow and low > (allowed if whole else _CLEARLY * allowed):
-        return replace(before, factor=before.factor * _UP).begun_again(now, settle_s)
-    if not whole:
+    ended, late = now.ended - before.ended, now.late - before.late
+    if now.now_s - before.batch_s < terms.panic_s / _PER_PANIC or ended < _FEWEST:
         return before
-    factor = max(1.0, before.factor * _DOWN) if high < allowed else before.factor
+    share, allowed = late / ended, terms.allowed
+    if explained and share > allowed:
+        return before.begun_again(now, terms.stable_s, until_idle=True)
+    shares = (*before.shares, share)
+    whole = now.now_s - before.from_s >= terms.stable_s and len(shares) >= _WHOLE
+    if before.factor < most and (_clearly_late(shares, allowed) or (whole and _surely_late(shares, allowed))):
+        return replace(before, factor=min(before.factor * _UP, most)).begun_again(now, terms.settle_s)
+    if not whole:
+        return replace(before, batch_s=now.now_s, ended=now.ended, late=now.late, shares=shares)
+    factor = max(1.0, before.factor * _DOWN) if fmean(shares) < allowed / 2 else before.factor
     return replace(before, factor=factor).begun_again(now, 0.0)
 
 
-def _wilson(late: int, ended: int) -> tuple[float, float]:
-    """Return the 95% interval of a share (Wilson, 1927); all shares where there are few answers."""
-    if ended < _FEWEST:
-        return 0.0, 1.0
-    share, z2 = late / ended, _Z * _Z
-    centre = share + z2 / (2 * ended)
-    half = _Z * math.sqrt(share * (1 - share) / ended + z2 / (4 * ended * ended))
-    return (centre - half) / (1 + z2 / ended), (centre + half) / (1 + z2 / ended)
+def _clearly_late(shares: tuple[float, ...], allowed: float) -> bool:
+    return len(shares) >= _IN_A_ROW and min(shares[-_IN_A_ROW:]) > _CLEARLY * allowed
+
+
+def _surely_late(shares: tuple[float, ...], allowed: float) -> bool:
+    """Return whether the mean of a stable window is above the tolerated share, by its means over panic windows."""
+    means = [fmean(shares[at : at + _PER_PANIC]) for at in range(0, len(shares), _PER_PANIC)]
+    return fmean(means) - _SURE * stdev(means) / math.sqrt(len(means)) > allowed

@@ -66,7 +66,7 @@ class Elastic:
         """
         self._settings, self._say = settings, say
         plan, bundles = self._read()
-        self._take(plan, bundles, begin(plan.control, _second(plan)))
+        self._take(plan, bundles, begin(plan.control, _second(plan)), _second(plan))
         self._timeline = Timeline(settings.timeline)
         self._switch: asyncio.Task[None] | None = None
         self._reload = False
@@ -127,9 +127,8 @@ class Elastic:
     def _tick(self, inference: Inference, metrics: ControllerMetrics, elapsed_s: float) -> None:
         idle = self._switch is None or self._switch.done()
         if self._reload and idle:
-            self._reload = False
+            self._reload = idle = False
             self._switch = asyncio.create_task(self._read_again(inference, metrics))
-            return
         before, panicked = self._state.option, self._now_s() < self._state.panic_until_s
         seen = _seen(inference, self._now_s(), self._serving, frozenset(self._broken))
         self._state, decision = decide(self._plan.control, self._settings.windows, self._state, seen)
@@ -194,14 +193,14 @@ class Elastic:
             self._failed("the new plan", error, metrics)
             return
         # The next tick sees what has come since the option was chosen.
-        self._take(plan, bundles, replace(self._resumed(plan, inference), option=first))
+        self._take(plan, bundles, replace(self._resumed(plan, inference), option=first), self._second_of(plan))
         inference.slo_ms = plan.control.slo_ms
         self._say("the plan was read again")
         await self._swap(model, inference, metrics, "reload")
 
     def _resumed(self, plan: MachinePlan, inference: Inference) -> State:
         """Return the state that goes on with what was seen, under another plan."""
-        now_s, windows = _second(plan), self._settings.windows
+        now_s, windows = self._second_of(plan), self._settings.windows
         seen = _seen(inference, now_s, self._serving)
         return resumed(plan.control, windows, self._state, now_s - self._now_s(), seen)
 
@@ -213,9 +212,16 @@ class Elastic:
         settings, bundles = self._settings, self._settings.bundles()
         return machine_plan(read_plan(settings.plan), settings.machine, bundles), bundles
 
-    def _take(self, plan: MachinePlan, bundles: Sequence[Path], state: State) -> None:
-        """Take a plan, of which the state's option serves."""
-        self._began_s = time.time() - _second(plan)
+    def _second_of(self, plan: MachinePlan) -> float:
+        """Return the second of a plan that takes the current one's place; one of the same phases without a date, such as
+        that with a newer bundle, goes on.
+        """
+        goes_on = plan.start_s is None and plan.control.phases == self._plan.control.phases
+        return self._now_s() if goes_on else _second(plan)
+
+    def _take(self, plan: MachinePlan, bundles: Sequence[Path], state: State, second: float) -> None:
+        """Take a plan at its second, of which the state's option serves."""
+        self._began_s = time.time() - second
         self._plan, self._bundles, self._state, self._serving = plan, bundles, state, state.option
         self._broken = set()
 
@@ -235,8 +241,8 @@ class Elastic:
 
 
 def _seen(inference: Inference, now_s: float, serving: int, broken: frozenset[int] = frozenset()) -> Observation:
-    ended, late = (count + inference.refused for count in (inference.answered, inference.late))
-    return Observation(now_s, inference.arrived, inference.slot.model.pool.queued, serving, broken, ended, late)
+    queued = inference.slot.model.pool.queued
+    return Observation(now_s, inference.arrived, queued, serving, broken, inference.ended, inference.late)
 
 
 def _second(plan: MachinePlan) -> float:

@@ -95,12 +95,17 @@ def choose(
     Args:
         least_loss: variants that lose less are not used, since the plan saves their cost
     """
-    usable = [number for number in range(len(options)) if number not in left_out]
-    allowed = [number for number in usable if options[number].loss >= least_loss - _SAME_LOSS] or usable
+    allowed = usable_options(options, least_loss, left_out)
     enough = [number for number in allowed if options[number].capacity_rps >= rate_rps]
     if enough:
         return min(enough, key=lambda n: (options[n].loss, options[n].cores, -options[n].capacity_rps, n))
     return min(allowed, key=lambda n: (-options[n].capacity_rps, options[n].loss, options[n].cores, n), default=None)
+
+
+def usable_options(options: Sequence[Option], least_loss: float, left_out: Collection[int]) -> list[int]:
+    """Return the options that may be chosen; all that are not left out where none loses as much as `least_loss`."""
+    usable = [number for number in range(len(options)) if number not in left_out]
+    return [number for number in usable if options[number].loss >= least_loss - _SAME_LOSS] or usable
 
 
 def change(old: Option, new: Option) -> str:

@@ -52,14 +52,15 @@ class Inference:
 
     in_flight: requests whose body has arrived and that are not answered
     arrived: requests whose body has arrived so far, refused ones too
-    answered, refused: requests so far that were scored, and that were refused for want of room or time
-    late: of the answered, those that took longer than `slo_ms` milliseconds
+    answered: requests that were scored so far
+    ended, late: requests so far that were answered or refused, and those of them that were refused or took longer than
+        `slo_ms` milliseconds; answers of a model that no longer serves are left out
     mirror: sees the answered requests
     """
 
     def __init__(self, name: str, slot: ModelSlot, limits: Limits, mirror: Mirror | None = None) -> None:
         self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
-        self.in_flight = self.arrived = self.answered = self.refused = self.late = 0
+        self.in_flight = self.arrived = self.answered = self.ended = self.late = 0
         self.slo_ms = math.inf
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
@@ -123,7 +124,9 @@ class Inference:
         statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
         self.metrics.answered((end - start) / 1e9, read.rows)
         self.answered += 1
-        self.late += (end - start) / 1e6 > self.slo_ms
+        if model is self.slot.model:
+            self.ended += 1
+            self.late += (end - start) / 1e6 > self.slo_ms
         if self.mirror is not None:
             self.mirror.offer(model, read.arrays, scores)
         return encoded
@@ -152,7 +155,8 @@ class Inference:
         return np.asarray(scores, model.bundle.manifest.output.dtype)
 
     def _refuse(self, reason: str) -> None:
-        self.refused += 1
+        self.ended += 1
+        self.late += 1
         self.metrics.refused(reason)
 
     def _of(self, version: str) -> ModelStatistics:

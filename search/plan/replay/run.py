@@ -38,7 +38,7 @@ from search.home import write_json
 from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
-from search.plan.replay.server import ServerSettings, alone_ms, serve_policy
+from search.plan.replay.server import APART_SECONDS, ServerSettings, alone_ms, serve_policy
 from search.session import Session
 from spaces.serialization import Json
 
@@ -211,8 +211,12 @@ def _transport_ms(
     service: Callable[[Option], ServiceTime],
 ) -> float:
     """Measure the milliseconds that a request takes on a server beyond the pool's simulated time, one at a time."""
-    apart = _simulated(static, KPA, np.arange(len(rows), dtype=np.float64), rows, service)
-    return max(float(np.median(alone_ms(settings, static, requests) - apart.latency_ms)), 0.0)
+    apart = _simulated(static, KPA, np.arange(len(rows)) * APART_SECONDS, rows, service).latency_ms
+    served = alone_ms(settings, static, requests)
+    answered = np.isfinite(served) & np.isfinite(apart)
+    if not answered.any():
+        raise ConfigError("--with-bundle: must be of points that answer a single request, but all were refused")
+    return max(float(np.median((served - apart)[answered])), 0.0)
 
 
 def _simulated(

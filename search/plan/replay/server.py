@@ -29,6 +29,8 @@ from search.plan.replay.document import ReplayDecision
 # Seconds from the start of a server to that of its plan; the next one is taken where a server was not up by then.
 _STARTS = (4.0, 10.0, 30.0)
 _STOP_SECONDS = 60.0
+# Between requests that are to find the server at rest.
+APART_SECONDS = 0.25
 # Seconds before the first request at which the server has to be up.
 _EARLY = 0.3
 
@@ -102,7 +104,7 @@ def serve_policy(
 
 
 def alone_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request]) -> Floats:
-    """Measure the milliseconds of requests, one at a time, on a server of a plan with a single option.
+    """Measure the milliseconds of requests, far apart, on a server of a plan with a single option.
 
     Raises:
         JobError: the server did not start, or a request failed.
@@ -111,8 +113,9 @@ def alone_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[R
     write_json(document_of(settings, static, 0.0), plan)
     with _serving(settings, _needed(settings, static), plan, timeline, log) as url, RemoteModel(url) as model:
         try:
-            closed_loop(model.submit, requests)  # connections and caches are warm then
-            return closed_loop(model.submit, requests)
+            closed_loop(model.submit, requests)  # connections are open then
+            gaps_ns = np.full(len(requests), round(APART_SECONDS * 1e9), np.int64)
+            return open_loop(model.submit, requests, gaps_ns).latency_ms
         except Exception as error:
             raise JobError(f"a request failed: {error}") from error
 
