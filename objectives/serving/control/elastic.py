@@ -213,8 +213,8 @@ class Elastic:
         return machine_plan(read_plan(settings.plan), settings.machine, bundles), bundles
 
     def _second_of(self, plan: MachinePlan) -> float:
-        """Return the second of a plan that takes the current one's place; one of the same phases without a date, such as
-        that with a newer bundle, goes on.
+        """Return the second of a plan that takes the current one's place; one without a date and of the same phases,
+        such as that with a newer bundle, goes on.
         """
         goes_on = plan.start_s is None and plan.control.phases == self._plan.control.phases
         return self._now_s() if goes_on else _second(plan)
