@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from objectives.serving.pool import Pool
-from objectives.serving.pool.virtual_clock import ServiceTime, Simulated, simulate
+from objectives.serving.pool.virtual_clock import simulate
+from objectives.serving.pool.virtual_pool import ServiceTime, Simulated
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from tests.serving_tests.test_pool import placements, rows
 
