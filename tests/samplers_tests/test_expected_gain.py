@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import optuna
 import pytest
@@ -72,7 +74,7 @@ def test_what_was_measured_is_not_modelled() -> None:
 def test_predictions_of_what_was_not_measured_are_near_the_truth() -> None:
     problem = run("auto", 0, 1200)
     surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)
-    random = np.random.default_rng(5)
+    random = Random(5)
     known = {trial.candidate.id for trial in problem.study.ended()}
     new: list[Candidate] = [c for _ in range(200) if (c := draw(SPACE, random).candidate).id not in known]
     predicted = surrogates.predict(new).units.mean(axis=0)

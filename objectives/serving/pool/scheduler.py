@@ -130,6 +130,8 @@ class Scheduler(Generic[J]):
         jobs is counted from the submission of the first: no request waits longer for a batch.
         """
         state = self._states[replica]
+        if self._batching is None and state.queue:
+            return [state.queue.popleft()]
         count, until_ns = self._batch(state.queue)
         state.parked = not self._closed and (not count or (until_ns is not None and now_ns < until_ns))
         if state.parked:
@@ -154,7 +156,8 @@ class Scheduler(Generic[J]):
     def _admit(self, jobs: Sequence[J]) -> None:
         if self._closed:
             raise RuntimeError("The pool is closed.")
-        self.admission.check(self._states, jobs)
+        if self.admission.limited:
+            self.admission.check(self._states, jobs)
 
     @staticmethod
     def _queue(state: _State[J], job: J) -> bool:
@@ -169,10 +172,8 @@ class Scheduler(Generic[J]):
         """Return how many jobs from the start of the queue are run together, and until when more could join them, None
         where none could.
         """
-        if not queue:
+        if self._batching is None or not queue:
             return 0, None
-        if self._batching is None:
-            return 1, None
         count, room = 1, self._batching.rows - queue[0].rows
         while count < len(queue) and queue[count].rows <= room:
             room -= queue[count].rows

@@ -62,11 +62,6 @@ class _Request:
         self.begun: bool | None = None
         self.refused = False
 
-    def end_part(self, now_ns: int) -> None:
-        self.parts -= 1
-        if self.parts == 0:
-            self.finished_ns = now_ns
-
     def refuse(self, now_ns: int) -> None:
         self.refused, self.finished_ns = True, now_ns
 
@@ -114,6 +109,8 @@ class VirtualPool:
                 f"Each of {placement.instance_group.replicas} replicas has a speed above 0, but got {speeds}."
             )
         self._placement, self._service = placement, service
+        # Whether every request goes to the first instance group as a whole.
+        self._undivided = placement.route is None and placement.split_rows is None and not placement.inline
         self._schedulers: list[Scheduler[_Job]] = schedulers(placement, balance)
         self._replicas = [
             [_Replica(group, number, scheduler, speeds[number] if speeds and group == 0 else 1.0)
@@ -188,14 +185,16 @@ class VirtualPool:
 
     def _submit(self, request: _Request, rows: int, now_ns: int) -> int:
         """Submit a request, and return when the caller is free again; RefusedError where it is refused."""
-        group = group_of(self._placement, rows)
-        scheduler = self._schedulers[group]
-        if self._placement.inline and group == 0:
-            return self._submit_inline(self._replicas[0][0], _Job(request, rows))
-        ends = parts_of(self._placement, group, rows)
-        request.parts = len(ends)
-        jobs = [_Job(request, end - start) for start, end in itertools.pairwise((0, *ends))]
-        for number in scheduler.submit(jobs):
+        group, jobs = 0, [_Job(request, rows)]
+        if not self._undivided:
+            group = group_of(self._placement, rows)
+            if self._placement.inline and group == 0:
+                return self._submit_inline(self._replicas[0][0], jobs[0])
+            ends = parts_of(self._placement, group, rows)
+            if len(ends) > 1:
+                jobs = [_Job(request, end - start) for start, end in itertools.pairwise((0, *ends))]
+        request.parts = len(jobs)
+        for number in self._schedulers[group].submit(jobs):
             self._next_run(self._replicas[group][number], now_ns, idle=True)
         return now_ns
 
@@ -222,8 +221,10 @@ class VirtualPool:
             if scheduler.admission.has_deadline:
                 jobs = [job for job in jobs if self._begins(replica, job, now_ns)]
             if jobs:
-                scheduler.run_together(replica.number, len(jobs))
-                rows = jobs[0].rows if len(jobs) == 1 else sum([job.rows for job in jobs])
+                rows = jobs[0].rows
+                if len(jobs) > 1:
+                    scheduler.run_together(replica.number, len(jobs))
+                    rows = sum([job.rows for job in jobs])
                 taken = self._begin(replica, rows, now_ns - replica.freed_ns if idle else None)
                 heapq.heappush(self._events, (now_ns + taken, next(self._order), replica, jobs, rows, taken))
                 return
@@ -257,4 +258,6 @@ class VirtualPool:
             scheduler.admission.learn(rows, taken_ns)
         scheduler.finish(replica.number, rows, len(jobs))
         for job in jobs:
-            job.request.end_part(now_ns)
+            job.request.parts -= 1
+            if not job.request.parts:
+                job.request.finished_ns = now_ns
