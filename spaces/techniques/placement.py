@@ -175,6 +175,7 @@ class Placement:
         }
 
 
+@cache
 def parse_place(text: str) -> tuple[str, str]:
     """Parse a place such as `onnxruntime:cuda` into engine and device; the default device is the CPU.
 
@@ -187,6 +188,7 @@ def parse_place(text: str) -> tuple[str, str]:
     return engine, device or "cpu"
 
 
+@cache
 def parse_layout(text: str) -> tuple[int, int | None]:
     """Parse a layout such as `2x1` or `1xauto` into replicas and threads (None for `auto`).
 

@@ -93,11 +93,11 @@ def test_weights_that_are_trained_cost_less_than_new_ones() -> None:
 
 @pytest.mark.slow
 def test_it_learns_faster_than_random_and_tpe() -> None:
-    """Ten minutes of the closed-form study, eight seeds each."""
+    """Ten minutes of the closed-form study, twenty seeds each; a sign test of 15 is one at 2%."""
     names = ("auto", "tpe", "random")
-    found = {name: np.array([run(name, seed, 600).hypervolume() for seed in range(8)]) for name in names}
-    assert (found["auto"] > found["random"]).sum() >= 7, found
-    assert (found["auto"] > found["tpe"]).sum() >= 7, found
+    found = {name: np.array([run(name, seed, 600).hypervolume() for seed in range(20)]) for name in names}
+    assert (found["auto"] > found["random"]).sum() >= 15, found
+    assert (found["auto"] > found["tpe"]).sum() >= 15, found
 
 
 @pytest.mark.parametrize(
