@@ -38,7 +38,7 @@ from objectives.recommenders.families.pointwise import (
     _tensors,
 )
 
-_STEPS = 20
+_STEPS = 10
 
 
 class RowWiseAdagrad(torch.optim.Optimizer):
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--rows", default="0,100000,1000000")
+    parser.add_argument("--batches", default=f"{BATCH},{LARGE_BATCH}")
     parser.add_argument("--optimizers", default="|".join(OPTIMIZERS))
     options = parser.parse_args()
     log = read_movielens(options.data)
@@ -156,7 +157,7 @@ def main() -> None:
             quality(dataset, options.family, name, seed, options.epochs)
     for rows in [int(rows) for rows in options.rows.split(",") if rows]:
         for name in list(OPTIMIZERS)[:3]:
-            for batch in (BATCH, LARGE_BATCH):
+            for batch in map(int, options.batches.split(",")):
                 steps(dataset, options.family, name, rows, batch)
 
 
