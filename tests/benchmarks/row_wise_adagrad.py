@@ -37,6 +37,7 @@ from objectives.recommenders.families.pointwise import (
     _shuffled,
     _tensors,
 )
+from objectives.recommenders.training import Labelled
 
 _STEPS = 10
 
@@ -91,9 +92,7 @@ OPTIMIZERS = {
 }
 
 
-def train(
-    model: nn.Module, optimizers: Optimizers, batches: Iterable[tuple[dict[str, torch.Tensor], torch.Tensor]]
-) -> None:
+def train(model: nn.Module, optimizers: Optimizers, batches: Iterable[Labelled]) -> None:
     model.train()
     for inputs, labels in batches:
         for optimizer in optimizers:

@@ -13,6 +13,7 @@ import cProfile
 import pstats
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from objectives.measure.deployment import saturating
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load
+from objectives.measurement.load_generator import Request
 from objectives.measurement.service_curve import Runs, ServiceCurve
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 
@@ -59,7 +61,7 @@ def curve(run_ns: float, row_ns: float, others: int) -> ServiceCurve:
     return ServiceCurve.fit(joint, runs(300, 1000 * int(run_ns), 0, 1.5))
 
 
-def target(placement: Placement, model: str, requests: list[dict[str, np.ndarray]]) -> VirtualTarget:
+def target(placement: Placement, model: str, requests: Sequence[Request]) -> VirtualTarget:
     curves = [curve(*MODELS[model], placement.replicas - 1) for _ in placement.instance_groups]
     return VirtualTarget(placement, [one.sampler(1) for one in curves], saturating(placement, requests))
 
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the functions that take longest, too")
     options = parser.parse_args()
     sizes = np.minimum(np.random.default_rng(1).lognormal(np.log(200), 0.5, 300), 1000).astype(int) + 1
-    requests = [{"rows": np.empty(size, np.bool_)} for size in sizes]
+    requests: list[Request] = [{"rows": np.empty(size, np.bool_)} for size in sizes]
     load = SimulatedLoad.of(target(Placement(), "baseline", requests), requests, Load(Traffic(), 0.4, 95, None), 0)
     print(f"{load.rate_rps:.0f} requests per second, SLO {load.slo_ms:.2f} ms")
     for model in options.models.split(","):

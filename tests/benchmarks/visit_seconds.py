@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +37,7 @@ from tests.benchmarks.models import SMALL_STUDENT, STUDENT, baseline_model, logn
 
 WINDOWS = {"before": Window(), "search": SCREEN}
 LOAD = Load(Traffic(), 0.4, 95, None)
-PARTS = {
+PARTS: dict[tuple[Any, str], str] = {
     (benchmark, "Pace"): "pace, at first",
     (benchmark, "measure_latency"): "latency",
     (benchmark, "measure_capacity"): "capacity",
@@ -53,7 +53,7 @@ PARTS = {
 
 
 @contextmanager
-def timed(seconds: Counter[str]) -> Iterator[None]:
+def timed(seconds: dict[str, float]) -> Iterator[None]:
     """Add the seconds of each part while it is open."""
     kept = {place: getattr(*place) for place in PARTS}
 
@@ -81,7 +81,7 @@ def side(model: Path, placement: Placement) -> Deployment:
 
 
 def visit(sides: list[Deployment], rows: int, window: Window, seed: int) -> None:
-    requests, seconds = lognormal_requests(300, seed=1, median=rows), Counter[str]()
+    requests, seconds = lognormal_requests(300, seed=1, median=rows), defaultdict[str, float](float)
     start = time.perf_counter()
     with timed(seconds), open_targets(sides, requests, None) as opened:
         seconds["opening"] = time.perf_counter() - start
