@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -45,7 +45,7 @@ _STEPS = 10
 class RowWiseAdagrad(torch.optim.Optimizer):
     """Adagrad with one accumulator for each row of a table, for sparse gradients."""
 
-    def __init__(self, tables: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> None:
+    def __init__(self, tables: Iterable[Tensor], lr: float, eps: float = 1e-8) -> None:
         super().__init__(tables, {"lr": lr, "eps": eps})
 
     @torch.no_grad()
@@ -69,7 +69,7 @@ def whole(model: nn.Module) -> Optimizers:
     return [_optimizer(model)]
 
 
-def sparse(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> Callable[[nn.Module], Optimizers]:
+def sparse(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> Callable[[nn.Module], Optimizers]:
     """Return what makes the optimizers of a model whose tables have sparse gradients."""
 
     def optimizers(model: nn.Module) -> Optimizers:

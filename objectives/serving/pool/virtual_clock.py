@@ -60,7 +60,8 @@ def _served_in_turn(
         most: requests that may be unanswered; more wait at the caller
         inline: whether the caller waits for each run, and always finds the replica free
     """
-    submitted, finished = [], []
+    submitted: list[int] = []
+    finished: list[int] = []
     freed = 0
     for request, (size, due) in enumerate(zip(rows, due_ns, strict=True)):
         now = max(due, freed) if inline else due
