@@ -54,12 +54,12 @@ def least_outstanding(turn: int, loads: Sequence[Load], rows: int) -> int:
 
 def least_rows(turn: int, loads: Sequence[Load], rows: int) -> int:
     """Take the replica with the fewest outstanding rows, then requests, then the lowest number."""
-    found, least = 0, loads[0]
+    found, fewest = 0, loads[0].rows
     # A loop, since the key of `min` would make a tuple for each replica at each request.
     for at in range(1, len(loads)):
-        load = loads[at]
-        if load.rows < least.rows or (load.rows == least.rows and load.requests < least.requests):
-            found, least = at, load
+        outstanding = loads[at].rows
+        if outstanding < fewest or (outstanding == fewest and loads[at].requests < loads[found].requests):
+            found, fewest = at, outstanding
     return found
 
 
