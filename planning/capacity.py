@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from objectives.measurement.statistics import percentile
-from objectives.serving.pool.virtual_clock import ServiceTime, simulate
+from objectives.serving.pool.virtual_clock import simulate
+from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.demand import Counts, Floats, Workload
 from planning.fleet import SIMULATED_COUNTS, Deployment, Offer, limited
 

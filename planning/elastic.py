@@ -15,7 +15,7 @@ from objectives.measurement.statistics import percentile
 from objectives.serving.control.controller import Decision, Observation, Reason, begin, decide
 from objectives.serving.control.options import ControlPlan, Option, choose
 from objectives.serving.control.windows import Windows
-from objectives.serving.pool.virtual_clock import ServiceTime, VirtualPool
+from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import Objective
 from planning.demand import Counts, Floats
 from planning.fleet import limited

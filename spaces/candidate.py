@@ -49,13 +49,14 @@ class Candidate:
         fp32 is said in one way."""
         if self.keeps_model:
             return Candidate(placement=self.placement)
-        return replace(self, weights=self.weights.untrained)
+        return Candidate(self.weights.untrained, self.precision, self.placement)
 
     @property
     def keeps_model(self) -> bool:
         """Return True if the candidate runs the baseline's own model in fp32, in any placement."""
-        widths = {width for _, width in self.precision.widths} | {self.precision.compute}
-        return self.weights == Weights() and widths == {"fp32"}
+        if self.weights.distillation is not None or self.weights != Weights():
+            return False
+        return self.precision.compute == "fp32" and all(width == "fp32" for _, width in self.precision.widths)
 
     @property
     def is_baseline(self) -> bool:

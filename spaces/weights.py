@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
 from spaces.serialization import digest, formerly
@@ -60,12 +61,17 @@ class Weights:
     def table_forms(self) -> tuple[TableForm, ...]:
         return (*self.quotient_remainder, *self.mixed_dimensions)
 
-    @property
+    @cached_property
     def reshaping(self) -> Mapping[str, tuple[Reshaping, ...]]:
         """Fields of techniques that are applied before training, with their techniques."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        listed = {name: value if isinstance(value, tuple) else (value,) for name, value in held.items()}
-        return {name: values for name, values in listed.items() if values and isinstance(values[0], Reshaping)}
+        found: dict[str, tuple[Reshaping, ...]] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value:
+                values = value if isinstance(value, tuple) else (value,)
+                if isinstance(values[0], Reshaping):
+                    found[name] = values
+        return found
 
     @property
     def techniques(self) -> tuple[Reshaping, ...]:
@@ -192,7 +198,7 @@ class WeightsSpace:
             if value not in domain:
                 raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
 
-    @property
+    @cached_property
     def origins(self) -> tuple[str, ...]:
         """Origins of the weights on offer; `pruned` is any technique on the baseline's own weights."""
         settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
@@ -237,7 +243,7 @@ class WeightsSpace:
         Args:
             static: the groups held in static int8, each of which may train quantization-aware
         """
-        origin = Choice(self.origins).suggest(suggester, "weights.origin")
+        origin = suggester.suggest_categorical("weights.origin", self.origins)
         sizes = draw(self.architecture, suggester, "architecture") if origin == "student" else ()
         if origin == "baseline" or self._is_own(dict(sizes)):
             return Weights()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,6 @@ from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
 from objectives.records import InputSpec, Through
 
-# Most pairs of blocks to run for each pair that is wanted: disturbed pairs are repeated.
-_MOST_PAIRS = 3
 FEWEST_BLOCKS = 20
 # Number of requests to estimate the utilisation of a deployment.
 _SAMPLED = 50
@@ -76,6 +75,7 @@ class Window:
     probes: rates that the search for the rate under the SLO tries in a visit
     probe_requests: requests that count at each such rate, more where they take less than a third of a second
     visits: number of times that both deployments are opened anew and measured
+    most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: the longest time that a visit waits for undisturbed blocks
     """
 
@@ -87,12 +87,13 @@ class Window:
     probes: int = 3
     probe_requests: int = 500
     visits: int = 1
+    most: float = 3.0
     patience_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if (
             self.blocks < FEWEST_BLOCKS
-            or min(self.requests, self.service_requests, self.probe_requests, self.visits) < 1
+            or min(self.requests, self.service_requests, self.probe_requests, self.visits, self.most) < 1
         ):
             raise ValueError(f"A window must have {FEWEST_BLOCKS} or more blocks of requests, but got {self}.")
 
@@ -169,14 +170,14 @@ def measure_latency(
 
     A turn is one block of each target, with the same requests at the same times; the order rotates from turn to turn,
     so a drift of the machine affects all. The schedule of a turn is stretched to the requests per second that `rate`
-    gives before it. Turns are repeated until each candidate has enough undisturbed pairs of blocks, three times as many
-    in all, or the time limit is reached; disturbed pairs are kept in the record.
+    gives before it. Turns are repeated until each candidate has enough undisturbed pairs of blocks, the window's most
+    are run, or the time limit is reached; disturbed pairs are kept in the record.
 
     Args:
         rate: called before each turn with the number of the target whose block comes first
     """
     first = rate(0)
-    most = _MOST_PAIRS * window.blocks
+    most = math.ceil(window.most * window.blocks)
     warm_up = _warm_up(targets, requests, traffic, first, seed)
     length = warm_up + window.requests
     schedule = gaps(traffic, first, most * length, seed).reshape(most, length)

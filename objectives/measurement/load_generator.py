@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from objectives.measurement.statistics import percentile
 from objectives.records import rows_of
 
 Request = Arrays
+T = TypeVar("T")
 # Time before an arrival from which busy waiting is more precise than sleeping: a core that idles between sparse
 # requests may take 100 us to wake.
 _SPIN_NS = 60_000
@@ -194,12 +195,12 @@ def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, sec
     return served / (elapsed / 1e9)
 
 
-def drawn_requests(requests: Sequence[Request], count: int, *seed: int) -> list[Request]:
-    """Draw `count` requests independently: a list played in its order would vary less in the long run than real
-    traffic, and its queues be shorter. The draws are independent of those of a schedule from the same seed.
+def drawn_requests(requests: Sequence[T], count: int, *seed: int) -> list[T]:
+    """Draw `count` requests, or their sizes, independently: a list played in its order would vary less in the long run
+    than real traffic, and its queues be shorter. The draws are independent of those of a schedule from the same seed.
     """
     random = np.random.default_rng([*seed, _REQUESTS])
-    return [requests[i] for i in random.integers(len(requests), size=count)]
+    return [requests[i] for i in random.integers(len(requests), size=count).tolist()]
 
 
 def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:

@@ -164,20 +164,28 @@ class ServiceCurve:
             _endless(random, line.deviations) for line in (self.idle, self.rested, self.alone, self.crowded)
         )
         apart = math.log(self.rested_ns / self.idle_ns) if self.rested_ns > self.idle_ns > 0 else math.inf
+        shortest, others = max(self.idle_ns, 1.0), self.others
+        times: dict[int, tuple[float, float, float, float]] = {}
 
         def draw(rows: int, idle_ns: int | None, busy: int) -> float:
-            if not self.least_rows / _BEYOND <= rows <= self.most_rows * _BEYOND:
-                measured = f"{self.least_rows} to {self.most_rows}"
-                raise OutsideRangeError(f"A simulated run has {measured} rows, but got {rows}.")
-            alone = self.alone(rows)
-            beside = (self.crowded(rows) - alone) * min(busy / self.others, 1.0) if self.others else 0.0
-            if idle_ns is not None:
-                share = min(max(math.log(max(idle_ns, 1) / max(self.idle_ns, 1)) / apart, 0.0), 1.0)
-                line = (1 - share) * self.idle(rows) + share * self.rested(rows)
-                return (line + beside) * next(rested_draws if share > 0.5 else idle_draws)
-            return (alone + beside) * next(crowded_draws if busy else alone_draws)
+            if rows not in times:
+                times[rows] = self._times(rows)
+            idle, rested, alone, crowded = times[rows]
+            beside = (crowded - alone) * min(busy / others, 1.0) if others else 0.0
+            if idle_ns is None:
+                return (alone + beside) * next(crowded_draws if busy else alone_draws)
+            share = 0.0 if idle_ns <= shortest else min(math.log(idle_ns / shortest) / apart, 1.0)
+            line = (1 - share) * idle + share * rested
+            return (line + beside) * next(rested_draws if share > 0.5 else idle_draws)
 
         return draw
+
+    def _times(self, rows: int) -> tuple[float, float, float, float]:
+        """Return the nanoseconds of a run by each line; OutsideRangeError for a size that was not measured."""
+        if not self.least_rows / _BEYOND <= rows <= self.most_rows * _BEYOND:
+            measured = f"{self.least_rows} to {self.most_rows}"
+            raise OutsideRangeError(f"A simulated run has {measured} rows, but got {rows}.")
+        return self.idle(rows), self.rested(rows), self.alone(rows), self.crowded(rows)
 
 
 def _continued(rows: Floats, level: Floats, least: float, most: float) -> tuple[Floats, Floats]:

@@ -153,7 +153,7 @@ def search_rates(
             return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
 
         slower = slowness(which)
-        found[which] = search.with_probes([least_disturbed(run, calm, monitor)])
+        found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most))])
 
     for number in range(window.probes):
         for which in _turns(len(targets), number):

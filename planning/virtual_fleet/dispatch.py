@@ -18,7 +18,7 @@ from objectives.serving.pool.balancing import (
     shortest_delay,
     two_choices,
 )
-from objectives.serving.pool.virtual_clock import ServiceTime, VirtualPool
+from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import service_of
 from planning.demand import Counts, Floats
 from planning.fleet import Deployment, limited

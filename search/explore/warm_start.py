@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from random import Random
 
 from search.errors import ConfigError
 from search.home import Home
@@ -30,7 +29,7 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
     Raises:
         ConfigError: there is no such study or file, or it holds something else.
     """
-    random = np.random.default_rng([seed, *source.encode()])
+    random = Random(f"{seed} {source}")
     drawn = [draw(space, random, near, 0.0) for near in _read(source, home)]
     found = {one.candidate: dict(one.knobs) for one in drawn}
     return [*found.values()]

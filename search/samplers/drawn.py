@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from random import Random
 from typing import Any
 
-import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from spaces.candidate import Candidate
@@ -26,9 +28,7 @@ class Drawn:
     distributions: Mapping[str, BaseDistribution]
 
 
-def draw(
-    space: SearchSpace, random: np.random.Generator, near: Mapping[str, Scalar] | None = None, change: float = 1.0
-) -> Drawn:
+def draw(space: SearchSpace, random: Random, near: Mapping[str, Scalar] | None = None, change: float = 1.0) -> Drawn:
     """Draw a candidate.
 
     Args:
@@ -43,7 +43,7 @@ def draw(
 
 @dataclass(eq=False)
 class _RandomSuggester:
-    random: np.random.Generator
+    random: Random
     near: Mapping[str, Scalar]
     change: float
     knobs: dict[str, Scalar] = field(default_factory=dict)
@@ -52,9 +52,9 @@ class _RandomSuggester:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._keep(
             name,
-            CategoricalDistribution(choices),
+            _categorical(name, tuple(choices)),
             lambda kept: kept in choices,
-            lambda _: choices[int(self.random.integers(len(choices)))],
+            lambda _: self.random.choice(choices),
         )
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
@@ -63,7 +63,7 @@ class _RandomSuggester:
                 return round(self._number(low - 0.49, high + 0.49, True, near))
             return low + step * round(self._number(-0.49, (high - low) // step + 0.49, False, _steps(near, low, step)))
 
-        domain = IntDistribution(low, high, log, step)
+        domain = _integers(low, high, step, log)
         return int(self._keep(name, domain, lambda kept: _is_number(kept) and domain._contains(kept), value))
 
     def suggest_float(
@@ -75,16 +75,17 @@ class _RandomSuggester:
                 return low + step * round(self._number(-0.49, most + 0.49, False, _steps(near, low, step)))
             return self._number(low, high, log, near)
 
-        domain = FloatDistribution(low, high, log, step)
+        domain = _floats(low, high, step, log)
         return float(self._keep(name, domain, lambda kept: _is_number(kept) and domain._contains(kept), value))
 
     def _number(self, low: float, high: float, log: bool, near: float | None) -> float:
         """Draw a number uniformly, or around another one."""
         if log:
-            return float(np.exp(self._number(np.log(low), np.log(high), False, None if near is None else np.log(near))))
+            around = None if near is None else math.log(near)
+            return math.exp(self._number(math.log(low), math.log(high), False, around))
         if near is None:
-            return float(self.random.uniform(low, high))
-        return float(np.clip(self.random.normal(near, _STEP * (high - low)), low, high))
+            return self.random.uniform(low, high)
+        return min(max(self.random.gauss(near, _STEP * (high - low)), low), high)
 
     def _keep(
         self, name: str, domain: BaseDistribution, offers: Callable[[Any], bool], value: Callable[[Any], Scalar]
@@ -98,6 +99,22 @@ class _RandomSuggester:
             self.knobs[name] = near if near is not None and stays else value(near)
             self.distributions[name] = domain
         return self.knobs[name]
+
+
+# Distributions are made once: their checks take longer than a draw. Knobs have their own, since True equals 1.
+@lru_cache(maxsize=1024)
+def _categorical(name: str, choices: tuple[Any, ...]) -> CategoricalDistribution:
+    return CategoricalDistribution(choices)
+
+
+@lru_cache(maxsize=1024)
+def _integers(low: int, high: int, step: int, log: bool) -> IntDistribution:
+    return IntDistribution(low, high, log, step)
+
+
+@lru_cache(maxsize=1024)
+def _floats(low: float, high: float, step: float | None, log: bool) -> FloatDistribution:
+    return FloatDistribution(low, high, log, step)
 
 
 def _is_number(value: object) -> bool:

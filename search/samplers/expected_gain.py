@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cache
+from random import Random
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
+from threadpoolctl import ThreadpoolController
 
 from search.config.loss_limits import Limits
 from search.front import Floats
@@ -76,7 +79,9 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         self._proposed = None
         if self.evidence is None or "fixed_params" in trial.system_attrs:
             return {}
-        self._proposed = self._propose(self.evidence, np.random.default_rng([self._seed, trial.number]))
+        # The matrices are small, and the cores are the builders': threads would wait for one another.
+        with _linear_algebra().limit(limits=1, user_api="blas"):
+            self._proposed = self._propose(self.evidence, Random(f"{self._seed} {trial.number}"))
         return dict(self._proposed.distributions)
 
     def sample_relative(
@@ -91,12 +96,12 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         """Return a random value of a knob that was not proposed."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def _propose(self, evidence: Evidence, random: np.random.Generator) -> Drawn:
+    def _propose(self, evidence: Evidence, random: Random) -> Drawn:
         pool = _pool(evidence, random)
         if random.random() < self._explored:
             return pool[0]
         try:
-            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, int(random.integers(2**31)))
+            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, random.randrange(1 << 31))
         except NoEvidenceError:
             return pool[0]
         predicted = surrogates.predict([*(drawn.candidate for drawn in pool), *evidence.pending])
@@ -106,6 +111,12 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         best = int(np.argmax(rates))
         self.gain_per_second = float(rates[best])
         return pool[best]
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    """Return the controller of the threads of NumPy's and SciPy's libraries, which are loaded by now."""
+    return ThreadpoolController()
 
 
 def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
@@ -118,7 +129,7 @@ def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
     return np.asarray(gains.mean(axis=0) / np.maximum(seconds, 1e-3))
 
 
-def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
+def _pool(evidence: Evidence, random: Random) -> list[Drawn]:
     """Draw different candidates that are neither known nor under way; the first is random. Where the space has no other
     candidate, the pool is one that is known.
     """
@@ -130,7 +141,7 @@ def _pool(evidence: Evidence, random: np.random.Generator) -> list[Drawn]:
         if turn < _RANDOM or not members:
             drawn = draw(space, random)
         else:
-            near = members[int(random.integers(len(members)))]
+            near = random.choice(members)
             if random.random() < 0.5:
                 near = space.weights_knobs(near)
             drawn = draw(space, random, near, _CHANGES[turn % len(_CHANGES)])

@@ -9,7 +9,9 @@ from functools import partial
 import optuna
 
 from search.config.loss_limits import Limits
+from search.expected_cost import QUALITY
 from search.samplers.knob_importance import KnobImportance
+from search.samplers.permutation import permutation_importance
 from search.samplers.surrogates import NoEvidenceError, Surrogates
 from search.trials import EndedTrial
 
@@ -22,7 +24,7 @@ def importance(
 ) -> dict[str, tuple[KnobImportance, ...]]:
     """Return the knobs by objective, the most important first; empty where the study has too few trials for a model."""
     try:
-        by_models = Surrogates(ended, objectives, limits, seed).importance(seed)
+        by_models = _by_models(Surrogates(ended, objectives, limits, seed), objectives, seed)
     except NoEvidenceError:
         return {}
     by_anova = _ped_anova(study, objectives)
@@ -33,6 +35,13 @@ def importance(
                  shares.items()]  # fmt: skip
         found[objective] = tuple(sorted(knobs, key=lambda one: -one.surrogate))
     return found
+
+
+def _by_models(surrogates: Surrogates, objectives: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
+    """Return the importance by objective; of the costs, in the order of the objectives, and of the loss."""
+    costs = iter(permutation_importance(surrogates.cost, surrogates.cost_knobs, seed))
+    (losses,) = permutation_importance(surrogates.loss, surrogates.loss_knobs, seed)
+    return {name: losses if name == QUALITY else next(costs) for name in objectives}
 
 
 def _ped_anova(study: optuna.Study, objectives: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
 
 from search.config.loss_limits import Limits
 from search.expected_cost import QUALITY, correction, simulated_values
 from search.front import BEST_P95_RATIO, Floats
+from search.samplers.encoded import Encoded, encoded
 from search.samplers.gaussian_process import GaussianProcess
 from search.trials import EndedTrial, sought
-from search.workers.meter_jobs import curve_parts
 from spaces.candidate import Candidate
-from spaces.domains import Scalar
-from spaces.techniques.quantization import Precision
-from spaces.weights import Weights
 
-# Knobs that the cost does not depend on, since they change trained weights only, and those that the loss does not.
-_TRAINING = (
-    "distillation.", "weights.quantization_aware", "pruning.importance", "pruning.steps", "precision.calibration",
-)  # fmt: skip
-_SERVING = ("placement.",)
 # Multiple of the tolerated loss beyond which no loss is worse.
 _WORST_LOSS = 5.0
 # Most seconds of a fit that only read what was trained.
 _REUSED = 0.5
 # Smallest value whose logarithm is taken.
 _LEAST = 1e-9
-# Permutations of a knob's values.
-_PERMUTATIONS = 5
-Variant = tuple[Weights, Precision]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +45,10 @@ class Prediction:
 
 
 class Surrogates:
-    """Models of the objectives and of the seconds of the stages; what was measured is not modelled."""
+    """Models of the objectives and of the seconds of the stages; what was measured is not modelled.
+
+    cost_knobs, loss_knobs: of what the models of cost and of loss were fitted to, in their order
+    """
 
     def __init__(self, ended: Sequence[EndedTrial], objectives: Sequence[str], limits: Limits, seed: int) -> None:
         """Fit the models to the trials that ended.
@@ -70,19 +62,19 @@ class Surrogates:
         baseline = next((t.measurement for t in self._ended if t.candidate.is_baseline and t.measurement), None)
         if baseline is None:
             raise NoEvidenceError("Surrogates need the measured baseline.")
-        self._base = _log(sought(baseline, self._others))
+        self._base = np.array(_logs(sought(baseline, self._others)))
+        self._of = [encoded(trial.candidate) for trial in self._ended]
         self._costs, self._losses = self._known_costs(), self._known_losses()
-        built = [t.candidate for t in self._ended if t.outcome.artifact is not None]
-        self._trained, self._exported = {c.weights for c in built}, {_variant(c) for c in built}
-        self._graphs = {_variant(key) for key in self._costs}
-        self._curves = {(_variant(key), part) for key in self._costs for part in curve_parts(key.placement)}
-        by_cost = {t.candidate.untrained: _knobs(t.candidate, _TRAINING) for t in self._ended}
-        by_loss = {_variant(t.candidate): _knobs(t.candidate, _SERVING) for t in self._ended}
-        self._cost_knobs = [by_cost[key] for key in self._costs]
-        self._loss_knobs = [by_loss[key] for key in self._losses]
-        self._cost = GaussianProcess(self._cost_knobs, np.stack([*self._costs.values()]), seed)
+        built = [of for of, trial in zip(self._of, self._ended, strict=True) if trial.outcome.artifact is not None]
+        self._trained, self._exported = {of.weights for of in built}, {of.variant for of in built}
+        by_cost, by_loss = {of.untrained: of for of in self._of}, {of.variant: of for of in self._of}
+        costed, judged = [by_cost[key] for key in self._costs], [by_loss[key] for key in self._losses]
+        self._graphs = {of.graph for of in costed}
+        self._curves = {(of.graph, part) for of in costed for part in of.parts}
+        self.cost_knobs, self.loss_knobs = [of.cost_knobs for of in costed], [of.loss_knobs for of in judged]
+        self.cost = GaussianProcess([of.cost_features for of in costed], np.array([*self._costs.values()]), seed)
         losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
-        self._loss = GaussianProcess(self._loss_knobs, losses, seed + 1)
+        self.loss = GaussianProcess([of.loss_features for of in judged], losses, seed + 1)
 
     @property
     def objectives(self) -> int:
@@ -92,64 +84,64 @@ class Surrogates:
     def measured(self) -> Floats:
         """Return the coordinates of the measured trials that keep the limits, (n, objectives)."""
         able = [m for t in self._ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
-        costs = np.reshape([_log(sought(m, self._others)) for m in able], (len(able), len(self._others)))
+        costs = np.reshape([_logs(sought(m, self._others)) for m in able], (len(able), len(self._others)))
         return self._units(costs, np.array([m.quality.loss for m in able]))
-
-    def importance(self, seed: int) -> dict[str, dict[str, float]]:
-        """Return the importance of each knob by objective, as shares of 1: by how much predictions change in the mean
-        square if the knob's values are permuted among the candidates (Breiman, 2001, section 10)."""
-        costs = permutation_importance(self._cost, self._cost_knobs, seed)
-        losses = permutation_importance(self._loss, self._loss_knobs, seed)
-        columns = iter(costs)
-        return {name: losses[0] if name == QUALITY else next(columns) for name in self._objectives}
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Predict the coordinates and the seconds of candidates."""
-        costs = self._cost.draw([_knobs(candidate, _TRAINING) for candidate in candidates])
-        losses = self._loss.draw([_knobs(candidate, _SERVING) for candidate in candidates])[..., 0]
-        for place, candidate in enumerate(candidates):
-            costs[:, place] = self._costs.get(candidate.untrained, costs[:, place])
-            losses[:, place] = self._losses.get(_variant(candidate), losses[:, place])
-        build = [self._build_seconds(candidate) for candidate in candidates]
+        of = [encoded(candidate) for candidate in candidates]
+        costs = self.cost.draw([each.cost_features for each in of])
+        losses = self.loss.draw([each.loss_features for each in of])[..., 0]
+        for place, each in enumerate(of):
+            if each.untrained in self._costs:
+                costs[:, place] = self._costs[each.untrained]
+            if each.variant in self._losses:
+                losses[:, place] = self._losses[each.variant]
         return Prediction(
             self._units(costs, losses),
             self._units(costs, np.zeros_like(losses)),
-            np.array([self._cost_seconds(candidate) for candidate in candidates]),
-            np.array(build),
-            np.full(len(candidates), self._seconds["time"]),
+            np.array([self._cost_seconds(each) for each in of]),
+            np.array([self._build_seconds(each) for each in of]),
+            np.full(len(of), self._seconds["time"]),
         )
 
-    def _cost_seconds(self, candidate: Candidate) -> float:
+    def _cost_seconds(self, of: Encoded) -> float:
         """Return the expected seconds until the cost is known: without those of a service curve, or of an export, that
         another placement of the same graph has had."""
-        graph = _variant(candidate.untrained)
-        if all((graph, part) in self._curves for part in curve_parts(candidate.placement)):
-            return 0.0
-        return self._seconds["curve" if graph in self._graphs else "cost"]
+        if of.graph not in self._graphs:
+            return self._seconds["cost"]
+        return 0.0 if all((of.graph, part) in self._curves for part in of.parts) else self._seconds["curve"]
 
-    def _build_seconds(self, candidate: Candidate) -> float:
+    def _build_seconds(self, of: Encoded) -> float:
         """Return the expected seconds from training to evaluation."""
-        trains = candidate.weights.distillation is not None and candidate.weights not in self._trained
-        export = 0.0 if _variant(candidate) in self._exported else self._seconds["export"]
+        trains = of.learns and of.weights not in self._trained
+        export = 0.0 if of.variant in self._exported else self._seconds["export"]
         return self._seconds["fit"] * trains + export + self._seconds["judge"]
 
-    def _known_costs(self) -> dict[Candidate, Floats]:
+    def _known_costs(self) -> dict[Hashable, list[float]]:
         """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
         they were simulated, corrected by the median ratio of the two where both were made.
         """
-        timed = {t.candidate.untrained: m for t in self._ended if (m := t.measurement) is not None}
-        known = {key: _log(sought(measurement, self._others)) for key, measurement in timed.items()}
-        corrected = _log(correction(self._ended, self._objectives))
-        simulated = {t.candidate.untrained: s for t in self._ended if (s := t.outcome.simulated) is not None}
-        values = {key: simulated_values(ratios, self._objectives) for key, ratios in simulated.items()}
-        return {key: _log(each) + corrected for key, each in values.items() if each is not None} | known
+        corrected = _logs(correction(self._ended, self._objectives))
+        simulated, measured = dict[Hashable, list[float]](), dict[Hashable, list[float]]()
+        for of, trial in zip(self._of, self._ended, strict=True):
+            ratios = trial.outcome.simulated
+            if ratios is not None and (values := simulated_values(ratios, self._objectives)) is not None:
+                simulated[of.untrained] = [log + add for log, add in zip(_logs(values), corrected, strict=True)]
+            if trial.measurement is not None:
+                measured[of.untrained] = _logs(sought(trial.measurement, self._others))
+        return simulated | measured
 
-    def _known_losses(self) -> dict[Variant, float]:
+    def _known_losses(self) -> dict[Hashable, float]:
         """Return the loss by variant; of a training that was stopped, the loss that was expected."""
-        judged = [(_variant(t.candidate), t.outcome.early) for t in self._ended if t.outcome.early is not None]
-        expected = {variant: early.expected for variant, early in judged if early.expected is not None}
-        evaluated = {_variant(t.candidate): q for t in self._ended if (q := t.outcome.evaluated) is not None}
-        return expected | {variant: quality.loss for variant, quality in evaluated.items()}
+        expected, evaluated = dict[Hashable, float](), dict[Hashable, float]()
+        for of, trial in zip(self._of, self._ended, strict=True):
+            early, quality = trial.outcome.early, trial.outcome.evaluated
+            if early is not None and early.expected is not None:
+                expected[of.variant] = early.expected
+            if quality is not None:
+                evaluated[of.variant] = quality.loss
+        return expected | evaluated
 
     def _units(self, costs: Floats, losses: Floats) -> Floats:
         """Return coordinates for logarithms of the costs, (..., others), and losses, (...)."""
@@ -173,45 +165,9 @@ class Surrogates:
         return defaultdict(lambda: 1.0, means)
 
 
-def permutation_importance(
-    model: GaussianProcess, knobs: Sequence[Mapping[str, Scalar]], seed: int
-) -> list[dict[str, float]]:
-    """Return the importance of each knob for each target of a model, as shares of 1; none where nothing varies."""
-    random, expected = np.random.default_rng(seed), model.mean(knobs)
-    changed: dict[str, Floats] = {}
-    for name in sorted({name for each in knobs for name in each}):
-        moved = np.zeros(expected.shape[1])
-        for _ in range(_PERMUTATIONS):
-            order = random.permutation(len(knobs))
-            shuffled = [_with(each, name, knobs[other]) for each, other in zip(knobs, order, strict=True)]
-            moved += ((model.mean(shuffled) - expected) ** 2).mean(axis=0)
-        changed[name] = moved
-    total = sum(changed.values(), np.zeros(expected.shape[1]))
-    return [
-        {name: float(moved[target] / total[target]) for name, moved in changed.items()} if total[target] > 0 else {}
-        for target in range(expected.shape[1])
-    ]
-
-
-def _with(knobs: Mapping[str, Scalar], name: str, other: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return knobs with one of them as another candidate has it, or has it not."""
-    kept = {key: value for key, value in knobs.items() if key != name}
-    return {**kept, name: other[name]} if name in other else kept
-
-
 class NoEvidenceError(ValueError):
     """Too few trials ended for a model."""
 
 
-def _variant(candidate: Candidate) -> Variant:
-    """Return what the loss depends on; as keys, the records themselves are found faster than their digests."""
-    return candidate.weights, candidate.precision
-
-
-def _knobs(candidate: Candidate, without: tuple[str, ...]) -> dict[str, Scalar]:
-    return {name: value for name, value in candidate.knobs().items() if not name.startswith(without)}
-
-
-def _log(values: npt.ArrayLike) -> Floats:
-    logs: Floats = np.log(np.maximum(np.asarray(values, dtype=np.float64), _LEAST))
-    return logs
+def _logs(values: Sequence[float] | Floats) -> list[float]:
+    return [math.log(max(value, _LEAST)) for value in values]

@@ -11,6 +11,7 @@ from objectives.jobs import requests
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
+from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.visits import NO_RATIO_NOISE, LatencyNoise, RatioNoise, pooled_noise
 from objectives.records import Artifact, Latency, Prepared, Throughput
 from objectives.task import Task
@@ -25,6 +26,10 @@ _PROBES = {"screen": 3, "final": 3, "confirm": 4}
 # visits, for the numbers of a front; confirm: more visits.
 Length = Literal["brief", "screen", "final", "confirm"]
 _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_requests=50, patience_seconds=1.0)
+# One visit in the search, which ranks: what one visit tells differs from the next one's by more than these blocks vary.
+# Each has fewer requests than those of the final benchmark, whatever the percentile as many as it needs in all, and
+# fewer disturbed ones are repeated.
+SCREEN = Window(requests=15, probe_requests=300, most=1.25)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
@@ -189,9 +194,13 @@ class MeterJobs:
         if length == "brief":
             return _BRIEF.extended(percent)
         blocks = {"screen": timing.screen_blocks, "final": timing.final_blocks}.get(length, timing.confirm_blocks)
-        visits = 1 if length == "screen" else max(1, blocks // FEWEST_BLOCKS)
-        patience = timing.patience_seconds
-        window = Window(-(-blocks // visits), probes=_PROBES[length], visits=visits, patience_seconds=patience)
+        patience, probes = timing.patience_seconds, _PROBES[length]
+        if length == "screen":
+            counted = max(SCREEN.probe_requests, fewest_samples(percent))
+            window = replace(SCREEN, blocks=blocks, probes=probes, probe_requests=counted, patience_seconds=patience)
+        else:
+            visits = max(1, blocks // FEWEST_BLOCKS)
+            window = Window(-(-blocks // visits), probes=probes, visits=visits, patience_seconds=patience)
         return window.extended(percent)
 
     def profile(self) -> requests.ProfileRequest:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 from spaces.domains import Choice, Scalar, Suggester, pick
@@ -173,6 +175,7 @@ class Placement:
         }
 
 
+@cache
 def parse_place(text: str) -> tuple[str, str]:
     """Parse a place such as `onnxruntime:cuda` into engine and device; the default device is the CPU.
 
@@ -185,6 +188,7 @@ def parse_place(text: str) -> tuple[str, str]:
     return engine, device or "cpu"
 
 
+@cache
 def parse_layout(text: str) -> tuple[int, int | None]:
     """Parse a layout such as `2x1` or `1xauto` into replicas and threads (None for `auto`).
 
@@ -239,20 +243,14 @@ class PlacementSpace:
     deadline_ms: Choice = _NEVER
 
     def __post_init__(self) -> None:
-        for name, value in self._baseline().items():
+        for name, value in _baseline().items():
             domain: Choice = getattr(self, name)
             if name not in _FREE and value not in domain:
                 raise ValueError(f"placement.{name} must offer the baseline's {value}, but got {list(domain.values)}.")
 
-    @staticmethod
-    def _baseline() -> dict[str, Scalar]:
-        """Return the baseline's engine and layout, and for every other knob the only value of its default domain."""
-        rest = {f.name: f.default.values[0] for f in fields(PlacementSpace) if isinstance(f.default, Choice)}
-        return {"engine": _ENGINE, "layout": _LAYOUT, **rest}
-
     def baseline(self) -> dict[str, Scalar]:
         """Return the knob values of the baseline's placement."""
-        return {f"placement.{name}": value for name, value in self._baseline().items()}
+        return {f"placement.{name}": value for name, value in _baseline().items()}
 
     def lean(self) -> dict[str, Scalar]:
         """Return the knob values that suit small models: one thread, and inline, where they are offered."""
@@ -261,7 +259,7 @@ class PlacementSpace:
 
     def suggest(self, suggester: Suggester, precision: Precision) -> Placement:
         """Suggest a placement; only the knobs that apply given the earlier choices are suggested."""
-        baseline = self._baseline()
+        baseline = _baseline()
         # Widths that only one engine can read or compute determine the engine, for every stage and every size of
         # request.
         settled = parse_place(BF16_ENGINE if precision.compute == "bf16" else _ENGINE)
@@ -306,3 +304,10 @@ class PlacementSpace:
         place = pick(Choice(others), suggester, f"placement.route_from_{own}")
         layout = pick(self.layout, suggester, "placement.route_layout")
         return InstanceGroup(*parse_place(place), *parse_layout(layout))
+
+
+@cache
+def _baseline() -> Mapping[str, Scalar]:
+    """Return the baseline's engine and layout, and for every other knob the only value of its default domain."""
+    rest = {f.name: f.default.values[0] for f in fields(PlacementSpace) if isinstance(f.default, Choice)}
+    return {"engine": _ENGINE, "layout": _LAYOUT, **rest}

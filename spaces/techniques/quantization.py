@@ -123,10 +123,12 @@ class PrecisionSpace:
         precision = Precision(tuple((group, str(width)) for group, width in widths))
         if precision.packed:
             return precision
-        return replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
+        compute = pick(self.compute, suggester, "precision.compute")
+        return precision if compute == precision.compute else replace(precision, compute=compute)
 
     def calibrated(self, suggester: Suggester, precision: Precision, learned: Collection[str]) -> Precision:
         """Add the calibration method where some group in static int8 has not learned its ranges."""
         if set(precision.groups(STATIC)) <= set(learned):
             return precision
-        return replace(precision, calibration=pick(self.calibration, suggester, "precision.calibration"))
+        calibration = pick(self.calibration, suggester, "precision.calibration")
+        return precision if calibration == precision.calibration else replace(precision, calibration=calibration)

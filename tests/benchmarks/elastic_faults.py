@@ -17,7 +17,7 @@ import numpy as np
 
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
 from objectives.serving.control.windows import KPA
-from objectives.serving.pool.virtual_clock import ServiceTime
+from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.capacity import service_of
 from planning.demand import Counts, Floats, Workload
 from planning.elastic import machine_outcome, policies, simulate_elastic

@@ -16,7 +16,7 @@ import numpy as np
 from objectives.measurement.request_log import RequestLog
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
 from objectives.serving.control.windows import KPA, Windows
-from objectives.serving.pool.virtual_clock import ServiceTime
+from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.capacity import capacity_table, service_of
 from planning.demand import Workload, demand_of, unit_gaps
 from planning.elastic import MachineOutcome, machine_outcome, policies, simulate_elastic

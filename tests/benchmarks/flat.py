@@ -15,9 +15,9 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from statistics import median
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
@@ -52,7 +52,7 @@ def filled(folder: Path, count: int) -> str:
     """Fill a database with ended trials of different candidates, the baseline first; return its URL."""
     storage = f"sqlite:///{folder / 'optuna.db'}"
     Study("s", storage, OBJECTIVES, LIMITS, 0, "auto")
-    study, random, trials = optuna.load_study(study_name="s", storage=storage), np.random.default_rng(0), []
+    study, random, trials = optuna.load_study(study_name="s", storage=storage), Random(0), []
     for number in range(count):
         drawn = draw(SPACE, random) if number else draw(SPACE, random, SPACE.starts()[0], 0.0)
         outcome = outcome_of(drawn.candidate, number)

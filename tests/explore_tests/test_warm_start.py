@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
-import numpy as np
 import pytest
 
 from search.errors import ConfigError
@@ -20,7 +20,7 @@ from tests.search_tests.measurements import small_space
 
 SPACE = small_space()
 # The knobs of a pruned candidate, without those that are fixed.
-PRUNED = dict(draw(SPACE, np.random.default_rng(0), SPACE.starts()[1], 0.0).knobs)
+PRUNED = dict(draw(SPACE, Random(0), SPACE.starts()[1], 0.0).knobs)
 
 
 def written(path: Path, data: object) -> str:

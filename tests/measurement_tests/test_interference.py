@@ -265,6 +265,9 @@ def test_a_disturbed_run_is_repeated_at_most_twice(taken: list[float], result: i
     numbers, script = iter(range(9)), Scripted(*taken)
     assert least_disturbed(lambda: next(numbers), 0.18, script) == result
     assert next(numbers) == len(taken)
+    numbers, script = iter(range(9)), Scripted(*taken)
+    assert least_disturbed(lambda: next(numbers), 0.18, script, tries=1) == 0
+    assert next(numbers) == 1
 
 
 CROWDED = """

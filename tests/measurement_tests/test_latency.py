@@ -199,6 +199,13 @@ def test_a_busy_machine_gives_the_least_disturbed_pairs_after_thrice_as_many() -
     assert np.flatnonzero(timings.undisturbed()).max() < 25, "the early ones, of which least was taken"
 
 
+def test_the_window_says_how_many_pairs_a_busy_machine_costs() -> None:
+    timings = Bench(loud=None).run(window=replace(WINDOW, most=1.26))
+    assert len(timings.candidate) == 26 and timings.undisturbed().sum() == 20
+    with pytest.raises(ValueError, match=r"most=0\.9"):
+        replace(WINDOW, most=0.9)
+
+
 def test_without_patience_no_more_pairs_are_run_than_asked_for() -> None:
     timings = Bench(loud=None).run(window=replace(WINDOW, patience_seconds=1e-9))
     assert len(timings.candidate) == 20 and timings.undisturbed().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -266,3 +267,6 @@ def test_a_monitor_that_sees_others_repeats_a_probe() -> None:
     target = exponential(1.0)
     (found,) = search_rates([target], [begun(1000.0)], ONE, LOAD, 4.0, _window(1, 50), 0, calm=0.02, monitor=monitor)
     assert target.calls.count("open_loop") == 2 and len(found.probes) == 1
+    shares, target, once = iter([0.9]), exponential(1.0), replace(_window(1, 50), most=1.0)
+    search_rates([target], [begun(1000.0)], ONE, LOAD, 4.0, once, 0, calm=0.02, monitor=monitor)
+    assert target.calls.count("open_loop") == 1, "the window has no repetitions"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from objectives.serving.control.controller import Reason
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
 from objectives.serving.control.windows import Windows
-from objectives.serving.pool.virtual_clock import ServiceTime, simulate
+from objectives.serving.pool.virtual_clock import simulate
+from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.capacity import Objective
 from planning.elastic import (
     ELASTIC,

@@ -39,8 +39,8 @@ def costs(candidate: Candidate) -> tuple[float, float]:
     ratios = dict(candidate.weights.pruning.ratios) if candidate.weights.pruning else {}
     parts = {"mlp": 0.6, "cross": 0.3, "top": 0.1}
     widths = dict(candidate.precision.widths)
-    speed = {"fp32": 1.0, "int8-dynamic": 0.6}
-    work = 0.02 + sum(p * (1 - ratios.get(g, 0.0)) * speed[widths.get(g, "fp32")] for g, p in parts.items())
+    speed = {"fp32": 1.0, "int4": 0.8}
+    work = 0.02 + sum(p * (1 - ratios.get(g, 0.0)) * speed.get(widths.get(g, "fp32"), 0.6) for g, p in parts.items())
     group = candidate.placement.instance_group
     overhead = 0.02 if candidate.placement.inline else 0.06
     p95 = work * (1.4 if group.replicas > 1 else 1.0) + overhead
@@ -61,15 +61,15 @@ def loss(candidate: Candidate) -> float:
 class Problem:
     """A study of one worker: a candidate whose cost cannot gain is stopped before it is trained."""
 
-    def __init__(self, sampler: Any, seed: int) -> None:
-        self.study = Study("s", in_memory(), OBJECTIVES, LIMITS, seed, sampler)
+    def __init__(self, sampler: Any, seed: int, space: SearchSpace = SPACE) -> None:
+        self.study, self.space = Study("s", in_memory(), OBJECTIVES, LIMITS, seed, sampler), space
         self.seconds, self.trained, self.known = 0.0, set[str](), set[str]()
-        for start in SPACE.starts()[:4]:
+        for start in space.starts()[:4]:
             self.study.enqueue(start)
 
     def step(self) -> Candidate:
         """Ask for one trial, and tell its outcome."""
-        trial, candidate = self.study.ask(SPACE)
+        trial, candidate = self.study.ask(self.space)
         (p95, throughput), lost = costs(candidate), loss(candidate)
         spent: dict[str, float] = {}
         slower, faster = p95 * 0.95, throughput * 1.02

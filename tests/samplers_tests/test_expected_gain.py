@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import optuna
 import pytest
@@ -72,7 +74,7 @@ def test_what_was_measured_is_not_modelled() -> None:
 def test_predictions_of_what_was_not_measured_are_near_the_truth() -> None:
     problem = run("auto", 0, 1200)
     surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)
-    random = np.random.default_rng(5)
+    random = Random(5)
     known = {trial.candidate.id for trial in problem.study.ended()}
     new: list[Candidate] = [c for _ in range(200) if (c := draw(SPACE, random).candidate).id not in known]
     predicted = surrogates.predict(new).units.mean(axis=0)
@@ -91,11 +93,11 @@ def test_weights_that_are_trained_cost_less_than_new_ones() -> None:
 
 @pytest.mark.slow
 def test_it_learns_faster_than_random_and_tpe() -> None:
-    """Ten minutes of the closed-form study, eight seeds each."""
+    """Ten minutes of the closed-form study, twenty seeds each; a sign test of 15 is one at 2%."""
     names = ("auto", "tpe", "random")
-    found = {name: np.array([run(name, seed, 600).hypervolume() for seed in range(8)]) for name in names}
-    assert (found["auto"] > found["random"]).sum() >= 7, found
-    assert (found["auto"] > found["tpe"]).sum() >= 7, found
+    found = {name: np.array([run(name, seed, 600).hypervolume() for seed in range(20)]) for name in names}
+    assert (found["auto"] > found["random"]).sum() >= 15, found
+    assert (found["auto"] > found["tpe"]).sum() >= 15, found
 
 
 @pytest.mark.parametrize(

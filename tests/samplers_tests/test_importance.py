@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from search.samplers.features import features_of
 from search.samplers.gaussian_process import GaussianProcess
 from search.samplers.importance import importance
-from search.samplers.surrogates import permutation_importance
+from search.samplers.permutation import permutation_importance
 from search.study import Study
 from tests.samplers_tests.problem import LIMITS, OBJECTIVES, Problem
 from tests.search_tests.measurements import in_memory
@@ -22,14 +23,16 @@ def test_shares_are_those_of_the_variances_of_an_additive_function() -> None:
         {"a": a, "b": b, "c": c} for a, b, c in random.choice([0.0, 0.5, 1.0], size=(150, 3)).tolist()
     ]
     targets = np.array([[3 * each["a"] + 2 * each["b"], each["c"]] for each in knobs])
-    first, second = permutation_importance(GaussianProcess(knobs, targets, 0), knobs, 1)
+    model = GaussianProcess([features_of(each) for each in knobs], targets, 0)
+    first, second = permutation_importance(model, knobs, 1)
     assert first == pytest.approx({"a": 9 / 13, "b": 4 / 13, "c": 0.0}, abs=0.05)
     assert second == pytest.approx({"a": 0.0, "b": 0.0, "c": 1.0}, abs=0.02)
 
 
 def test_what_does_not_vary_has_no_importance() -> None:
-    knobs = [{"a": 1.0, "b": "x"}] * 6
-    assert permutation_importance(GaussianProcess(knobs, np.ones((6, 1)), 0), knobs, 0) == [{}]
+    knobs: list[dict[str, Any]] = [{"a": 1.0, "b": "x"}] * 6
+    model = GaussianProcess([features_of(each) for each in knobs], np.ones((6, 1)), 0)
+    assert permutation_importance(model, knobs, 0) == [{}]
 
 
 def test_the_problems_own_knobs_come_first() -> None:

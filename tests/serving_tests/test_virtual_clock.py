@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from objectives.serving.pool import Pool
-from objectives.serving.pool.virtual_clock import ServiceTime, Simulated, simulate
+from objectives.serving.pool.virtual_clock import simulate
+from objectives.serving.pool.virtual_pool import ServiceTime, Simulated
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from tests.serving_tests.test_pool import placements, rows
 
@@ -208,6 +209,39 @@ def test_it_serves_as_a_second_model_of_the_same_rules(
     found, model = simulate(placement, sizes, due, service), Model(placement, sizes, due, service)
     assert np.flatnonzero(found.refused).tolist() == sorted(model.refused)
     assert found.finished_ns.tolist() == [model.finished[request] for request in range(len(sizes))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    inline=st.booleans(),
+    outstanding=st.none() | st.integers(1, 6),
+    schedule=st.lists(st.tuples(st.integers(1, 25), st.integers(0, 3_000_000)), min_size=1, max_size=60),
+)
+def test_one_replica_in_turn_answers_as_the_pool_does(
+    inline: bool, outstanding: int | None, schedule: list[tuple[int, int]]
+) -> None:
+    """With a limit of the queue that nothing reaches, the same placement is simulated by the pool's scheduler."""
+    sizes, due = [size for size, _ in schedule], np.cumsum([gap for _, gap in schedule]).tolist()
+    times: list[list[float]] = [[], []]
+
+    def noted(into: list[float]) -> ServiceTime:
+        random = np.random.default_rng(0)
+
+        def service(group: int, count: int, idle_ns: int | None, busy: int) -> float:
+            into.append(by_rows(group, count, idle_ns, busy) * float(random.uniform(0.5, 2.0)))
+            return into[-1]
+
+        return service
+
+    alone, queued = Placement(inline=inline), Placement(inline=inline, admission=Admission(queue=10**6))
+    assert alone.in_turn == 1 and queued.in_turn is None
+    found, expected = (
+        simulate(placement, sizes, due, noted(into), outstanding)
+        for placement, into in zip((alone, queued), times, strict=True)
+    )
+    for name in ("submitted_ns", "finished_ns", "refused"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+    assert times[0] == times[1]
 
 
 def exponential(seed: int, mean_ns: float) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from objectives.jobs.protocol import Request
 from objectives.measurement.arrivals import Traffic
+from objectives.measurement.statistics import fewest_samples
 from objectives.records import Artifact, Prepared
 from objectives.task import Task
 from search.cli.console import Console
@@ -35,6 +36,21 @@ class Asked:
 
     def poll(self) -> Done:
         return done(self.request, self.answers[job_of(self.request)])
+
+
+@pytest.mark.parametrize("percentile", [50, 95, 99])
+def test_a_visit_of_the_search_is_shorter_and_shows_the_percentile(percentile: int) -> None:
+    config = load("ml-100k", [f"slo.percentile={percentile}"])
+    parts: Any = (None, None)
+    screen, final, confirm = (
+        MeterJobs(config, *parts, Traffic()).window(length) for length in ("screen", "final", "confirm")
+    )
+    fewest = fewest_samples(percentile)
+    assert all(window.blocks * window.requests >= fewest for window in (screen, final, confirm))
+    assert screen.probe_requests >= max(300, fewest)
+    longest = screen.most * screen.blocks * screen.requests
+    assert longest < final.most * final.blocks * final.requests / 2 and screen.visits == 1 < final.visits
+    assert (final.requests, final.probe_requests, final.most) == (confirm.requests, 500, 3.0)
 
 
 @pytest.mark.parametrize("custom_metric", [False, True])

@@ -53,14 +53,11 @@ class AdmissionControl:
 
     def __init__(self, admission: Admission) -> None:
         self.refused = 0
-        self._limited = admission != Admission()
+        self.limited = admission != Admission()
         self._queue = math.inf if admission.queue is None else admission.queue
         self._deadline_ns = math.inf if admission.deadline_ms is None else admission.deadline_ms * 1e6
+        self.has_deadline = math.isfinite(self._deadline_ns)
         self._rate = ServiceRate()
-
-    @property
-    def has_deadline(self) -> bool:
-        return math.isfinite(self._deadline_ns)
 
     def check(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows]) -> None:
         """Check that the jobs of one request, which are not queued yet, may be.
@@ -68,8 +65,6 @@ class AdmissionControl:
         Raises:
             RefusedError: they may not.
         """
-        if not self._limited:
-            return
         waiting = queued(replicas)
         idle = sum(replica.requests == 0 for replica in replicas)
         if waiting >= self._queue and idle < len(jobs):

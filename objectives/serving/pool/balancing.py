@@ -54,7 +54,13 @@ def least_outstanding(turn: int, loads: Sequence[Load], rows: int) -> int:
 
 def least_rows(turn: int, loads: Sequence[Load], rows: int) -> int:
     """Take the replica with the fewest outstanding rows, then requests, then the lowest number."""
-    return min(range(len(loads)), key=lambda at: (loads[at].rows, loads[at].requests))
+    found, fewest = 0, loads[0].rows
+    # A loop, since the key of `min` would make a tuple for each replica at each request.
+    for at in range(1, len(loads)):
+        outstanding = loads[at].rows
+        if outstanding < fewest or (outstanding == fewest and loads[at].requests < loads[found].requests):
+            found, fewest = at, outstanding
+    return found
 
 
 def two_choices(seed: int = 0) -> Balance:

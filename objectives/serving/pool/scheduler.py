@@ -32,6 +32,9 @@ class Wait(NamedTuple):
     until_ns: int | None
 
 
+_UNTIL_WOKEN = Wait(None)
+
+
 class _State(Generic[J]):
     """Queue and load of one replica.
 
@@ -95,7 +98,13 @@ class Scheduler(Generic[J]):
             RuntimeError: the scheduler is closed.
         """
         self._admit(jobs)
-        return [woken for job in jobs if (woken := self._queue(self._chosen(job), job)) is not None]
+        woken = []
+        for job in jobs:
+            state = self._states[self._balance(self._turn, self._states, job.rows)]
+            self._turn += 1
+            if self._queue(state, job):
+                woken.append(state.number)
+        return woken
 
     def enter(self, job: J) -> tuple[bool, list[int]]:
         """Count a job as running if the only replica is idle, so that the caller runs it itself; else queue it.
@@ -109,8 +118,7 @@ class Scheduler(Generic[J]):
         self._admit((job,))
         state = self._states[0]
         if state.requests:
-            woken = self._queue(state, job)
-            return False, [] if woken is None else [woken]
+            return False, [state.number] if self._queue(state, job) else []
         state.rows, state.requests = job.rows, 1
         return True, []
 
@@ -122,10 +130,13 @@ class Scheduler(Generic[J]):
         jobs is counted from the submission of the first: no request waits longer for a batch.
         """
         state = self._states[replica]
+        if self._batching is None and state.queue:
+            return [state.queue.popleft()]
         count, until_ns = self._batch(state.queue)
-        wait = not self._closed and (not count or (until_ns is not None and now_ns < until_ns))
-        state.parked = wait
-        return Wait(until_ns) if wait else [state.queue.popleft() for _ in range(count)]
+        state.parked = not self._closed and (not count or (until_ns is not None and now_ns < until_ns))
+        if state.parked:
+            return _UNTIL_WOKEN if until_ns is None else Wait(until_ns)
+        return [state.queue.popleft() for _ in range(count)]
 
     def run_together(self, replica: int, jobs: int) -> None:
         """Note that a replica runs so many jobs at once, which therefore do not wait."""
@@ -145,27 +156,24 @@ class Scheduler(Generic[J]):
     def _admit(self, jobs: Sequence[J]) -> None:
         if self._closed:
             raise RuntimeError("The pool is closed.")
-        self.admission.check(self._states, jobs)
-
-    def _chosen(self, job: J) -> _State[J]:
-        turn, self._turn = self._turn, self._turn + 1
-        return self._states[self._balance(turn, self._states, job.rows)]
+        if self.admission.limited:
+            self.admission.check(self._states, jobs)
 
     @staticmethod
-    def _queue(state: _State[J], job: J) -> int | None:
-        """Queue a job and return the replica's number if it has to be woken."""
+    def _queue(state: _State[J], job: J) -> bool:
+        """Queue a job and return whether the replica has to be woken."""
         state.rows += job.rows
         state.requests += 1
         state.queue.append(job)
         parked, state.parked = state.parked, False
-        return state.number if parked else None
+        return parked
 
     def _batch(self, queue: deque[J]) -> tuple[int, int | None]:
         """Return how many jobs from the start of the queue are run together, and until when more could join them, None
         where none could.
         """
         if self._batching is None or not queue:
-            return min(len(queue), 1), None
+            return 0, None
         count, room = 1, self._batching.rows - queue[0].rows
         while count < len(queue) and queue[count].rows <= room:
             room -= queue[count].rows

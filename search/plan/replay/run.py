@@ -25,7 +25,7 @@ from objectives.serving.control.plan_file import (
     starts_at,
 )
 from objectives.serving.control.windows import KPA, Windows
-from objectives.serving.pool.virtual_clock import ServiceTime
+from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.capacity import Objective, service_of
 from planning.demand import Counts, Floats
 from planning.elastic import STATIC_PEAK, MachineOutcome, Served, machine_outcome, policies, simulate_elastic
