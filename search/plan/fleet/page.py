@@ -72,8 +72,8 @@ def headline(found: FleetDocument) -> str:
     how = "every request simulated" if found.exact else "by sampled groups"
     paid = f"{given.machine_hours:,.0f} machine-hours, money {significant(given.money, 3)}"
     return (
-        f"{machines:,} machines with trial {found.trial} at {rate(found.rate_rps)}, {how}: {_percent(given.late)} of the "
-        f"requests later than {milliseconds(found.slo_ms)} or refused; {paid}.{needed}"
+        f"{machines:,} machines with trial {found.trial} at {rate(found.rate_rps)}, {how}: {_percent(given.late)} of "
+        f"the requests later than {milliseconds(found.slo_ms)} or refused; {paid}.{needed}"
     )
 
 
