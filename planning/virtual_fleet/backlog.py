@@ -40,7 +40,7 @@ def backlog_of(rates_rps: Floats, seconds: Floats, capacity_rps: Floats, room: F
 
     Args:
         rates_rps, seconds: (n,), arrivals and length of each span
-        capacity_rps: (n,), requests that are answered while any wait; 0 refuses all
+        capacity_rps: (n,), requests that are answered while any wait; 0 refuses all, and forgets what waits
         room: (n,), requests that may wait; those for which there is no longer room are forgotten
     """
     found: list[BacklogSpan] = []
@@ -50,7 +50,7 @@ def backlog_of(rates_rps: Floats, seconds: Floats, capacity_rps: Floats, room: F
     for piece, (rate, left, capacity, most) in enumerate(zip(*given, strict=True)):
         waiting, net = min(waiting, most), rate - capacity
         if capacity <= 0:
-            refused[piece], left = rate * left, 0.0
+            refused[piece], left, waiting = rate * left, 0.0, 0.0
         while left > 0 and (waiting > 0 or net > 0):
             if net > 0 and waiting >= most:
                 found.append(BacklogSpan(piece, capacity * left, most / capacity, most / capacity))

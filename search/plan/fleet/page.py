@@ -28,9 +28,8 @@ SCENARIO_COLUMNS: tuple[Column[ScenarioRow], ...] = (
     Column("p99", lambda row: number(row.p99_ms, column_milliseconds)),
     Column("in rotation", lambda row: number(row.in_rotation, _percent)),
     Column("failures", lambda row: Cell(f"{row.failures:,}")),
-    Column("machine-hours", lambda row: Cell(f"{row.machine_hours:,.0f}")),
     Column("money", lambda row: Cell(significant(row.money, 3))),
-    Column("machines needed", lambda row: Cell(MISSING if row.needed is None else f"{row.needed:,}")),
+    Column("needed", lambda row: Cell(MISSING if row.needed is None else f"{row.needed:,}")),
 )
 
 
@@ -71,10 +70,10 @@ def headline(found: FleetDocument) -> str:
     if given.needed is not None and found.tolerated is not None:
         needed = f" {given.needed:,} machines keep it to {significant(100 * found.tolerated)}%."
     how = "every request simulated" if found.exact else "by sampled groups"
-    late, requests = _percent(given.late), significant(given.requests, 3)
+    paid = f"{given.machine_hours:,.0f} machine-hours, money {significant(given.money, 3)}"
     return (
-        f"{machines:,} machines with trial {found.trial} at {rate(found.rate_rps)}, {how}: {late} of {requests} "
-        f"requests later than {milliseconds(found.slo_ms)} or refused, money {significant(given.money, 3)}.{needed}"
+        f"{machines:,} machines with trial {found.trial} at {rate(found.rate_rps)}, {how}: {_percent(given.late)} of "
+        f"the requests later than {milliseconds(found.slo_ms)} or refused; {paid}.{needed}"
     )
 
 
@@ -109,6 +108,10 @@ def fleet_figure(found: FleetDocument) -> Description:
     assert isinstance(layout, dict)
     if found.start_s is None:
         layout["xaxis"] = layout["xaxis"] | {"title": {"text": "hours from the start"}}
+    # Below the title of the axis.
+    layout["legend"] = layout["legend"] | {"y": -0.06}
+    layout["margin"] = layout["margin"] | {"b": 120}
+    layout["height"] += 70
     return figure
 
 
