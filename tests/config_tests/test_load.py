@@ -208,7 +208,7 @@ def test_http_needs_the_packages_of_the_server(monkeypatch: pytest.MonkeyPatch, 
     """It is told before any worker starts."""
     through = study(through="http")
     check_server_packages(through.traffic)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvloop" else True)
     check_server_packages(study().traffic)
-    with pytest.raises(ConfigError, match=r"^traffic\.through: must be pool .*'http' and no uvicorn: pip install"):
+    with pytest.raises(ConfigError, match=r"^traffic\.through: must be pool .*'http' and no uvloop: pip install"):
         task_of(through, home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 
 from objectives.serving.bundle import read_bundle
 from objectives.serving.bundle_files import BundleError
-from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, read_body
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
@@ -234,21 +233,6 @@ def test_a_tampered_bundle_is_refused_before_an_engine_opens_it(
     monkeypatch.setattr("onnxruntime.InferenceSession", None)
     with pytest.raises(BundleError, match=r"model\.onnx was changed"):
         Model.open(folder)
-
-
-def test_a_body_is_limited_in_size_and_time() -> None:
-    async def sent(*chunks: bytes) -> AsyncIterator[bytes]:
-        for chunk in chunks:
-            yield chunk
-        if not chunks:
-            await asyncio.sleep(60)
-
-    limits = Limits(body_bytes=4, body_seconds=0.01)
-    assert asyncio.run(read_body(sent(b"ab", b"cd"), limits)) == b"abcd"
-    with pytest.raises(BodyTooLargeError, match="4 bytes"):
-        asyncio.run(read_body(sent(b"abcd", b"e"), limits))
-    with pytest.raises(BodyTooSlowError, match=r"0\.01 s"):
-        asyncio.run(read_body(sent(), limits))
 
 
 def test_limits_are_above_0() -> None:

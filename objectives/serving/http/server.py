@@ -1,4 +1,4 @@
-"""The server process: uvicorn, its signals, and the swap of the model."""
+"""The server process: its address, its signals, and the swap of the model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import uvicorn
+import uvloop
 
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.elastic import Elastic
 from objectives.serving.http.app import Endpoints
 from objectives.serving.http.follower import follow
+from objectives.serving.http.http1.listener import Listener
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.mirror import Mirror, running
@@ -28,8 +29,6 @@ from objectives.serving.http.model_slot import ModelSlot
 # Seconds between the news that the server is to stop and the end of listening: clients with open connections are told
 # to close them with their next response, and a load balancer sees that the server is not ready.
 _NOTICE_SECONDS = 0.5
-# Above the 60 s after which load balancers close an idle connection: the side that sends requests closes it first.
-_KEEP_ALIVE_SECONDS = 75
 Say = Callable[[str], None]
 
 
@@ -84,36 +83,21 @@ def serve(
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
-        config = _config(endpoints, limits)
-        server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
-        swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
-        loop = config.get_loop_factory()
+        swapper = _Swapper(find, inference, say, follow_seconds)
+        drainer = _Drainer(endpoints, Listener(endpoints, limits), say)
+        tell = partial(started, Started(inference.name, model.version, _url(listener)))
+        loop = uvloop.new_event_loop
         with running(mirror, lambda: inference.slot.model), asyncio.Runner(loop_factory=loop) as runner:
-            left = runner.run(_run(server, listener, inference, swapper, drainer, elastic))
+            left = runner.run(_run(listener, tell, inference, swapper, drainer, elastic))
     say(f"{inference.answered} requests were answered, {left} were not")
     if not left:
         inference.slot.model.close()
     return not left
 
 
-def _config(endpoints: Endpoints, limits: Limits) -> uvicorn.Config:
-    return uvicorn.Config(
-        endpoints.app(),
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=limits.drain_seconds,
-    )
-
-
 async def _run(
-    server: _Server,
     listener: socket.socket,
+    tell: Callable[[], None],
     inference: Inference,
     swapper: _Swapper,
     drainer: _Drainer,
@@ -126,29 +110,13 @@ async def _run(
     controller = None if elastic is None else loop.create_task(elastic.run(inference))
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
-    await server.serve(sockets=[listener])
-    # Counted before the loop's next turn, in which the requests that are left are cancelled.
+    await drainer.serve(listener, tell)
+    # Counted before the requests that are left are cancelled with their tasks.
     left = inference.in_flight
     swapper.cancel()
     if controller is not None:
         controller.cancel()
     return left
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to us and tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._started = started
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._started()
 
 
 class _Swapper:
@@ -207,24 +175,29 @@ class _Swapper:
 
 
 class _Drainer:
-    """The end of the server: it is no longer ready, then no longer listens, then ends with its last response."""
+    """The listener until its end: it is no longer ready, then no longer listens, then ends with its last response."""
 
-    def __init__(self, server: uvicorn.Server, endpoints: Endpoints, say: Say) -> None:
-        self._server, self._endpoints, self._say = server, endpoints, say
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, endpoints: Endpoints, listener: Listener, say: Say) -> None:
+        self._endpoints, self._listener, self._say = endpoints, listener, say
+        self._asked, self._at_once = asyncio.Event(), asyncio.Event()
 
     def ask(self) -> None:
         """Drain; asked a second time, stop at once."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._drain())
-        else:
-            self._server.should_exit = self._server.force_exit = True
+        if self._asked.is_set():
+            self._at_once.set()
+            self._listener.abort()
+        self._asked.set()
 
-    async def _drain(self) -> None:
+    async def serve(self, address: socket.socket, tell: Callable[[], None]) -> None:
+        """Answer requests until asked to stop and drained."""
+        await self._listener.start(address)
+        tell()
+        await self._asked.wait()
         self._endpoints.draining = True
         self._say("about to stop: the accepted requests are answered first")
-        await asyncio.sleep(_NOTICE_SECONDS)
-        self._server.should_exit = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._at_once.wait(), _NOTICE_SECONDS)
+        await self._listener.stop()
 
 
 @contextmanager
