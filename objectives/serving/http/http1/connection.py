@@ -90,6 +90,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._opened.discard(self)
         self._due.clear()
+        self._parser.ended, self._parser.expects = True, False
         self._idle_timer.cancel()
         if self._deadline is not None:
             self._deadline.cancel()

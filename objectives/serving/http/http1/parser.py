@@ -73,7 +73,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.get_http_version() == "1.1" and self._parser.should_keep_alive()
         # The parser has checked that a length consists of digits, and fits 64 bits.
         if int(self._headers.get("content-length", 0)) > self._body_bytes:
             self._refuse_size(self._headers["content-length"])
