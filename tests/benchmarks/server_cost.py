@@ -9,7 +9,6 @@ Every arm answers the same requests at the same times, in an open loop, in block
     5 ms, 0.5 ms             the server of `leanrec serve` with Python's switch interval, by default 5 ms
     worker process           the same, the pool in a process of its own behind the event loop's
     ..., busy                the same, while another client keeps the event loop parsing JSON that it then refuses
-
     ..., raw                 the same servers by a client of one thread, in a process of its own
 
 Figures are milliseconds with 95% intervals by resampled blocks. The client is `objectives/measure/remote_model.py`,
