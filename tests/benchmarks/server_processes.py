@@ -92,7 +92,7 @@ def run_pool(folder: Path, connection: Connection) -> None:
 def worker(folder: str, switch_seconds: str) -> None:
     """Serve a bundle whose pool runs in another process."""
 
-    def opened(where: Path) -> Model:
+    def opened(where: Path, placed: object = None) -> Model:
         pool: Any = PoolElsewhere(where)
         return Model(read_bundle(where), pool)
 
