@@ -115,13 +115,13 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
 class _Tensor(NamedTuple):
     """An input as the JSON describes it.
 
-    values: as the JSON holds them; None where they are `size` bytes behind the JSON, `count` values of `dtype`
+    values: as the JSON holds them; None where they are `size` bytes behind the JSON, `elements` values of `dtype`
     """
 
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
-    count: int
+    elements: int
     size: int
     values: Array | None
 
@@ -187,15 +187,15 @@ def _arrays(tensors: Sequence[_Tensor], binary: bytes) -> dict[str, Array]:
     """Return the inputs; binary ones are read-only views where they are aligned, which engines need."""
     inputs: dict[str, Array] = {}
     used = 0
-    for name, dtype, shape, count, size, values in tensors:
+    for name, dtype, shape, elements, size, values in tensors:
         if values is not None:
             inputs[name] = values
             continue
         if size > len(binary) - used:
             left = len(binary) - used
             _refuse(f"{_field(name)}: binary_data_size", f"be at most the {left} bytes that follow", size)
-        array = np.frombuffer(binary, dtype, count, used) if count else np.empty(0, dtype)
-        if dtype.kind == "b" and count and (most := array.view(np.uint8).max()) > 1:
+        array = np.frombuffer(binary, dtype, elements, used) if elements else np.empty(0, dtype)
+        if dtype.kind == "b" and elements and (most := array.view(np.uint8).max()) > 1:
             _refuse(_field(name), "have bytes of 0 or 1", int(most))
         if not array.flags.aligned or not dtype.isnative:
             array = array.astype(dtype.newbyteorder("="))

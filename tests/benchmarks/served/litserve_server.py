@@ -25,7 +25,8 @@ class Ranker(litserve.LitAPI):  # type: ignore[misc]
         return {name: np.asarray(values, np.int64) for name, values in request["inputs"].items()}
 
     def predict(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        return self.session.run(None, inputs)[0]
+        scores: np.ndarray = self.session.run(None, inputs)[0]
+        return scores
 
     def encode_response(self, output: np.ndarray) -> dict[str, Any]:
         return {"scores": output.tolist()}

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=32, ray_actor_options={"num_cpus": 1})  # type: ignore[untyped-decorator]
 class Ranker:
     def __init__(self, path: str) -> None:
         options = onnxruntime.SessionOptions()
@@ -35,7 +34,8 @@ if __name__ == "__main__":
     # Requests of the proxy itself count as none of the replica's cores.
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)}, logging_config={"enable_access_log": False})
-    serve.run(Ranker.bind(model), route_prefix="/")
+    deployment = serve.deployment(num_replicas=1, max_ongoing_requests=32, ray_actor_options={"num_cpus": 1})
+    serve.run(deployment(Ranker).bind(model), route_prefix="/")
     try:
         signal.pause()
     finally:
