@@ -128,7 +128,8 @@ def granian(_: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     print(port, flush=True)
-    Granian(f"{__file__}:rsgi", "127.0.0.1", port, Interfaces.RSGI, workers=1, log_enabled=False).serve()
+    target, settings = "tests.benchmarks.http_stacks:rsgi", {"address": "127.0.0.1", "port": port, "workers": 1}
+    Granian(target, interface=Interfaces.RSGI, log_enabled=False, **settings).serve()
 
 
 def _listener() -> socket.socket:

@@ -154,4 +154,4 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, path: str, log: Pat
         finally:
             connection.close()
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args} is not ready:\n{log.read_text()[-2000:]}")
+    raise RuntimeError(f"{process.args!r} is not ready:\n{log.read_text()[-2000:]}")

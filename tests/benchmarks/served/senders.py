@@ -17,7 +17,8 @@ from objectives.measure.remote_model import CONNECTIONS
 from objectives.serving.pool.pending_result import PendingResult, Scores
 
 _HOST, _TIMEOUT_SECONDS = "127.0.0.1", 60.0
-Encode, Decode = Callable[[Arrays], bytes], Callable[[bytes], Scores]
+Encode = Callable[[Arrays], bytes]
+Decode = Callable[[bytes], Scores]
 
 
 class PlainSender:
