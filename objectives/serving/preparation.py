@@ -40,20 +40,25 @@ def preparation(specs: Sequence[InputSpec]) -> Callable[[Arrays], Arrays]:
     return prepare
 
 
-def _outside(values: Array, vocabulary: int) -> NDArray[np.bool_]:
-    """Mark the ids that lie outside of a vocabulary; 64 bits need one comparison only, since as unsigned numbers the
+def _holds(values: Array, vocabulary: int) -> bool:
+    """Return whether all ids lie within a vocabulary; 64 bits need one comparison only, since as unsigned numbers the
     negative ids are the largest.
     """
-    ids = cast(NDArray[np.int64], values)
-    return ids.view(np.uint64) >= vocabulary if ids.itemsize == 8 else (ids < 0) | (ids >= vocabulary)
+    if not values.size:
+        return True
+    # The ufunc's own reduction: `max` takes twice the time of it on the ids of a request.
+    if values.itemsize == 8:
+        return bool(np.maximum.reduce(values.view(np.uint64), axis=None) < vocabulary)
+    return bool(np.minimum.reduce(values, axis=None) >= 0 and np.maximum.reduce(values, axis=None) < vocabulary)
 
 
 def _known(values: Array, spec: InputSpec) -> Array:
     """Return ids with those outside of the vocabulary replaced."""
     assert spec.vocabulary is not None
-    outside = _outside(values, spec.vocabulary)
-    if np.count_nonzero(outside) == 0:
+    if _holds(values, spec.vocabulary):
         return values
+    ids = cast(NDArray[np.int64], values)
+    outside = (ids < 0) | (ids >= spec.vocabulary)
     if spec.unseen is None:
         raise UnseenIdError(
             f"input {spec.name}: must hold ids from 0 to {spec.vocabulary - 1}, the rows of its table, but got "

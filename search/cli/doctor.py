@@ -74,7 +74,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
         "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow",
         "sqlalchemy", "plotly", "jinja2", "pandas", "pydantic", "ruamel.yaml", "pyyaml", "rich",
     ),
-    "serve": ("starlette", "uvicorn", "httptools", "uvloop", "prometheus-client"),
+    "serve": ("uvicorn", "httptools", "uvloop", "prometheus-client"),
     "dashboard": ("optuna-dashboard",),
     "plan": ("statsmodels",),
     "openvino": ("openvino",),

@@ -5,31 +5,28 @@
 Every arm answers the same requests at the same times, in an open loop, in blocks that take turns in a random order:
 
     pool                     in the client's process, by itself
-    static answer            uvicorn and Starlette alone, with a fixed answer: what client and ASGI server take
+    static answer            the server's HTTP alone, with a fixed answer: what client, network and HTTP take
     5 ms, 0.5 ms             the server of `leanrec serve` with Python's switch interval, by default 5 ms
     worker process           the same, the pool in a process of its own behind the event loop's
     ..., busy                the same, while another client keeps the event loop parsing JSON that it then refuses
+    ..., raw                 the same servers by a client of one thread, in a process of its own
 
-Figures are milliseconds with 95% intervals by resampled blocks. The client is `objectives/measure/remote_model.py`.
+Figures are milliseconds with 95% intervals by resampled blocks. The client is `objectives/measure/remote_model.py`,
+where none is named; the raw one is `tests/benchmarks/raw_client.py`, which encodes and decodes nothing.
+`tests/benchmarks/http_stacks.py` has the static answer of other HTTP servers.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import json
 import multiprocessing
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,138 +37,26 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure.deployment import quiet, warm_up
-from objectives.measure.remote_model import RemoteModel
+from objectives.measure.remote_model import RemoteModel, encoded
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.load_target import LiveTarget
-from objectives.measurement.statistics import Floats, block_percentiles, block_picks, interval, percentile
+from objectives.measurement.statistics import Floats
 from objectives.records import InputSpec
 from objectives.serving.bundle import read_bundle, write_bundle
-from objectives.serving.http.limits import Limits
+from objectives.serving.http.protocol import HEADER_LENGTH
 from objectives.serving.pool import Pool
-from objectives.serving.pool.pending_result import PendingResult
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
+from tests.benchmarks.percentile_lines import heading, line
+from tests.benchmarks.raw_client import RawClient
+from tests.benchmarks.server_processes import running
 
-PERCENTS = (50, 95, 99)
 SERVERS = {"5 ms": ("serve", "0.005"), "0.5 ms": ("serve", "0.0005"), "worker process": ("worker", "0.005")}
 PLACEMENT = Placement(InstanceGroup(threads=1))
 # JSON numbers of a request that is refused after it was parsed: on the event loop, since it has less than 64 KiB; and
 # how often it is sent in a second, at most.
 _REFUSED_NUMBERS, _REFUSED_RATE = 9000, 150
 Request = dict[str, NDArray[Any]]
-
-
-# -- servers, each in a process of its own
-
-
-def serve(folder: str, switch_seconds: str) -> None:
-    """Serve a bundle as `leanrec serve` does, with a switch interval of the interpreter."""
-    from objectives.serving.http.server import Started, serve
-
-    def started(found: Started) -> None:
-        print(f"{found.url}/v2/models/{found.name}", flush=True)
-
-    sys.setswitchinterval(float(switch_seconds))
-    serve(lambda: Path(folder), "127.0.0.1", 0, None, Limits(), lambda line: None, started)
-
-
-class PoolElsewhere:
-    """A pool in a child process, with the methods that the server calls: arrays there and scores back through pipes."""
-
-    queued = 0
-
-    def __init__(self, folder: Path) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        self._connection, self._pending = ours, dict[int, PendingResult]()
-        self._lock, self._number = threading.Lock(), 0
-        multiprocessing.get_context("spawn").Process(target=run_pool, args=(folder, theirs), daemon=True).start()
-        assert ours.recv() == "open"
-        threading.Thread(target=self._receive, daemon=True).start()
-
-    def submit(self, request: Request) -> PendingResult:
-        result = PendingResult()
-        with self._lock:
-            self._number += 1
-            self._pending[self._number] = result
-            self._connection.send((self._number, request))
-        return result
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _receive(self) -> None:
-        with contextlib.suppress(EOFError, OSError):  # closed
-            while True:
-                number, scores = self._connection.recv()
-                self._pending.pop(number).finish(scores, time.perf_counter_ns())
-
-
-def run_pool(folder: Path, connection: Connection) -> None:
-    with read_bundle(folder).open() as pool:
-        lock = threading.Lock()
-        connection.send("open")
-        while True:
-            number, request = connection.recv()
-
-            def answered(result: Future[Any], number: int = number) -> None:
-                with lock:
-                    connection.send((number, result.result()))
-
-            pool.submit(request).add_done_callback(answered)
-
-
-def worker(folder: str, switch_seconds: str) -> None:
-    """Serve a bundle whose pool runs in another process."""
-    from objectives.serving.http.model import Model
-
-    def opened(where: Path) -> Model:
-        pool: Any = PoolElsewhere(where)
-        return Model(read_bundle(where), pool)
-
-    Model.open = opened  # type: ignore[method-assign, assignment]
-    serve(folder, switch_seconds)
-
-
-def static(folder: str, rows: str) -> None:
-    """Serve a fixed answer by the same ASGI stack and settings, once the body is read."""
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.requests import Request as Asked
-    from starlette.responses import JSONResponse, Response
-    from starlette.routing import Route
-
-    inputs = [{"name": "item", "datatype": "INT64", "shape": [-1]}]
-    size = 4 * int(rows)
-    tensor = {"name": "scores", "shape": [int(rows)], "datatype": "FP32", "parameters": {"binary_data_size": size}}
-    header = json.dumps({"model_name": "m", "model_version": "1", "outputs": [tensor]}).encode()
-    body, headers = header + bytes(size), {"Inference-Header-Content-Length": str(len(header))}
-
-    async def infer(request: Asked) -> Response:
-        await request.body()
-        return Response(body, 200, headers)
-
-    async def described(request: Asked) -> Response:
-        return JSONResponse({"inputs": inputs})
-
-    routes = [Route("/v2/models/m", described), Route("/v2/models/m/infer", infer, methods=["POST"])]
-    options: dict[str, Any] = {"lifespan": "off", "ws": "none", "log_config": None, "access_log": False}
-    config = uvicorn.Config(Starlette(routes=routes), server_header=False, proxy_headers=False, **options)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(f"http://127.0.0.1:{listener.getsockname()[1]}/v2/models/m", flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-@contextmanager
-def running(kind: str, folder: Path, argument: str) -> Iterator[tuple[int, str]]:
-    """A server of one of these kinds: its process and the URL of its model."""
-    command = [sys.executable, __file__, kind, str(folder), argument]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.pid, process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 # -- the client
@@ -203,8 +88,28 @@ def send_refused(url: str) -> None:
         time.sleep(1 / _REFUSED_RATE)
 
 
+class RawTarget:
+    """A server by a raw client, as a target of `play`."""
+
+    def __init__(self, client: RawClient, settled: LiveTarget) -> None:
+        self._client, self._settled = client, settled
+
+    def settle(self) -> None:
+        self._settled.settle()
+
+    def latency_ms(self, requests: list[Request], schedule: NDArray[np.int64]) -> Floats:
+        return self._client.open_loop(schedule)
+
+
+class PythonTarget(LiveTarget):
+    """A pool, or a server by the client of a study, as a target of `play`."""
+
+    def latency_ms(self, requests: list[Request], schedule: NDArray[np.int64]) -> Floats:
+        return self.open_loop(requests, schedule).latency_ms
+
+
 def play(
-    targets: Mapping[str, LiveTarget], requests: list[Request], rate: float, blocks: int, seed: int
+    targets: Mapping[str, PythonTarget | RawTarget], requests: list[Request], rate: float, blocks: int, seed: int
 ) -> dict[str, Floats]:
     """Latency in milliseconds of each arm, (blocks, requests)."""
     random, found = np.random.default_rng(seed), {name: list[Floats]() for name in targets}
@@ -212,20 +117,21 @@ def play(
     for block in range(blocks):
         for name in random.permutation(list(targets)):
             targets[name].settle()
-            found[name].append(targets[name].open_loop(requests, schedule[block]).latency_ms)
+            found[name].append(targets[name].latency_ms(requests, schedule[block]))
     return {name: np.array(latencies) for name, latencies in found.items()}
 
 
-def line(name: str, latency: Floats, beside: Floats | None) -> str:
-    """The percentiles of an arm, and their differences to another one's, by the same resamples of blocks."""
-    picks, cells = block_picks(len(latency), 0), []
-    for percent in PERCENTS:
-        value, drawn = percentile(latency, percent), block_percentiles(latency, percent, picks)
-        if beside is not None:
-            value, drawn = value - percentile(beside, percent), drawn - block_percentiles(beside, percent, picks)
-        low, high = interval(drawn)
-        cells.append(f"{value:8.3f} [{low:.3f}, {high:.3f}]")
-    return f"{name:<34}" + "".join(f"{cell:>28}" for cell in cells)
+def raw_target(url: str, requests: list[Request], beside: LiveTarget, stack: ExitStack) -> RawTarget:
+    """A server by a raw client, beside whose blocks the same processes are idle as beside those of a pool."""
+    place = urlsplit(url)
+    client = RawClient((place.hostname or "", place.port or 0), [raw_message(place.path, one) for one in requests])
+    return RawTarget(stack.enter_context(client), beside)
+
+
+def raw_message(path: str, request: Request) -> bytes:
+    header, body = encoded(request)
+    lines = f"Host: localhost\r\nContent-Length: {len(body)}\r\n{HEADER_LENGTH}: {header}\r\n"
+    return f"POST {path}/infer HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
 def measure(folder: Path, requests: list[Request], rate: float, blocks: int) -> None:
@@ -236,28 +142,36 @@ def measure(folder: Path, requests: list[Request], rate: float, blocks: int) -> 
         rows = str(len(requests[0]["item"]))
         started["static answer"] = stack.enter_context(running("static", folder, rows))
         children = tuple(process for process, _ in started.values())
-        targets = {"pool": LiveTarget(pool.submit, 1, 2, 1, children)}
+        targets: dict[str, PythonTarget | RawTarget] = {}
+        pooled = PythonTarget(pool.submit, 1, 2, 1, children)
+        warm_up(pool.submit, requests, bundle.candidate.placement)
         for name, (_, url) in started.items():
             remote = stack.enter_context(RemoteModel(url))
-            targets[name] = LiveTarget(remote.submit, 1, 6, None, children)
-        for target in targets.values():
-            warm_up(target.submit, requests, bundle.candidate.placement)
-        idle = play(targets, requests, rate, blocks, 0)
+            targets[name] = PythonTarget(remote.submit, 1, 6, None, children)
+            warm_up(remote.submit, requests, bundle.candidate.placement)
+            targets[f"{name}, raw"] = raw_target(url, requests, pooled, stack)
+        idle = play({"pool": pooled, **targets}, requests, rate, blocks, 0)
         busy = {}
         for name in SERVERS:
             with keeping_busy(started[name][1]):
                 busy[name] = play({name: targets[name]}, requests, rate, blocks, 1)[name]
-    print(f"{'milliseconds':<34}" + "".join(f"{f'p{percent}':>28}" for percent in PERCENTS))
+    report(idle, busy)
+
+
+def report(idle: Mapping[str, Floats], busy: Mapping[str, Floats]) -> None:
+    print(heading())
     for name, latency in idle.items():
         print(line(name, latency, None))
     for name, latency in busy.items():
         print(line(f"{name}, busy", latency, None))
     print("added to the pool")
+    for name in idle:
+        if name != "pool":
+            print(line(name, idle[name], idle["pool"]))
+    print("added to the static answer by the same client, pool included")
     for name in SERVERS:
-        print(line(name, idle[name], idle["pool"]))
-    print("added to the static answer, pool included")
-    for name in SERVERS:
-        print(line(name, idle[name], idle["static answer"]))
+        for client in ("", ", raw"):
+            print(line(name + client, idle[name + client], idle[f"static answer{client}"]))
 
 
 def main() -> None:
@@ -284,7 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in ("serve", "worker", "static"):
-        {"serve": serve, "worker": worker, "static": static}[sys.argv[1]](*sys.argv[2:])
-    else:
-        main()
+    main()

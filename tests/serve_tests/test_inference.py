@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 
 from objectives.serving.bundle import read_bundle
 from objectives.serving.bundle_files import BundleError
-from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, read_body
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
@@ -194,6 +193,7 @@ def test_a_request_is_answered_by_the_model_that_it_came_to(tmp_path: Path) -> N
         await swap
         with pytest.raises(RuntimeError, match="closed"):
             old.pool.submit(request)
+        assert (inference.ended, inference.late) == (1, 0), "the answer of the old one does not count"
         return [(await first).tobytes(), second.tobytes()]
 
     assert asyncio.run(main()) == expected
@@ -210,7 +210,28 @@ def test_more_requests_than_the_limit_are_refused(tmp_path: Path) -> None:
         found = asyncio.run(main(inference))
         assert [isinstance(each, OverloadedError) for each in found] == [False] * 3 + [True] * 2
         assert inference.in_flight == 0 and inference.answered == 3
+        assert (inference.ended, inference.late) == (5, 2)
         assert asyncio.run(ask(inference, draw_request(2))).shape == (2,)
+
+
+def test_answers_are_counted_beside_the_slo_and_recorded_after_the_response(toy: Path) -> None:
+    def recorded(inference: Inference) -> tuple[Any, Any]:
+        stats: Any = inference.statistics()["inference_stats"]
+        registry = inference.metrics.registry
+        return stats["success"]["count"], registry.get_sample_value("leanrec_request_seconds_count")
+
+    async def main(inference: Inference) -> None:
+        for number, slo_ms in enumerate((np.inf, 0.0, np.inf)):
+            inference.slo_ms = slo_ms
+            await ask(inference, draw_request(2))
+            assert (inference.ended, inference.answered) == (number + 1, number + 1)
+            assert recorded(inference) == (number, number)
+            await asyncio.sleep(0)
+            assert recorded(inference) == (number + 1, number + 1)
+
+    with opened(toy) as inference:
+        asyncio.run(main(inference))
+        assert inference.late == 1
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -234,21 +255,6 @@ def test_a_tampered_bundle_is_refused_before_an_engine_opens_it(
     monkeypatch.setattr("onnxruntime.InferenceSession", None)
     with pytest.raises(BundleError, match=r"model\.onnx was changed"):
         Model.open(folder)
-
-
-def test_a_body_is_limited_in_size_and_time() -> None:
-    async def sent(*chunks: bytes) -> AsyncIterator[bytes]:
-        for chunk in chunks:
-            yield chunk
-        if not chunks:
-            await asyncio.sleep(60)
-
-    limits = Limits(body_bytes=4, body_seconds=0.01)
-    assert asyncio.run(read_body(sent(b"ab", b"cd"), limits)) == b"abcd"
-    with pytest.raises(BodyTooLargeError, match="4 bytes"):
-        asyncio.run(read_body(sent(b"abcd", b"e"), limits))
-    with pytest.raises(BodyTooSlowError, match=r"0\.01 s"):
-        asyncio.run(read_body(sent(), limits))
 
 
 def test_limits_are_above_0() -> None:

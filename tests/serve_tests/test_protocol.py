@@ -42,6 +42,17 @@ def test_binary_tensors_arrive_as_sent(sent: dict[str, np.ndarray]) -> None:
     assert same(read_request(body, headers[oracle.LENGTH], ("scores",)).inputs, sent)
 
 
+@given(REQUESTS)
+def test_a_header_that_comes_again_goes_with_its_own_tensors(sent: dict[str, np.ndarray]) -> None:
+    """The JSON in front of both is the same, and is read once only."""
+    other = {name: np.flip(values) for name, values in sent.items()}
+    (body, headers), (again, same_headers) = oracle.binary_request(sent), oracle.binary_request(other)
+    length = int(headers[oracle.LENGTH])
+    assert body[:length] == again[:length] and headers == same_headers
+    for one, arrays in ((body, sent), (again, other), (body, sent)):
+        assert same(read_request(one, headers[oracle.LENGTH], ("scores",)).inputs, arrays)
+
+
 @given(REQUESTS, st.booleans())
 def test_json_tensors_arrive_as_sent(sent: dict[str, np.ndarray], nested: bool) -> None:
     plain = {"inputs": [oracle.json_tensor(name, values, nested) for name, values in sent.items()], "id": "7"}

@@ -1,4 +1,4 @@
 """Open Inference Protocol V2 over HTTP, in front of the pool that was measured."""
 
 # What the server imports beyond a light install.
-PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+PACKAGES = ("uvicorn", "httptools", "uvloop", "prometheus_client")

@@ -121,14 +121,19 @@ class Inference:
             statistics.failed(time.perf_counter_ns() - start)
             raise
         end = time.perf_counter_ns()
-        statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
-        self.metrics.answered((end - start) / 1e9, read.rows)
         self.answered += 1
         if model is self.slot.model:
             self.ended += 1
             self.late += (end - start) / 1e6 > self.slo_ms
-        if self.mirror is not None:
-            self.mirror.offer(model, read.arrays, scores)
+
+        def record() -> None:
+            statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
+            self.metrics.answered((end - start) / 1e9, read.rows)
+            if self.mirror is not None:
+                self.mirror.offer(model, read.arrays, scores)
+
+        # In the loop's next turn, when the response is on its way.
+        asyncio.get_running_loop().call_soon(record)
         return encoded
 
     def _read(self, model: Model, body: bytes, header_length: str | None) -> _Read:

@@ -61,25 +61,30 @@ def _is_flat(offsets: Array) -> bool:
 
 def _converted(spec: InputSpec, values: Array, flat: Sequence[Bags]) -> Array:
     """Check datatype, shape and values of one input."""
-    field, dtype, shape = f"input {shown(spec.name)}", np.dtype(spec.dtype), spec.shape
+    dtype, shape = np.dtype(spec.dtype), spec.shape
     for bags in flat:
         if spec.name == bags.offsets:
             dtype, shape = np.dtype(np.int64), ()
         elif spec.name in bags.values:
             shape = spec.shape[1:]
-    wanted = [*("any" if size is None else size for size in shape)]
-    fits = len(values.shape) == len(shape) + 1 and all(
-        size == found or (size is None and found > 0) for size, found in zip(shape, values.shape[1:], strict=True)
-    )
-    if not fits:
-        _refuse(f"{field}: shape", f"be rows followed by {wanted}", list(values.shape))
+    if not _fits(values.shape, shape):
+        wanted = ["any" if size is None else size for size in shape]
+        _refuse(f"input {shown(spec.name)}: shape", f"be rows followed by {wanted}", list(values.shape))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        _refuse(field, "hold finite numbers", "NaN or infinity")
+        _refuse(f"input {shown(spec.name)}", "hold finite numbers", "NaN or infinity")
     try:
-        values = convert_exactly(values, dtype)
+        return convert_exactly(values, dtype)
     except ValueError as error:
-        raise RequestError(f"{field}: {error}") from error
-    return values
+        raise RequestError(f"input {shown(spec.name)}: {error}") from error
+
+
+def _fits(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is rows of another one, whose free sizes may be any but 0."""
+    if len(given) != len(shape) + 1:
+        return False
+    return given[1:] == shape or all(
+        size == found or (size is None and found > 0) for size, found in zip(shape, given[1:], strict=True)
+    )
 
 
 def _check_padded_size(arrays: Arrays, flat: Sequence[Bags], limits: Limits) -> None:

@@ -17,7 +17,7 @@ import uvicorn
 
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.elastic import Elastic
-from objectives.serving.http.app import Endpoints
+from objectives.serving.http.app import Application, Endpoints
 from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
@@ -84,7 +84,7 @@ def serve(
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
-        config = _config(endpoints, limits)
+        config = http_config(endpoints, limits)
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
@@ -96,9 +96,13 @@ def serve(
     return not left
 
 
-def _config(endpoints: Endpoints, limits: Limits) -> uvicorn.Config:
+def http_config(app: Application, limits: Limits) -> uvicorn.Config:
+    """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application."""
     return uvicorn.Config(
-        endpoints.app(),
+        app,
+        http="httptools",
+        loop="uvloop",
+        interface="asgi3",
         lifespan="off",
         ws="none",
         log_config=None,

@@ -1,0 +1,293 @@
+"""HTTP of a real server at its limits: bodies, methods, connections that break off, over raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from objectives.serving.http.app import Endpoints
+from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, read_body
+from objectives.serving.http.inference import Inference
+from objectives.serving.http.limits import Limits
+from objectives.serving.http.model import Model
+from objectives.serving.http.model_slot import ModelSlot
+from objectives.serving.http.server import http_config
+from tests.serve_tests import oracle
+from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.process import SOON, wait_until
+
+BODY_BYTES = 4000
+GOOD = json.dumps(oracle.json_request(draw_request(3))).encode()
+INFER = "/v2/models/toy/infer"
+Answer = tuple[int, bytes, dict[str, str]]
+
+
+class Running:
+    """A server in a thread, with the settings of `leanrec serve`."""
+
+    def __init__(self, model: Model, **limits: Any) -> None:
+        bounds = Limits(**{"body_bytes": BODY_BYTES, **limits})
+        self.inference = Inference("toy", ModelSlot(model), bounds)
+        self.server = uvicorn.Server(http_config(Endpoints(self.inference, "1"), bounds))
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self._socket]))
+        self._address = self._socket.getsockname()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self._address, timeout=SOON)
+
+    def ended(self, status: int) -> float:
+        """Return the number of requests that were counted with a status."""
+        found = self.inference.metrics.registry.get_sample_value("leanrec_requests_total", {"status": str(status)})
+        return found or 0.0
+
+    def is_well(self) -> bool:
+        """Return whether a good request on a new connection is answered."""
+        with self.connect() as peer:
+            peer.sendall(post(GOOD))
+            return answer(peer)[0] == 200
+
+
+@contextmanager
+def running(bundle: Path, **limits: Any) -> Iterator[Running]:
+    model = Model.open(bundle)
+    found = Running(model, **limits)
+    found.thread.start()
+    try:
+        yield found
+    finally:
+        found.server.should_exit = True
+        found.thread.join(SOON)
+        model.close()
+    assert not found.thread.is_alive() and not found.server.server_state.connections
+
+
+@pytest.fixture(scope="module")
+def http_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(write_toy(tmp_path_factory.mktemp("toy") / "bundle")) as found:
+        yield found
+
+
+def post(body: bytes, *headers: str, length: int | None = None) -> bytes:
+    """Return a request to infer; `length` is that of the header, where it is not the body's."""
+    return head("POST", INFER, f"Content-Length: {len(body) if length is None else length}", *headers) + body
+
+
+def head(method: str, path: str, *headers: str) -> bytes:
+    lines = "".join(f"{header}\r\n" for header in ("Host: x", *headers))
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    """Return a request to infer in chunks of so many bytes."""
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    encoded = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    return head("POST", INFER, "Transfer-Encoding: chunked") + encoded + b"0\r\n\r\n"
+
+
+def answer(peer: socket.socket, method: str = "POST") -> Answer:
+    """Return status, body and headers of the next response."""
+    response = http.client.HTTPResponse(peer, method=method)
+    response.begin()
+    body = response.read()
+    return response.status, body, {name.lower(): value for name, value in response.getheaders()}
+
+
+def is_closed(peer: socket.socket) -> bool:
+    """Return whether the server closes the connection with nothing more to read."""
+    with suppress(ConnectionResetError):
+        return peer.recv(1) == b""
+    return True
+
+
+@pytest.mark.parametrize("request_", [post(GOOD), chunked(GOOD, 1), chunked(GOOD, 100)])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_a_body_is_whole_however_it_arrives(request_: bytes, step: int, http_server: Running) -> None:
+    with http_server.connect() as peer:
+        for start in range(0, len(request_), step):
+            peer.sendall(request_[start : start + step])
+        status, body, headers = answer(peer)
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert len(oracle.read_scores(body, None)[1]) == 3
+        peer.sendall(post(GOOD))
+        assert answer(peer)[:2] == (200, body), "the connection stays open"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(GOOD.ljust(BODY_BYTES), 200), (GOOD.ljust(BODY_BYTES + 1), 413), (GOOD.ljust(3 * BODY_BYTES), 413)],
+)
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_a_body_is_limited_and_the_client_told(body: bytes, status: int, in_chunks: bool, http_server: Running) -> None:
+    """The client sends all of it before it listens."""
+    before = http_server.ended(status)
+    with http_server.connect() as peer:
+        peer.sendall(chunked(body, 1000) if in_chunks else post(body))
+        found, said, headers = answer(peer)
+        assert found == status
+        if status == 413:
+            assert json.loads(said)["error"].startswith(f"body: must have at most {BODY_BYTES} bytes, but got ")
+            assert headers["connection"] == "close" and is_closed(peer)
+    assert http_server.ended(status) == before + 1
+
+
+def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path) -> None:
+    """It stops within its first half; one that has not begun is refused alike."""
+    with running(write_toy(tmp_path / "bundle"), body_seconds=0.1) as server:
+        for sent in (GOOD[:50], b""):
+            with server.connect() as peer:
+                peer.sendall(post(sent, length=len(GOOD)))
+                status, said, headers = answer(peer)
+                error = json.loads(said)["error"]
+                assert (
+                    status == 408 and error == f"body: must arrive within 0.1 s, but got {len(sent)} bytes in that time"
+                )
+                assert headers["connection"] == "close" and is_closed(peer)
+        assert server.ended(408) == 2 and server.is_well()
+
+
+def test_a_client_that_asks_first_is_told_to_send_its_body_where_it_is_wanted(http_server: Running) -> None:
+    request = post(GOOD, "Expect: 100-continue")
+    with http_server.connect() as peer:
+        peer.sendall(request[: -len(GOOD)])
+        assert peer.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        peer.sendall(GOOD)
+        assert answer(peer)[0] == 200
+    with http_server.connect() as peer:
+        peer.sendall(request[: -len(GOOD)].replace(b"toy", b"boy"))
+        assert answer(peer)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01 hello\r\n\r\n",
+        head("POST", INFER, "Content-Length: 1", "Content-Length: 1") + b"a",
+        head("POST", INFER, "Content-Length: 1", "Transfer-Encoding: chunked") + b"1\r\na\r\n0\r\n\r\n",
+        head("POST", INFER, "Content-Length: -1"),
+        head("POST", INFER, "Transfer-Encoding: chunked") + b"many\r\n",
+        head("CONNECT", "x:1"),
+        "GET /v2/größe HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+    ],
+)
+def test_what_is_no_http_ends_its_own_connection(data: bytes, http_server: Running) -> None:
+    with http_server.connect() as peer:
+        peer.sendall(data)
+        assert answer(peer)[0] == 400 and is_closed(peer)
+    assert http_server.is_well()
+
+
+def test_the_answer_to_head_has_no_body(http_server: Running) -> None:
+    paths = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/toy", "/v2/models/toy/ready"]
+    with http_server.connect() as peer:
+        for path in paths:
+            found = []
+            for method in ("GET", "HEAD"):
+                peer.sendall(head(method, path))
+                found.append(answer(peer, method))
+            (status, body, headers), (head_status, nothing, head_headers) = found
+            assert status == head_status == 200 and nothing == b""
+            assert headers["content-length"] == head_headers["content-length"] == str(len(body))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("GET", INFER, 405, "POST"),
+        ("HEAD", INFER, 405, "POST"),
+        ("OPTIONS", INFER, 405, "POST"),
+        ("POST", "/v2", 405, "GET, HEAD"),
+        ("DELETE", "/v2/models/toy", 405, "GET, HEAD"),
+        ("PUT", "/metrics", 405, "GET, HEAD"),
+        ("GET", "/", 404, None),
+        ("GET", "/v2/models", 404, None),
+        ("GET", "/v2/models/toy/infer/more", 404, None),
+        ("GET", "/v2/models/to%79", 200, None),
+        ("GET", "/v2/models/to%2Fy", 404, None),
+        ("GET", "/v2/models/toy%0A", 404, None),
+        ("GET", "/v2/models/%ff%00", 404, None),
+        ("GET", "/v2/health/live?a=b", 200, None),
+        ("GET", "http://x/v2/health/live", 200, None),
+    ],
+)
+def test_paths_and_their_methods(
+    method: str, path: str, status: int, allowed: str | None, http_server: Running
+) -> None:
+    with http_server.connect() as peer:
+        peer.sendall(head(method, path))
+        found, body, headers = answer(peer, method)
+        assert (found, headers.get("allow")) == (status, allowed)
+        assert headers["content-type"] == "application/json"
+        if method != "HEAD":
+            assert ("error" in json.loads(body)) == (status != 200)
+        peer.sendall(post(GOOD))
+        assert answer(peer)[0] == 200, "the connection stays open"
+
+
+def test_another_protocol_is_offered_in_vain(http_server: Running) -> None:
+    for protocol in ("websocket", "h2c"):
+        with http_server.connect() as peer:
+            peer.sendall(head("GET", "/v2/health/live", "Connection: Upgrade", f"Upgrade: {protocol}"))
+            assert answer(peer)[0] == 200
+
+
+def test_a_client_that_goes_before_its_body_is_whole_is_not_counted(http_server: Running) -> None:
+    before = [http_server.ended(status) for status in (200, 400, 408, 500)]
+    arrived = http_server.inference.arrived
+    with http_server.connect() as peer:
+        peer.sendall(post(GOOD[:50], length=len(GOOD)))
+        wait_until(lambda: len(http_server.server.server_state.tasks) == 1)
+    wait_until(lambda: not http_server.server.server_state.tasks)
+    assert [http_server.ended(status) for status in (200, 400, 408, 500)] == before
+    assert http_server.inference.arrived == arrived and http_server.is_well()
+
+
+def test_an_answer_to_a_client_that_has_gone_is_dropped(tmp_path: Path) -> None:
+    with running(write_toy(tmp_path / "bundle", waiting(0.2))) as server:
+        with server.connect() as peer:
+            peer.sendall(post(GOOD))
+            wait_until(lambda: server.inference.in_flight == 1)
+        wait_until(lambda: not server.server.server_state.tasks)
+        assert (server.inference.answered, server.inference.in_flight) == (1, 0)
+        assert server.is_well()
+
+
+def body_of(*messages: dict[str, Any], **limits: Any) -> bytes:
+    """Return the body that ASGI's messages make; nothing comes after them."""
+    left = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.sleep(60)
+        return left.pop(0)
+
+    return asyncio.run(read_body(receive, Limits(**{"body_bytes": 4, "body_seconds": 0.01, **limits})))
+
+
+def parts(*chunks: bytes, more: bool = False) -> Sequence[dict[str, Any]]:
+    sent = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    sent[-1]["more_body"] = more
+    return sent
+
+
+def test_a_body_is_read_within_its_limits() -> None:
+    assert body_of(*parts(b"ab", b"", b"cd")) == b"abcd"
+    assert body_of({"type": "http.request"}) == b""
+    with pytest.raises(BodyTooLargeError, match=r"4 bytes.*got 5"):
+        body_of(*parts(b"abcd", b"e"))
+    with pytest.raises(BodyTooLargeError, match="got 20"):
+        body_of(*parts(*[b"abcd"] * 5, more=True))
+    with pytest.raises(BodyTooSlowError, match=r"0\.01 s, but got 2"):
+        body_of(*parts(b"ab", more=True))
+    with pytest.raises(ClientGoneError):
+        body_of(*parts(b"ab", more=True), {"type": "http.disconnect"})
