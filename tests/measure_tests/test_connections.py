@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -157,6 +159,26 @@ def test_a_request_is_sent_again_only_where_an_idle_connection_was_closed() -> N
         assert isinstance(send(connections).result(SOON), HttpResponse)
         assert isinstance(send(connections).result(SOON), ConnectionResetError)
         assert server.accepted == 1
+
+
+def test_a_connection_that_is_closed_before_its_first_request_fails_that_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with connected(answering(OK), most=1) as (server, connections):
+        connect = connections.loop.create_connection
+
+        async def closed(*arguments: Any, **named: Any) -> Any:
+            monkeypatch.undo()
+            transport, connection = await connect(*arguments, **named)
+            transport.abort()
+            while connection in connections._all:
+                await asyncio.sleep(0)
+            return transport, connection
+
+        monkeypatch.setattr(connections.loop, "create_connection", closed)
+        first, second = send(connections), send(connections)
+        assert isinstance(first.result(SOON), ConnectionResetError)
+        assert isinstance(second.result(SOON), HttpResponse) and server.accepted == 2
 
 
 def test_a_server_that_is_late_fails_one_request_alone() -> None:
