@@ -113,13 +113,15 @@ def test_no_request_is_won_or_lost(counts: list[int], first: int, second: int, s
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 50))
 @settings(max_examples=40, deadline=None)
 def test_more_machines_are_never_worse(machines: int, more: int, seed: int) -> None:
-    """Machines keep their failures, slow episodes and zones as others are added."""
+    """Machines keep their failures, slow episodes and zones as others are added, whose own failures lose a few requests
+    of millions.
+    """
     incidents = dataclasses.replace(ALL, deployments=None)
     few, many = (
         serve(fleet(count, incidents=incidents), flat(60.0 * machines, hours=20), seed)
         for count in (machines, machines + more)
     )
-    assert many.late <= few.late * (1 + 1e-6) + 1e-9 and many.refused <= few.refused * 1.05 + 1e-9
+    assert many.late <= few.late + 1e-6 and many.refused <= few.refused + 1e-6
 
 
 def test_each_kind_of_incident_is_left_out() -> None:
