@@ -50,7 +50,8 @@ NEEDS = {
 def uvicorn(framework: str) -> None:
     import uvicorn
 
-    from objectives.serving.http.app import Receive, Scope, Send
+    from objectives.serving.http.app import Scope, Send
+    from objectives.serving.http.body import Receive
     from objectives.serving.http.limits import Limits
     from objectives.serving.http.server import http_config
 
