@@ -71,8 +71,8 @@ class Diagnosis:
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "": ("numpy", "onnxruntime"),
     "study": (
-        "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow",
-        "sqlalchemy", "plotly", "jinja2", "pandas", "pydantic", "ruamel.yaml", "pyyaml", "rich",
+        "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "threadpoolctl",
+        "optuna", "mlflow", "sqlalchemy", "plotly", "jinja2", "pandas", "pydantic", "ruamel.yaml", "pyyaml", "rich",
     ),
     "serve": ("starlette", "uvicorn", "httptools", "uvloop", "prometheus-client"),
     "dashboard": ("optuna-dashboard",),

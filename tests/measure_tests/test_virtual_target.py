@@ -83,7 +83,7 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     )
     assert 2 <= curve.least_rows <= 4 and 17 <= curve.most_rows <= 19
     assert curve.others == replicas - 1
-    assert curve.rested_ns > curve.idle_ns > 0
+    assert curve.rested_ns >= curve.idle_ns > 0
     for line in (curve.idle, curve.rested, curve.alone, curve.crowded):
         assert min(line.deviations) > 0.1, "no run took nearly no time"
         assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
