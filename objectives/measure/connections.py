@@ -35,15 +35,22 @@ class HttpResponse(NamedTuple):
 class _Exchange:
     """A request on its way.
 
-    message: returns its bytes once it is its turn; None where nobody waits for it any more
+    data: its bytes
     receive: called once, on the event loop's thread, with the response or with the reason why there is none
     resent: whether it was sent a second time, after its connection was closed
     """
 
+    data: bytes
+    receive: Callable[[HttpResponse | Exception], None]
+    resent: bool = False
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A request whose turn has not come; fields as the arguments of `Connections.send`."""
+
     message: Callable[[], bytes | None]
     receive: Callable[[HttpResponse | Exception], None]
-    data: bytes = b""
-    resent: bool = False
 
 
 class Connections:
@@ -61,7 +68,7 @@ class Connections:
         self._most, self.seconds = most, seconds
         self._open = self._under_way = 0
         self._idle: list[_Connection] = []
-        self._waiting: deque[_Exchange] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._all: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.loop = uvloop.new_event_loop()
@@ -73,10 +80,11 @@ class Connections:
         """Send a request as soon as a connection is free; both functions are called on the thread of the loop.
 
         Args:
-            message: returns the request's bytes; None where it is not to be sent any more
+            message: called when it is the request's turn; returns its bytes, or None where it is not to be sent any
+                more, and nobody waits for what became of it
             receive: takes the response, or an OSError or ValueError where there is none
         """
-        self.loop.call_soon_threadsafe(self._begin, _Exchange(message, receive))
+        self.loop.call_soon_threadsafe(self._begin, _Waiting(message, receive))
 
     def close(self) -> None:
         """Wait for the responses of what was sent, then close the connections."""
@@ -87,18 +95,21 @@ class Connections:
 
     # The thread.
 
-    def _begin(self, exchange: _Exchange) -> None:
+    def _begin(self, request: _Waiting) -> None:
         self._under_way += 1
-        self._assign(exchange)
+        self._waiting.append(request)
+        self._assign()
 
-    def _assign(self, exchange: _Exchange) -> None:
-        """Give a request to a connection, or let it wait for one."""
-        if self._idle:
-            self._idle.pop().send(exchange)
-        elif self._open < self._most:
-            self._begin_connection(exchange)
-        else:
-            self._waiting.append(exchange)
+    def _assign(self) -> None:
+        """Give requests that wait to connections that are idle, or that may be opened."""
+        while self._waiting and (self._idle or self._open < self._most):
+            request = self._waiting.popleft()
+            if (data := request.message()) is None:
+                self._count_off()
+            elif self._idle:
+                self._idle.pop().send(_Exchange(data, request.receive))
+            else:
+                self._begin_connection(_Exchange(data, request.receive))
 
     def _begin_connection(self, exchange: _Exchange) -> None:
         self._open += 1
@@ -116,25 +127,29 @@ class Connections:
             self.end(exchange, error)
             self._vacate()
             return
-        connection.send(exchange)
+        if connection in self._all:
+            connection.send(exchange)
+        else:  # closed before its first request, and its place is another's already
+            self.end(exchange, ConnectionResetError(_CLOSED))
 
     def opened(self, connection: _Connection) -> None:
         self._all.add(connection)
 
-    def end(self, exchange: _Exchange, found: HttpResponse | Exception | None) -> None:
-        """Hand over what became of a request; None where nobody waits for it."""
+    def end(self, exchange: _Exchange, found: HttpResponse | Exception) -> None:
+        """Hand over what became of a request."""
+        self._count_off()
+        exchange.receive(found)
+
+    def _count_off(self) -> None:
+        """Count a request that is not under way any more."""
         self._under_way -= 1
-        if found is not None:
-            exchange.receive(found)
         if not self._under_way:
             self._done.set()
 
     def release(self, connection: _Connection) -> None:
         """Take a connection that is free for the next request."""
-        if self._waiting:
-            connection.send(self._waiting.popleft())
-        else:
-            self._idle.append(connection)
+        self._idle.append(connection)
+        self._assign()
 
     def lost(self, connection: _Connection, exchange: _Exchange | None, again: bool) -> None:
         """Forget a connection that was closed, and what it was sent.
@@ -158,8 +173,7 @@ class Connections:
     def _vacate(self) -> None:
         """Let the next request that waits have the place of a connection that is no more."""
         self._open -= 1
-        if self._waiting:
-            self._assign(self._waiting.popleft())
+        self._assign()
 
     async def _drained(self) -> None:
         self._done.clear()
@@ -180,27 +194,22 @@ class _Connection(asyncio.Protocol):
         self._connections = connections
         self._exchange: _Exchange | None = None
         self._answered = 0
-        self._lost = False
         self._begin()
 
     def _begin(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._heard = False
+        self._begin_response()
+
+    def _begin_response(self) -> None:
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self._heard = False
+        self._ends_with_connection = False
 
     def send(self, exchange: _Exchange) -> None:
-        data = exchange.data or exchange.message()
-        if data is None:
-            self._connections.end(exchange, None)
-            self._connections.release(self)
-            return
-        if self._lost:
-            self._connections.end(exchange, ConnectionResetError(_CLOSED))
-            return
-        exchange.data, self._exchange = data, exchange
+        self._exchange = exchange
         self._timer = self._connections.loop.call_later(self._connections.seconds, self._late)
-        self._transport.write(data)
+        self._transport.write(exchange.data)
 
     def close(self) -> None:
         self._transport.close()
@@ -217,8 +226,11 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(ValueError(f"the server's response is no HTTP: {error}"))
 
+    def eof_received(self) -> None:
+        if self._ends_with_connection:
+            self.on_message_complete()
+
     def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
         exchange = self._taken()
         self._connections.lost(self, exchange, again=self._answered > 0 and not self._heard)
 
@@ -227,12 +239,16 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
+    def on_headers_complete(self) -> None:
+        # HTTP/1.0 has no other way where the length is not known beforehand, and HTTP/1.1 has this one too.
+        self._ends_with_connection = self._headers.keys().isdisjoint(("content-length", "transfer-encoding"))
+
     def on_body(self, body: bytes) -> None:
         self._body += body
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < http.client.OK:  # a final response follows
-            self._headers, self._body = {}, bytearray()
+            self._begin_response()
             return
         if (exchange := self._taken()) is None:
             return

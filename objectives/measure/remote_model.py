@@ -115,7 +115,7 @@ class RemoteModel:
                 if response.status != http.client.OK:
                     raise ValueError(f"status {response.status}, {_text(body)}")
                 return tuple(RemoteInput(one["name"], one["datatype"]) for one in json.loads(body)["inputs"])
-            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
                 raise InputError(f"--url: {self.url} must be a model that is served, but got: {error}") from error
 
     def _message(self, request: Arrays, result: PendingResult) -> bytes | None:
@@ -124,7 +124,7 @@ class RemoteModel:
             return None
         try:
             header, body = encoded(request)
-        except (ValueError, LookupError, TypeError) as error:
+        except Exception as error:  # whatever it is, the caller waits for it
             result.fail(error)
             return None
         head = (
@@ -137,7 +137,7 @@ class RemoteModel:
         """Give a request its scores, or the reason why there are none."""
         try:
             result.finish(self._scores(found), time.perf_counter_ns())
-        except (OSError, RemoteError, ValueError, LookupError, TypeError) as error:
+        except Exception as error:  # whatever it is, the caller waits for it
             result.fail(error)
 
     def _scores(self, found: HttpResponse | Exception) -> Scores:
@@ -179,8 +179,10 @@ def decoded(body: bytes, header_length: str | None) -> Scores:
 
 
 def _text(body: bytes) -> str:
-    """Return a server's words for an error, in one line."""
+    """Return a server's words for an error, in one line; all of its response where they are not where the protocol has
+    them."""
     text = body.decode(errors="replace")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        text = json.loads(text)["error"]
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        error = json.loads(text)["error"]
+        text = error if isinstance(error, str) else text
     return " ".join(text.split())[:_SHOWN]

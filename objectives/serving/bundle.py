@@ -102,7 +102,7 @@ class Bundle:
     @property
     def version(self) -> str:
         """A digest of the manifest, and so of every file's content."""
-        return digest(self.manifest)[:_VERSION_DIGITS]
+        return _version(self.manifest)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -212,11 +212,7 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: a file is missing, was changed, is a link or none of a bundle's.
     """
-    plain = read_manifest(folder)
-    try:
-        manifest = from_plain(Manifest, plain)
-    except ValueError as error:
-        raise BundleError(f"BUNDLE: {folder / MANIFEST} must be a bundle's manifest, but got {error}") from error
+    manifest = _manifest(folder)
     check_sums(folder, (CANDIDATE,), manifest.files)
     try:
         candidate = from_plain(Candidate, json.loads((folder / CANDIDATE).read_text()))
@@ -224,6 +220,27 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"BUNDLE: {folder / CANDIDATE} must be a candidate, but got {error}") from error
     check_model(folder, candidate.placement, manifest.files)
     return Bundle(folder, candidate, manifest)
+
+
+def read_version(folder: Path) -> str:
+    """Return the version that a bundle's manifest gives it, whether or not its other files are what the manifest says.
+
+    Raises:
+        BundleError: the manifest cannot be read.
+    """
+    return _version(_manifest(folder))
+
+
+def _manifest(folder: Path) -> Manifest:
+    plain = read_manifest(folder)
+    try:
+        return from_plain(Manifest, plain)
+    except ValueError as error:
+        raise BundleError(f"BUNDLE: {folder / MANIFEST} must be a bundle's manifest, but got {error}") from error
+
+
+def _version(manifest: Manifest) -> str:
+    return digest(manifest)[:_VERSION_DIGITS]
 
 
 def open_verified(folder: Path, placed: Callable[[Placement], Placement] | None = None) -> tuple[Bundle, Pool, float]:

@@ -69,9 +69,9 @@ def mean_interval(series: Sequence[BatchMeans], confidence: float = 0.95) -> tup
     Between two looks the interval stays what it was.
 
     Args:
-        series: of the same kind, such as those of several servers; their means are weighted by their values, and a look
-            at any of them counts as one. Their errors are added as if they had the same cause, such as a machine that
-            they share
+        series: of the same kind, such as those of several servers; their means are those of their last looks, and
+            weighted by the number of values then. A look at any of them counts as one. Their errors are added as if
+            they had the same cause, such as a machine that they share
     """
     seen = [one for one in series if one.looks]
     if not seen:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from objectives.arrays import Array, Arrays
 from objectives.errors import InputError, one_line
-from objectives.serving.bundle import read_bundle
+from objectives.serving.bundle import read_version
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.ranker import Ranker
 from objectives.shadow.pair import Pair
@@ -129,8 +129,7 @@ class _Shadowing:
             BundleError: the challenger cannot be used.
             _SameBundleError: both are the same.
         """
-        self._state = ShadowState(champion.bundle.version, "unknown").counted(self._setup.lost.counts)
-        challenger = read_bundle(self._setup.challenger).version
+        challenger = _named(self._setup.challenger)
         if challenger == champion.bundle.version:
             raise _SameBundleError("it is the champion already")
         before = _earlier(self._setup.state)
@@ -173,6 +172,14 @@ class _Shadowing:
             self._connection.send(summarize(self._state))
         end = time.monotonic()
         self._publish_at, self._changed = end + max(_PUBLISH_SECONDS, (end - start) / _PUBLISH_SHARE), False
+
+
+def _named(challenger: Path) -> str:
+    """Return the name of a challenger in its state, whether or not it can be used."""
+    try:
+        return read_version(challenger)
+    except BundleError:
+        return str(challenger)
 
 
 def _earlier(path: Path) -> ShadowState | None:

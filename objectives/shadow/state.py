@@ -65,7 +65,8 @@ class Lost:
 class ShadowState:
     """State of a comparison of a challenger with a champion.
 
-    champion, challenger: versions, digests of the bundles' manifests
+    champion, challenger: versions, digests of the bundles' manifests; the folder of a challenger whose manifest cannot
+        be read
     seconds: of shadowing
     champion_ms, challenger_ms: times of the newest requests that were timed, in the order of their runs
     log_p95_ratios: logarithm of the ratio of both models' p95, challenger over champion, of each window: of the same

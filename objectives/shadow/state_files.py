@@ -16,7 +16,8 @@ class OwnFile:
     """A file of a folder that no other server writes, from its claim until it is closed.
 
     Files are named by the machine and a number, the first one that no running server of this machine has: a server that
-    is restarted goes on where it, or another one, has ended.
+    is restarted there goes on where it, or another one, has ended. On a machine of another name, as that of a new pod,
+    it begins a new one, and the old one stays.
     """
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
@@ -50,7 +51,8 @@ class OwnFile:
 
 
 def read_states(folder: Path) -> tuple[ShadowState, ...]:
-    """Read the states of all servers, in the order of their files' names; none where there is no folder.
+    """Read the states of all servers, of those that have ended too, in the order of their files' names; none where
+    there is no folder.
 
     Raises:
         InputError: a file holds something else.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -113,7 +113,7 @@ class Promotion:
         """Hold the evidence to the policy; a challenger that is the champion already keeps it."""
         if champion.version == challenger.version:
             return PromotionVerdict(outcome="promoted", conditions=(), shadow=None, broken=None)
-        summary, pair = _evidence(self.states, champion.version, challenger.version)
+        summary, pair = _evidence(self.states, champion, challenger)
         conditions = (pair, *shadow_conditions(self.policy, summary))
         most = self.policy.max_loss
         if most is not None and all(condition.holds for condition in conditions):
@@ -139,17 +139,17 @@ def told(found: PromotionVerdict) -> str:
     return "; ".join(f"{condition.name} {condition.value}" for condition in found.conditions[1:])
 
 
-def _evidence(states: Path, champion: str, challenger: str) -> tuple[ShadowSummary, Condition]:
+def _evidence(states: Path, champion: Bundle, challenger: Bundle) -> tuple[ShadowSummary, Condition]:
     """Return the summary of all servers' states of these two, and the condition that there is one; else the summary of
     no request.
     """
-    found, wanted = read_states(states), f"{challenger} beside {champion}"
-    pairs = [f"{state.challenger} beside {state.champion}" for state in found]
-    same = [state for state, pair in zip(found, pairs, strict=True) if pair == wanted]
+    found, wanted = read_states(states), f"{challenger.version} beside {champion.version}"
+    # A server that cannot read a challenger's manifest knows its folder alone.
+    names = (challenger.version, str(challenger.folder))
+    same = [state for state in found if state.champion == champion.version and state.challenger in names]
     if same:
         return summarize(*same), Condition("shadowed", wanted, wanted, True)
-    value = ", ".join(dict.fromkeys(pairs)) or f"nothing yet: {states} is written by leanrec serve --challenger"
-    # A challenger whose files cannot be read has no version.
-    unread = (state.unusable for state in found if (state.champion, state.challenger) == (champion, "unknown"))
-    none = replace(ShadowState(champion, challenger), unusable=next(unread, None))
+    pairs = dict.fromkeys(f"{state.challenger} beside {state.champion}" for state in found)
+    value = ", ".join(pairs) or f"nothing yet: {states} is written by leanrec serve --challenger"
+    none = ShadowState(champion.version, challenger.version)
     return summarize(none), Condition("shadowed", wanted, value, False)

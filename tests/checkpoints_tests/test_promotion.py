@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from objectives.held_out_rows import HeldOut, write_held_out
 from objectives.records import Artifact, Prepared, Quality
 from objectives.serving.bundle import read_bundle
 from objectives.shadow.batch_means import BATCHES, BatchMeans
-from objectives.shadow.state import Counts, ShadowState, write_state
+from objectives.shadow.process import Setup, _Shadowing
+from objectives.shadow.state import Counts, Lost, write_state
 from search.checkpoints.held_out_loss import held_out_loss
 from search.checkpoints.promotion import Evaluate, Promotion
 from search.checkpoints.promotion_policy import PromotionPolicy
@@ -110,12 +112,27 @@ def test_a_challenger_whose_files_changed_is_refused(
     assert aliased(found) == {"champion": "1", "challenger": "2"}
 
 
-def test_a_challenger_that_cannot_be_read_by_the_server_is_refused_with_its_reason(home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+def test_a_challenger_that_a_server_cannot_read_is_refused_and_the_next_one_is_not(
+    name: str, home: Home, tmp_path: Path
+) -> None:
+    """The file is whole again when the promotion looks, as where the server's copy alone is broken."""
     found, champion, _ = rivals(home, tmp_path)
-    folder = home.shadow_states("toy")
-    write_state(ShadowState(read_bundle(champion).version, "unknown", unusable="a byte changed"), folder / "a-0.json")
-    refused = _promotion(found, folder, unknown).promote()
-    assert refused.outcome == "refused" and "a byte changed" in refused.reason
+    version = found.version("challenger")
+    assert version is not None
+    folder, states = found.folder(version), home.shadow_states("toy")
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-1] + b"x")
+    ours, theirs = Pipe()
+    with ours, theirs:
+        _Shadowing(theirs, Setup(champion, folder, states / "a-0.json", Lost(Counts(dropped=1)), 5.0)).run()
+    (folder / name).write_bytes(whole)
+    refused = _promotion(found, states, unknown).promote()
+    assert refused.outcome == "refused" and f"{name} was changed" in refused.reason
+    assert refused.shadow is not None and refused.shadow.counts == Counts(dropped=1)
+    found.challenge(write_toy(tmp_path / "next", seed=2), "another hash", {})
+    undecided = _promotion(found, states, unknown).promote()
+    assert undecided.outcome == "undecided" and "was changed" not in undecided.reason
 
 
 @pytest.mark.parametrize("wrong", ["study", "state", "no state", "name"])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
         return self._say(200, {"outputs": [{"name": "s", "datatype": "FP64", "shape": [len(items)], "data": data}]})
 
     def _say(self, status: int, answer: object) -> None:
-        body = json.dumps(answer).encode()
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -105,6 +106,56 @@ def test_an_overloaded_server_refuses_and_others_fail_in_one_line(slow: str, ser
         assert remote.submit({"item": np.array([4])}).result().tolist() == [8.0], "the connection serves the next one"
     with RemoteModel(server.url) as remote, pytest.raises(RemoteError, match=r"status 400: .*item"):
         remote.submit({"user": np.array([1])}).result()
+
+
+class Odd(Slow):
+    """A server whose errors are in no words of the protocol; `path` of the metadata says which."""
+
+    def do_GET(self) -> None:
+        if (status := int(self.path.rpartition("/")[2])) == 200:
+            return super().do_GET()
+        return self._say(status, {"error": {"message": "no such  model"}})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say(500, self.answers.pop(0))
+
+    answers: ClassVar[list[object]] = []
+
+
+@pytest.fixture
+def odd() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v2/models/odd/versions"
+        server.shutdown()
+
+
+def test_a_servers_error_is_told_however_it_is_written(odd: str) -> None:
+    cases: list[tuple[object, str]] = [
+        ({"error": {"message": "no  room"}}, '{"error": {"message": "no room"}}'),
+        ({"error": None}, '{"error": null}'),
+        ({"error": 5}, '{"error": 5}'),
+        ({"error": "plain"}, "plain"),
+        (["error"], '["error"]'),
+        (100_000 * b"[", "[[["),
+    ]
+    Odd.answers[:] = [answer for answer, _ in cases]
+    with RemoteModel(f"{odd}/200") as remote:
+        for _, words in cases:
+            error = remote.submit({"item": np.array([1])}).exception(SOON)
+            assert isinstance(error, RemoteError) and error.status == 500 and f"500: {words}" in str(error)
+    with pytest.raises(InputError, match=r'status 404, \{"error": \{"message": "no such model"\}\}$'):
+        RemoteModel(f"{odd}/404")
+
+
+def test_a_request_that_cannot_be_written_fails_alone_and_one_that_is_cancelled_hinders_no_other(slow: str) -> None:
+    odd: Any = {"item": [1, 2]}
+    with RemoteModel(slow, connections=1) as remote:
+        first, cancelled, wrong = remote.submit({"item": np.array([4])}), *(remote.submit(odd) for _ in range(2))
+        cancelled.cancel()
+        assert isinstance(wrong.exception(SOON), AttributeError)
+        assert first.result(SOON).tolist() == remote.submit({"item": np.array([4])}).result(SOON).tolist() == [8.0]
 
 
 class Together(Slow):
