@@ -211,7 +211,7 @@ def _transport_ms(
     service: Callable[[Option], ServiceTime],
 ) -> float:
     """Measure the milliseconds that a request takes on a server beyond the pool's simulated time, one at a time."""
-    apart = _simulated(static, KPA, np.arange(len(rows)) * APART_SECONDS, rows, service).latency_ms
+    apart = _simulated(static, KPA, APART_SECONDS * np.arange(len(rows), dtype=np.float64), rows, service).latency_ms
     served = alone_ms(settings, static, requests)
     answered = np.isfinite(served) & np.isfinite(apart)
     if not answered.any():
