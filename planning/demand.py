@@ -16,13 +16,13 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, eq=False)
 class Demand:
-    """Requests that arrived in consecutive phases.
+    """Requests of consecutive phases: those that arrived, or that are expected.
 
-    counts: (phases,), 0 or more
+    counts: (phases,), 0 or more; whole numbers where they were counted
     start_s: seconds since the epoch of the first phase, None where the log does not tell
     """
 
-    counts: Counts
+    counts: Floats
     phase_seconds: float
     start_s: float | None = None
 
@@ -44,9 +44,9 @@ class Demand:
         return max(1, round(DAY_SECONDS / self.phase_seconds))
 
     def at_rate(self, mean_rps: float) -> Demand:
-        """Return the demand, which has requests, scaled to a mean rate."""
+        """Return the demand, which has requests, scaled to a mean rate; its counts are expectations, not rounded."""
         factor = mean_rps / float(self.rates_rps.mean())
-        return Demand(np.rint(self.counts * factor).astype(np.int64), self.phase_seconds, self.start_s)
+        return Demand(self.counts * factor, self.phase_seconds, self.start_s)
 
     def split(self, phases: int) -> tuple[Demand, Demand]:
         """Return the first so many phases, and the others."""
@@ -94,7 +94,7 @@ def demand_of(log: RequestLog, phase_seconds: float) -> Demand:
     if phases < 1:
         raise ValueError(f"A log is one phase of {phase_seconds:g} s or longer, but got {log.seconds[-1]:g} s.")
     numbers = (log.seconds / phase_seconds).astype(np.int64)
-    return Demand(np.bincount(numbers, minlength=phases)[:phases].astype(np.int64), phase_seconds, log.start_s)
+    return Demand(np.bincount(numbers, minlength=phases)[:phases].astype(np.float64), phase_seconds, log.start_s)
 
 
 def unit_gaps(seconds: Floats, phase_seconds: float) -> Floats:

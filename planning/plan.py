@@ -113,7 +113,7 @@ def backtest_policies(
     """Judge every policy on the held-out end of a trace; what it knows lies before."""
     known = split_phases(len(demand), terms)
     before, after = demand.split(known)
-    selected = select(before.counts.astype(np.float64), demand.per_day, terms.horizon + LEAD)
+    selected = select(before.counts, demand.per_day, terms.horizon + LEAD)
     say(f"forecast: {selected.model.name}, pinball loss {selected.scores[0].pinball:.3f} of the mean")
     forecasts: list[Forecast] = []
     plans = planned(tables, before, after, selected, terms.limits, terms.horizon, forecasts.append)
@@ -151,7 +151,7 @@ def _judged(
     return found
 
 
-def _errors(forecasts: Sequence[Forecast], counts: Counts) -> tuple[dict[float, float], float]:
+def _errors(forecasts: Sequence[Forecast], counts: Floats) -> tuple[dict[float, float], float]:
     """Return the coverage of each quantile and the MAPE of forecasts of consecutive phases."""
     expected = np.concatenate([each.expected for each in forecasts])
     some = counts > 0
@@ -162,7 +162,7 @@ def _errors(forecasts: Sequence[Forecast], counts: Counts) -> tuple[dict[float, 
 
 def plan_ahead(tables: Sequence[CapacityTable], demand: Demand, selected: Selected, terms: Terms) -> PhasePlans:
     """Plan the phases that follow a demand, from its forecast."""
-    found = forecast(selected, demand.counts.astype(np.float64), terms.horizon)
+    found = forecast(selected, demand.counts, terms.horizon)
     rates = found.quantiles[terms.limits.headroom] / demand.phase_seconds
     return schedule(tables, found.expected, rates, demand.phase_seconds, terms.limits)
 
@@ -179,6 +179,6 @@ def make_plan(
     """
     demand = demand_of(log, terms.phase_seconds)
     backtested = backtest_policies(tables, trace, demand, terms, say)
-    selected = select(demand.counts.astype(np.float64), demand.per_day, terms.horizon + LEAD)
+    selected = select(demand.counts, demand.per_day, terms.horizon + LEAD)
     start_s = None if demand.start_s is None else demand.start_s + len(demand) * demand.phase_seconds
     return Planned(plan_ahead(tables, demand, selected, terms), selected, backtested, start_s)

@@ -145,7 +145,7 @@ def planned(
         horizon: phases of a part, at most a day
         seen: is given the forecast of each part
     """
-    history = np.concatenate([before.counts, after.counts]).astype(np.float64)
+    history = np.concatenate([before.counts, after.counts])
 
     def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
         until = len(before) + start - LEAD
@@ -161,11 +161,10 @@ def planned(
 
 def oracle(tables: Sequence[CapacityTable], after: Demand, limits: Limits, horizon: int) -> PhasePlans:
     """Plan the phases of a demand from their own counts."""
-    counts = after.counts.astype(np.float64)
 
     def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
         rates = after.rates_rps[start:end]
-        return schedule(tables, counts[start:end], rates, after.phase_seconds, limits, serving)
+        return schedule(tables, after.counts[start:end], rates, after.phase_seconds, limits, serving)
 
     return by_parts(len(after), horizon, part)
 

@@ -36,9 +36,8 @@ class WeeklyProfile:
             raise ValueError("A profile has means of 0 or more and p95s of at least the mean, but got others.")
 
     def demand(self, phase_seconds: float) -> Demand:
-        """Return the week in phases, at the mean rates."""
-        expected = self.mean_rps[hours_of_phases(phase_seconds)] * phase_seconds
-        return Demand(np.rint(expected).astype(np.int64), phase_seconds)
+        """Return the requests that are expected in the phases of a week, at the mean rates."""
+        return Demand(self.mean_rps[hours_of_phases(phase_seconds)] * phase_seconds, phase_seconds)
 
 
 def hours_of_phases(phase_seconds: float) -> Counts:

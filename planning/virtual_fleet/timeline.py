@@ -17,10 +17,10 @@ from planning.virtual_fleet.incidents import FleetSpec
 class Cause(IntEnum):
     """Cause of a machine's state; its number is part of the seed of its random times."""
 
-    FAILURE = 0
-    SLOW = 1
-    DEPLOYMENT = 2
-    OUTAGE = 3
+    FAILURE = 1
+    SLOW = 2
+    DEPLOYMENT = 3
+    OUTAGE = 4
 
 
 class MachineEvent(NamedTuple):
@@ -65,13 +65,14 @@ def _events(spec: FleetSpec, end_s: float, seed: int) -> Iterator[MachineEvent]:
     outages = _outages(spec, end_s, seed)
     for kind, count in enumerate(spec.counts):
         for number in range(count):
-            key = (seed, kind, number)
             if (failures := incidents.failures) is not None:
-                spans = _alternating(failures.mtbf_s, failures.mttr_s, end_s, (*key, Cause.FAILURE))
+                random = _random(seed, kind, number, Cause.FAILURE)
+                spans = _alternating(failures.mtbf_s, failures.mttr_s, end_s, random)
                 yield from _as_events(spans, machine, Cause.FAILURE)
             if (slow := incidents.slow) is not None:
                 normal_s = slow.episode_s * (1 - slow.share) / slow.share
-                spans = _alternating(normal_s, slow.episode_s, end_s, (*key, Cause.SLOW))
+                random = _random(seed, kind, number, Cause.SLOW)
+                spans = _alternating(normal_s, slow.episode_s, end_s, random)
                 yield from _as_events(spans, machine, Cause.SLOW)
             if outages:
                 yield from _as_events(outages[number % len(outages)], machine, Cause.OUTAGE)
@@ -83,12 +84,21 @@ def _outages(spec: FleetSpec, end_s: float, seed: int) -> list[list[tuple[float,
     zones = spec.incidents.zones
     if zones is None:
         return []
-    return [_alternating(zones.mtbf_s, zones.mttr_s, end_s, (seed, zone, Cause.OUTAGE)) for zone in range(zones.count)]
+    streams = [_random(seed, 0, zone, Cause.OUTAGE) for zone in range(zones.count)]
+    return [_alternating(zones.mtbf_s, zones.mttr_s, end_s, random) for random in streams]
 
 
-def _alternating(off_s: float, on_s: float, end_s: float, key: tuple[int, ...]) -> list[tuple[float, float]]:
+def _random(seed: int, kind: int, number: int, cause: Cause) -> np.random.Generator:
+    """Return the random numbers of a cause on a machine of a kind, or on a zone.
+
+    numpy pads seeds with zeros: keys have one length and end in a cause above 0, so that no two are the same and none
+    is the seed alone.
+    """
+    return np.random.default_rng((seed, kind, number, cause))
+
+
+def _alternating(off_s: float, on_s: float, end_s: float, random: np.random.Generator) -> list[tuple[float, float]]:
     """Return the spans in which an alternating process of exponential times is on, from its stationary state."""
-    random = np.random.default_rng(key)
     on = random.random() < on_s / (on_s + off_s)
     now, spans = 0.0, []
     while now < end_s:

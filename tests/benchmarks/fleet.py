@@ -67,7 +67,7 @@ def compare(machines: int, policy: str, utilisation: float, seed: int) -> tuple[
     """Return the approximated and the exact outcome of an hour, and the seconds of the latter."""
     spec, objective = eventful_hour(machines, policy), Objective(500.0)
     table = LatencyTable(spec, ROWS, objective, seed)
-    demand = Demand(np.array([round(utilisation * machines * table.saturated_rps * HOUR)]), HOUR)
+    demand = Demand(np.array([utilisation * machines * table.saturated_rps * HOUR]), HOUR)
     began = time.perf_counter()
     simulated = exact(spec, demand, ROWS, table, objective, seed)
     took = time.perf_counter() - began
@@ -117,7 +117,7 @@ def print_week(machines: int, rate_rps: float, policy: str, tolerated: float | N
     )
     spec = one_kind(machines, policy, incidents, 0.02, 8)
     rates = minute_rates(WeekSettings(weeks=1, surge=1.5), seed)
-    demand = Demand(np.rint(60 * rates * 1000).astype(np.int64), 60.0).at_rate(rate_rps)
+    demand = Demand(60 * rates, 60.0).at_rate(rate_rps)
     began = time.perf_counter()
     objective = Objective(10.0)
     table = LatencyTable(spec, ROWS, objective, seed)

@@ -95,6 +95,33 @@ def test_what_is_left_out_or_added_changes_nothing_else() -> None:
     assert machine_events(calm, WEEK, 3) == [e for e in machine_events(few, WEEK, 3) if e.cause is not Cause.FAILURE]
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_no_two_causes_have_the_same_random_numbers(seed: int) -> None:
+    """Failures, slow episodes and outages of equal mean times: an outage is shared by its zone, nothing else is shared,
+    and no stream is that of the seed alone.
+    """
+    same = Incidents(Failures(HOUR, HOUR), SlowMachines(0.5, 0.5, HOUR), None, Zones(4, HOUR, HOUR))
+    streams: dict[float, set[tuple[Cause, int]]] = {}
+    for event in machine_events(fleet(4, 4, incidents=same), WEEK, seed):
+        number = event.machine % 4 if event.cause is Cause.OUTAGE else event.machine
+        streams.setdefault(event.at_s, set()).add((event.cause, number))
+    streams.pop(0.0)
+    assert all(len(of) == 1 for of in streams.values()) and len(set().union(*streams.values())) == 20
+    random = np.random.default_rng(seed)
+    random.random()
+    assert random.exponential(HOUR) not in streams
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_machines_that_are_added_leave_the_others_in_rotation(machines: int, more: int, seed: int) -> None:
+    incidents = dataclasses.replace(ALL, deployments=None)
+    few, many = (fleet_timeline(fleet(n, incidents=incidents), WEEK, seed) for n in (machines, machines + more))
+    at = np.searchsorted(few.starts_s, many.starts_s, side="right") - 1
+    for up_few, up_many in ((few.healthy[at], many.healthy), (few.slow[at], many.slow)):
+        assert np.all(up_few <= up_many) and np.all(up_many <= up_few + more)
+
+
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=5).filter(any), st.integers(0, 500))
 def test_seats_are_apportioned(weights: list[int], seats: int) -> None:
     found = apportioned(np.array(weights), seats)

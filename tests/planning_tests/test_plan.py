@@ -72,7 +72,7 @@ def test_static_choices_keep_the_loss() -> None:
 def hourly(days: int, seed: int = 0) -> Demand:
     hours = np.arange(days * 24)
     means = 3600 * (20 + 15 * np.sin(2 * np.pi * hours / 24))
-    return Demand(np.random.default_rng(seed).poisson(means), PHASE_S, 0.0)
+    return Demand(np.random.default_rng(seed).poisson(means).astype(float), PHASE_S, 0.0)
 
 
 def test_a_plan_sees_nothing_of_what_it_plans_for() -> None:

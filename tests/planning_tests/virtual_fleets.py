@@ -45,4 +45,4 @@ def table_of(spec: FleetSpec, seed: int = 0) -> LatencyTable:
 def flat(rate_rps: float, hours: int = 1, phase_s: float = HOUR) -> Demand:
     """A demand of one rate."""
     phases = round(hours * HOUR / phase_s)
-    return Demand(np.full(phases, round(rate_rps * phase_s), np.int64), phase_s)
+    return Demand(np.full(phases, rate_rps * phase_s), phase_s)

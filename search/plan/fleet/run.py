@@ -128,10 +128,8 @@ def _demand(log: RequestLog | None, request: FleetRequest) -> Demand:
     if not found.counts.any():
         raise ConfigError("--trace, --profile: must have a request in a phase, but has none")
     found = found if request.rate_rps is None else found.at_rate(request.rate_rps)
-    if request.exact and found.counts.sum() > _MOST_EXACT:
-        raise ConfigError(
-            f"--exact: must be of at most {_MOST_EXACT:,} requests, but the traffic has {found.counts.sum():,}"
-        )
+    if request.exact and (requests := float(found.counts.sum())) > _MOST_EXACT:
+        raise ConfigError(f"--exact: must be of at most {_MOST_EXACT:,} requests, but the traffic has {requests:,.0f}")
     return found
 
 
@@ -157,7 +155,11 @@ def _scenarios(
 ) -> Iterator[Scenario]:
     def evaluate(fleet: FleetSpec) -> FleetOutcome:
         if request.exact:
-            return exact(fleet, demand, rows, table, objective, request.seed)
+            found = exact(fleet, demand, rows, table, objective, request.seed)
+            if not found.requests:
+                expected = significant(float(demand.counts.sum()))
+                raise ConfigError(f"--exact: must be of a request or more, but drew none where {expected} are expected")
+            return found
         return approximate(fleet, demand, table, objective, request.seed)
 
     for scenario in scenarios(spec, evaluate, request.tolerated):
