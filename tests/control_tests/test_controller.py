@@ -74,6 +74,7 @@ def test_a_surge_starts_a_panic_when_the_mean_of_the_panic_window_is_twice_the_c
     last_seen = max(d.now_s for d in found if d.panic_rps >= 34)
     down = next(d for d in found if d.now_s > 140 and d.reason is Reason.CALM)
     assert down.now_s >= last_seen + 60 and found[-1].option == 0
+    assert {decision.correction for decision in found} == {1.0}, "more arrived than was to be served"
 
 
 def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
@@ -82,6 +83,7 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
     found = play(plan, WINDOWS, [10] * 110, [0] * 100 + [83] * 5 + [84] * 5)
     up = first(found, Reason.PANIC)
     assert (up.now_s, up.panic_rps) == (106, pytest.approx(24))
+    assert up.correction == 1.5, "no more arrived than was to be served"
 
 
 def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:

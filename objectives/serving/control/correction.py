@@ -73,6 +73,11 @@ class Correction:
         from_s = now.now_s + settle_s
         return Correction(self.factor, from_s, until_idle, from_s, now.ended, now.late)
 
+    def grown(self, now: Answers, most: float, settle_s: float) -> Correction:
+        """Return the correction with a larger factor, as far as that makes a difference, and without evidence."""
+        factor = max(self.factor, min(self.factor * _UP, most))
+        return replace(self, factor=factor).begun_again(now, settle_s)
+
 
 def correct(before: Correction, now: Answers, terms: Terms, explained: bool, most: float) -> Correction:
     """Return the correction after a tick in which nothing else was about to serve.
@@ -94,7 +99,7 @@ def correct(before: Correction, now: Answers, terms: Terms, explained: bool, mos
     shares = (*before.shares, share)
     whole = now.now_s - before.from_s >= terms.stable_s and len(shares) >= _WHOLE
     if before.factor < most and (_clearly_late(shares, allowed) or (whole and _surely_late(shares, allowed))):
-        return replace(before, factor=min(before.factor * _UP, most)).begun_again(now, terms.settle_s)
+        return before.grown(now, most, terms.settle_s)
     if not whole:
         return replace(before, batch_s=now.now_s, ended=now.ended, late=now.late, shares=shares)
     factor = max(1.0, before.factor * _DOWN) if fmean(shares) < allowed / 2 else before.factor
