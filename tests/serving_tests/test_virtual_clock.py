@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simpy
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -205,6 +205,9 @@ def test_it_serves_as_a_second_model_of_the_same_rules(
         admission=admission,
     )
     sizes, due = [size for size, _ in schedule], np.cumsum([gap for _, gap in schedule]).tolist()
+    if placement.batching is not None:
+        # A request that comes at the very end of a wait may join the batch or not: no rule says which.
+        assume(1000 * placement.batching.wait_us not in np.subtract.outer(due, due))
     service = by_rows if placement.split_rows is None else alone
     found, model = simulate(placement, sizes, due, service), Model(placement, sizes, due, service)
     assert np.flatnonzero(found.refused).tolist() == sorted(model.refused)
