@@ -59,7 +59,7 @@ def test_every_path_gives_the_scores_of_the_pool(found: dict[str, Any], bundle: 
         ("other datatype", 400, "INT64"),
         ("unknown output", 400, "must be one of scores"),
         ("no such metadata", 404, "must be toy"),
-        ("no configuration", 404, "Not Found"),
+        ("no configuration", 404, "must be one of the protocol's"),
     ],
 )
 def test_errors_reach_the_client_with_status_and_reason(
