@@ -313,16 +313,18 @@ def test_points_that_are_named_are_bundled_and_the_choice_stays(road: Road, fron
     found = json.loads(out)["bundles"]
     assert [one["trial"] for one in found] == [0, other]
     assert process.returncode == (0 if all(one["bundle"] for one in found) else 1), err
-    assert found[0]["bundle"] == str(road.home / "reports/road/bundles/trial-0")
-    assert found[0]["confirmed"]["loss"] == pytest.approx(0, abs=1e-6)
     for one in found:
-        if one["bundle"]:
-            assert json.loads(road.command("verify", one["bundle"], "--json"))["verified"]
-    (experiment,) = (each for each in client.search_experiments() if each.name == "road")
-    (run,) = client.search_runs(
-        [experiment.experiment_id], "tags.`leanrec.trial` = '0' and tags.`leanrec.role` = 'trial'"
-    )
-    assert "bundle/manifest.json" in {file.path for file in client.list_artifacts(run.info.run_id, "bundle")}
+        if one["bundle"] is None:  # a busy machine may time neither, and test may not show the loss
+            assert one["confirmed"] is None and one["reason"].startswith(("not timed", "loss on test"))
+            continue
+        assert one["bundle"] == str(road.home / f"reports/road/bundles/trial-{one['trial']}")
+        assert json.loads(road.command("verify", one["bundle"], "--json"))["verified"]
+        (experiment,) = (each for each in client.search_experiments() if each.name == "road")
+        role = f"tags.`leanrec.trial` = '{one['trial']}' and tags.`leanrec.role` = 'trial'"
+        (run,) = client.search_runs([experiment.experiment_id], role)
+        assert "bundle/manifest.json" in {file.path for file in client.list_artifacts(run.info.run_id, "bundle")}
+    if found[0]["bundle"]:
+        assert found[0]["confirmed"]["loss"] == pytest.approx(0, abs=1e-6)
     assert client.get_model_version_by_alias("road", "champion").version == champion
     assert json.loads(road.command("front", str(road.study), "--json"))["chosen"] == before
 

@@ -46,8 +46,9 @@ def test_sums_agree_with_all_scores_at_once(seed: int, sizes: list[int], outputs
     spread = np.maximum(spread, 2 * np.finfo(np.float32).eps / 1e-3)
     difference = np.abs(challenger - champion)
     found = added(requests)
-    assert found.mean_difference == pytest.approx((difference.mean(axis=0) / spread).max(), rel=1e-9)
-    assert found.max_difference == pytest.approx((difference.max(axis=0) / spread).max(), rel=1e-9)
+    # A score that is nearly 0 on its own has a spread of float32's resolution, which a ratio shows.
+    assert found.mean_difference == pytest.approx((difference.mean(axis=0) / spread).max(), rel=1e-6)
+    assert found.max_difference == pytest.approx((difference.max(axis=0) / spread).max(), rel=1e-6)
     ranked = [pair for pair in requests if len(pair[0]) >= FEWEST_RANKED]
     assert found.ranked == len(ranked)
     if not ranked:
