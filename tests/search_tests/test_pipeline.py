@@ -304,6 +304,9 @@ def test_a_front_is_planned_with_its_own_curves(road: Road) -> None:
 
 def test_points_that_are_named_are_bundled_and_the_choice_stays(road: Road, front: dict[str, Any]) -> None:
     """Of the baseline, which loses nothing, and of a point whose loss on test may be above the tolerated one."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{road.home}/mlruns/mlflow.db")  # logged models are looked up there
     client = MlflowClient(f"sqlite:///{road.home}/mlruns/mlflow.db")
     champion = client.get_model_version_by_alias("road", "champion").version
     before = json.loads(road.command("front", str(road.study), "--json"))["chosen"]
