@@ -54,7 +54,7 @@ class _Waiting:
 
 
 class Connections:
-    """As many connections as requests are on their way, up to a limit, which stay open."""
+    """Pool of connections that stay open: as many as requests are on their way, up to a limit."""
 
     def __init__(self, host: str, port: int | None, secure: bool, most: int, seconds: float) -> None:
         """Start the thread.
@@ -186,7 +186,7 @@ class Connections:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with one request at a time."""
+    """Connection of the pool, with a request at a time."""
 
     _transport: asyncio.Transport
 

@@ -1,4 +1,4 @@
-"""What each kind of incident costs a fleet, and how many machines it needs, with common random numbers."""
+"""Comparison of a fleet with the same one without a kind of incident, and the machines that each needs."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class _Service:
 
 
 class _Running:
-    """One process of a machine, whose pool is made anew when the machine comes back.
+    """Process of a machine, whose pool is made anew when the machine comes back.
 
     until_ns: when it stopped answering; infinite while it does
     sent: numbers of the requests of its pool

@@ -19,7 +19,7 @@ NEAR_SATURATION = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class FleetHour(LatencySummary):
-    """One hour, or the part of it that the demand has.
+    """Hour of an outcome, or the part of it that the demand has.
 
     in_rotation, slow, deploying: machines in the mean; slow ones are in rotation
     utilisation: mean over the requests of the rate over what saturates the machines in rotation, None where no request

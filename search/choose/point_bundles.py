@@ -39,7 +39,7 @@ def planned_trials(plan: Json, study: str) -> set[int]:
     try:
         planned, trials = plan["study"], {phase["trial"] for phase in plan["phases"]}
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"--plan: must be a plan.json of leanrec plan, but it lacks {error}") from error
+        raise ConfigError("--plan: must be a plan.json of leanrec plan, but it lacks its study or a trial") from error
     if planned != study:
         raise ConfigError(f"--plan: must be of the study {study!r}, but is of {planned!r}")
     return trials

@@ -35,18 +35,20 @@ class Panel:
     axis: Description = field(default_factory=dict)
 
 
-def panels_figure(places: Sequence[object], panels: Sequence[Panel]) -> Description:
-    """Draw panels above one another, the first on top, over one axis of numbers or times."""
+def panels_figure(places: Sequence[object], panels: Sequence[Panel], title: str | None = None) -> Description:
+    """Draw panels above one another, the first on top, over one axis of numbers or times, with its title."""
     gap = 0.09
     height = (1 - gap * (len(panels) - 1)) / len(panels)
     data: list[Description] = []
+    # The legend is below the title.
+    below, legend_y = (48, -0.12 / len(panels)) if title is None else (120, -0.06)
     layout: Description = {
         **LOOK,
-        "height": _HEIGHT * len(panels) + 80,
-        "margin": {"l": 76, "r": 20, "t": 40, "b": 48},
+        "height": _HEIGHT * len(panels) + 32 + below,
+        "margin": {"l": 76, "r": 20, "t": 40, "b": below},
         "hovermode": "x unified",
-        "legend": {"orientation": "h", "y": -0.12 / len(panels), "yanchor": "top"},
-        "xaxis": {**GRID, "anchor": f"y{len(panels)}" if len(panels) > 1 else "y"},
+        "legend": {"orientation": "h", "y": legend_y, "yanchor": "top"},
+        "xaxis": {**GRID, "anchor": f"y{len(panels)}" if len(panels) > 1 else "y", "title": {"text": title or ""}},
     }
     titles, named = [], set()
     for number, panel in enumerate(panels):

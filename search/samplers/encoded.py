@@ -1,4 +1,4 @@
-"""What the models read of a candidate, which is computed once, however many proposals read it."""
+"""Encoding of a candidate for the models, computed once, however many proposals read it."""
 
 from __future__ import annotations
 

@@ -26,9 +26,8 @@ _PROBES = {"screen": 3, "final": 3, "confirm": 4}
 # visits, for the numbers of a front; confirm: more visits.
 Length = Literal["brief", "screen", "final", "confirm"]
 _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_requests=50, patience_seconds=1.0)
-# One visit in the search, which ranks: what one visit tells differs from the next one's by more than these blocks vary.
-# Each has fewer requests than those of the final benchmark, whatever the percentile as many as it needs in all, and
-# fewer disturbed ones are repeated.
+# A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
+# than there, a rate is tried with fewer, though with as many as its percentile needs, and fewer blocks are repeated.
 SCREEN = Window(requests=15, probe_requests=300, most=1.25)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]

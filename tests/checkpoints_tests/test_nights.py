@@ -34,7 +34,7 @@ def version_of(shop: Shop, alias: str) -> str:
 
 @pytest.mark.parametrize("nights", [1, pytest.param(5, marks=pytest.mark.nightly)])
 def test_retrained_checkpoints_are_promoted_and_poisoned_ones_refused(nights: int, tmp_path: Path) -> None:
-    """Each night has a retrained checkpoint; after them come as many poisoned ones, at most one of each kind."""
+    """A night has a retrained checkpoint; after them come as many poisoned ones, at most one of each kind."""
     shop = Shop(tmp_path)
     shop.crown()
     with shop.served() as server:

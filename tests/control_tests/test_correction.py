@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +14,17 @@ from hypothesis import strategies as st
 
 from objectives.serving.control.correction import Answers, Correction, Terms, correct
 
-TERMS = Terms(allowed=0.05, stable_s=60.0, panic_s=6.0, settle_s=7.0)
-HOURS = 6000
+TERMS = Terms(allowed=0.05, stable_s=60.0, panic_s=6.0, settle_s=7.0, explained=False, most=math.inf)
+SECONDS = 6000
 
 
 def follow(late: Sequence[int], rate: int = 10, most: float = math.inf, explained: bool = False) -> list[float]:
     """Return the factor after each second, of which so many answers are late."""
+    terms = replace(TERMS, explained=explained, most=most)
     state, ended, total, found = Correction(from_s=0.0, batch_s=0.0), 0, 0, []
     for second, count in enumerate(late, 1):
         ended, total = ended + rate, total + int(count)
-        state = correct(state, Answers(float(second), ended, total, 0), TERMS, explained, most)
+        state = correct(state, Answers(float(second), ended, total, 0), terms)
         found.append(state.factor)
     return found
 
@@ -34,22 +36,22 @@ def raises(factors: Sequence[float]) -> int:
 @pytest.mark.parametrize("seed", range(5))
 def test_as_many_late_answers_as_tolerated_are_seldom_a_cause(seed: int) -> None:
     """A hundred windows of a minute, in which each answer is late with the chance that the SLO tolerates."""
-    late = np.random.default_rng(seed).binomial(10, 0.05, HOURS)
+    late = np.random.default_rng(seed).binomial(10, 0.05, SECONDS)
     assert raises(follow(late)) <= 4
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pauses_of_seconds_are_no_cause(seed: int) -> None:
-    """Every answer is late in pauses of 2 s, which are one in a hundred seconds, wherever they fall."""
+    """Pauses of 2 s, in which every answer is late, take one second in a hundred, wherever they fall."""
     random = np.random.default_rng(seed)
-    begun = random.random(HOURS) < 0.005
+    begun = random.random(SECONDS) < 0.005
     late = 10 * (begun | np.roll(begun, 1))
     assert raises(follow(late)) == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_little_more_than_tolerated_is_found_within_minutes(seed: int) -> None:
-    late = np.random.default_rng(seed).binomial(10, 0.12, HOURS)
+    late = np.random.default_rng(seed).binomial(10, 0.12, SECONDS)
     assert follow(late)[600] > 1
 
 
@@ -62,7 +64,7 @@ def test_what_is_always_late_is_found_in_four_batches_and_no_larger_factor_than_
 
 
 def test_few_requests_are_evidence_once_they_are_enough() -> None:
-    """One answer a second: a batch is 20 s, and four are 80 s."""
+    """A batch of one answer a second is 20 s, and four are 80 s."""
     factors = follow([1] * 100, rate=1)
     assert factors[78] == 1.0 and factors[79] == 1.5
 

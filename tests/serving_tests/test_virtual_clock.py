@@ -223,7 +223,7 @@ def test_it_serves_as_a_second_model_of_the_same_rules(
 def test_one_replica_in_turn_answers_as_the_pool_does(
     inline: bool, outstanding: int | None, schedule: list[tuple[int, int]]
 ) -> None:
-    """With a limit of the queue that nothing reaches, the same placement is simulated by the pool's scheduler."""
+    """The pool's scheduler simulates the same placement if it has a limit of the queue, which nothing reaches."""
     sizes, due = [size for size, _ in schedule], np.cumsum([gap for _, gap in schedule]).tolist()
     times: list[list[float]] = [[], []]
 

@@ -147,17 +147,20 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
     arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
     stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
-    limits = _limits(plan, windows, state, seen, (stable, panic), least_loss)
-    correction = _corrected(plan, windows, state, seen, limits)
+    terms = _terms(plan, windows, state, seen, (stable, panic), least_loss)
+    if seen.serving == state.option:
+        correction = correct(state.correction, seen.answers, terms)
+    else:  # something else is about to serve, and no answer counts
+        correction = state.correction.begun_again(seen.answers, windows.panic_s)
     panic += seen.backlog / windows.panic_s
 
     until_s = state.panic_until_s
     if panic / windows.target >= windows.panic * plan.options[seen.serving].capacity_rps:
         until_s = now + windows.stable_s
     panicking = now < until_s
-    if panicking and now >= state.panic_until_s and not limits.explained:
+    if panicking and now >= state.panic_until_s and not terms.explained:
         # What waits is more than a panic window of work, though no more arrived than was to be served.
-        correction = correction.grown(seen.answers, limits.most, plan.lead_s + windows.panic_s)
+        correction = correction.grown(seen.answers, terms)
     calm, burst = (correction.factor * max(planned, rate / windows.target) for rate in (stable, panic))
     want = max(calm, burst) if panicking else calm
     wanted = tuple(each for each in state.wanted if each.at_s > now - windows.stable_s)
@@ -173,42 +176,28 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     return State(arrived, wanted, option, until_s, correction), decision
 
 
-class _Limits(NamedTuple):
-    """Limits of a correction at a tick.
-
-    explained: whether more arrived than was to be served, so that late answers are no wonder
-    most: largest factor that makes a difference
-    """
-
-    explained: bool
-    most: float
-
-
-def _limits(
+def _terms(
     plan: ControlPlan,
     windows: Windows,
     state: State,
     seen: Observation,
     arriving_rps: tuple[float, float],
     least_loss: float,
-) -> _Limits:
-    """Return the limits, given the rates over the stable window and over the panic window."""
+) -> Terms:
+    """Return the terms of a correction, given the rates over the stable window and over the panic window."""
     served_rps = plan.options[seen.serving].capacity_rps
     usable = usable_options(plan.options, least_loss, seen.broken)
     largest_rps = max((plan.options[number].capacity_rps for number in usable), default=0.0)
     held_rps = served_rps * windows.target / state.correction.factor
     widths = (windows.stable_s, windows.panic_s)
-    explained = any(_surely_above(rate, width, held_rps) for rate, width in zip(arriving_rps, widths, strict=True))
-    most = 1.01 * windows.target * largest_rps / max(*arriving_rps, 1e-9) if largest_rps > served_rps else 1.0
-    return _Limits(explained, most)
-
-
-def _corrected(plan: ControlPlan, windows: Windows, state: State, seen: Observation, limits: _Limits) -> Correction:
-    """Return the correction after a tick; while something else is about to serve, no answer counts."""
-    if seen.serving != state.option:
-        return state.correction.begun_again(seen.answers, windows.panic_s)
-    terms = Terms(plan.allowed_late, windows.stable_s, windows.panic_s, plan.lead_s + windows.panic_s)
-    return correct(state.correction, seen.answers, terms, limits.explained, limits.most)
+    return Terms(
+        plan.allowed_late,
+        *widths,
+        settle_s=plan.lead_s + windows.panic_s,
+        explained=any(_surely_above(rate, width, held_rps) for rate, width in zip(arriving_rps, widths, strict=True)),
+        # Little more than what the largest option can do, which a larger factor could not exceed.
+        most=1.01 * windows.target * largest_rps / max(*arriving_rps, 1e-9) if largest_rps > served_rps else 1.0,
+    )
 
 
 def _surely_above(rate_rps: float, width_s: float, limit_rps: float) -> bool:

@@ -36,17 +36,21 @@ class Answers:
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms of a correction.
+    """Terms of a correction at a tick.
 
     allowed: share of late answers that the SLO tolerates
     stable_s, panic_s: windows of the controller
     settle_s: seconds after a larger factor in which answers tell nothing
+    explained: whether more arrived than was to be served, so that late answers are no wonder
+    most: largest factor that makes a difference; one below the factor keeps it from growing
     """
 
     allowed: float
     stable_s: float
     panic_s: float
     settle_s: float
+    explained: bool
+    most: float
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,14 @@ class Correction:
         from_s = now.now_s + settle_s
         return Correction(self.factor, from_s, until_idle, from_s, now.ended, now.late)
 
-    def grown(self, now: Answers, most: float, settle_s: float) -> Correction:
+    def grown(self, now: Answers, terms: Terms) -> Correction:
         """Return the correction with a larger factor, as far as that makes a difference, and without evidence."""
-        factor = max(self.factor, min(self.factor * _UP, most))
-        return replace(self, factor=factor).begun_again(now, settle_s)
+        factor = max(self.factor, min(self.factor * _UP, terms.most))
+        return replace(self, factor=factor).begun_again(now, terms.settle_s)
 
 
-def correct(before: Correction, now: Answers, terms: Terms, explained: bool, most: float) -> Correction:
-    """Return the correction after a tick in which nothing else was about to serve.
-
-    Args:
-        explained: whether more arrived than was to be served, so that late answers are no wonder
-        most: largest factor that makes a difference; one below the factor keeps it from growing
-    """
+def correct(before: Correction, now: Answers, terms: Terms) -> Correction:
+    """Return the correction after a tick in which nothing else was about to serve."""
     if now.now_s <= before.from_s and not (before.until_idle and now.backlog == 0):
         return replace(before, batch_s=now.now_s, ended=now.ended, late=now.late)
     if before.until_idle:
@@ -94,12 +93,12 @@ def correct(before: Correction, now: Answers, terms: Terms, explained: bool, mos
     if now.now_s - before.batch_s < terms.panic_s / _PER_PANIC or ended < _FEWEST:
         return before
     share, allowed = late / ended, terms.allowed
-    if explained and share > allowed:
+    if terms.explained and share > allowed:
         return before.begun_again(now, terms.stable_s, until_idle=True)
     shares = (*before.shares, share)
     whole = now.now_s - before.from_s >= terms.stable_s and len(shares) >= _WHOLE
-    if before.factor < most and (_clearly_late(shares, allowed) or (whole and _surely_late(shares, allowed))):
-        return before.grown(now, most, terms.settle_s)
+    if before.factor < terms.most and (_clearly_late(shares, allowed) or (whole and _surely_late(shares, allowed))):
+        return before.grown(now, terms)
     if not whole:
         return replace(before, batch_s=now.now_s, ended=now.ended, late=now.late, shares=shares)
     factor = max(1.0, before.factor * _DOWN) if fmean(shares) < allowed / 2 else before.factor

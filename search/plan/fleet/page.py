@@ -93,7 +93,7 @@ def fleet_figure(found: FleetDocument) -> Description:
     )
     rotation = (line("in_rotation", "in rotation", MUTED),)
     away = (line("slow", "slow", PALETTE[3]), line("deploying", "deploying", PALETTE[0]))
-    figure = panels_figure(
+    return panels_figure(
         places,
         (
             Panel("Rate", "requests/s", (line("rate_rps", "requests", INK),)),
@@ -103,16 +103,8 @@ def fleet_figure(found: FleetDocument) -> Description:
             Panel("Latency", "ms", (*latency, limit), {"type": "log", "rangemode": "normal"}),
             Panel("Requests later than the SLO, or refused", "%", late),
         ),
+        "hours from the start" if found.start_s is None else "time, UTC",
     )
-    layout = figure["layout"]
-    assert isinstance(layout, dict)
-    if found.start_s is None:
-        layout["xaxis"] = layout["xaxis"] | {"title": {"text": "hours from the start"}}
-    # Below the title of the axis.
-    layout["legend"] = layout["legend"] | {"y": -0.06}
-    layout["margin"] = layout["margin"] | {"b": 120}
-    layout["height"] += 70
-    return figure
 
 
 def write_page(found: FleetDocument, path: Path) -> None:

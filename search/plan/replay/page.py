@@ -56,7 +56,7 @@ def timeline_figure(found: ReplayDocument) -> Description:
         )
 
     limit = Line("SLO", [found.slo_ms] * len(places), ACCENT)
-    figure = panels_figure(
+    return panels_figure(
         places,
         (
             Panel("Rate of the requests, and capacity", "requests/s", (rate, *lines("capacity_rps"))),
@@ -65,15 +65,8 @@ def timeline_figure(found: ReplayDocument) -> Description:
             Panel("Requests later than the SLO, or refused", "%", lines("late", 100.0)),
             Panel("p95 of the latency", "ms", (*lines("p95_ms"), limit), {"type": "log", "rangemode": "normal"}),
         ),
+        f"seconds; {found.speed:g} times as fast as the trace",
     )
-    layout = figure["layout"]
-    assert isinstance(layout, dict)
-    layout["xaxis"] = layout["xaxis"] | {"title": {"text": f"seconds; {found.speed:g} times as fast as the trace"}}
-    # Below the title of the axis.
-    layout["legend"] = layout["legend"] | {"y": -0.06}
-    layout["margin"] = layout["margin"] | {"b": 120}
-    layout["height"] += 70
-    return figure
 
 
 def _values(row: ReplayRow, name: str, scale: float) -> list[float | None]:

@@ -30,7 +30,7 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Material:
-    """What is served: the model's file, its inputs, and requests."""
+    """Model that is served: its file, its inputs, and requests."""
 
     model: Path
     inputs: Sequence[InputSpec]
@@ -67,7 +67,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server can do, and what it has to keep.
+    """Capacity of a server, and what it has to keep.
 
     slo_ms: twice the p95 at half of the capacity
     """
