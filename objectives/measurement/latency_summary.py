@@ -17,7 +17,7 @@ from objectives.measurement.statistics import (
     percentile,
     percentile_interval,
 )
-from objectives.measurement.visits import LatencyNoise, RatioNoise, VisitNoise, ratio_over_visits
+from objectives.measurement.visits import DRIFT, LatencyNoise, RatioNoise, VisitNoise, ratio_over_visits
 from objectives.records import Interval, Latency, NotFiniteError, OverheadRatios, Percentiles, Through
 
 # The latencies of candidate and baseline in one visit, (blocks, samples of each).
@@ -114,7 +114,7 @@ def _ratio(pairs: Sequence[_Pair], percent: int, seed: int, noise: VisitNoise) -
         raise NotFiniteError(f"p{percent} must be finite, but too many requests were refused in a visit.")
     with np.errstate(invalid="ignore"):
         within = [paired_log_variance(ours, theirs, percent, seed + i) for i, (ours, theirs) in enumerate(pairs)]
-    return (*ratio_over_visits(ratios, within, noise), ratios)
+    return (*ratio_over_visits(ratios, within, noise, drift=DRIFT), ratios)
 
 
 def _percentiles(loops: Sequence[Floats], services: Sequence[Floats]) -> Percentiles:

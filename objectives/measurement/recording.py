@@ -25,7 +25,7 @@ from objectives.measurement.throughput import (
     rate_under_slo,
     resampled_rates,
 )
-from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise, ratio_over_visits
+from objectives.measurement.visits import DRIFT, NO_RATIO_NOISE, RatioNoise, ratio_over_visits
 from objectives.records import Latency, NotFiniteError, Through, Throughput
 
 _FORMAT = 2
@@ -95,8 +95,10 @@ def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
     limits, rates, bases, capacities, base_capacities, *within = zip(*found, strict=True)
     ratios = tuple(map(truediv, rates, bases))
     capacity_ratios = tuple(map(truediv, capacities, base_capacities))
-    ratio, ratio_interval = ratio_over_visits(ratios, within[1], noise.throughput, blocks=SEGMENTS)
-    capacity, capacity_interval = ratio_over_visits(capacity_ratios, within[2], noise.capacity, blocks=BURSTS)
+    ratio, ratio_interval = ratio_over_visits(ratios, within[1], noise.throughput, blocks=SEGMENTS, drift=DRIFT)
+    capacity, capacity_interval = ratio_over_visits(
+        capacity_ratios, within[2], noise.capacity, blocks=BURSTS, drift=DRIFT
+    )
     rps, rps_interval = ratio_over_visits(rates, within[0], blocks=SEGMENTS)
     return Throughput(
         rps=rps,

@@ -17,6 +17,10 @@ from objectives.records import Interval
 
 # Limit of the degrees of freedom of earlier benchmarks: other candidates may vary more or less.
 _MOST_DEGREES = 8
+# Standard deviation of the logarithm of a ratio between hours, per unit of that logarithm: a machine's pace changes, and
+# changes a small model and a large one differently. The visits of one benchmark are too close to show it; repeated
+# benchmarks gave 0.02 to 0.03 for a student and for a model twice as slow, and nothing for equal ones (RESULTS.md).
+DRIFT = 0.03
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def ratio_over_visits(
     earlier: VisitNoise = NO_NOISE,
     confidence: float = 0.95,
     blocks: int | None = None,
+    drift: float = 0.0,
 ) -> tuple[float, Interval]:
     """Return the geometric mean of the visits' ratios and its interval: a t interval of their logarithms, or of the
     ratios themselves and their mean where one is 0.
@@ -80,6 +85,7 @@ def ratio_over_visits(
         earlier: variance of the same kind of ratio on the same machine
         blocks: number of resampled blocks in each visit, where it is small: the variance within then has as many
             degrees of freedom less one, and that of the resamples is too small by one block's share; None for many
+        drift: standard deviation of the logarithm between hours, per unit of that logarithm; not where a ratio is 0
     """
     scale = np.exp if min(ratios) > 0 else np.asarray
     values = np.log(ratios) if min(ratios) > 0 else np.asarray(ratios, dtype=np.float64)
@@ -93,6 +99,8 @@ def ratio_over_visits(
     known = degrees or (0 if blocks is None else blocks - 1)
     quantile = float(special.stdtrit(known, tail) if known else special.ndtri(tail))
     half = quantile * math.sqrt(variance / count)
+    if min(ratios) > 0:
+        half = math.hypot(half, float(special.ndtri(tail)) * drift * float(values.mean()))
     point, low, high = (float(scale(values.mean() + step)) for step in (0.0, -half, half))
     if max(ratios) == 0:
         return 0.0, (0.0, 0.0)

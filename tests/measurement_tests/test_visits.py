@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from objectives.measurement.visits import VisitNoise, pooled_noise, ratio_over_visits
+from objectives.measurement.visits import DRIFT, VisitNoise, pooled_noise, ratio_over_visits
 
 RATIOS = st.floats(0.01, 10)
 
@@ -88,3 +88,25 @@ def test_blocks_alone_would_not_cover_the_long_run_ratio() -> None:
     ratios = np.exp(random.normal(0, math.hypot(0.2, 0.1), 2000))
     covered = [low <= 1 <= high for low, high in (ratio_over_visits([r], [0.01])[1] for r in ratios)]
     assert np.mean(covered) == pytest.approx(2 * stats.norm.cdf(1.96 * 0.1 / math.hypot(0.2, 0.1)) - 1, abs=0.04)
+
+
+@pytest.mark.parametrize("true", [0.25, 1.0, 2.0])
+def test_the_interval_holds_for_another_hour(true: float) -> None:
+    """Hours change the logarithm by 3% of itself; equal deployments drift together."""
+    random, covered, naive, runs = np.random.default_rng(3), 0, 0, 4000
+    for _ in range(runs):
+        hour = random.normal(math.log(true), DRIFT * abs(math.log(true)))
+        ratios = np.exp(random.normal(hour, 0.02, 3)).tolist()
+        for drift in (DRIFT, 0.0):
+            _, (low, high) = ratio_over_visits(ratios, [0.0] * 3, VisitNoise(0.0004, 40), drift=drift)
+            if drift:
+                covered += low <= true <= high
+            else:
+                naive += low <= true <= high
+    assert covered / runs == pytest.approx(0.955, abs=0.02)
+    assert true != 0.25 or naive / runs < 0.6, "the visits of one hour do not show it"
+
+
+def test_an_interval_that_reaches_zero_has_no_logarithm_to_drift() -> None:
+    alone, drifting = (ratio_over_visits([0.0, 0.3], [0.0] * 2, drift=drift) for drift in (0.0, DRIFT))
+    assert alone == drifting
