@@ -34,15 +34,12 @@ def write_request(request: Request[object]) -> str:
     return json.dumps({"job": type(request).__name__, "arguments": to_plain(request)})
 
 
-def serve(jobs: Jobs, reporting: bool = True) -> None:
+def serve(jobs: Jobs) -> None:
     """Answer requests from standard input until it closes.
 
     A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": BOOL, "trace": ...}`, where
     `input` is true for an error of the user's input. `{"progress": LINE}` may come in between. Whatever the work prints
     goes to standard error.
-
-    Args:
-        reporting: whether the functions take, beside their request, a function that reports a line of progress
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -55,7 +52,7 @@ def serve(jobs: Jobs, reporting: bool = True) -> None:
         asked = json.loads(line)
         try:
             kind = types[asked["job"]]
-            result = jobs[kind](from_plain(kind, asked["arguments"]), *([progress] if reporting else []))
+            result = jobs[kind](from_plain(kind, asked["arguments"]), progress)
             reply = json.dumps({"result": to_plain(result)}, allow_nan=False)
         except Exception as error:
             wrong = isinstance(error, InputError)

@@ -5,13 +5,16 @@ Loads no torch and no user code: held-out rows and requests are plain arrays tha
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from objectives.held_out_rows import read_requests
 from objectives.jobs import requests as jobs
-from objectives.jobs.protocol import Jobs, serve
+from objectives.jobs.protocol import Jobs, Progress, serve
 from objectives.measure.benchmark import benchmark, benchmark_group, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.evaluate import evaluate, score
@@ -35,16 +38,26 @@ def weigh_deployment(request: jobs.WeighRequest) -> Footprint:
     return weigh(Path(request.holdout), request.candidate)
 
 
+def _silent(work: Callable[[Any], Any]) -> Callable[[Any, Progress], Any]:
+    """Return a job that reports no progress."""
+
+    @functools.wraps(work)
+    def run(request: Any, progress: Progress) -> Any:
+        return work(request)
+
+    return run
+
+
 JOBS: Jobs = {
-    jobs.EvaluateRequest: evaluate,
-    jobs.ScoreRequest: score,
-    jobs.ServiceCurveRequest: service_curve,
-    jobs.TransportRequest: transport,
     jobs.BenchmarkRequest: benchmark,
-    jobs.GroupBenchmarkRequest: benchmark_group,
-    jobs.VisitRequest: visit_together,
-    jobs.WeighRequest: weigh_deployment,
-    jobs.ProfileRequest: profile,
+    jobs.EvaluateRequest: _silent(evaluate),
+    jobs.ScoreRequest: _silent(score),
+    jobs.ServiceCurveRequest: _silent(service_curve),
+    jobs.TransportRequest: _silent(transport),
+    jobs.GroupBenchmarkRequest: _silent(benchmark_group),
+    jobs.VisitRequest: _silent(visit_together),
+    jobs.WeighRequest: _silent(weigh_deployment),
+    jobs.ProfileRequest: _silent(profile),
 }
 
 if __name__ == "__main__":
@@ -53,4 +66,4 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["serve"]:
         serve_here(**json.loads(sys.stdin.read()))
     else:
-        serve(JOBS, reporting=False)
+        serve(JOBS)

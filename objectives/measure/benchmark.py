@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
+from objectives.jobs.protocol import Progress
 from objectives.jobs.requests import (
     BenchmarkRequest,
     BenchmarkResponse,
@@ -38,9 +40,12 @@ from spaces.serialization import from_plain, to_plain
 _WEIGH_SECONDS = 100
 
 
-def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
+def benchmark(request: BenchmarkRequest, progress: Progress = lambda line: None) -> BenchmarkResponse:
     """Measure latency at the study's load and throughput under the SLO, paired with the baseline, and write the raw
     timings to a file.
+
+    Args:
+        progress: called with a line before each visit, where there are several
 
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
@@ -49,7 +54,11 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     # First: a recording belongs to a timing that nothing behind it can undo.
     footprint = _footprint(holdout, request.candidate, request.weighed)
     requests, sides = read_requests(holdout), (request.candidate, request.baseline)
-    visits = [_visit(sides, requests, load, window, request.seed, number)[0] for number in range(window.visits)]
+    visits, start = list[Visit](), time.monotonic()
+    for number in range(window.visits):
+        if window.visits > 1:
+            progress(f"timing: visit {number + 1} of {window.visits}, {time.monotonic() - start:.0f} s")
+        visits.append(_visit(sides, requests, load, window, request.seed, number)[0])
     recorded = _recording(visits, load, request.seed)
     return _summary(recorded, request.noise, footprint, Path(request.recording))
 

@@ -17,9 +17,9 @@ from objectives.records import Interval
 
 # Limit of the degrees of freedom of earlier benchmarks: other candidates may vary more or less.
 _MOST_DEGREES = 8
-# Standard deviation of the logarithm of a ratio between hours, per unit of that logarithm: a machine's pace changes, and
-# changes a small model and a large one differently. The visits of one benchmark are too close to show it; repeated
-# benchmarks gave 0.02 to 0.03 for a student and for a model twice as slow, and nothing for equal ones (RESULTS.md).
+# Standard deviation of the logarithm of a ratio between hours, per unit of that logarithm: a machine's pace changes
+# from hour to hour, for a small model otherwise than for a large one. The visits of one benchmark are too close to show
+# it; repeated benchmarks gave 0.02 to 0.03 for a student and a model twice as slow, and none for equal ones.
 DRIFT = 0.03
 
 

@@ -279,7 +279,10 @@ def _time(
         recording=str(recording),
         weighed=False,
     )
-    found = timing.benchmark(request)
+    lines = list[str]()
+    found = timing.benchmark(request, lines.append)
+    visits = window.visits if window.visits > 1 else 0
+    assert [line.partition(",")[0] for line in lines] == [f"timing: visit {n + 1} of {visits}" for n in range(visits)]
     assert found.footprint == Footprint(4321), "nothing but the file's size"
     return found.latency, found.throughput
 
@@ -292,8 +295,8 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
         Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"),
         tmp_path / "timings" / "3.npz",
     )
-    load = replace(LOAD, slo_ms=slo_ms)
-    latency, found = _time(holdout, deployment, recording, load=load)
+    load, window = replace(LOAD, slo_ms=slo_ms), SMALL if slo_ms is None else replace(SMALL, visits=2)
+    latency, found = _time(holdout, deployment, recording, load=load, window=window)
     assert latency.requests == 7 * latency.blocks and latency.blocks >= 20
     assert latency.pairs == latency.blocks + latency.repeated_blocks
     assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
