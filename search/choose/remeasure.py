@@ -1,17 +1,18 @@
-"""Repeated benchmarks of the front's artifacts, here and over a long window, compared with those of the search."""
+"""Repeated benchmarks of a study's artifacts, here and over a long window, compared with those of the search."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
 
-from objectives.records import Interval
+from objectives.records import Interval, Through
 from objectives.serving.bundle_files import model_files
 from objectives.serving.devices import describe
+from search.choose.point_bundles import points_of
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
@@ -49,7 +50,7 @@ class Remeasured:
 
 @dataclass(frozen=True)
 class Remeasurement:
-    """The front timed again, as `leanrec remeasure --json` prints it."""
+    """Points timed again, as `leanrec remeasure --json` prints it."""
 
     study: str
     machine_then: str | None
@@ -57,22 +58,35 @@ class Remeasurement:
     rows: tuple[Remeasured, ...]
 
 
-def remeasure(session: Session, workers: Workers, console: Console) -> Remeasurement:
-    """Time each point of the front, the fastest first, but the baseline, which runs beside every one of them; write and
-    give the result.
+def remeasure(
+    session: Session,
+    workers: Workers,
+    console: Console,
+    trials: Sequence[int] = (),
+    through: Through | None = None,
+) -> Remeasurement:
+    """Time points again, the fastest first, but the baseline, which runs beside every one of them; write and give the
+    result.
 
     The study's trials stay unchanged. A row that fails has no `now` and a `reason`, and the others go on.
 
+    Args:
+        trials: measured trials, on the front or not; none for those of the front
+        through: how requests reach both deployments; None for the study's own way
+
     Raises:
-        ConfigError: nothing was measured yet, the front has no point but the baseline, or the baseline's model file or
-        the requests are gone.
+        ConfigError: nothing was measured yet, a trial was not, there is no point but the baseline, or the baseline's
+        model file or the requests are gone.
     """
     config, home = session.config, session.home
     front = session.front()
     pairs, sides = session.pairs(front, workers, console), session.sides()
-    points = sorted((point for point in front.members if point.trial != 0), key=lambda point: point.p95_ratio)
+    if through is not None and through != config.traffic.through:
+        pairs = replace(pairs, jobs=pairs.jobs.sent(through))
+    named = points_of(front, trials) if trials else front.members
+    points = sorted((point for point in named if point.trial != 0), key=lambda point: point.p95_ratio)
     if not points:
-        raise ConfigError(f"STUDY: the front of {config.name!r} has no point but the baseline")
+        raise ConfigError(f"STUDY: there is no point of {config.name!r} to time but the baseline")
     rows = []
     for place, point in enumerate(points, 1):
         console.say(f"trial {point.trial} ({place} of {len(points)}): timing over a long window")
@@ -97,7 +111,8 @@ def _timed_again(pairs: PairedComparison, point: Point, ours: Side) -> Remeasure
         if not file.is_file():
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
     try:
-        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording(f"remeasure-{point.trial}"))
+        name = f"remeasure-{pairs.jobs.config.traffic.through}-{point.trial}"
+        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording(name))
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
     now = TimingNow(**fields_in(TimingNow, timing_numbers(timed.latency, timed.throughput)))
@@ -124,13 +139,15 @@ def conclusion(found: Remeasurement) -> str:
     agree = sum(bool(row.agrees) for row in timed)
     failed = len(found.rows) - len(timed)
     told = f"{agree} of {count(len(timed), 'point')} timed again agree with the p95 ratio of the search"
-    return told + (f"; {failed} could not be timed" if failed else "")
+    served = any(row.now.through == "http" for row in timed if row.now is not None)
+    how = ", now through the HTTP server" if served else ""
+    return told + how + (f"; {failed} could not be timed" if failed else "")
 
 
 def remeasured_table(found: Remeasurement) -> Table:
     """Old and new side by side, the fastest first."""
     machines = f"then: {found.machine_then or MISSING}\nnow: {found.machine_now}"
-    table = Table(title=f"Front of {found.study}, timed again", title_justify="left", caption=machines)
+    table = Table(title=f"Points of {found.study}, timed again", title_justify="left", caption=machines)
     table.caption_justify = "left"
     table.add_column("trial", justify="right")
     for name, when in itertools.product(_CELLS, ("then", "now")):
@@ -158,4 +175,5 @@ _CELLS: Mapping[str, Callable[[Timing], str]] = {
     "p95 ms": lambda found: f"{found.p95_ms:.3f}",
     "p95 ratio [95%]": _ratio,
     "throughput ratio [95%]": lambda found: ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f"),
+    "capacity ratio [95%]": lambda found: ranged(found.capacity_ratio, found.capacity_ratio_interval, ".2f"),
 }

@@ -91,7 +91,7 @@ def remeasure(options: argparse.Namespace) -> int:
     console, session = _console(options), _existing(options)
     name, home = session.config.name, session.home
     with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
-        found = time_again(session, workers, console)
+        found = time_again(session, workers, console, options.trial, options.through)
     console.result(found, remeasured_table(found), conclusion(found), f"written: {home.reports(name) / FILE}")
     return FAILED if all_failed(found) else DONE
 

@@ -164,16 +164,26 @@ def _of_a_study(add: _Add) -> None:
     add_replay_options(add("replay", what, planning.replay))
     what = "a fleet whose machines fail, slow down and are deployed to, at any rate"
     add_fleet_options(add("fleet", what, planning.fleet))
-    add("remeasure", "time the front's artifacts again on this machine", choosing.remeasure)
+    _remeasure(add("remeasure", "time the front's artifacts again on this machine", choosing.remeasure))
     promoting = "make the challenger the champion, if its shadowing keeps a policy"
     add_promotion_options(add("promote", promoting, checkpoints.promote))
     add_watch_options(add("watch", "build, shadow and promote each new checkpoint, or refuse it", checkpoints.watch))
 
 
-def _bundle(bundling: argparse.ArgumentParser) -> None:
-    bundling.add_argument(
-        "--trial", type=int, nargs="+", default=[], metavar="N", help="measured trials, on the front or not"
+def _trials(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--trial", type=int, nargs="+", default=[], metavar="N", help=f"measured trials, on the front or not{default}"
     )
+
+
+def _remeasure(timing: argparse.ArgumentParser) -> None:
+    _trials(timing, " (default: those on the front)")
+    ways = "send requests to the pools or through the HTTP server (default: the study's traffic.through)"
+    timing.add_argument("--through", choices=["pool", "http"], help=ways)
+
+
+def _bundle(bundling: argparse.ArgumentParser) -> None:
+    _trials(bundling, "")
     bundling.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan: every point that it serves")
     bundling.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
     bundling.add_argument("--out", metavar="DIR", help="gets a folder trial-N each (default: reports/STUDY/bundles)")

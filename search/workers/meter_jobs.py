@@ -13,7 +13,7 @@ from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.visits import NO_RATIO_NOISE, LatencyNoise, RatioNoise, pooled_noise
-from objectives.records import Artifact, Latency, Prepared, Throughput
+from objectives.records import Artifact, Latency, Prepared, Through, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from spaces.candidate import Candidate
@@ -85,6 +85,11 @@ class MeterJobs:
     prepared: Prepared
     traffic: Traffic
     noise: RatioNoise = NO_RATIO_NOISE
+
+    def sent(self, through: Through) -> MeterJobs:
+        """Return jobs whose requests reach the deployments in another way, of which no variance is known yet."""
+        traffic = self.config.traffic.model_copy(update={"through": through})
+        return replace(self, config=self.config.model_copy(update={"traffic": traffic}), noise=NO_RATIO_NOISE)
 
     @property
     def baseline(self) -> Side:

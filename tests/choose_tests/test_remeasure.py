@@ -38,7 +38,8 @@ from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse
 from spaces.serialization import from_plain
 def time(request, progress):
     answers = json.load(open({answers!r}))
-    progress("asked for " + str(request.window.blocks * request.window.visits) + " blocks")
+    way = "the pool" if request.load.served_inputs is None else "HTTP"
+    progress("asked for " + str(request.window.blocks * request.window.visits) + " blocks through " + way)
     key = request.candidate.model.split("/")[-2]
     if key not in answers:
         raise RuntimeError("the machine is busy")
@@ -142,7 +143,29 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(
     assert not all_failed(found)
     said = capsys.readouterr().err
     assert "trial 2 (1 of 2): " in said and failed["reason"] in said
-    assert "asked for 120 blocks" in said
+    assert "asked for 120 blocks through the pool" in said
+
+
+def test_trials_off_the_front_are_timed_too_where_they_are_named(
+    session: Session, workers: Workers, answers: Path
+) -> None:
+    answers.write_text(json.dumps({"two": timed(0.2, 3.0), "three": timed(0.9, 1.5)}))
+    found = remeasure(session, workers, QUIET, [3, 2, 3, 0])
+    assert [row.trial for row in found.rows] == [2, 3] and not any(row.reason for row in found.rows)
+    with pytest.raises(ConfigError, match="--trial: must be a measured trial of the study, one of 0, 1, 2, 3, 4"):
+        remeasure(session, workers, QUIET, [7])
+
+
+def test_requests_may_go_another_way_than_in_the_study(
+    session: Session, workers: Workers, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = timed(0.52, 8.0)
+    answers.write_text(json.dumps({"one": {**served, "latency": {**served["latency"], "through": "http"}}}))
+    found = remeasure(session, workers, Console(quiet=False, as_json=True), [1], "http")
+    assert "through HTTP" in capsys.readouterr().err and session.config.traffic.through == "pool"
+    (row,) = found.rows
+    assert row.now is not None and (row.then.through, row.now.through) == ("pool", "http")
+    assert conclusion(found).endswith("now through the HTTP server")
 
 
 def test_all_rows_may_fail(session: Session, workers: Workers, answers: Path) -> None:
@@ -193,5 +216,5 @@ def test_a_front_of_the_baseline_alone_is_refused(session: Session, workers: Wor
     session.study.restart()
     trial, _ = session.study.ask(cast(SearchSpace, Only()))
     session.study.tell(trial.number, complete_outcome(1.0, 1.0, 0.0, "base"), 0.1)
-    with pytest.raises(ConfigError, match="front"):
+    with pytest.raises(ConfigError, match="to time but the baseline"):
         remeasure(session, workers, QUIET)
