@@ -25,6 +25,7 @@ recommender: foreign_models:{model}
 quality: {{max_loss: 0.01}}
 space: {{distillation: {{epochs: 2}}}}
 budget: {{minutes: {minutes:g}}}
+timing: {{confirm_blocks: 60}}  # three visits: an encoder of histories takes more than a minute for each
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmarks.foreign import MODELS, best, leanrec, studied
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.foreign, pytest.mark.timeout(2400)]
 PACKAGES = {
     "din": "torch_rechub",
     "autoint": "deepctr_torch",
