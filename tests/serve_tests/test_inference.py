@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,7 +196,7 @@ def test_a_request_is_answered_by_the_model_that_it_came_to(tmp_path: Path) -> N
         await swap
         with pytest.raises(RuntimeError, match="closed"):
             old.pool.submit(request)
-        assert (inference.ended, inference.late) == (1, 0), "the answer of the old one does not count"
+        assert inference.lateness.counts(time.perf_counter_ns()) == (1, 0), "the answer of the old one does not count"
         return [(await first).tobytes(), second.tobytes()]
 
     assert asyncio.run(main()) == expected
@@ -210,7 +213,7 @@ def test_more_requests_than_the_limit_are_refused(tmp_path: Path) -> None:
         found = asyncio.run(main(inference))
         assert [isinstance(each, OverloadedError) for each in found] == [False] * 3 + [True] * 2
         assert inference.in_flight == 0 and inference.answered == 3
-        assert (inference.ended, inference.late) == (5, 2)
+        assert inference.lateness.counts(time.perf_counter_ns()) == (5, 2)
         assert asyncio.run(ask(inference, draw_request(2))).shape == (2,)
 
 
@@ -222,16 +225,51 @@ def test_answers_are_counted_beside_the_slo_and_recorded_after_the_response(toy:
 
     async def main(inference: Inference) -> None:
         for number, slo_ms in enumerate((np.inf, 0.0, np.inf)):
-            inference.slo_ms = slo_ms
+            inference.lateness.slo_ms = slo_ms
             await ask(inference, draw_request(2))
-            assert (inference.ended, inference.answered) == (number + 1, number + 1)
+            assert (inference.lateness.counts(0)[0], inference.answered) == (number + 1, number + 1)
             assert recorded(inference) == (number, number)
             await asyncio.sleep(0)
             assert recorded(inference) == (number + 1, number + 1)
 
     with opened(toy) as inference:
         asyncio.run(main(inference))
-        assert inference.late == 1
+        assert inference.lateness.counts(0)[1] == 1
+
+
+def test_a_replaced_model_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+    """What was loaded before the server began is left out of garbage collections."""
+
+    async def main() -> list[weakref.ref[Any]]:
+        inference = Inference("toy", ModelSlot(Model.open(write_toy(tmp_path / "old"))), Limits())
+        await ask(inference, draw_request(2))
+        model = inference.slot.model
+        kept = [weakref.ref(model), weakref.ref(model.pool), weakref.ref(model.bundle)]
+        del model
+        await inference.swap(Model.open(write_toy(tmp_path / "new", seed=1)))
+        inference.slot.model.close()
+        return kept
+
+    gc.disable()
+    try:
+        assert [kept() for kept in asyncio.run(main())] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
+    async def main(inference: Inference) -> None:
+        inference.lateness.slo_ms = 20.0
+        hanging = asyncio.create_task(ask(inference, draw_request(2)))
+        await asyncio.sleep(0.001)
+        assert inference.lateness.counts(time.perf_counter_ns()) == (0, 0)
+        await asyncio.sleep(0.05)
+        assert not hanging.done() and inference.lateness.counts(time.perf_counter_ns()) == (1, 1)
+        await hanging
+        assert inference.lateness.counts(time.perf_counter_ns()) == (1, 1), "once"
+
+    with opened(write_toy(tmp_path / "bundle", waiting(0.5))) as inference:
+        asyncio.run(main(inference))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

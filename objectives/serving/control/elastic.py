@@ -98,7 +98,7 @@ class Elastic:
     async def run(self, inference: Inference) -> None:
         """Decide at each tick, until cancelled."""
         metrics = inference.metrics.controlled()
-        inference.slo_ms = self._plan.control.slo_ms
+        inference.lateness.slo_ms = self._plan.control.slo_ms
         self._note(metrics)
         following = asyncio.create_task(self._follow())
         tick_s = self._settings.windows.tick_s
@@ -194,7 +194,7 @@ class Elastic:
             return
         # The next tick sees what has come since the option was chosen.
         self._take(plan, bundles, replace(self._resumed(plan, inference), option=first), self._second_of(plan))
-        inference.slo_ms = plan.control.slo_ms
+        inference.lateness.slo_ms = plan.control.slo_ms
         self._say("the plan was read again")
         await self._swap(model, inference, metrics, "reload")
 
@@ -242,7 +242,8 @@ class Elastic:
 
 def _seen(inference: Inference, now_s: float, serving: int, broken: frozenset[int] = frozenset()) -> Observation:
     queued = inference.slot.model.pool.queued
-    return Observation(now_s, inference.arrived, queued, serving, broken, inference.ended, inference.late)
+    ended, late = inference.lateness.counts(time.perf_counter_ns())
+    return Observation(now_s, inference.arrived, queued, serving, broken, ended, late)
 
 
 def _second(plan: MachinePlan) -> float:

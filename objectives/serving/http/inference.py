@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.http.inputs import check_inputs
 from objectives.serving.http.json_data import RequestError
+from objectives.serving.http.lateness import Lateness
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.metrics import Metrics
 from objectives.serving.http.mirror import Mirror
@@ -53,15 +53,14 @@ class Inference:
     in_flight: requests whose body has arrived and that are not answered
     arrived: requests whose body has arrived so far, refused ones too
     answered: requests that were scored so far
-    ended, late: requests so far that were answered or refused, and those of them that were refused or took longer than
-        `slo_ms` milliseconds; answers of a model that no longer serves are left out
+    lateness: counts late requests
     mirror: sees the answered requests
     """
 
     def __init__(self, name: str, slot: ModelSlot, limits: Limits, mirror: Mirror | None = None) -> None:
         self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
-        self.in_flight = self.arrived = self.answered = self.ended = self.late = 0
-        self.slo_ms = math.inf
+        self.in_flight = self.arrived = self.answered = 0
+        self.lateness = Lateness()
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
         self.metrics.serving(name, slot.model.version)
@@ -85,7 +84,8 @@ class Inference:
         """
         self.arrived += 1
         if self.in_flight >= self.limits.in_flight:
-            self._refuse("in flight")
+            self.metrics.refused("in flight")
+            self.lateness.refused()
             raise OverloadedError(f"{self.in_flight} requests are being answered, of {self.limits.in_flight} at most")
         self.in_flight += 1
         try:
@@ -99,14 +99,16 @@ class Inference:
     async def swap(self, model: Model) -> None:
         """Serve another model from the next request on; return once the old one is closed."""
         old = self.slot.model.version
-        # The slot changes hands before the first wait, at the same time as the metrics.
+        # The slot changes hands before the first wait, at the same time as metrics and counts.
         self.metrics.serving(self.name, model.version)
+        self.lateness.model_replaced()
         await self.slot.swap(model)
         if old != model.version:
             self._statistics.pop(old, None)
 
     async def _answer_on(self, model: Model, body: bytes, header_length: str | None) -> Encoded:
         statistics, start = self._of(model.version), time.perf_counter_ns()
+        request = self.lateness.began(start)
         try:
             if len(body) <= _READ_HERE:
                 read = self._read(model, body, header_length)
@@ -117,14 +119,14 @@ class Inference:
             before_writing = time.perf_counter_ns()
             output = model.bundle.manifest.output.name
             encoded = write_response(self.name, model.version, read.request, output, scores)
-        except Exception:
+        except Exception as error:
+            ended = self.lateness.refused if isinstance(error, OverloadedError) else self.lateness.failed
+            ended(request)
             statistics.failed(time.perf_counter_ns() - start)
             raise
         end = time.perf_counter_ns()
         self.answered += 1
-        if model is self.slot.model:
-            self.ended += 1
-            self.late += (end - start) / 1e6 > self.slo_ms
+        self.lateness.answered(request, end)
 
         def record() -> None:
             statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
@@ -144,7 +146,7 @@ class Inference:
         try:
             scores = await model.scores(arrays)
         except RefusedError as error:
-            self._refuse(str(error.reason))
+            self.metrics.refused(str(error.reason))
             raise OverloadedError(str(error)) from error
         except UnseenIdError as error:
             raise RequestError(str(error)) from error
@@ -158,11 +160,6 @@ class Inference:
         if not np.isfinite(scores).all():
             raise ModelFailedError("the model failed: its scores hold NaN or infinity")
         return np.asarray(scores, model.bundle.manifest.output.dtype)
-
-    def _refuse(self, reason: str) -> None:
-        self.ended += 1
-        self.late += 1
-        self.metrics.refused(reason)
 
     def _of(self, version: str) -> ModelStatistics:
         return self._statistics.setdefault(version, ModelStatistics())

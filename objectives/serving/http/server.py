@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import signal
 import socket
@@ -88,6 +89,7 @@ def serve(
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
+        _spare_garbage_collection()
         with running(mirror, lambda: inference.slot.model), asyncio.Runner(loop_factory=loop) as runner:
             left = runner.run(_run(server, listener, inference, swapper, drainer, elastic))
     say(f"{inference.answered} requests were answered, {left} were not")
@@ -248,6 +250,14 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _spare_garbage_collection() -> None:
+    """Leave what is loaded out of garbage collections: 40,000 objects, which take 15 ms in which nothing is answered.
+    What is replaced later is freed by its count of references all the same.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _warn(model: Model, say: Say) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.measure.deployment import quiet
 from objectives.measure.remote_model import RemoteError, RemoteModel
 from objectives.measurement.arrivals import Traffic, gaps
-from objectives.measurement.load_generator import Request, drawn_requests, open_loop, precise_sleep, saturated
+from objectives.measurement.load_generator import Request, drawn_requests, open_loop, saturated
 from objectives.measurement.statistics import Floats, percentile
 from objectives.serving.pool.pending_result import PendingResult
 
@@ -117,13 +118,12 @@ def loading(requests: Sequence[Request]) -> Iterator[Load]:
 
 
 def _capacity(url: str, requests: Sequence[Request], seconds: float) -> float:
-    with RemoteModel(url) as model:
+    with quiet(), RemoteModel(url) as model:
         saturated(model.submit, requests, _OUTSTANDING, 1.0)
         return saturated(model.submit, requests, _OUTSTANDING, seconds)
 
 
 def _play(url: str, requests: Sequence[Request], phases: Sequence[Phase], seed: int) -> Played:
-    precise_sleep()
     # At the edge of two phases, the first gap is of the new rate.
     parts = [
         gaps(Traffic(), phase.rate_rps, max(1, round(phase.rate_rps * phase.seconds)), seed + number)
@@ -131,7 +131,7 @@ def _play(url: str, requests: Sequence[Request], phases: Sequence[Phase], seed: 
     ]
     gaps_ns, answers = np.concatenate(parts), list[_Noted]()
     drawn = drawn_requests(requests, len(gaps_ns), seed)
-    with RemoteModel(url) as model:
+    with quiet(), RemoteModel(url) as model:
 
         def submit(request: Request) -> _Noted:
             answers.append(_Noted(model.submit(request)))
