@@ -80,7 +80,7 @@ def _protocol(port: int, model: Model) -> Client:
 
 
 KINDS = {
-    "leanrec serve": Kind((f"{ROOT}[serve]",), "V2, binary", _leanrec, "/v2/health/ready", _protocol),
+    "leanrec serve": Kind(("--editable", f"{ROOT}[serve]"), "V2, binary", _leanrec, "/v2/health/ready", _protocol),
     "kserve": Kind(
         ("kserve", "onnxruntime"), "V2, binary", _script("kserve_server.py"), "/v2/models/ranker/ready", _protocol
     ),
