@@ -11,7 +11,7 @@ HOME_DIR ?= .
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --prefer-binary "torch>=2.9" \
 	  || { echo "torch could not be installed: check the network or the package index" >&2; exit 1; }
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e '.[study,openvino,serve,plan,test]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e '.[study,openvino,serve,plan,dashboard,test]'
 	touch $@
 
 install: .venv/installed

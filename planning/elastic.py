@@ -164,7 +164,7 @@ class _Machine:
 
     def _tick(self, second: float) -> None:
         self._pool.advance(second * 1e9)
-        self._count_answers()
+        self._count_answers(second * 1e9)
         seen = Observation(
             second, self._arrived, self._pool.queued, self._segments[-1].option, ended=self._ended, late=self._late
         )
@@ -182,13 +182,19 @@ class _Machine:
         self._unanswered: list[int] = []
         self._segments.append(segment)
 
-    def _count_answers(self) -> None:
-        """Count the answers since the last call; those of a model that no longer serves are left out."""
-        ended = {number: self._pool.answer_ns(number) for number in self._unanswered}
-        self._unanswered = [number for number, at_ns in ended.items() if at_ns is None]
-        done = [(at_ns - self._due[number]) / 1e6 for number, at_ns in ended.items() if at_ns is not None]
-        self._ended += len(done)
-        self._late += sum(latency > self._plan.slo_ms for latency in done)
+    def _count_answers(self, now_ns: float) -> None:
+        """Count what was answered since the last call, and what is overdue; requests of a model that no longer serves
+        are left out."""
+        waiting = []
+        for number in self._unanswered:
+            at_ns = self._pool.answer_ns(number)
+            late = ((now_ns if at_ns is None else at_ns) - self._due[number]) / 1e6 > self._plan.slo_ms
+            if at_ns is None and not late:
+                waiting.append(number)
+            else:
+                self._ended += 1
+                self._late += late
+        self._unanswered = waiting
 
     def _end_segment(self) -> None:
         found = self._pool.finish()

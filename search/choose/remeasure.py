@@ -14,6 +14,7 @@ from objectives.serving.bundle_files import model_files
 from objectives.serving.devices import describe
 from search.choose.point_bundles import points_of
 from search.cli.console import Console
+from search.config.load import check_server_packages
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
 from search.home import write_json
@@ -24,7 +25,8 @@ from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Workers
 from spaces.serialization import fields_in
 
-FILE = "remeasure.json"
+_WAYS: Mapping[Through, str] = {"pool": "in the pool", "http": "through the HTTP server"}
+_SHORT: Mapping[Through, str] = {"pool": "pool", "http": "HTTP"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,10 @@ class TimingNow(Timing):
 
 @dataclass(frozen=True)
 class Remeasured:
-    """A point timed again, or why it was not; it agrees where the intervals of then and now overlap."""
+    """A point timed again, or why it was not.
+
+    agrees, throughput_agrees: whether the intervals of then and now overlap; None where requests went another way then
+    """
 
     trial: int
     then: Timing
@@ -56,6 +61,7 @@ class Remeasurement:
     machine_then: str | None
     machine_now: str
     rows: tuple[Remeasured, ...]
+    through: Through = "pool"
 
 
 def remeasure(
@@ -81,8 +87,10 @@ def remeasure(
     config, home = session.config, session.home
     front = session.front()
     pairs, sides = session.pairs(front, workers, console), session.sides()
-    if through is not None and through != config.traffic.through:
-        pairs = replace(pairs, jobs=pairs.jobs.sent(through))
+    way = through or config.traffic.through
+    if way != config.traffic.through:
+        pairs = replace(pairs, jobs=pairs.jobs.sent(way))
+        check_server_packages(pairs.jobs.config.traffic)
     named = points_of(front, trials) if trials else front.members
     points = sorted((point for point in named if point.trial != 0), key=lambda point: point.p95_ratio)
     if not points:
@@ -93,9 +101,14 @@ def remeasure(
         row = _timed_again(pairs, point, sides[point.trial])
         console.say(f"trial {point.trial}: {_told(row)}")
         rows.append(row)
-    found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows))
-    write_json(found, home.reports(config.name) / FILE)
+    found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows), way)
+    write_json(found, home.reports(config.name) / file_of(found))
     return found
+
+
+def file_of(found: Remeasurement) -> str:
+    """Return the name of its file in the study's folder, one for each way."""
+    return "remeasure.json" if found.through == "pool" else f"remeasure-{found.through}.json"
 
 
 def all_failed(found: Remeasurement) -> bool:
@@ -116,6 +129,8 @@ def _timed_again(pairs: PairedComparison, point: Point, ours: Side) -> Remeasure
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
     now = TimingNow(**fields_in(TimingNow, timing_numbers(timed.latency, timed.throughput)))
+    if now.through != then.through:
+        return Remeasured(point.trial, then, now)
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)
@@ -129,19 +144,21 @@ def _overlap(then: Interval, now: Interval) -> bool:
 def _told(row: Remeasured) -> str:
     if row.now is None:
         return f"not timed: {row.reason}"
-    verdict = "the intervals overlap" if row.agrees else "the intervals do not overlap"
-    return f"p95 ratio {_ratio(row.then)} then, {_ratio(row.now)} now: {verdict}"
+    told = f"p95 ratio {_ratio(row.then)} then, {_ratio(row.now)} now"
+    if row.agrees is None:
+        return f"{told}, {_WAYS[row.now.through]} and not {_WAYS[row.then.through]}"
+    return f"{told}: {'the intervals overlap' if row.agrees else 'the intervals do not overlap'}"
 
 
 def conclusion(found: Remeasurement) -> str:
-    """Count the points of the front that agree with the earlier benchmark, in one sentence."""
+    """Count the points that agree with the earlier benchmark, in one sentence."""
     timed = [row for row in found.rows if row.now is not None]
     agree = sum(bool(row.agrees) for row in timed)
     failed = len(found.rows) - len(timed)
     told = f"{agree} of {count(len(timed), 'point')} timed again agree with the p95 ratio of the search"
-    served = any(row.now.through == "http" for row in timed if row.now is not None)
-    how = ", now through the HTTP server" if served else ""
-    return told + how + (f"; {failed} could not be timed" if failed else "")
+    if any(row.agrees is None for row in timed):
+        told = f"{count(len(timed), 'point')} timed {_WAYS[found.through]}, which the search was not"
+    return told + (f"; {failed} could not be timed" if failed else "")
 
 
 def remeasured_table(found: Remeasurement) -> Table:
@@ -150,7 +167,10 @@ def remeasured_table(found: Remeasurement) -> Table:
     table = Table(title=f"Points of {found.study}, timed again", title_justify="left", caption=machines)
     table.caption_justify = "left"
     table.add_column("trial", justify="right")
-    for name, when in itertools.product(_CELLS, ("then", "now")):
+    ways = {row.then.through for row in found.rows}
+    then = f"then, {_SHORT[next(iter(ways))]}" if ways not in (set(), {found.through}) else "then"
+    now = "now" if then == "then" else f"now, {_SHORT[found.through]}"
+    for name, when in itertools.product(_CELLS, (then, now)):
         table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
     table.add_column("agrees", justify="left", max_width=40)
     for row in found.rows:
@@ -163,6 +183,8 @@ def remeasured_table(found: Remeasurement) -> Table:
 def _agreement(row: Remeasured) -> str:
     if row.now is None:
         return f"not timed: {row.reason}"
+    if row.agrees is None:
+        return "another way"
     differing = [name for name, same in (("p95", row.agrees), ("throughput", row.throughput_agrees)) if not same]
     return f"no: {' and '.join(differing)}" if differing else "yes"
 

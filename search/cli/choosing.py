@@ -83,7 +83,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def remeasure(options: argparse.Namespace) -> int:
-    from search.choose.remeasure import FILE, all_failed, conclusion, remeasured_table
+    from search.choose.remeasure import all_failed, conclusion, file_of, remeasured_table
     from search.choose.remeasure import remeasure as time_again
     from search.locking import locked, stoppable
     from search.workers.processes import open_workers
@@ -92,7 +92,7 @@ def remeasure(options: argparse.Namespace) -> int:
     name, home = session.config.name, session.home
     with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
         found = time_again(session, workers, console, options.trial, options.through)
-    console.result(found, remeasured_table(found), conclusion(found), f"written: {home.reports(name) / FILE}")
+    console.result(found, remeasured_table(found), conclusion(found), f"written: {home.reports(name) / file_of(found)}")
     return FAILED if all_failed(found) else DONE
 
 

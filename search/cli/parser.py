@@ -164,7 +164,7 @@ def _of_a_study(add: _Add) -> None:
     add_replay_options(add("replay", what, planning.replay))
     what = "a fleet whose machines fail, slow down and are deployed to, at any rate"
     add_fleet_options(add("fleet", what, planning.fleet))
-    _remeasure(add("remeasure", "time the front's artifacts again on this machine", choosing.remeasure))
+    _remeasure(add("remeasure", "time the front, or trials that are named, again on this machine", choosing.remeasure))
     promoting = "make the challenger the champion, if its shadowing keeps a policy"
     add_promotion_options(add("promote", promoting, checkpoints.promote))
     add_watch_options(add("watch", "build, shadow and promote each new checkpoint, or refuse it", checkpoints.watch))

@@ -156,6 +156,14 @@ def test_trials_off_the_front_are_timed_too_where_they_are_named(
         remeasure(session, workers, QUIET, [7])
 
 
+def test_the_other_way_needs_its_packages(
+    session: Session, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.config.load.PACKAGES", ("no_such_package",))
+    with pytest.raises(ConfigError, match=r"no_such_package: pip install 'leanrec\[serve\]'"):
+        remeasure(session, workers, QUIET, [1], "http")
+
+
 def test_requests_may_go_another_way_than_in_the_study(
     session: Session, workers: Workers, answers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,7 +173,13 @@ def test_requests_may_go_another_way_than_in_the_study(
     assert "through HTTP" in capsys.readouterr().err and session.config.traffic.through == "pool"
     (row,) = found.rows
     assert row.now is not None and (row.then.through, row.now.through) == ("pool", "http")
-    assert conclusion(found).endswith("now through the HTTP server")
+    assert row.agrees is None and row.throughput_agrees is None, "a difference is expected"
+    assert conclusion(found) == "1 point timed through the HTTP server, which the search was not"
+    Terminal(width=220).print(remeasured_table(found))
+    table = capsys.readouterr().out
+    assert "now, HTTP" in table and "then, pool" in table and "another way" in table
+    assert (session.home.reports("s") / "remeasure-http.json").exists()
+    assert not (session.home.reports("s") / "remeasure.json").exists(), "that of the pool stays as it is"
 
 
 def test_all_rows_may_fail(session: Session, workers: Workers, answers: Path) -> None:

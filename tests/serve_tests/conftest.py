@@ -20,8 +20,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(bundle: Path) -> Iterator[ServerProcess]:
     options = ("--max-rows", str(MAX_ROWS), "--max-body-mb", "1")
-    with serving(bundle, bundle.with_name("log"), *options) as found:
+    log = bundle.with_name("log")
+    with serving(bundle, log, *options) as found:
         yield found
+    # Of all tests that share the server, with their bad requests.
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,17 @@ from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.ranker import Ranker
-from spaces.techniques.placement import Placement
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
 from tests.serve_tests import oracle
-from tests.serve_tests.bundles import ITEMS, draw_request, waiting, write_bag, write_distance, write_toy
+from tests.serve_tests.bundles import (
+    EXAMPLE_ROWS,
+    ITEMS,
+    draw_request,
+    waiting,
+    write_bag,
+    write_distance,
+    write_toy,
+)
 
 
 @pytest.fixture(scope="module")
@@ -237,11 +245,41 @@ def test_answers_are_counted_beside_the_slo_and_recorded_after_the_response(toy:
         assert inference.lateness.counts(0)[1] == 1
 
 
-def test_a_replaced_model_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+def test_batches_are_counted_by_their_requests(tmp_path: Path) -> None:
+    """The batch is full with the second of two requests; the third is alone in its own."""
+    folder = write_toy(tmp_path / "bundle", waiting(0.2))
+
+    async def main(inference: Inference) -> None:
+        await asyncio.gather(*(ask(inference, draw_request(EXAMPLE_ROWS // 2, seed)) for seed in range(2)))
+        await ask(inference, draw_request(EXAMPLE_ROWS // 2))
+        await asyncio.sleep(0)
+
+    with opened(folder) as inference:
+        asyncio.run(main(inference))
+        read = inference.metrics.registry.get_sample_value
+        assert (read("leanrec_batch_requests_count"), read("leanrec_batch_requests_sum")) == (3, 2 + 2 + 1)
+        assert read("leanrec_batch_requests_bucket", {"le": "1.0"}) == 1
+
+
+DEADLINE = Admission(deadline_ms=5000)
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        Placement(),
+        Placement(admission=DEADLINE),
+        Placement(inline=True, admission=DEADLINE),
+        Placement(InstanceGroup(replicas=2), split_rows=2, admission=DEADLINE),
+        Placement(batching=Batching(100, 100), admission=DEADLINE),
+    ],
+    ids=["plain", "deadline", "inline", "split", "batching"],
+)
+def test_a_replaced_model_is_freed_without_garbage_collection(placement: Placement, tmp_path: Path) -> None:
     """What was loaded before the server began is left out of garbage collections."""
 
     async def main() -> list[weakref.ref[Any]]:
-        inference = Inference("toy", ModelSlot(Model.open(write_toy(tmp_path / "old"))), Limits())
+        inference = Inference("toy", ModelSlot(Model.open(write_toy(tmp_path / "old", placement))), Limits())
         await ask(inference, draw_request(2))
         model = inference.slot.model
         kept = [weakref.ref(model), weakref.ref(model.pool), weakref.ref(model.bundle)]
@@ -257,13 +295,32 @@ def test_a_replaced_model_is_freed_without_garbage_collection(tmp_path: Path) ->
         gc.enable()
 
 
+def test_a_request_that_hangs_holds_no_further_swap(tmp_path: Path) -> None:
+    async def main() -> None:
+        hanging = Model.open(write_toy(tmp_path / "old", waiting(1.6)))
+        inference = Inference("toy", ModelSlot(hanging), Limits(drain_seconds=1))
+        asked = asyncio.create_task(ask(inference, draw_request(2)))
+        while not hanging.pool.waiting:
+            await asyncio.sleep(0.001)
+        said = await inference.swap(Model.open(write_toy(tmp_path / "new", seed=1)))
+        assert said is not None and "1 of its requests are not answered yet" in said and not asked.done()
+        assert await inference.swap(Model.open(write_toy(tmp_path / "newer", seed=2))) is None
+        assert (await asked).shape == (2,), "it is answered all the same"
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.001)
+        with pytest.raises(RuntimeError, match="closed"):
+            hanging.pool.submit(draw_request(2))
+        inference.slot.model.close()
+
+    asyncio.run(main())
+
+
 def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
     async def main(inference: Inference) -> None:
         inference.lateness.slo_ms = 20.0
         hanging = asyncio.create_task(ask(inference, draw_request(2)))
-        await asyncio.sleep(0.001)
-        assert inference.lateness.counts(time.perf_counter_ns()) == (0, 0)
         await asyncio.sleep(0.05)
+        assert inference.lateness.counts(0) == (0, 0), "at a time when nothing had begun"
         assert not hanging.done() and inference.lateness.counts(time.perf_counter_ns()) == (1, 1)
         await hanging
         assert inference.lateness.counts(time.perf_counter_ns()) == (1, 1), "once"

@@ -47,8 +47,8 @@ class Observation:
     arrived: requests since the server's start, refused ones too
     backlog: requests that wait for a replica
     serving: number of the option that serves
-    ended, late: requests that were answered or refused since the server's start, and those of them that were late or
-        refused
+    ended, late: requests since the server's start that were answered or refused, or still run though their time has
+        passed, and those of them that were not answered in time
     broken: numbers of options that cannot be opened
     """
 

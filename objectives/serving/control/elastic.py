@@ -179,7 +179,8 @@ class Elastic:
         inference.metrics.swapped("done")
         option = self._plan.control.options[self._serving]
         self._timeline.write(event, {"second": round(self._now_s(), 3), **option_facts(option)})
-        await inference.swap(model)
+        if (left := await inference.swap(model)) is not None:
+            self._say(left)
 
     async def _read_again(self, inference: Inference, metrics: ControllerMetrics) -> None:
         """Read plan and bundles again, and serve what they and the requests so far ask for; where they are wrong, the

@@ -96,15 +96,20 @@ class Inference:
         finally:
             self.in_flight -= 1
 
-    async def swap(self, model: Model) -> None:
-        """Serve another model from the next request on; return once the old one is closed."""
+    async def swap(self, model: Model) -> str | None:
+        """Serve another model from the next request on; return once the old one is closed, or, where a request of it
+        hangs, after the time in which accepted requests are answered: then with a line about it.
+        """
         old = self.slot.model.version
         # The slot changes hands before the first wait, at the same time as metrics and counts.
         self.metrics.serving(self.name, model.version)
         self.lateness.model_replaced()
-        await self.slot.swap(model)
+        left = await self.slot.swap(model, self.limits.drain_seconds)
         if old != model.version:
             self._statistics.pop(old, None)
+        if not left:
+            return None
+        return f"the model {old} stays open beside it: {left} of its requests are not answered yet"
 
     async def _answer_on(self, model: Model, body: bytes, header_length: str | None) -> Encoded:
         statistics, start = self._of(model.version), time.perf_counter_ns()
@@ -115,7 +120,7 @@ class Inference:
             else:
                 read = await asyncio.to_thread(self._read, model, body, header_length)
             after_reading = time.perf_counter_ns()
-            scores = await self._scores(model, read.arrays)
+            scores, together = await self._scores(model, read.arrays)
             before_writing = time.perf_counter_ns()
             output = model.bundle.manifest.output.name
             encoded = write_response(self.name, model.version, read.request, output, scores)
@@ -130,7 +135,7 @@ class Inference:
 
         def record() -> None:
             statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
-            self.metrics.answered((end - start) / 1e9, read.rows)
+            self.metrics.answered((end - start) / 1e9, read.rows, together)
             if self.mirror is not None:
                 self.mirror.offer(model, read.arrays, scores)
 
@@ -142,9 +147,9 @@ class Inference:
         request = read_request(body, header_length, (model.bundle.manifest.output.name,))
         return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
 
-    async def _scores(self, model: Model, arrays: Arrays) -> Array:
+    async def _scores(self, model: Model, arrays: Arrays) -> tuple[Array, int]:
         try:
-            scores = await model.scores(arrays)
+            scores, together = await model.scores(arrays)
         except RefusedError as error:
             self.metrics.refused(str(error.reason))
             raise OverloadedError(str(error)) from error
@@ -159,7 +164,7 @@ class Inference:
             raise ModelFailedError(f"the model failed: {one_line(error)}") from error
         if not np.isfinite(scores).all():
             raise ModelFailedError("the model failed: its scores hold NaN or infinity")
-        return np.asarray(scores, model.bundle.manifest.output.dtype)
+        return np.asarray(scores, model.bundle.manifest.output.dtype), together
 
     def _of(self, version: str) -> ModelStatistics:
         return self._statistics.setdefault(version, ModelStatistics())

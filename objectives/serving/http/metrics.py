@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Seconds: three buckets in each power of ten, from a small model on one core to an overloaded server.
 _SECONDS = tuple(round(digit * 10.0**power, 6) for power in range(-4, 1) for digit in (1, 2, 5))
+_BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -37,6 +38,12 @@ class Metrics:
             registry=self.registry,
         )
         self._rows = Histogram("leanrec_request_rows", "Rows of requests", buckets=_ROWS, registry=self.registry)
+        self._batch = Histogram(
+            "leanrec_batch_requests",
+            "Requests that were run as one batch, once for each of them",
+            buckets=_BATCH,
+            registry=self.registry,
+        )
         self._requests = Counter("leanrec_requests", "Requests by HTTP status", ["status"], registry=self.registry)
         self._refusals = Counter("leanrec_refusals", "Requests refused", ["reason"], registry=self.registry)
         self._swaps = Counter("leanrec_swaps", "Attempts to swap the model", ["result"], registry=self.registry)
@@ -53,9 +60,10 @@ class Metrics:
         """Add the metrics of a shadowing, whose document `read` returns."""
         self.registry.register(_ShadowCollector(read))
 
-    def answered(self, seconds: float, rows: int) -> None:
+    def answered(self, seconds: float, rows: int, together: int) -> None:
         self._seconds.observe(seconds)
         self._rows.observe(rows)
+        self._batch.observe(together)
 
     def ended(self, status: int) -> None:
         """Count a request to infer by the status of its response."""

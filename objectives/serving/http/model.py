@@ -57,8 +57,8 @@ class Model:
         """Return True if inputs have dimensions besides the rows that a request chooses, and that a run may refuse."""
         return any(size is None for spec in self.bundle.inputs for size in spec.shape)
 
-    async def scores(self, request: Arrays) -> Scores:
-        """Compute scores without blocking the event loop.
+    async def scores(self, request: Arrays) -> tuple[Scores, int]:
+        """Compute scores without blocking the event loop; return them and the number of requests in their batch.
 
         Raises:
             RefusedError: the placement's admission limits could not be met.
@@ -68,7 +68,8 @@ class Model:
             pending = self.pool.submit(request)
         else:
             pending = await asyncio.get_running_loop().run_in_executor(self._callers, self.pool.submit, request)
-        return pending.result() if pending.done() else await asyncio.wrap_future(pending)
+        scores = pending.result() if pending.done() else await asyncio.wrap_future(pending)
+        return scores, pending.together
 
     def metadata(self, name: str) -> dict[str, object]:
         """Return the model metadata of the protocol."""

@@ -14,6 +14,8 @@ class ModelSlot:
 
     def __init__(self, model: Model) -> None:
         self._current = _Lease(model)
+        # The event loop itself keeps no reference to a task.
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def model(self) -> Model:
@@ -31,12 +33,18 @@ class ModelSlot:
             if lease.users == 0 and lease is not self._current:
                 lease.idle.set()
 
-    async def swap(self, model: Model) -> None:
-        """Serve a new model from the next request on, and return once the old one is closed."""
+    async def swap(self, model: Model, seconds: float) -> int:
+        """Serve a new model from the next request on, and return once the old one is closed; or after some seconds,
+        in which case it is closed with its last request. Return how many of its requests are left.
+        """
         old, self._current = self._current, _Lease(model)
-        if old.users:
-            await old.idle.wait()
-        await asyncio.to_thread(old.model.close)
+        closing = asyncio.create_task(old.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        done, _ = await asyncio.wait([closing], timeout=seconds)
+        for task in done:
+            task.result()
+        return old.users
 
 
 class _Lease:
@@ -44,3 +52,9 @@ class _Lease:
 
     def __init__(self, model: Model) -> None:
         self.model, self.users, self.idle = model, 0, asyncio.Event()
+
+    async def close(self) -> None:
+        """Close a model that was replaced, once nothing uses it."""
+        if self.users:
+            await self.idle.wait()
+        await asyncio.to_thread(self.model.close)

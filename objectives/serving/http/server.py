@@ -209,7 +209,8 @@ class _Swapper:
         metrics.swapped("done")
         _warn(model, self._say)
         self._say(f"the model is {model.version} from now on")
-        await self._inference.swap(model)
+        if (left := await self._inference.swap(model)) is not None:
+            self._say(left)
 
 
 class _Drainer:

@@ -29,24 +29,28 @@ class Receiver(Protocol):
         """
         ...
 
-    def finish(self, scores: Scores, finished_ns: int) -> None: ...
+    def finish(self, scores: Scores, finished_ns: int, together: int = 1) -> None: ...
 
     def fail(self, error: BaseException) -> None: ...
 
 
 class PendingResult(Future[Scores]):
-    """Future of the scores of a request, (rows,); `finished_ns` is the time (time.perf_counter_ns) of its completion.
+    """Future of the scores of a request, (rows,).
 
     It can be cancelled until its turn comes, and awaited through `asyncio.wrap_future`.
+
+    finished_ns: time (time.perf_counter_ns) of its completion
+    together: number of requests that were run as one batch, this one included
     """
 
     finished_ns: int = 0
+    together: int = 1
 
     def begin(self) -> bool:
         return self.set_running_or_notify_cancel()
 
-    def finish(self, scores: Scores, finished_ns: int) -> None:
-        self.finished_ns = finished_ns
+    def finish(self, scores: Scores, finished_ns: int, together: int = 1) -> None:
+        self.finished_ns, self.together = finished_ns, together
         self.set_result(scores)
 
     def fail(self, error: BaseException) -> None:

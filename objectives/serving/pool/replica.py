@@ -124,7 +124,7 @@ class Replica:
             finished_ns = time.perf_counter_ns()
             self._finish(sum(job.rows for job in jobs), len(jobs))
             for job, part in zip(jobs, scores, strict=True):
-                job.answer.finish(part, finished_ns)
+                job.answer.finish(part, finished_ns, len(jobs))
 
     def _finish(self, rows: int, jobs: int = 1) -> None:
         with self._lock:
@@ -132,13 +132,15 @@ class Replica:
 
     def _timed(self, run: Run) -> Run:
         """Wrap a run so that admission learns from its duration."""
+        # Without a reference to this replica, which would keep the engine alive with it in a cycle.
+        lock, admission = self._lock, self._scheduler.admission
 
         def run_and_learn(request: Arrays) -> Scores:
             start = time.perf_counter_ns()
             scores = run(request)
             taken_ns = time.perf_counter_ns() - start
-            with self._lock:
-                self._scheduler.admission.learn(rows_of(request), taken_ns)
+            with lock:
+                admission.learn(rows_of(request), taken_ns)
             return scores
 
         return run_and_learn

@@ -92,7 +92,7 @@ class _Part:
     def begin(self) -> bool:
         return self._joint.begin()
 
-    def finish(self, scores: Scores, finished_ns: int) -> None:
+    def finish(self, scores: Scores, finished_ns: int, together: int = 1) -> None:
         self._joint.finish(self._number, scores)
 
     def fail(self, error: BaseException) -> None:
