@@ -11,8 +11,9 @@ from objectives.arrays import Numbers
 
 # In units of the scores' spread: a thousandth of it affects neither a ranking nor a calibration.
 LIMIT = 1e-3
-# The unit is at least this share of the mean, since fp32 keeps digits of a score, however little scores differ;
-_OF_MEAN = 0.1
+# The unit is at least this share of the mean: however little scores differ, the limit is 17 steps of fp32 there, which
+# sums lose;
+_OF_MEAN = 2e-3
 # and so much that the limit is two steps of fp32 at 1: ONNX Runtime's sigmoid is off by 1.3e-7 however small it is.
 _SMALLEST = 2 * float(np.finfo(np.float32).eps) / LIMIT
 
@@ -61,7 +62,7 @@ def compare_scores(
 
 def score_unit(deviation: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the unit of differences of scores, (outputs,): the standard deviation of these; of scores that hardly
-    differ, a tenth of their mean, and never under 2.4e-4.
+    differ, 0.2% of their mean, and never under 2.4e-4.
 
     Args:
         deviation, mean: (outputs,)

@@ -37,7 +37,8 @@ def verdict(front: Front) -> Verdict:
     baseline, chosen = front.baseline, front.chosen
     if baseline is None:
         return Verdict("Nothing can be said yet: the baseline has not been measured.", tuple(doubts(front)))
-    candidates = [point for point in front.points if point.trial != baseline.trial]
+    # One that the final benchmark passed over has the numbers of a single visit, which may have been a lucky one.
+    candidates = [point for point in front.points if point.trial != baseline.trial and not point.passed_over]
     gains = [point for point in candidates if helps(point)]
     confirmed = None if chosen is None else chosen.confirmed
     if chosen is None and not gains:
@@ -255,6 +256,11 @@ def doubts(front: Front) -> list[str]:
         said.append(
             "Points of the front have the numbers of a single visit in the search, of which the luckiest come first: "
             "`leanrec run` benchmarks the whole front once more when the search is over."
+        )
+    elif any(point.visits == 1 for point in front.members):
+        said.append(
+            "The final benchmark had time for one visit of a point of the front: how visits differ is taken from other "
+            "studies, and the intervals are wide. A larger budget.minutes or budget.final_share gives more visits."
         )
     own = front.references.get("baseline")
     others = {name: value for name, value in front.references.items() if name != "baseline" and value is not None}

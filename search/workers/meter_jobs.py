@@ -12,7 +12,7 @@ from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
 from objectives.measurement.statistics import fewest_samples
-from objectives.measurement.visits import NO_RATIO_NOISE, LatencyNoise, RatioNoise, pooled_noise
+from objectives.measurement.visits import PRIOR, LatencyNoise, RatioNoise, pooled_noise
 from objectives.records import Artifact, Latency, Prepared, Through, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
@@ -34,19 +34,20 @@ Side = tuple[Artifact, Candidate]
 
 
 def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
-    """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine."""
+    """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine and
+    with what is believed before."""
     added = [latency.with_overhead for latency, _ in timings if latency.with_overhead is not None]
     return RatioNoise(
-        p50=pooled_noise([latency.p50_visits for latency, _ in timings]),
-        p95=pooled_noise([latency.p95_visits for latency, _ in timings]),
-        p99=pooled_noise([latency.p99_visits for latency, _ in timings]),
-        service_p50=pooled_noise([latency.service_p50_visits for latency, _ in timings]),
-        throughput=pooled_noise([throughput.ratio_visits for _, throughput in timings]),
-        capacity=pooled_noise([throughput.capacity_visits for _, throughput in timings]),
+        p50=pooled_noise([latency.p50_visits for latency, _ in timings], PRIOR.p50),
+        p95=pooled_noise([latency.p95_visits for latency, _ in timings], PRIOR.p95),
+        p99=pooled_noise([latency.p99_visits for latency, _ in timings], PRIOR.p99),
+        service_p50=pooled_noise([latency.service_p50_visits for latency, _ in timings], PRIOR.service_p50),
+        throughput=pooled_noise([throughput.ratio_visits for _, throughput in timings], PRIOR.throughput),
+        capacity=pooled_noise([throughput.capacity_visits for _, throughput in timings], PRIOR.capacity),
         with_overhead=LatencyNoise(
-            p50=pooled_noise([ratios.p50_visits for ratios in added]),
-            p95=pooled_noise([ratios.p95_visits for ratios in added]),
-            p99=pooled_noise([ratios.p99_visits for ratios in added]),
+            p50=pooled_noise([ratios.p50_visits for ratios in added], PRIOR.with_overhead.p50),
+            p95=pooled_noise([ratios.p95_visits for ratios in added], PRIOR.with_overhead.p95),
+            p99=pooled_noise([ratios.p99_visits for ratios in added], PRIOR.with_overhead.p99),
         ),
     )
 
@@ -84,12 +85,12 @@ class MeterJobs:
     task: Task
     prepared: Prepared
     traffic: Traffic
-    noise: RatioNoise = NO_RATIO_NOISE
+    noise: RatioNoise = PRIOR
 
     def sent(self, through: Through) -> MeterJobs:
-        """Return jobs whose requests reach the deployments in another way, of which no variance is known yet."""
+        """Return jobs whose requests reach the deployments in another way, whose variance this study does not know."""
         traffic = self.config.traffic.model_copy(update={"through": through})
-        return replace(self, config=self.config.model_copy(update={"traffic": traffic}), noise=NO_RATIO_NOISE)
+        return replace(self, config=self.config.model_copy(update={"traffic": traffic}), noise=PRIOR)
 
     @property
     def baseline(self) -> Side:

@@ -17,6 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from search.format import count
+
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("din", "autoint", "ft_transformer", "bert", "gru4rec")
 STUDY = """
@@ -53,7 +57,8 @@ def studied(
 
 
 def best(rows: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    able = [row for row in rows if row["feasible"] and row["trial"]]
+    """The least p95 ratio on the front; what its final benchmark passed over has the luck of a single visit."""
+    able = [row for row in rows if row["on_front"] and row["trial"]]
     return min(able, key=lambda row: float(row["latency_ms"]["p95_ratio"]), default=None)
 
 
@@ -74,8 +79,14 @@ def lines(model: str, validated: Mapping[str, Any], front: Mapping[str, Any] | N
         least, most = quality["loss_interval"]
         told.append(
             f"  best: p95 ratio {latency['p95_ratio']:.3f} [{low:.3f}, {high:.3f}]  throughput "
-            f"{row['throughput_ratio']:.1f}x  loss {quality['loss']:+.2%} [{least:+.2%}, {most:+.2%}]  {row['origin']}"
+            f"{row['throughput_ratio']:.1f}x  capacity {row['capacity_ratio']:.1f}x  loss {quality['loss']:+.2%} "
+            f"[{least:+.2%}, {most:+.2%}]  {row['origin']}, {count(row['visits'], 'visit')}"
         )
+        if (tuned := row["tuned"]) is not None:
+            told.append(
+                f"  beside the tuned baseline, trial {tuned['trial']}: p95 ratio {tuned['p95_ratio']:.3f}  throughput "
+                f"{tuned['throughput_ratio']:.1f}x  capacity {tuned['capacity_ratio']:.1f}x"
+            )
     elif front is not None:
         told.append(f"  no feasible point: {front['counts']}")
     return told

@@ -86,7 +86,10 @@ def _played(sockets: Sequence[socket.socket], messages: Sequence[bytes], due: Se
         left = (due[sent] - clock()) / 1e9 if sent < len(due) else _TIMEOUT_SECONDS
         for one in select.select(list(busy), [], [], max(left, 0.0))[0]:
             number, data = busy[one]
-            data += one.recv(1 << 16)
+            chunk = one.recv(1 << 16)
+            if not chunk:
+                raise ValueError(f"must be answered, but the connection was closed after {data[:300]!r}")
+            data += chunk
             busy[one] = (number, data)
             if _is_whole(data):
                 taken[number] = clock() - due[number]
@@ -100,9 +103,9 @@ def _is_whole(data: bytes) -> bool:
     """Return whether an answer has arrived in full.
 
     Raises:
-        ValueError: it is an error, or the connection is closed.
+        ValueError: it is an error.
     """
     head, end, body = data.partition(b"\r\n\r\n")
-    if not data or (end and b" 200 " not in head[:13]):
+    if end and b" 200 " not in head[:13]:
         raise ValueError(f"must be answered with status 200, but got {data[:300]!r}")
-    return bool(end) and len(body) == int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    return bool(end) and len(body) == int(head.lower().split(b"\r\ncontent-length:")[1].split(b"\r\n")[0])

@@ -156,9 +156,7 @@ def test_trials_off_the_front_are_timed_too_where_they_are_named(
         remeasure(session, workers, QUIET, [7])
 
 
-def test_the_other_way_needs_its_packages(
-    session: Session, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_other_way_needs_its_packages(session: Session, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.config.load.PACKAGES", ("no_such_package",))
     with pytest.raises(ConfigError, match=r"no_such_package: pip install 'leanrec\[serve\]'"):
         remeasure(session, workers, QUIET, [1], "http")

@@ -43,6 +43,11 @@ def thousands() -> Scored:
     return Scored(lambda values: 3000 + 500 * values)
 
 
+def close_together() -> Scored:
+    """Values of 5000 and some tenths more or less, where one step of fp32 is 5e-4."""
+    return Scored(lambda values: 5000 + values)
+
+
 def changed(graph: onnx.ModelProto, part: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
     other = copy.deepcopy(graph)
     tensor = next(t for t in other.graph.initializer if t.name == f"model.{part}")
@@ -79,7 +84,7 @@ def test_each_output_has_a_spread_of_its_own() -> None:
 
 def test_scores_that_hardly_differ_are_measured_by_their_mean() -> None:
     constant = np.full(5, 200.0)
-    assert compare_scores([constant + 1], [constant], None) == pytest.approx(1 / 20)
+    assert compare_scores([constant + 1], [constant], None) == pytest.approx(1 / 0.4)
     assert compare_scores([constant], [constant]) == 0
 
 
@@ -91,7 +96,7 @@ def test_a_sigmoids_rounding_is_no_fault() -> None:
         compare_scores([expected + 3e-7], [expected])
 
 
-@given(st.lists(st.floats(1, 100, width=32), min_size=2, max_size=20), st.floats(1e-2, 1e6))
+@given(st.lists(st.floats(1, 100, width=32), min_size=2, max_size=20), st.floats(1, 1e6))
 def test_a_difference_does_not_hang_on_the_scores_unit(values: list[float], unit: float) -> None:
     expected = np.array(values)
     got = expected + np.linspace(0, 0.1, len(values)) * expected.std()
@@ -114,8 +119,10 @@ def test_what_is_not_finite_is_an_error(wrong: float, side: str) -> None:
 # -- of graphs
 
 
-@pytest.mark.parametrize(("make", "size"), [(rare, 1e-3), (thousands, 3e3)])
-def test_other_weights_fail_and_the_models_own_pass(make: Callable[[], Scored], size: float) -> None:
+@pytest.mark.parametrize(
+    ("make", "size", "share"), [(rare, 1e-3, 0.01), (thousands, 3e3, 0.01), (close_together, 5e3, 0.1)]
+)
+def test_other_weights_fail_and_the_models_own_pass(make: Callable[[], Scored], size: float, share: float) -> None:
     model = make()
     graph = to_onnx(model, ROWS)
     scores = run_onnx(graph, ARRAYS)
@@ -123,7 +130,7 @@ def test_other_weights_fail_and_the_models_own_pass(make: Callable[[], Scored], 
     requests = [{"item": ARRAYS["item"][:count]} for count in (3, 50)]
     assert check_parity(model, graph, ROWS) < 5e-4 and check_parity(model, graph, ROWS, requests=requests) < 5e-4
     assert largest_difference(graph, graph, ARRAYS, LIMIT) == 0
-    other = other_weights(graph, 0.01)
+    other = other_weights(graph, share)
     moved = np.abs(run_onnx(other, ARRAYS) - scores)
     assert (moved.max() < 1e-4) == (size < 1), "so that an absolute limit lets it pass"
     for check in (

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.tracking import MlflowClient
@@ -32,9 +38,11 @@ from spaces.techniques.placement import Batching, InstanceGroup, Placement, Rout
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
+from tests.report_tests.browsers import opened_browser
 from tests.search_tests.measurements import complete_outcome, small_space
 from tests.serve_tests.bundles import write_toy
 
+ROOT = Path(__file__).resolve().parents[2]
 QUIET = Console(quiet=True, as_json=True)
 # p95 ratio, throughput ratio, loss and bytes of each trial; the baseline first, and a stopped and a failed one last.
 NUMBERS = ((1.0, 1.0, 0.0, 4e6), (0.2, 5.0, 0.002, 5e5), (0.6, 8.0, 0.001, 2e6), (0.1, 9.0, 0.3, 9e4))
@@ -288,3 +296,66 @@ def test_a_slow_store_does_not_hold_up_the_search() -> None:
     assert done == []
     writer.drain()
     assert done == [0, 1, 2]
+
+
+# -- as a person sees it
+
+
+@contextmanager
+def shown(home: Home, path: str, *options: str) -> Iterator[tuple[Any, str]]:
+    """A tab of headless Chromium beside a server of `leanrec ui`, and its address, once `path` answers there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "leanrec.py"), "ui", *options, "--port", str(port), "--home", str(home.root)]
+    with (
+        opened_browser() as browser,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+    ):
+        try:
+            address, end = f"http://127.0.0.1:{port}", time.monotonic() + 90
+            while not answers(address + path):
+                assert time.monotonic() < end and process.poll() is None
+                time.sleep(0.2)
+            tab = browser.new_page(viewport={"width": 1600, "height": 1000})
+            tab.set_default_timeout(60_000)
+            yield tab, address
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_mlflows_pages_show_the_study(session: Session, client: MlflowClient, home: Home, tmp_path: Path) -> None:
+    session.level(QUIET)
+    choose(session, home, tmp_path)
+    number, study = experiment(client).experiment_id, parent(client)
+    names = [run.info.run_name for run in client.search_runs([number]) if run.info.run_name]
+    assert len(names) == 7
+    with shown(home, "/health") as (tab, address):
+        tab.goto(f"{address}/#/experiments/{number}/runs?workflowType=machine_learning")
+        tab.get_by_text(names[0]).first.wait_for()
+        table = tab.inner_text("body")
+        assert [name for name in names if name not in table] == []
+        tab.goto(f"{address}/#/experiments/{number}/runs/{study.info.run_id}")
+        tab.get_by_text("front.html").first.wait_for(state="attached")
+        tab.goto(f"{address}/#/models/shop/versions/1")
+        tab.get_by_text("champion").first.wait_for()
+        assert "Trial 1" in tab.inner_text("body") or "trial 1" in tab.inner_text("body")
+
+
+@pytest.mark.slow
+def test_optunas_dashboard_shows_the_front(session: Session, home: Home) -> None:
+    pytest.importorskip("optuna_dashboard")
+    with shown(home, "/api/studies", "--optuna") as (tab, address):
+        tab.goto(f"{address}/dashboard")
+        tab.get_by_text("shop").first.wait_for()
+        tab.get_by_text("shop").first.click()
+        tab.get_by_text("Pareto", exact=False).first.wait_for()

@@ -55,6 +55,16 @@ def test_a_search_alone_speaks_of_validation(front_document: Document) -> None:
     assert "leanrec choose" in whole(words)
 
 
+def test_what_a_final_benchmark_passed_over_is_no_headline(front_document: Document, refresh_front: Any) -> None:
+    """Its single visit may have been a lucky one."""
+    lucky = winner(front_document)
+    row = next(row for row in front_document["rows"] if row["trial"] == lucky.trial)
+    row["latency_ms"] |= {"p95_ratio": 0.001, "p95_ratio_interval": [0.0009, 0.0011]}
+    row["passed_over"] = True
+    said = verdict(refresh_front(front_document))
+    assert f"trial {lucky.trial} " not in whole(said) and f"trial {lucky.trial}," not in whole(said)
+
+
 def with_overhead(document: Document, overhead_ms: float) -> None:
     """Measure the document's study through HTTP, with so long spent elsewhere, for ratios that are told by it."""
     document |= {"through": "http", "overhead_ms": overhead_ms}
