@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.serving.bundle import read_bundle
+from objectives.serving.http import server
 from objectives.serving.http.app import Scope, Send
 from objectives.serving.http.body import Receive, read_body
 from objectives.serving.http.limits import Limits
@@ -39,7 +40,7 @@ def serve(folder: str, switch_seconds: str) -> None:
     def started(found: Started) -> None:
         print(f"{found.url}/v2/models/{found.name}", flush=True)
 
-    sys.setswitchinterval(float(switch_seconds))
+    server.SWITCH_SECONDS = float(switch_seconds)
     serve_bundle(lambda: Path(folder), "127.0.0.1", 0, None, Limits(), lambda line: None, started)
 
 

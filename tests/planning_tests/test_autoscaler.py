@@ -72,6 +72,7 @@ def test_a_steady_rate_is_served_and_no_machine_is_ready_before_it_was_ordered(s
     rate = float(random.uniform(5, 60))
     seconds, end = steps((rate, 400.0))
     found = autoscale(seconds, end, needed, start_s, WINDOWS, flat())
-    assert machines_at(found, 399) in (needed(0, rate), needed(0, rate * 1.03))
+    # The windows count whole requests, a few percent more or less.
+    assert machines_at(found, 399) in {needed(0, rate * share) for share in (0.97, 1.0, 1.03)}
     changes = found.starts_s[1:]
     assert not len(changes) or changes[0] >= start_s

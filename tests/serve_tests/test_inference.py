@@ -333,8 +333,8 @@ def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
 def test_scores_that_are_not_finite_are_the_models_fault(wrong: float, toy: Path) -> None:
     with opened(toy) as inference:
 
-        async def scores(request: Any) -> np.ndarray:
-            return np.array([1, wrong], np.float32)
+        async def scores(request: Any) -> tuple[np.ndarray, int]:
+            return np.array([1, wrong], np.float32), 1
 
         inference.slot.model.scores = scores  # type: ignore[method-assign]
         with pytest.raises(ModelFailedError, match="NaN"):

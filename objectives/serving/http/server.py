@@ -7,6 +7,7 @@ import gc
 import re
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from objectives.serving.http.model_slot import ModelSlot
 # Seconds between the news that the server is to stop and the end of listening: clients with open connections are told
 # to close them with their next response, and a load balancer sees that the server is not ready.
 _NOTICE_SECONDS = 0.5
+# Time after which a thread that waits for the interpreter gets it. With Python's 5 ms, a replica whose run has ended
+# may wait as long for an event loop that parses large JSON: beside such a load, p50 and p95 were a fifth higher.
+SWITCH_SECONDS = 0.0005
 # Above the 60 s after which load balancers close an idle connection: the side that sends requests closes it first.
 _KEEP_ALIVE_SECONDS = 75
 Say = Callable[[str], None]
@@ -90,6 +94,7 @@ def serve(
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
         _spare_garbage_collection()
+        sys.setswitchinterval(SWITCH_SECONDS)
         with running(mirror, lambda: inference.slot.model), asyncio.Runner(loop_factory=loop) as runner:
             left = runner.run(_run(server, listener, inference, swapper, drainer, elastic))
     say(f"{inference.answered} requests were answered, {left} were not")
