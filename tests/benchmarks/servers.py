@@ -135,7 +135,8 @@ def table(name: str, visits: Mapping[str, Sequence[Visit]], limit_ms: float) -> 
     for server, search in found.items():
         alone, most = percentile(search.service_ms, 50), float(np.median(search.capacity_rps))
         by_visit = ", ".join(f"{visit.rate_rps:.0f}" for visit in visits[server])
-        ratio = _shown(rates[ours] / rates[server], drawn[ours] / drawn[server], 2) if rates[server] else "-"
+        with np.errstate(divide="ignore"):  # a server may keep the limit at no rate of a resample
+            ratio = _shown(rates[ours] / rates[server], drawn[ours] / drawn[server], 2) if rates[server] else "-"
         rate = _shown(rates[server], drawn[server], 0)
         lines.append(
             f"| {server} | {KINDS[server].tensors} | {alone:.2f} | {most:.0f} | {rate} | {by_visit} | {ratio} |"
