@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from objectives.serving.devices import int8_weight_bits
 from objectives.task import Task
 from search.config.defaults import space_for
 from search.config.space_sections import SpaceConfig
@@ -114,7 +115,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     with pytest.MonkeyPatch.context() as patch, brief_training():
         patch.chdir(home)
         patch.setattr(sys, "path", [*sys.path, str(home)])
-        task = Task(str(home), "corner_shop:factory", "", "", 20, 0.6, 60, 0)
+        task = Task(str(home), "corner_shop:factory", "", "", 20, 0.6, 60, 0, int8_weight_bits=int8_weight_bits())
         yield lambda factory: Shop.open(replace(task, recommender=f"corner_shop:{factory}"), CONFIG)
 
 
