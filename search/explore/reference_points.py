@@ -82,13 +82,15 @@ def tuned_baseline(trials: Sequence[EndedTrial]) -> int | None:
 
 def beside_tuned(point: Point, tuned: Point) -> TunedRatios:
     """A point's ratios to the tuned baseline. Both were measured beside the baseline, each in a run of its own, so the
-    interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
+    interval's ends are the quotients of opposite ends, at worst. Beside itself a point is 1, exactly."""
     found: Json = {}
     ours, theirs = ({**vars(each), **vars(each.latency_ms)} for each in (point, tuned))
+    itself = 1.0, (1.0, 1.0)
     for name in ("p95_ratio", "service_p50_ratio", "throughput_ratio", "capacity_ratio"):
         interval = f"{name}_interval"
-        divisor = (1.0, (1.0, 1.0)) if tuned.trial == 0 else (theirs[name], theirs[interval])
-        found[name], found[interval] = _quotient((ours[name], ours[interval]), divisor)
+        divisor = itself if tuned.trial == 0 else (theirs[name], theirs[interval])
+        same = point.trial == tuned.trial
+        found[name], found[interval] = itself if same else _quotient((ours[name], ours[interval]), divisor)
     assert found["p95_ratio"] is not None and found["service_p50_ratio"] is not None, "no time is 0"
     return TunedRatios(trial=tuned.trial, **found)
 

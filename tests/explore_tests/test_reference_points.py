@@ -230,6 +230,8 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     tuned = after.tuned_baseline
     assert tuned is not None and tuned.p95_ratio == 0.55 and tuned.knobs["placement.replicas"] == 2
     assert after.rows[1].reference is None
+    assert tuned.tuned is not None and (tuned.tuned.p95_ratio, tuned.tuned.p95_ratio_interval) == (1.0, (1.0, 1.0))
+    assert tuned.tuned.capacity_ratio_interval == (1.0, 1.0), "beside itself"
     small = next(point.tuned for point in after.points if point.origin == "pruned")
     assert small is not None and small.trial == tuned.trial
     assert small.p95_ratio == pytest.approx(0.1 / 0.55)
