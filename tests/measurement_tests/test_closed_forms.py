@@ -17,6 +17,7 @@ from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import Recording
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import rate_under_slo
+from objectives.measurement.visits import PRIOR
 from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of
 
 Floats = NDArray[np.float64]
@@ -109,7 +110,7 @@ class Noisy(SimulatedTarget):
 
 
 def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float, float, float]]]:
-    """Points and ends of the intervals of so many benchmarks."""
+    """Points and ends of the intervals of so many benchmarks, as of a study's first ones."""
     requests = requests_of(np.random.default_rng(0).permutation(ROWS["rows"]).tolist())
     found: dict[str, list[tuple[float, float, float]]] = {"p95": [], "throughput": [], "capacity": []}
     for run in range(runs):
@@ -125,7 +126,7 @@ def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float,
             )[0]
             for visit in range(visits)
         )
-        latency, throughput = Recording(made, None, 95, run).summarize()
+        latency, throughput = Recording(made, None, 95, run).summarize(PRIOR)
         found["p95"].append((latency.p95_ratio, *latency.p95_ratio_interval))
         found["throughput"].append((throughput.ratio, *throughput.ratio_interval))
         found["capacity"].append((throughput.capacity_ratio, *throughput.capacity_ratio_interval))
