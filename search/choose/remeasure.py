@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from search.workers.processes import Workers
 from spaces.serialization import fields_in
 
 _WAYS: Mapping[Through, str] = {"pool": "in the pool", "http": "through the HTTP server"}
-_SHORT: Mapping[Through, str] = {"pool": "pool", "http": "HTTP"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,31 +160,35 @@ def conclusion(found: Remeasurement) -> str:
 
 
 def remeasured_table(found: Remeasurement) -> Table:
-    """Old and new side by side, the fastest first."""
+    """Old and new side by side, the fastest first, a line for each number."""
     machines = f"then: {found.machine_then or MISSING}\nnow: {found.machine_now}"
     table = Table(title=f"Points of {found.study}, timed again", title_justify="left", caption=machines)
     table.caption_justify = "left"
+    then, now = ("then", "now")
+    if any(row.then.through != found.through for row in found.rows):
+        before = next(row.then.through for row in found.rows if row.then.through != found.through)
+        then, now = f"then, {_WAYS[before]}", f"now, {_WAYS[found.through]}"
     table.add_column("trial", justify="right")
-    ways = {row.then.through for row in found.rows}
-    then = f"then, {_SHORT[next(iter(ways))]}" if ways not in (set(), {found.through}) else "then"
-    now = "now" if then == "then" else f"now, {_SHORT[found.through]}"
-    for name, when in itertools.product(_CELLS, (then, now)):
-        table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
-    table.add_column("agrees", justify="left", max_width=40)
+    table.add_column("number")
+    for when in (then, now):
+        table.add_column(when, justify="right", no_wrap=True)
+    table.add_column("the intervals overlap")
     for row in found.rows:
-        pairs = itertools.product(_CELLS.values(), (row.then, row.now))
-        cells = [MISSING if timing is None else word(timing) for word, timing in pairs]
-        table.add_row(str(row.trial), *cells, _agreement(row))
+        for place, (name, word) in enumerate(_CELLS.items()):
+            trial = "" if place else str(row.trial)
+            again = MISSING if row.now is None else word(row.now)
+            table.add_row(
+                trial, name, word(row.then), again, _agreement(row, name), end_section=place + 1 == len(_CELLS)
+            )
     return table
 
 
-def _agreement(row: Remeasured) -> str:
+def _agreement(row: Remeasured, name: str) -> str:
+    """Whether the intervals of a number overlap, in a word; beside the first one, why a row was not timed."""
     if row.now is None:
-        return f"not timed: {row.reason}"
-    if row.agrees is None:
-        return "another way"
-    differing = [name for name, same in (("p95", row.agrees), ("throughput", row.throughput_agrees)) if not same]
-    return f"no: {' and '.join(differing)}" if differing else "yes"
+        return f"not timed: {row.reason}" if name == next(iter(_CELLS)) else ""
+    same = {"p95 ratio": row.agrees, "throughput ratio": row.throughput_agrees}.get(name)
+    return "" if same is None else "yes" if same else "no"
 
 
 def _ratio(found: Timing) -> str:
@@ -195,7 +197,7 @@ def _ratio(found: Timing) -> str:
 
 _CELLS: Mapping[str, Callable[[Timing], str]] = {
     "p95 ms": lambda found: f"{found.p95_ms:.3f}",
-    "p95 ratio [95%]": _ratio,
-    "throughput ratio [95%]": lambda found: ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f"),
-    "capacity ratio [95%]": lambda found: ranged(found.capacity_ratio, found.capacity_ratio_interval, ".2f"),
+    "p95 ratio": _ratio,
+    "throughput ratio": lambda found: ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f"),
+    "capacity ratio": lambda found: ranged(found.capacity_ratio, found.capacity_ratio_interval, ".2f"),
 }

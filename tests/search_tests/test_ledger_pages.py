@@ -24,7 +24,7 @@ from objectives.records import Artifact, InputSpec, Outcome, Prepared
 from search.cli.console import Console
 from search.config.study_file import parse
 from search.home import Home
-from search.ledger.notes import FILTERS
+from search.ledger.notes import FILTERS, NOTE
 from search.ledger.titles import candidate_title
 from search.ledger.writer import Writer
 from search.results import choice_json, read_choice
@@ -337,14 +337,19 @@ def test_mlflows_pages_show_the_study(session: Session, client: MlflowClient, ho
     session.level(QUIET)
     choose(session, home, tmp_path)
     number, study = experiment(client).experiment_id, parent(client)
-    names = [run.info.run_name for run in client.search_runs([number]) if run.info.run_name]
-    assert len(names) == 7
+    runs = client.search_runs([number], "tags.`leanrec.role` = 'trial'")
+    names = {run.info.run_name: run.data.tags for run in runs if run.info.run_name}
+    views = dict(re.findall(r"\[([^]]+)\]\((#/[^)]+viewStateShareKey[^)]*)\)", experiment(client).tags[NOTE]))
+    assert set(views) == set(FILTERS) and len(names) == 6
     with shown(home, "/health") as (tab, address):
-        tab.goto(f"{address}/#/experiments/{number}/runs?workflowType=machine_learning")
-        tab.get_by_text(names[0]).first.wait_for()
-        table = tab.inner_text("body")
-        assert [name for name in names if name not in table] == []
-        tab.goto(f"{address}/#/experiments/{number}/runs/{study.info.run_id}")
+        front = [name for name, tags in names.items() if tags.get("on_front") == "true"]
+        for view, expected in (("every trial", list(names)), ("the front", front)):
+            tab.goto(f"{address}/{views[view]}")
+            tab.get_by_text(expected[0]).first.wait_for()
+            table = tab.inner_text("body")
+            assert [name for name in names if name in table] == expected, view
+            assert "p95_ratio" in table, "columns that help"
+        tab.goto(f"{address}/#/experiments/{number}/runs/{study.info.run_id}/artifacts")
         tab.get_by_text("front.html").first.wait_for(state="attached")
         tab.goto(f"{address}/#/models/shop/versions/1")
         tab.get_by_text("champion").first.wait_for()
