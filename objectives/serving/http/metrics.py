@@ -60,7 +60,7 @@ class Metrics:
         """Add the metrics of a shadowing, whose document `read` returns."""
         self.registry.register(_ShadowCollector(read))
 
-    def answered(self, seconds: float, rows: int, together: int) -> None:
+    def answered(self, seconds: float, rows: int, together: int = 1) -> None:
         self._seconds.observe(seconds)
         self._rows.observe(rows)
         self._batch.observe(together)
