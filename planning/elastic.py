@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from objectives.measurement.statistics import percentile
 from objectives.serving.control.controller import Decision, Observation, Reason, begin, decide
+from objectives.serving.control.lateness import Lateness
 from objectives.serving.control.options import ControlPlan, Option, choose
 from objectives.serving.control.windows import Windows
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
@@ -130,7 +131,8 @@ class _Machine:
         self._decisions: list[Decision] = []
         self._latency: list[Floats] = []
         self._options: list[NDArray[np.int64]] = []
-        self._arrived = self._ended = self._late = 0
+        self._arrived, self._lateness = 0, Lateness()
+        self._lateness.slo_ms = plan.slo_ms
         self._serve(Segment(0.0, 0.0, self._state.option))
 
     def advance(self, second: float) -> None:
@@ -149,7 +151,7 @@ class _Machine:
         now_ns = max(due_ns, self._pool.free_ns)
         self._pool.advance(now_ns)
         self._pool.submit(rows, now_ns)
-        self._unanswered.append(len(self._due))
+        self._unanswered[len(self._due)] = self._lateness.began(due_ns)
         self._due.append(due_ns)
         self._arrived += 1
 
@@ -164,10 +166,8 @@ class _Machine:
 
     def _tick(self, second: float) -> None:
         self._pool.advance(second * 1e9)
-        self._count_answers(second * 1e9)
-        seen = Observation(
-            second, self._arrived, self._pool.queued, self._segments[-1].option, ended=self._ended, late=self._late
-        )
+        ended, late = self._count_answers(second * 1e9)
+        seen = Observation(second, self._arrived, self._pool.queued, self._segments[-1].option, ended=ended, late=late)
         self._state, decision = decide(self._plan, self._windows, self._state, seen)
         if decision.reason is not Reason.STEADY:
             self._decisions.append(decision)
@@ -179,22 +179,19 @@ class _Machine:
         option = self._plan.options[segment.option]
         self._pool = VirtualPool(limited(option.placement), self._service(option))
         self._due: list[int] = []
-        self._unanswered: list[int] = []
+        # Number of a request in the count of late ones, by its number in the pool.
+        self._unanswered: dict[int, int] = {}
+        self._lateness.model_replaced()
         self._segments.append(segment)
 
-    def _count_answers(self, now_ns: float) -> None:
-        """Count what was answered since the last call, and what is overdue; requests of a model that no longer serves
-        are left out."""
-        waiting = []
-        for number in self._unanswered:
-            at_ns = self._pool.answer_ns(number)
-            late = ((now_ns if at_ns is None else at_ns) - self._due[number]) / 1e6 > self._plan.slo_ms
-            if at_ns is None and not late:
-                waiting.append(number)
-            else:
-                self._ended += 1
-                self._late += late
-        self._unanswered = waiting
+    def _count_answers(self, now_ns: float) -> tuple[int, int]:
+        """Count what was answered since the last call, and return the requests so far that ended or are overdue, and
+        the late ones among them."""
+        for number, request in list(self._unanswered.items()):
+            if (at_ns := self._pool.answer_ns(number)) is not None:
+                self._lateness.answered(request, at_ns)
+                del self._unanswered[number]
+        return self._lateness.counts(now_ns)
 
     def _end_segment(self) -> None:
         found = self._pool.finish()

@@ -164,9 +164,8 @@ def remeasured_table(found: Remeasurement) -> Table:
     machines = f"then: {found.machine_then or MISSING}\nnow: {found.machine_now}"
     table = Table(title=f"Points of {found.study}, timed again", title_justify="left", caption=machines)
     table.caption_justify = "left"
-    then, now = ("then", "now")
-    if any(row.then.through != found.through for row in found.rows):
-        before = next(row.then.through for row in found.rows if row.then.through != found.through)
+    then, now = "then", "now"
+    for before in {row.then.through for row in found.rows} - {found.through}:  # one at most: a study has one way
         then, now = f"then, {_WAYS[before]}", f"now, {_WAYS[found.through]}"
     table.add_column("trial", justify="right")
     table.add_column("number")
@@ -184,7 +183,7 @@ def remeasured_table(found: Remeasurement) -> Table:
 
 
 def _agreement(row: Remeasured, name: str) -> str:
-    """Whether the intervals of a number overlap, in a word; beside the first one, why a row was not timed."""
+    """Return whether the intervals of a number overlap, in a word; beside the first one, why a row was not timed."""
     if row.now is None:
         return f"not timed: {row.reason}" if name == next(iter(_CELLS)) else ""
     same = {"p95 ratio": row.agrees, "throughput ratio": row.throughput_agrees}.get(name)

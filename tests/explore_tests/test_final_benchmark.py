@@ -16,7 +16,7 @@ from objectives.jobs.requests import VisitRequest, VisitResponse, WeighRequest
 from objectives.measurement import recording
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
-from objectives.records import Footprint
+from objectives.records import Footprint, Interval, Latency, Throughput
 from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.errors import JobError
@@ -229,6 +229,15 @@ def test_only_one_visit_where_the_time_is_over(
     assert not study.final_is_due
 
 
+def intervals(latency: Latency, throughput: Throughput) -> tuple[Interval, ...]:
+    return (
+        latency.p95_ratio_interval,
+        latency.service_p50_ratio_interval,
+        throughput.ratio_interval,
+        throughput.capacity_ratio_interval,
+    )
+
+
 def test_one_visit_is_as_unsure_as_visits_differ_elsewhere(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -236,21 +245,10 @@ def test_one_visit_is_as_unsure_as_visits_differ_elsewhere(
     study = study_of(parts, {"baseline": (1.0, 1.0, 0.0), "fast": (0.1, 5.0, 0.001)})
     final_of(parts, study, Meter({}), monkeypatch, tmp_path, visits=3).run(0.0, 0.0)
     point = next(one for one in study_front(parts["config"], study).points if one.trial == 1)
-    latency, throughput = read_recording(tmp_path / str(point.timings)).summarize()
     elsewhere = {"p95": 0.16, "service": 0.045, "throughput": 0.13, "capacity": 0.07}
-    alone = (
-        latency.p95_ratio_interval,
-        latency.service_p50_ratio_interval,
-        throughput.ratio_interval,
-        throughput.capacity_ratio_interval,
-    )
+    alone = intervals(*read_recording(tmp_path / str(point.timings)).summarize())
     measured = study.measured()[1]
-    whole = (
-        measured.latency.p95_ratio_interval,
-        measured.latency.service_p50_ratio_interval,
-        measured.throughput.ratio_interval,
-        measured.throughput.capacity_ratio_interval,
-    )
+    whole = intervals(measured.latency, measured.throughput)
     for (name, deviation), (low, high), (least, most) in zip(elsewhere.items(), whole, alone, strict=True):
         assert math.log(high / low) / 2 >= 2.7764 * deviation * 0.999, name
         assert high / low >= most / least, name

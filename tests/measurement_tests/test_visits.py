@@ -95,7 +95,7 @@ def test_the_interval_holds_for_another_hour(true: float) -> None:
     """Hours change the logarithm by 3% of itself; equal deployments drift together."""
     random, covered, naive, runs = np.random.default_rng(3), 0, 0, 4000
     for _ in range(runs):
-        hour = random.normal(math.log(true), DRIFT * abs(math.log(true)))
+        hour = random.normal(math.log(true), 0.03 * abs(math.log(true)))
         ratios = np.exp(random.normal(hour, 0.02, 3)).tolist()
         for drift in (DRIFT, 0.0):
             _, (low, high) = ratio_over_visits(ratios, [0.0] * 3, VisitNoise(0.0004, 40), drift=drift)

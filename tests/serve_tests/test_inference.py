@@ -276,7 +276,7 @@ DEADLINE = Admission(deadline_ms=5000)
     ids=["plain", "deadline", "inline", "split", "batching"],
 )
 def test_a_replaced_model_is_freed_without_garbage_collection(placement: Placement, tmp_path: Path) -> None:
-    """What was loaded before the server began is left out of garbage collections."""
+    """The server leaves what it has loaded out of garbage collections."""
 
     async def main() -> list[weakref.ref[Any]]:
         inference = Inference("toy", ModelSlot(Model.open(write_toy(tmp_path / "old", placement))), Limits())

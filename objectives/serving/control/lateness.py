@@ -19,15 +19,15 @@ class Lateness:
         self.slo_ms = math.inf
         self._ended = self._late = self._began = 0
         # Start of each, in nanoseconds and in the order of their starts.
-        self._running: dict[int, int] = {}
+        self._running: dict[int, float] = {}
 
-    def began(self, now_ns: int) -> int:
+    def began(self, now_ns: float) -> int:
         """Return the number of a request that is given to the model."""
         self._began += 1
         self._running[self._began] = now_ns
         return self._began
 
-    def answered(self, request: int, now_ns: int) -> None:
+    def answered(self, request: int, now_ns: float) -> None:
         start_ns = self._running.pop(request, None)
         if start_ns is not None:
             self._ended += 1
@@ -45,12 +45,12 @@ class Lateness:
     def model_replaced(self) -> None:
         self._running.clear()
 
-    def counts(self, now_ns: int) -> tuple[int, int]:
+    def counts(self, now_ns: float) -> tuple[int, int]:
         """Return the requests so far that ended or are overdue, and the late ones among them."""
         overdue = [number for number, _ in takewhile(lambda one: self._is_late(one[1], now_ns), self._running.items())]
         for number in overdue:
             self.refused(number)
         return self._ended, self._late
 
-    def _is_late(self, start_ns: int, now_ns: int) -> bool:
+    def _is_late(self, start_ns: float, now_ns: float) -> bool:
         return (now_ns - start_ns) / 1e6 > self.slo_ms

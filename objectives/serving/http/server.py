@@ -31,7 +31,7 @@ from objectives.serving.http.model_slot import ModelSlot
 # to close them with their next response, and a load balancer sees that the server is not ready.
 _NOTICE_SECONDS = 0.5
 # Time after which a thread that waits for the interpreter gets it. With Python's 5 ms, a replica whose run has ended
-# may wait as long for an event loop that parses large JSON: beside such a load, p50 and p95 were a fifth higher.
+# may wait as long for an event loop that parses large JSON: beside such a load, p50 and p95 were a quarter higher.
 SWITCH_SECONDS = 0.0005
 # Above the 60 s after which load balancers close an idle connection: the side that sends requests closes it first.
 _KEEP_ALIVE_SECONDS = 75
