@@ -33,6 +33,7 @@ from objectives.serving.bundle_files import (
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
+from objectives.serving.pool.pending_result import rows_of
 from objectives.serving.preparation import preparation
 from spaces.candidate import Candidate
 from spaces.serialization import digest, from_plain, to_plain
@@ -130,6 +131,14 @@ class Bundle:
             "measured numbers do not hold here"
         )
         return (*([features] if lacking else []), *([] if self.slower_here is None else [self.slower_here]))
+
+    def example(self, rows: int = 0) -> Arrays:
+        """Return the request whose scores the manifest holds, repeated until it has at least so many rows."""
+        inputs = self.manifest.example.inputs
+        request = {spec.name: np.asarray(inputs[spec.name], dtype=spec.dtype) for spec in self.inputs}
+        given = rows_of(request)
+        repeats = -(-rows // given) if rows > given else 1
+        return {n: np.concatenate([v] * repeats) if len(v) == given else v for n, v in request.items()}
 
     def open(self) -> Pool:
         """Open the pool that serves the bundle, with the measured placement.
@@ -285,10 +294,8 @@ def verify(folder: Path) -> tuple[Bundle, float]:
 
 
 def _compare_example(bundle: Bundle, pool: Pool) -> float:
-    example = bundle.manifest.example
-    request = {i.name: np.asarray(example.inputs[i.name], dtype=i.dtype) for i in bundle.inputs}
-    scores = pool.submit(request).result()
-    expected = np.asarray(example.scores, dtype=np.float32)
+    scores = pool.submit(bundle.example()).result()
+    expected = np.asarray(bundle.manifest.example.scores, dtype=np.float32)
     try:
         return compare_scores([scores], [expected], sides=("bundle here", "bundle as verified"))
     except ParityError as error:

@@ -6,7 +6,9 @@ Every arm answers the same requests at the same times, in an open loop, in block
 
     pool                     in the client's process, by itself
     static answer            the server's HTTP alone, with a fixed answer: what client, network and HTTP take
+    pool, inline             the same, on the thread that submits
     5 ms, 0.5 ms             the server of `leanrec serve` with Python's switch interval, by default 5 ms
+    inline                   the same with 0.5 ms, short runs on the event loop's thread
     worker process           the same, the pool in a process of its own behind the event loop's
     ..., busy                the same, while another client keeps the event loop parsing JSON that it then refuses
     ..., raw                 the same servers by a client of one thread, in a process of its own
@@ -44,18 +46,27 @@ from objectives.measurement.statistics import Floats
 from objectives.records import InputSpec
 from objectives.serving.bundle import read_bundle, write_bundle
 from objectives.serving.http.protocol import HEADER_LENGTH
-from objectives.serving.pool import Pool
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.percentile_lines import heading, line
 from tests.benchmarks.raw_client import RawClient
 from tests.benchmarks.server_processes import running
 
-SERVERS = {"5 ms": ("serve", "0.005"), "0.5 ms": ("serve", "0.0005"), "worker process": ("worker", "0.005")}
-PLACEMENT = Placement(InstanceGroup(threads=1))
+PLACEMENTS = {
+    "": Placement(InstanceGroup(threads=1)),
+    ", inline": Placement(InstanceGroup(threads=1), inline=True),
+}
+# By arm: the kind of the process, the switch interval, and the placement.
+SERVERS = {
+    "5 ms": ("serve", "0.005", ""),
+    "0.5 ms": ("serve", "0.0005", ""),
+    "inline": ("serve", "0.0005", ", inline"),
+    "worker process": ("worker", "0.005", ""),
+}
 # JSON numbers of a request that is refused after it was parsed: on the event loop, since it has less than 64 KiB; and
 # how often it is sent in a second, at most.
 _REFUSED_NUMBERS, _REFUSED_RATE = 9000, 150
+_EXAMPLE_ROWS = 4
 Request = dict[str, NDArray[Any]]
 
 
@@ -134,23 +145,27 @@ def raw_message(path: str, request: Request) -> bytes:
     return f"POST {path}/infer HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
-def measure(folder: Path, requests: list[Request], rate: float, blocks: int) -> None:
-    bundle = read_bundle(folder)
+def measure(folders: Mapping[str, Path], requests: list[Request], rate: float, blocks: int) -> None:
     with ExitStack() as stack:
-        pool = stack.enter_context(Pool.open(folder / "model.onnx", PLACEMENT))
-        started = {name: stack.enter_context(running(kind, folder, how)) for name, (kind, how) in SERVERS.items()}
+        started = {
+            name: stack.enter_context(running(kind, folders[placed], how))
+            for name, (kind, how, placed) in SERVERS.items()
+        }
         rows = str(len(requests[0]["item"]))
-        started["static answer"] = stack.enter_context(running("static", folder, rows))
+        started["static answer"] = stack.enter_context(running("static", folders[""], rows))
         children = tuple(process for process, _ in started.values())
-        targets: dict[str, PythonTarget | RawTarget] = {}
-        pooled = PythonTarget(pool.submit, 1, 2, 1, children)
-        warm_up(pool.submit, requests, bundle.candidate.placement)
+        pools: dict[str, PythonTarget] = {}
+        for placed, folder in folders.items():
+            pool = stack.enter_context(read_bundle(folder).open())
+            warm_up(pool.submit, requests, PLACEMENTS[placed])
+            pools[f"pool{placed}"] = PythonTarget(pool.submit, 1, 2, 1, children)
+        targets: dict[str, PythonTarget | RawTarget] = {**pools}
         for name, (_, url) in started.items():
             remote = stack.enter_context(RemoteModel(url))
             targets[name] = PythonTarget(remote.submit, 1, 6, None, children)
-            warm_up(remote.submit, requests, bundle.candidate.placement)
-            targets[f"{name}, raw"] = raw_target(url, requests, pooled, stack)
-        idle = play({"pool": pooled, **targets}, requests, rate, blocks, 0)
+            warm_up(remote.submit, requests, PLACEMENTS[""])
+            targets[f"{name}, raw"] = raw_target(url, requests, pools["pool"], stack)
+        idle = play(targets, requests, rate, blocks, 0)
         busy = {}
         for name in SERVERS:
             with keeping_busy(started[name][1]):
@@ -164,10 +179,10 @@ def report(idle: Mapping[str, Floats], busy: Mapping[str, Floats]) -> None:
         print(line(name, latency, None))
     for name, latency in busy.items():
         print(line(f"{name}, busy", latency, None))
-    print("added to the pool")
-    for name in idle:
-        if name != "pool":
-            print(line(name, idle[name], idle["pool"]))
+    print("added to the pool of the same placement")
+    for name, latency in idle.items():
+        if not name.startswith("pool"):
+            print(line(name, latency, idle["pool, inline" if name.startswith("inline") else "pool"]))
     print("added to the static answer by the same client, pool included")
     for name in SERVERS:
         for client in ("", ", raw"):
@@ -190,11 +205,15 @@ def main() -> None:
     inputs = [InputSpec(n, "int64", (), size, "user" if n in USER_FIELDS else "item") for n, size in FIELDS.items()]
     with tempfile.TemporaryDirectory() as scratch:
         model = write_model(Path(scratch, "model"), STUDENT if options.sizes == "student" else BASELINE)
-        folder = Path(scratch, "bundle")
-        write_bundle(folder, "measured", model, Candidate(placement=PLACEMENT), {}, inputs, "", requests[0])
+        folders = {}
+        for number, (placed, placement) in enumerate(PLACEMENTS.items()):
+            folders[placed] = Path(scratch, f"bundle-{number}")
+            example = {name: values[:_EXAMPLE_ROWS] for name, values in requests[0].items()}
+            candidate = Candidate(placement=placement)
+            write_bundle(folders[placed], "measured", model, candidate, {}, inputs, "", example)
         print(f"{options.sizes}, {options.rows} rows, {options.rate:g} requests/s, {options.blocks} blocks", flush=True)
         with quiet():
-            measure(folder, requests, options.rate, options.blocks)
+            measure(folders, requests, options.rate, options.blocks)
 
 
 if __name__ == "__main__":

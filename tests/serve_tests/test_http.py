@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import select
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -156,6 +158,61 @@ def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path) -> None:
         assert server.ended(408) == 2 and server.is_well()
 
 
+def test_headers_that_do_not_arrive_are_refused(tmp_path: Path) -> None:
+    """They stop after their first byte, in the first line, and after a header; then they come byte by byte."""
+    request = post(GOOD, "X-Some: header")
+    with running(write_toy(tmp_path / "bundle"), header_seconds=0.2) as server:
+        for length in (1, 10, request.index(b"X-Some") + 3):
+            with server.connect() as peer:
+                peer.sendall(request[:length])
+                status, said, headers = answer(peer)
+                wanted = f"headers: must arrive within 0.2 s, but got {length} bytes in that time"
+                assert (status, json.loads(said)) == (408, {"error": wanted})
+                assert headers["connection"] == "close" and is_closed(peer)
+        with server.connect() as peer:
+            for sent in range(1, len(request)):
+                peer.sendall(request[sent - 1 : sent])
+                if select.select([peer], [], [], 0.02)[0]:
+                    break
+            assert answer(peer)[0] == 408 and sent < request.index(b"\r\n\r\n")
+        assert server.is_well()
+
+
+def test_headers_that_arrive_in_two_parts_are_in_time_and_a_silent_connection_is_closed(tmp_path: Path) -> None:
+    request = post(GOOD)
+    with running(write_toy(tmp_path / "bundle"), header_seconds=0.5) as server:
+        with server.connect() as peer:
+            for _ in range(3):
+                for part in (request[:20], request[20:]):
+                    peer.sendall(part)
+                    time.sleep(0.05)
+                assert answer(peer)[0] == 200
+            time.sleep(0.8)
+            peer.sendall(request)
+            assert answer(peer)[0] == 200, "between two requests, a connection may be silent for longer"
+        with server.connect() as peer:
+            assert is_closed(peer)
+
+
+def test_the_second_request_of_a_connection_does_not_end_the_answer_to_the_first(tmp_path: Path) -> None:
+    with running(write_toy(tmp_path / "bundle", waiting(0.5)), header_seconds=0.1) as server, server.connect() as peer:
+        peer.sendall(post(GOOD) + post(GOOD)[:30])
+        assert answer(peer)[0] == 200
+        assert answer(peer)[0] == 408
+
+
+@pytest.mark.parametrize("step", [1000, 70_000])
+def test_headers_are_limited_and_the_client_told(step: int, http_server: Running) -> None:
+    endless = b"GET /v2 HTTP/1.1\r\nX-Long: " + b"a" * (1 << 17)
+    with http_server.connect() as peer:
+        with suppress(ConnectionError):  # it stops reading
+            for start in range(0, len(endless), step):
+                peer.sendall(endless[start : start + step])
+        status, said, _ = answer(peer)
+        assert status == 431 and json.loads(said)["error"].startswith("headers: must have at most 65536 bytes, but got")
+    assert http_server.is_well()
+
+
 def test_a_client_that_asks_first_is_told_to_send_its_body_where_it_is_wanted(http_server: Running) -> None:
     request = post(GOOD, "Expect: 100-continue")
     with http_server.connect() as peer:
@@ -183,7 +240,9 @@ def test_a_client_that_asks_first_is_told_to_send_its_body_where_it_is_wanted(ht
 def test_what_is_no_http_ends_its_own_connection(data: bytes, http_server: Running) -> None:
     with http_server.connect() as peer:
         peer.sendall(data)
-        assert answer(peer)[0] == 400 and is_closed(peer)
+        status, said, _ = answer(peer)
+        assert status == 400 and is_closed(peer)
+        assert json.loads(said) == {"error": "request: must be of HTTP/1.1, but cannot be read as such"}
     assert http_server.is_well()
 
 

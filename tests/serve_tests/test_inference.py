@@ -164,26 +164,46 @@ def test_bags_that_do_not_fit_are_refused(genres: list, bounds: list, words: str
         asyncio.run(ask(inference, {"genres": np.array(genres), "bounds": np.array(bounds)}))
 
 
-def test_an_inline_replica_leaves_the_event_loop_free(tmp_path: Path) -> None:
-    """A run that waits for the loop could not end if it were run by the loop's own thread."""
+@pytest.mark.parametrize(("rows", "on_loop"), [(4, [True] + [False] * 5), (60, [False] * 6)])
+def test_an_inline_replica_holds_the_event_loop_for_one_short_run_in_a_turn(
+    rows: int, on_loop: list[bool], tmp_path: Path
+) -> None:
+    """Six requests that come in one turn, and six by themselves, on a replica that may run up to 50 rows there."""
     folder = write_toy(tmp_path / "bundle", Placement(inline=True))
+    ran: list[bool] = []
 
     async def main(inference: Inference) -> list[np.ndarray]:
-        loop, pool = asyncio.get_running_loop(), inference.slot.model.pool
+        pool = inference.slot.model.pool
         submit = pool.submit
 
-        def after_the_loop(request: Any) -> Any:
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(5)
-            return submit(request)
+        def noted(request: Any, here: bool = True) -> Any:
+            pending = submit(request, here)
+            ran.append(here and pending.done())
+            return pending
 
-        pool.submit = after_the_loop  # type: ignore[method-assign]
-        return await asyncio.gather(*(ask(inference, draw_request(4, seed)) for seed in range(6)))
+        pool.submit = noted  # type: ignore[method-assign]
+        together = await asyncio.gather(*(ask(inference, draw_request(rows, seed)) for seed in range(6)))
+        assert ran == on_loop
+        ran.clear()
+        alone = []
+        for seed in range(6):
+            alone.append(await ask(inference, draw_request(rows, seed)))
+            await asyncio.sleep(0)  # the next one comes in another turn
+        return together + alone
 
     with opened(folder) as inference:
+        assert inference.slot.model.rows_on_loop > 0, "it was timed"
+        inference.slot.model.rows_on_loop = 50
         found = asyncio.run(main(inference))
-    with Model.open(folder).pool as pool:
-        for seed, scores in enumerate(found):
-            assert scores.tobytes() == pool.submit(draw_request(4, seed)).result(5).tobytes()
+    assert ran == [rows <= 50] * 6
+    with read_bundle(folder).open() as pool:
+        for number, scores in enumerate(found):
+            assert scores.tobytes() == pool.submit(draw_request(rows, number % 6)).result(5).tobytes()
+
+
+def test_replicas_with_threads_of_their_own_leave_the_event_loop_free(toy: Path) -> None:
+    with opened(toy) as inference:
+        assert inference.slot.model.rows_on_loop == 0
 
 
 def test_a_request_is_answered_by_the_model_that_it_came_to(tmp_path: Path) -> None:
@@ -333,7 +353,7 @@ def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
 def test_scores_that_are_not_finite_are_the_models_fault(wrong: float, toy: Path) -> None:
     with opened(toy) as inference:
 
-        async def scores(request: Any) -> tuple[np.ndarray, int]:
+        async def scores(request: Any, rows: int) -> tuple[np.ndarray, int]:
             return np.array([1, wrong], np.float32), 1
 
         inference.slot.model.scores = scores  # type: ignore[method-assign]

@@ -695,6 +695,17 @@ class TestInline:
             assert pool.submit(request(5)).done()
         assert set(engine.threads) == {threading.get_ident()}
 
+    def test_a_caller_that_must_not_wait_leaves_the_run_to_the_replicas_thread(self) -> None:
+        engine = Held()
+        with pool_of([engine], Placement(inline=True)) as pool:
+            first = pool.submit(request(0), here=False)
+            assert not first.done()
+            others = [pool.submit(request(1)), pool.submit(request(2), here=False)]
+            engine.controller.set()
+            assert [scores_of(answer) for answer in (first, *others)] == [[0.0], [2.0], [4.0]]
+        assert engine.runs == [[0], [1], [2]]
+        assert len(set(engine.threads)) == 1 and threading.get_ident() not in engine.threads
+
     def test_while_it_is_busy_requests_queue_in_order(self) -> None:
         engine = Held()
         with pool_of([engine], Placement(inline=True)) as pool:

@@ -120,7 +120,7 @@ class Inference:
             else:
                 read = await asyncio.to_thread(self._read, model, body, header_length)
             after_reading = time.perf_counter_ns()
-            scores, together = await self._scores(model, read.arrays)
+            scores, together = await self._scores(model, read.arrays, read.rows)
             before_writing = time.perf_counter_ns()
             output = model.bundle.manifest.output.name
             encoded = write_response(self.name, model.version, read.request, output, scores)
@@ -147,9 +147,9 @@ class Inference:
         request = read_request(body, header_length, (model.bundle.manifest.output.name,))
         return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
 
-    async def _scores(self, model: Model, arrays: Arrays) -> tuple[Array, int]:
+    async def _scores(self, model: Model, arrays: Arrays, rows: int) -> tuple[Array, int]:
         try:
-            scores, together = await model.scores(arrays)
+            scores, together = await model.scores(arrays, rows)
         except RefusedError as error:
             self.metrics.refused(str(error.reason))
             raise OverloadedError(str(error)) from error

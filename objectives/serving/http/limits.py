@@ -17,6 +17,8 @@ class Limits:
     rows: rows of a request
     in_flight: requests that are answered at the same time
     body_seconds: time in which a body must arrive
+    header_bytes: bytes of a request's line and headers
+    header_seconds: time in which they must arrive
     drain_seconds: time in which the accepted requests are answered after SIGTERM
     deadline_ms: a request that cannot be answered within it is refused; None for the deadline of the placement
     """
@@ -25,6 +27,8 @@ class Limits:
     rows: int = 10_000
     in_flight: int = 256
     body_seconds: float = 30.0
+    header_bytes: int = 1 << 16
+    header_seconds: float = 10.0
     drain_seconds: int = 30
     deadline_ms: float | None = None
 

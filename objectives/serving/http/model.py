@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,27 @@ from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle, open_verified
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.datatypes import DATATYPES
-from objectives.serving.pool import Pool
-from objectives.serving.pool.pending_result import Scores
+from objectives.serving.pool import Pool, RefusedError
+from objectives.serving.pool.pending_result import Scores, rows_of
 from spaces.techniques.placement import Placement
+
+# Seconds for which a run may hold the event loop, which serves no other connection meanwhile: about three times what
+# two hand-offs between threads take.
+_ON_LOOP_SECONDS = 1e-3
+# Rows and runs by which it is timed how many rows that are.
+_TIMED_ROWS, _TIMED_RUNS = 200, 5
 
 
 class Model:
-    """An open bundle, and its version."""
+    """An open bundle, and its version. Pool and scores are used on the event loop's thread.
 
-    def __init__(self, bundle: Bundle, pool: Pool) -> None:
-        self.bundle, self.pool, self.version = bundle, pool, bundle.version
-        # An inline replica computes inside `submit`. On the event loop's thread that would stop every other connection
-        # for the length of a run, so that it happens on a thread made for it. There are two, since `submit` returns
-        # at once where the replica is busy: one runs, and the other one queues, where admission sees what waits.
-        inline = bundle.candidate.placement.inline
-        self._callers = ThreadPoolExecutor(2, "caller") if inline else None
+    rows_on_loop: an idle inline replica runs requests of up to so many rows on the event loop's thread, and larger ones
+        on its own
+    """
+
+    def __init__(self, bundle: Bundle, pool: Pool, rows_on_loop: int = 0) -> None:
+        self.bundle, self.pool, self.version, self.rows_on_loop = bundle, pool, bundle.version, rows_on_loop
+        self._ran_in_turn = False
 
     @classmethod
     def open(cls, folder: Path, placed: Callable[[Placement], Placement] | None = None) -> Model:
@@ -45,7 +51,7 @@ class Model:
             if np.dtype(spec.dtype) not in DATATYPES:
                 pool.close()
                 raise BundleError(f"BUNDLE: {folder}: no datatype of the protocol is the {spec.dtype} of {spec.name!r}")
-        return cls(bundle, pool)
+        return cls(bundle, pool, _rows_on_loop(bundle, pool))
 
     @property
     def repeats_user(self) -> bool:
@@ -57,17 +63,17 @@ class Model:
         """Return True if inputs have dimensions besides the rows that a request chooses, and that a run may refuse."""
         return any(size is None for spec in self.bundle.inputs for size in spec.shape)
 
-    async def scores(self, request: Arrays) -> tuple[Scores, int]:
-        """Compute scores without blocking the event loop; return them and the number of requests in their batch.
+    async def scores(self, request: Arrays, rows: int) -> tuple[Scores, int]:
+        """Compute the scores of a request; return them and the number of requests in their batch.
+
+        The event loop waits for a short run of an idle inline replica, at most once in each of its turns: what else has
+        arrived is queued, where admission sees it.
 
         Raises:
             RefusedError: the placement's admission limits could not be met.
             Exception: any error of the engine.
         """
-        if self._callers is None:
-            pending = self.pool.submit(request)
-        else:
-            pending = await asyncio.get_running_loop().run_in_executor(self._callers, self.pool.submit, request)
+        pending = self.pool.submit(request, here=rows <= self.rows_on_loop and self._first_in_turn())
         scores = pending.result() if pending.done() else await asyncio.wrap_future(pending)
         return scores, pending.together
 
@@ -91,9 +97,34 @@ class Model:
 
     def close(self) -> None:
         """Finish the submitted requests, then release the engines."""
-        if self._callers is not None:
-            self._callers.shutdown()
         self.pool.close()
+
+    def _first_in_turn(self) -> bool:
+        """Return True once in each turn of the event loop."""
+        if self._ran_in_turn:
+            return False
+        self._ran_in_turn = True
+        asyncio.get_running_loop().call_soon(self._end_turn)
+        return True
+
+    def _end_turn(self) -> None:
+        self._ran_in_turn = False
+
+
+def _rows_on_loop(bundle: Bundle, pool: Pool) -> int:
+    """Return how many rows a run may have that holds the event loop; 0 where replicas have threads of their own."""
+    if not bundle.candidate.placement.inline:
+        return 0
+    request = bundle.example(_TIMED_ROWS)
+    rows, seconds = rows_of(request), []
+    for _ in range(_TIMED_RUNS):
+        start = time.perf_counter()
+        try:
+            pool.submit(request).result()
+        except RefusedError:
+            return 0
+        seconds.append(time.perf_counter() - start)
+    return int(rows * _ON_LOOP_SECONDS / min(seconds))
 
 
 def _input_metadata(spec: InputSpec) -> dict[str, object]:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.elastic import Elastic
 from objectives.serving.http.app import Application, Endpoints
+from objectives.serving.http.connection import Connection
 from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
@@ -107,7 +109,8 @@ def http_config(app: Application, limits: Limits) -> uvicorn.Config:
     """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        # Called like a class.
+        http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits)),
         loop="uvloop",
         interface="asgi3",
         lifespan="off",

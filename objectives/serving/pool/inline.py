@@ -57,17 +57,20 @@ class InlineReplicas(Replicas):
         self._only = InlineReplica(0, scheduler, lock)
         super().__init__([self._only], scheduler, lock)
 
-    def place(self, result: PendingResult, jobs: Sequence[Job]) -> None:
+    def place(self, result: PendingResult, jobs: Sequence[Job], here: bool) -> None:
+        if not here:
+            super().place(result, jobs, here)
+            return
         (job,) = jobs
         try:
             with self._lock:
-                here, woken = self._scheduler.enter(job)
-                if here:
+                entered, woken = self._scheduler.enter(job)
+                if entered:
                     self._only.turn.acquire()
         except RefusedError as error:
             result.fail(error.with_traceback(None))
             return
-        if here:
+        if entered:
             self._only.answer_here(job)
         elif woken:
             self._only.wake()

@@ -81,8 +81,11 @@ class Pool:
             prepare,
         )
 
-    def submit(self, request: Arrays) -> PendingResult:
+    def submit(self, request: Arrays, here: bool = True) -> PendingResult:
         """Submit a request of named arrays of (rows, ...).
+
+        Args:
+            here: whether an idle inline replica may run on this thread; if not, it runs on its own
 
         Returns:
             A future of the scores, (rows,), or of the run's error or a RefusedError.
@@ -94,7 +97,7 @@ class Pool:
         if self._prepare is not None:
             request = self._prepare(request)
         rows = rows_of(request)
-        return self._splitters[group_of(self._placement, rows)].take(request, rows)
+        return self._splitters[group_of(self._placement, rows)].take(request, rows, here)
 
     @property
     def waiting(self) -> int:

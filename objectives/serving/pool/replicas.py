@@ -48,14 +48,17 @@ class Replicas:
             return PendingResult()
         return _DeadlineResult(partial(self._check_turn, submitted_ns))
 
-    def take(self, request: Arrays, rows: int) -> PendingResult:
+    def take(self, request: Arrays, rows: int, here: bool) -> PendingResult:
         now = time.perf_counter_ns()
         result = self.result(now)
-        self.place(result, (Job(result, request, rows, now),))
+        self.place(result, (Job(result, request, rows, now),), here)
         return result
 
-    def place(self, result: PendingResult, jobs: Sequence[Job]) -> None:
+    def place(self, result: PendingResult, jobs: Sequence[Job], here: bool) -> None:
         """Accept all jobs of one result, or refuse it.
+
+        Args:
+            here: whether the caller's thread may run them, where that is the placement's way
 
         Raises:
             RuntimeError: the pool is closed.

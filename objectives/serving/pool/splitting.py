@@ -26,10 +26,10 @@ class Splitter:
     def __init__(self, replicas: Replicas, parts: Callable[[int], Sequence[int]]) -> None:
         self._replicas, self._parts = replicas, parts
 
-    def take(self, request: Arrays, rows: int) -> PendingResult:
+    def take(self, request: Arrays, rows: int, here: bool) -> PendingResult:
         ends = self._parts(rows)
         if len(ends) == 1 or not is_divisible(request, rows):
-            return self._replicas.take(request, rows)
+            return self._replicas.take(request, rows, here)
         now = time.perf_counter_ns()
         result = self._replicas.result(now)
         joint = _Joint(result, len(ends))
@@ -39,6 +39,7 @@ class Splitter:
                 Job(_Part(joint, i), cut_rows(request, start, end), end - start, now)
                 for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
             ],
+            here,
         )
         return result
 
