@@ -37,17 +37,18 @@ def choose(options: argparse.Namespace) -> int:
 
 
 def bundle(options: argparse.Namespace) -> int:
-    """Write a bundle of each point that is named, or that a plan serves."""
+    """Write a bundle of each point that is named, on the front, or served by a plan."""
     from objectives.serving.control.plan_file import read_plan
     from search.choose.point_bundles import bundle_points, planned_trials
     from search.choose.policy import Policy
     from spaces.serialization import to_plain
 
-    if not options.trial and options.plan is None:
-        raise InputError("--trial: must be given where there is no --plan, but there is neither")
+    if not options.trial and not options.front and options.plan is None:
+        raise InputError("--trial: must be given where there is no --front and no --plan, but there is none of them")
     console, session = _console(options), _existing(options)
     planned = set() if options.plan is None else planned_trials(read_plan(Path(options.plan)), session.config.name)
-    trials = sorted({*options.trial, *planned})
+    members = {point.trial for point in session.front().members} if options.front else set()
+    trials = sorted({*options.trial, *planned, *members})
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     policy = Policy(tolerated, slices=dict(session.config.quality.slices))
     out = Path(options.out).resolve() if options.out else session.home.reports(session.config.name) / "bundles"

@@ -184,6 +184,7 @@ def _remeasure(timing: argparse.ArgumentParser) -> None:
 
 def _bundle(bundling: argparse.ArgumentParser) -> None:
     _trials(bundling, "")
+    bundling.add_argument("--front", action="store_true", help="every point on the front")
     bundling.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan: every point that it serves")
     bundling.add_argument("--max-loss", type=share, help="the loss that is tolerated (default: the study's)")
     bundling.add_argument("--out", metavar="DIR", help="gets a folder trial-N each (default: reports/STUDY/bundles)")

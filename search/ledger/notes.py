@@ -103,8 +103,13 @@ def study_note(front: Front, links: Links) -> str:
     return "\n".join([*lines, "", f"{report} · {figure}", "", f"Measured on {front.machine}."])
 
 
-def trial_note(trial: EndedTrial, links: Links | None = None) -> str:
-    """Describe a trial: what it is, and its numbers or the reason why there are none."""
+def trial_note(trial: EndedTrial, links: Links | None = None, bundled_by: str | None = None) -> str:
+    """Describe a trial: what it is, and its numbers or the reason why there are none.
+
+    Args:
+        links: of a chosen trial
+        bundled_by: study of a trial on the front, whose bundle a command logs
+    """
     lines = [candidate_title(trial.candidate), ""]
     if (found := trial.measurement) is not None:
         latency, throughput, quality = found.latency, found.throughput, found.quality
@@ -121,6 +126,14 @@ def trial_note(trial: EndedTrial, links: Links | None = None) -> str:
         lines.append(f"{trial.outcome.state}: {trial.outcome.reason}")
     if links is not None and links.version is not None:
         lines += ["", f"Chosen, and registered as {links.registered}."]
+    if bundled_by is not None:
+        command = f"leanrec bundle {bundled_by} --trial {trial.number}"
+        lines += [
+            "",
+            "Artifacts: the ONNX files below `onnx`, and below `bundle` what this confirms on test:",
+            "",
+            f"    {command}",
+        ]
     return "\n".join(lines)
 
 

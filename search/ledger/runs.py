@@ -183,7 +183,11 @@ class StudyRuns:
             self._log(identity, trial.outcome, *trial_data(trial), step=int(trial.final))
             self._client.update_run(identity, name=run_name(trial))
         wanted = standing.tags(trial.number)
-        wanted[NOTE] = trial_note(trial, links if wanted["chosen"] == "true" else None)
+        wanted[NOTE] = trial_note(
+            trial,
+            links if wanted["chosen"] == "true" else None,
+            self._study if wanted["on_front"] == "true" else None,
+        )
         changed = [RunTag(key, value) for key, value in wanted.items() if tags.get(key, "false") != value]
         if changed:
             self._client.log_batch(identity, tags=changed)

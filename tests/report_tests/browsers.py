@@ -31,6 +31,19 @@ def opened_browser() -> Iterator[Any]:
             browser.close()
 
 
+def show_all(tab: Any, timeout_ms: int = 60_000) -> None:
+    """Scroll through a page until all of its figures are drawn, and back to its top."""
+    tab.wait_for_function(
+        """() => {
+          if (document.documentElement.dataset.drawn === 'all') return true;
+          [...figures.values()].find(({ drawn }) => !drawn)?.element.scrollIntoView();
+          return false;
+        }""",
+        timeout=timeout_ms,
+    )
+    tab.evaluate("window.scrollTo(0, 0)")
+
+
 class Page:
     """A page of a file in a window of its own; collects its errors and the addresses that it asked for."""
 
@@ -44,7 +57,7 @@ class Page:
         self.tab.on("dialog", self._dismiss)
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(path.as_uri())
-        self.tab.wait_for_function("document.documentElement.dataset.drawn === 'all'", timeout=60_000)
+        show_all(self.tab)
 
     def _dismiss(self, dialog: Any) -> None:
         self.errors.append(f"dialog: {dialog.message}")

@@ -92,9 +92,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Say why, and close once the client has. What it still sends is dropped: on a connection that was closed, it would
-        not read the reason.
-        """
+        """Say why, and close once the client has; what it still sends is dropped, so that it can read the reason."""
         self._refused = True
         self._stop_timer()
         self._start_timer()

@@ -47,15 +47,27 @@ function mark(name, value, what) {
   performance.mark(what);
 }
 
-function drawAll() {
-  const next = [...figures.values()].find((figure) => !figure.drawn);
-  if (!next) {
-    mark('drawn', 'all', 'all figures');
-    return;
+// Figures are drawn when they come near the window, one in each turn, so that the page answers in between.
+const awaited = new Set();
+const nearing = new IntersectionObserver((seen) => {
+  for (const { isIntersecting, target } of seen) {
+    if (isIntersecting) awaited.add(target);
+    else awaited.delete(target);
   }
-  draw(next);
-  if (!document.documentElement.dataset.drawn) mark('drawn', 'some', 'first figure');
-  setTimeout(drawAll);
+  setTimeout(drawNext);
+}, { rootMargin: '50% 0px' });
+
+function drawNext() {
+  const next = [...figures.values()].find(({ element, drawn }) => !drawn && awaited.has(element));
+  if (next) {
+    draw(next);
+    nearing.unobserve(next.element);
+    if (!document.documentElement.dataset.drawn) mark('drawn', 'some', 'first figure');
+    setTimeout(drawNext);
+  } else if (document.documentElement.dataset.drawn === 'some') {
+    mark('drawn', 'near', 'figures near the window');
+  }
+  if ([...figures.values()].every(({ drawn }) => drawn)) mark('drawn', 'all', 'all figures');
 }
 
 for (const [name, spec] of Object.entries(JSON.parse(document.getElementById('figures').textContent))) {
@@ -78,4 +90,7 @@ addEventListener('afterprint', () => {
   document.querySelectorAll('.plot').forEach((plot) => { plot.style.width = plot.style.zoom = ''; });
   if (dark()) redraw();
 });
-requestAnimationFrame(() => setTimeout(drawAll));
+requestAnimationFrame(() => {
+  figures.forEach(({ element }) => nearing.observe(element));
+  drawNext();
+});
