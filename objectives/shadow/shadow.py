@@ -187,7 +187,7 @@ class Shadow:
             self._tally.confirm(opened.counts)
         if opened.trouble is None and opened.champion == rivals.version:
             self._active = True
-            self._tell(f"{self._share:.0%} of the requests go to the challenger {rivals.challenger} too")
+            self._tell(f"{100 * self._share:.3g}% of the requests go to the challenger {rivals.challenger} too")
             return
         self._end_child()
         if opened.trouble is not None and opened.final:
