@@ -49,8 +49,8 @@ class ReplayDecision:
 class ReplayRow(MachineOutcome):
     """A policy on the virtual clock, or on a server.
 
-    transport_ms: added to each simulated request, where a server was at hand: what one took there beyond its simulated
-        time, one at a time
+    transport_ms: median of what is added to the simulated requests, where a server was at hand: what requests took
+        there beyond their simulated times, one at a time
     """
 
     policy: str

@@ -30,7 +30,7 @@ from search.plan.replay.document import ReplayDecision
 _STARTS = (4.0, 10.0, 30.0)
 _STOP_SECONDS = 60.0
 # Between requests that are to find the server at rest.
-APART_SECONDS = 0.25
+APART_SECONDS = 0.1
 # Seconds before the first request at which the server has to be up.
 _EARLY = 0.3
 
