@@ -5,7 +5,8 @@
     python -m tests.benchmarks.robustness terminations [--signals 20]
     python -m tests.benchmarks.robustness soak [--minutes 30]
 
-A DCN-V2 of the size of the built-in baseline is served by `leanrec serve`, on one replica of one thread. The load comes
+A DCN-V2 of the size of the built-in baseline is served by `leanrec serve`, on one replica of one thread; with --student
+a small one, on an inline replica, whose runs the event loop does itself while it is idle. The load comes
 from a process of its own, in an open loop of Poisson arrivals, through the client of `leanrec bench --url`; its own
 delay is printed as lag, and the cores that it used. Capacity and SLO, which is twice the p95 at half of the capacity,
 are measured first, on the same machine. Each measurement ends with what is asked of it and whether it is met; the exit
@@ -33,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity-seconds", type=float, default=5.0, help="in which the capacity is measured")
     parser.add_argument("--rows", type=int, default=1000, help="of a request")
+    parser.add_argument("--student", action="store_true", help="a small model, inline")
     kinds = parser.add_subparsers(required=True)
     for name, run in (("overload", overload), ("swaps", swaps), ("terminations", terminations), ("soak", soak)):
         kind = kinds.add_parser(name)
@@ -51,7 +53,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        material = Material.make(folder, options.rows)
+        material = Material.make(folder, options.rows, options.student)
         with loading(material.requests) as load:
             with serving(material.bundle(folder / "plain"), folder / "plain.log") as server:
                 limits = find_limits(load, server.url, options.capacity_seconds)

@@ -21,6 +21,7 @@ from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.robustness.load import Load, Phase
 
 PLACEMENT = Placement(InstanceGroup(threads=1))
+INLINE = Placement(InstanceGroup(threads=1), inline=True)
 # Requests that are drawn from.
 _REQUESTS = 100
 # Share of the capacity at which the SLO is found, and how long that takes.
@@ -30,31 +31,33 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Material:
-    """Model that is served: its file, its inputs, and requests."""
+    """Model that is served: its file and placement, its inputs, and requests."""
 
     model: Path
+    placement: Placement
     inputs: Sequence[InputSpec]
     requests: Sequence[Request]
 
     @classmethod
-    def make(cls, folder: Path, rows: int) -> Material:
+    def make(cls, folder: Path, rows: int, student: bool) -> Material:
         """Export an untrained model, and draw requests of so many rows."""
         # Loads torch, which the process of the load does without.
-        from tests.benchmarks.models import FIELDS, USER_FIELDS, request, write_model
+        from objectives.recommenders.families.dcn_v2 import BASELINE
+        from tests.benchmarks.models import FIELDS, STUDENT, USER_FIELDS, request, write_model
 
         random = np.random.default_rng(0)
         inputs = [InputSpec(n, "int64", (), size, "user" if n in USER_FIELDS else "item") for n, size in FIELDS.items()]
         requests = [dict(request(rows, random)) for _ in range(_REQUESTS)]
-        return cls(write_model(folder / "model"), inputs, requests)
+        model = write_model(folder / "model", STUDENT if student else BASELINE)
+        return cls(model, INLINE if student else PLACEMENT, inputs, requests)
 
     def bundle(self, folder: Path, name: str = "measured") -> Path:
         """Write a bundle, in place of one that is there, as a whole."""
         made = folder.with_name(f"{folder.name}-new")
         # The card is part of the version.
         card = f"# {name}\n"
-        write_bundle(
-            made, "measured", self.model, Candidate(placement=PLACEMENT), {}, self.inputs, card, self.requests[0]
-        )
+        candidate = Candidate(placement=self.placement)
+        write_bundle(made, "measured", self.model, candidate, {}, self.inputs, card, self.requests[0])
         if folder.exists():
             old = folder.with_name(f"{folder.name}-old")
             folder.rename(old)
