@@ -5,8 +5,8 @@
 `leanrec serve`, KServe's Python server, LitServe, Ray Serve and `mlflow models serve`, each as its documentation writes
 it (`tests/benchmarks/served/`), with the newest versions of their packages in virtual environments that are made in the
 folder ENVIRONMENTS. The models are DCN-V2 in fp32, the built-in baseline and a student, by ONNX Runtime with one
-thread; one process or replica each. Requests have 200 rows of eight inputs, as binary tensors where the server takes
-them.
+thread; one process or replica each, ours inline. Requests have 200 rows of eight inputs, as binary tensors where the
+server takes them.
 
 The client is that of `leanrec bench --url`: an open loop of Poisson arrivals, on the same machine.
 Where a server does not speak the Open Inference Protocol, the same client sends other bytes, encoded beforehand. Each
@@ -55,7 +55,7 @@ from tests.benchmarks.served.environments import environment
 from tests.benchmarks.served.kinds import KINDS, Client, Model, serving
 
 PERCENT = 99
-PLACEMENT = Placement(InstanceGroup(threads=1))
+PLACEMENT = Placement(InstanceGroup(threads=1), inline=True)
 _REQUESTS, _WARM_UP, _SERVICE_BLOCKS = 40, 100, 5
 # More than the limit allows of a slow server's requests would take too long; p99 is that of all visits together.
 _WINDOW = Window(probes=4, probe_requests=400)
