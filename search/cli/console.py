@@ -57,7 +57,11 @@ class Console:
 
 
 class SearchBar:
-    """The search while it runs: a bar with the live best on a terminal, a line for each trial elsewhere."""
+    """The search while it runs: a bar with the live best on a terminal, a line for each trial elsewhere.
+
+    Args:
+        seconds: of the budget, 0 before it begins
+    """
 
     def __init__(self, console: Console, seconds: float) -> None:
         self._console, self._seconds = console, seconds
@@ -107,7 +111,8 @@ class SearchBar:
         left = max(0.0, self._seconds - spent)
         if gain_per_second is not None and left > 0:
             self.best += f", about {min(gain_per_second * left, 1 - hypervolume):+.3f} to gain"
-        self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
+        time_left = f" | {left:.0f} s left" if self._seconds else ""
+        self._console.say(f"{_line(told)} | {self.best}{time_left}")
 
 
 def _line(told: EndedTrial) -> str:
