@@ -155,6 +155,14 @@ def test_the_command_names_policies_and_prints_one_document(
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
 
 
+def test_requests_travel_one_at_a_time() -> None:
+    """Three at once, which wait for each other, and one later; with the times of several, each is one of them."""
+    assert run._travelled(np.array([0, 0, 0, 1.0]), np.array([2.0]), 0) == pytest.approx([0.002, 0.004, 0.006, 0.002])
+    apart = run._travelled(np.arange(1000.0), np.array([1.0, 3.0]), 0)
+    assert set(np.rint(1e3 * apart)) == {1, 3} and apart.mean() == pytest.approx(0.002, abs=1e-4)
+    assert run._travelled(np.array([0.0, 0.0]), np.zeros(1), 0).tolist() == [0, 0]
+
+
 @pytest.mark.slow
 def test_real_servers_follow_the_policies(session: Any, tmp_path: Path) -> None:
     """12 s for 3 minutes; the bundles' runs take less than a millisecond, so that all is in time."""

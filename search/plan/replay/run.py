@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from objectives.measurement.load_generator import Request
+from objectives.measurement.load_generator import Request, on_time
 from objectives.measurement.request_log import RequestLog
 from objectives.measurement.service_curve import OutsideRangeError
 from objectives.serving.bundle import read_bundle
@@ -195,13 +195,20 @@ def _rows(
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        served = _simulated(policy, windows, traffic.seconds, traffic.rows, service)
-        travelled = np.random.default_rng(request.seed).choice(transport_ms, len(served.latency_ms))
-        virtual = replace(served, latency_ms=served.latency_ms + travelled)
+        travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
+        served = _simulated(policy, windows, traffic.seconds + travelled_s, traffic.rows, service)
+        virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
             file = name.replace(", ", "-").replace(" + ", "-and-")
             yield row(name, SERVER, policy, *serve_policy(settings, file, policy, requests, traffic.seconds), 0.0)
+
+
+def _travelled(seconds: Floats, transport_ms: Floats, seed: int) -> Floats:
+    """Return the seconds from each arrival until its request is at the pool, (n,): one travels at a time."""
+    travel_ns = np.rint(1e6 * np.random.default_rng(seed).choice(transport_ms, len(seconds))).astype(np.int64)
+    due_ns = np.rint(1e9 * seconds).astype(np.int64)
+    return np.asarray((on_time(due_ns, travel_ns) + travel_ns - due_ns) / 1e9)
 
 
 def _transport_ms(
