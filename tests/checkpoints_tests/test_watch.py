@@ -191,7 +191,18 @@ def test_shadowing_that_breaks_the_policy_refuses_and_takes_the_alias_away(night
 
 def test_patience_ends(nights: Nights) -> None:
     nights.write("a.pt", "1")
-    found = nights.once(PromotionPolicy(min_requests=5000), patience_s=0.2)
+    watch = nights.watch(PromotionPolicy(min_requests=5000), patience_s=0.2)
+    steps = watch._steps
+    shadow = steps.shadow
+
+    def look(work: Any) -> Any:
+        versions = nights.aliases.version(CHAMPION), nights.aliases.version(CHALLENGER)
+        folders = [nights.aliases.folder(version) for version in versions if version is not None]
+        write_state(good_state(*folders), nights.home.shadow_states("toy") / "a-0.json")
+        return shadow(work)
+
+    object.__setattr__(steps, "shadow", look)
+    found = watch.once()
     assert found is not None and found.outcome == "undecided"
     assert "must be at least 5,000, but is 2,000" in found.reason
     assert nights.aliased() == {"champion": "1"} and nights.aliases.numbered("2").tags[DECISION].startswith("undecided")
@@ -201,7 +212,7 @@ def test_patience_ends(nights: Nights) -> None:
 def test_another_champion_meanwhile_is_the_one_to_beat(nights: Nights, tmp_path: Path) -> None:
     """A choice registers a bundle while a challenger is shadowed: its alias is given back."""
     nights.write("a.pt", "1")
-    watch = nights.watch(patience_s=1.0)
+    watch = nights.watch()
     steps, state = watch._steps, nights.home.shadow_states("toy") / "a-0.json"
     write_state(ShadowState("x", "y"), state)
     looks = []

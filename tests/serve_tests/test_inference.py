@@ -29,6 +29,7 @@ from tests.serve_tests.bundles import (
     EXAMPLE_ROWS,
     ITEMS,
     draw_request,
+    end_waiting,
     waiting,
     write_bag,
     write_distance,
@@ -207,10 +208,12 @@ def test_replicas_with_threads_of_their_own_leave_the_event_loop_free(toy: Path)
 
 
 def test_a_request_is_answered_by_the_model_that_it_came_to(tmp_path: Path) -> None:
-    old = Model.open(write_toy(tmp_path / "old", waiting(0.1)))
+    old = Model.open(write_toy(tmp_path / "old", waiting(30)))
     new = Model.open(write_toy(tmp_path / "new", seed=1))
     request = draw_request(5)
-    expected = [model.pool.submit(request).result(5).tobytes() for model in (old, new)]
+    before = old.pool.submit(request)
+    end_waiting(old.pool, 5)
+    expected = [before.result(5).tobytes(), new.pool.submit(request).result(5).tobytes()]
 
     async def main() -> list[bytes]:
         inference = Inference("toy", ModelSlot(old), Limits())
@@ -221,6 +224,7 @@ def test_a_request_is_answered_by_the_model_that_it_came_to(tmp_path: Path) -> N
         await asyncio.sleep(0)
         second = await ask(inference, request)
         assert not first.done() and not swap.done()
+        end_waiting(old.pool, 5)
         await swap
         with pytest.raises(RuntimeError, match="closed"):
             old.pool.submit(request)
@@ -266,12 +270,12 @@ def test_answers_are_counted_beside_the_slo_and_recorded_after_the_response(toy:
 
 
 def test_batches_are_counted_by_their_requests(tmp_path: Path) -> None:
-    """The batch is full with the second of two requests; the third is alone in its own."""
-    folder = write_toy(tmp_path / "bundle", waiting(0.2))
+    """The batch is full with the second of two requests; the third fills one by itself."""
+    folder = write_toy(tmp_path / "bundle", waiting(30))
 
     async def main(inference: Inference) -> None:
         await asyncio.gather(*(ask(inference, draw_request(EXAMPLE_ROWS // 2, seed)) for seed in range(2)))
-        await ask(inference, draw_request(EXAMPLE_ROWS // 2))
+        await ask(inference, draw_request(EXAMPLE_ROWS))
         await asyncio.sleep(0)
 
     with opened(folder) as inference:
@@ -317,14 +321,16 @@ def test_a_replaced_model_is_freed_without_garbage_collection(placement: Placeme
 
 def test_a_request_that_hangs_holds_no_further_swap(tmp_path: Path) -> None:
     async def main() -> None:
-        hanging = Model.open(write_toy(tmp_path / "old", waiting(1.6)))
+        hanging = Model.open(write_toy(tmp_path / "old", waiting(30)))
+        new, newer = (Model.open(write_toy(tmp_path / name, seed=seed)) for seed, name in ((1, "new"), (2, "newer")))
         inference = Inference("toy", ModelSlot(hanging), Limits(drain_seconds=1))
         asked = asyncio.create_task(ask(inference, draw_request(2)))
         while not hanging.pool.waiting:
             await asyncio.sleep(0.001)
-        said = await inference.swap(Model.open(write_toy(tmp_path / "new", seed=1)))
+        said = await inference.swap(new)
         assert said is not None and "1 of its requests are not answered yet" in said and not asked.done()
-        assert await inference.swap(Model.open(write_toy(tmp_path / "newer", seed=2))) is None
+        assert await inference.swap(newer) is None
+        end_waiting(hanging.pool, 2)
         assert (await asked).shape == (2,), "it is answered all the same"
         while len(asyncio.all_tasks()) > 1:
             await asyncio.sleep(0.001)
@@ -342,10 +348,11 @@ def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert inference.lateness.counts(0) == (0, 0), "at a time when nothing had begun"
         assert not hanging.done() and inference.lateness.counts(time.perf_counter_ns()) == (1, 1)
+        end_waiting(inference.slot.model.pool, 2)
         await hanging
         assert inference.lateness.counts(time.perf_counter_ns()) == (1, 1), "once"
 
-    with opened(write_toy(tmp_path / "bundle", waiting(0.5))) as inference:
+    with opened(write_toy(tmp_path / "bundle", waiting(30))) as inference:
         asyncio.run(main(inference))
 
 
@@ -379,8 +386,9 @@ def test_limits_are_above_0() -> None:
 
 def test_the_queue_is_what_admission_counts(tmp_path: Path) -> None:
     """An idle replica, which waits for its batch to fill, has taken the first request already."""
-    with Model.open(write_toy(tmp_path / "bundle", waiting(0.05))).pool as pool:
+    with Model.open(write_toy(tmp_path / "bundle", waiting(30))).pool as pool:
         results = [pool.submit(draw_request(2)) for _ in range(3)]
         assert pool.queued == 2 and pool.waiting == 3
+        end_waiting(pool, 3 * 2)
         assert [result.result(5).shape for result in results] == [(2,)] * 3
         assert pool.queued == pool.waiting == 0

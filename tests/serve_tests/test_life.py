@@ -25,7 +25,7 @@ STUDY = ("torch", "onnx", "onnx_ir", "optuna", "mlflow", "plotly", "pydantic", "
 
 
 def post(url: str) -> httpx.Response:
-    return httpx.post(f"{url}/infer", json=PLAIN, timeout=SOON)
+    return httpx.post(f"{url}/infer", json=PLAIN, timeout=SOON, verify=False)
 
 
 @pytest.mark.parametrize("options", [("--max-in-flight", "3"), ()])
@@ -83,13 +83,17 @@ def test_a_swap_under_load_fails_no_request_and_a_corrupt_bundle_is_not_taken(tm
 
 
 def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:
-    bundle = write_toy(tmp_path / "bundle", waiting(1.2))
-    with serving(bundle, tmp_path / "log") as server, ThreadPoolExecutor(6) as threads:
+    bundle = write_toy(tmp_path / "bundle", waiting(4))
+    with (
+        serving(bundle, tmp_path / "log") as server,
+        ThreadPoolExecutor(6) as threads,
+        httpx.Client(base_url=server.root, verify=False) as client,
+    ):
         sent = [threads.submit(post, server.url) for _ in range(6)]
         wait_until(lambda: server.metric("leanrec_in_flight") == 6)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: httpx.get(f"{server.root}/v2/health/ready").status_code == 503)
-        assert httpx.get(f"{server.root}/v2/health/live").status_code == 200
+        wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
+        assert client.get("/v2/health/live").status_code == 200
         assert [response.result(SOON).status_code for response in sent] == [200] * 6
         assert server.process.wait(SOON) == 0
         assert "6 requests were answered, 0 were not" in server.log.read_text()

@@ -94,10 +94,11 @@ os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 time.sleep(0.2)
 before, start = run_delay_ms(), time.monotonic()
-while time.monotonic() - start < 0.4:
+while run_delay_ms() - before < 20 and time.monotonic() - start < 30:
     pass
-print((run_delay_ms() - before) / 1e3 / (time.monotonic() - start))
+print(run_delay_ms() - before, 1e3 * (time.monotonic() - start))
 other.kill()
 """
-    share = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert 0.2 < share < 1
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    delay_ms, elapsed_ms = map(float, out.split())
+    assert 20 <= delay_ms <= elapsed_ms
