@@ -40,7 +40,8 @@ class Running:
     def __init__(self, model: Model, **limits: Any) -> None:
         bounds = Limits(**{"body_bytes": BODY_BYTES, **limits})
         self.inference = Inference("toy", ModelSlot(model), bounds)
-        self.server = uvicorn.Server(http_config(Endpoints(self.inference, "1"), bounds))
+        endpoints = Endpoints(self.inference, "1")
+        self.server = uvicorn.Server(http_config(endpoints, bounds, endpoints.turns_away))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self._socket]))
         self._address = self._socket.getsockname()
@@ -214,6 +215,50 @@ def test_headers_are_limited_and_the_client_told(step: int, http_server: Running
         status, said, _ = answer(peer)
         assert status == 431 and json.loads(said)["error"].startswith("headers: must have at most 65536 bytes, but got")
     assert http_server.is_well()
+
+
+def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path) -> None:
+    """One request waits for its batch, and one behind it. The third is read; the fourth is told at once, and the body
+    that it sends all the same is dropped."""
+    request = post(GOOD)
+    with running(write_toy(tmp_path / "bundle", waiting(3, queue=1))) as server:
+        first, second, third, fourth = (server.connect() for _ in range(4))
+        first.sendall(request)
+        second.sendall(request)
+        wait_until(lambda: server.inference.in_flight == 2)
+        third.sendall(request)
+        status, said, _ = answer(third)
+        assert status == 503 and "queue full" in json.loads(said)["error"]
+        for _ in range(2):
+            fourth.sendall(request[: -len(GOOD)])
+            status, said, headers = answer(fourth)
+            assert status == 503 and json.loads(said) == {"error": "too many requests wait"}
+            assert headers["retry-after"] == "1" and headers["content-type"] == "application/json"
+            fourth.sendall(GOOD)
+        fourth.sendall(head("GET", "/v2/health/live"))
+        assert answer(fourth, "GET")[0] == 200, "the connection is as before"
+        fourth.sendall(post(GOOD[:-1], length=len(GOOD) - 1))
+        assert json.loads(answer(fourth)[1])["error"] != "too many requests wait", "a shorter one is read"
+        read = server.inference.metrics.registry.get_sample_value
+        assert read("leanrec_refusals_total", {"reason": "queue full"}) == 3 == server.ended(503)
+        assert server.inference.arrived == 5 + 1
+        assert [answer(peer)[0] for peer in (first, second)] == [200, 200]
+        third.sendall(request)
+        assert answer(third)[0] == 200, "there is room again"
+        assert server.inference.lateness.counts(time.perf_counter_ns()) == (6, 3)
+        for peer in (first, second, third, fourth):
+            peer.close()
+
+
+def test_requests_beyond_those_in_flight_are_refused_by_their_headers(tmp_path: Path) -> None:
+    with running(write_toy(tmp_path / "bundle", waiting(3)), in_flight=1) as server:
+        with server.connect() as first, server.connect() as second:
+            first.sendall(post(GOOD))
+            wait_until(lambda: server.inference.in_flight == 1)
+            second.sendall(post(GOOD)[: -len(GOOD)])
+            assert answer(second)[0] == 503
+            assert answer(first)[0] == 200
+        assert server.ended(503) == 1 and server.is_well()
 
 
 def test_a_client_that_asks_first_is_told_to_send_its_body_where_it_is_wanted(http_server: Running) -> None:

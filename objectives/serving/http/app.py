@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, Receive, read_body
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError, UnknownVersionError
 from objectives.serving.http.json_data import RequestError, shown
+from objectives.serving.http.limits import RETRY_AFTER
 from objectives.serving.http.metrics import CONTENT_TYPE
 from objectives.serving.http.protocol import HEADER_LENGTH
 
@@ -19,8 +20,6 @@ EXTENSIONS = ("binary_tensor_data", "statistics")
 _LENGTH = HEADER_LENGTH.lower().encode()
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<of>|/ready|/stats|/infer)")
 _JSON = {"Content-Type": "application/json"}
-# Seconds after which a refused request may be sent again.
-_RETRY_AFTER = "1"
 Scope = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -74,6 +73,12 @@ class Endpoints:
             "/v2/health/ready": self._ready,
             "/metrics": self._metrics,
         }
+
+    def turns_away(self, length: int) -> bool:
+        """Refuse a request to infer by the length of its body; False where it has to be read. Those that come while
+        draining are: their clients are asked to reconnect elsewhere.
+        """
+        return not self.draining and self._inference.turns_away(length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever it is."""
@@ -168,7 +173,7 @@ class Endpoints:
             # Nothing of the inside is told to a client.
             _LOGGER.error("a request failed", exc_info=error)
             return self._json({"error": "the server failed"}, 500)
-        more = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
+        more = {"Retry-After": RETRY_AFTER} if status == 503 else {}
         if isinstance(error, _MethodError):
             more["Allow"] = error.allowed
         if isinstance(error, (BodyTooLargeError, BodyTooSlowError)):

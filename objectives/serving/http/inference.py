@@ -11,6 +11,7 @@ import numpy as np
 from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.control.lateness import Lateness
+from objectives.serving.http.door import Door
 from objectives.serving.http.inputs import check_inputs
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
@@ -63,6 +64,7 @@ class Inference:
         self.lateness = Lateness()
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
+        self._door = Door()
         self.metrics.serving(name, slot.model.version)
         if mirror is not None:
             self.metrics.shadowing(mirror.document)
@@ -72,6 +74,22 @@ class Inference:
         version = self.slot.model.version
         shadow = {} if self.mirror is None else {"shadow": self.mirror.document()}
         return self._of(version).document(self.name, version) | shadow
+
+    def turns_away(self, length: int) -> bool:
+        """Refuse a request by its headers, if one with a body of so many bytes would be refused anyway.
+
+        Returns:
+            Whether it was; it is counted like any refusal.
+        """
+        full = self.in_flight >= self.limits.in_flight
+        reason = "in flight" if full else self._door.shut(self.slot.model.pool, length)
+        if reason is None:
+            return False
+        self.arrived += 1
+        self.metrics.refused(reason)
+        self.metrics.ended(503)
+        self.lateness.refused()
+        return True
 
     async def answer(self, body: bytes, header_length: str | None, version: str | None) -> Encoded:
         """Answer one request.
@@ -104,6 +122,7 @@ class Inference:
         # The slot changes hands before the first wait, at the same time as metrics and counts.
         self.metrics.serving(self.name, model.version)
         self.lateness.model_replaced()
+        self._door = Door()
         left = await self.slot.swap(model, self.limits.drain_seconds)
         if old != model.version:
             self._statistics.pop(old, None)
@@ -120,7 +139,7 @@ class Inference:
             else:
                 read = await asyncio.to_thread(self._read, model, body, header_length)
             after_reading = time.perf_counter_ns()
-            scores, together = await self._scores(model, read.arrays, read.rows)
+            scores, together = await self._scores(model, read, len(body))
             before_writing = time.perf_counter_ns()
             output = model.bundle.manifest.output.name
             encoded = write_response(self.name, model.version, read.request, output, scores)
@@ -147,11 +166,13 @@ class Inference:
         request = read_request(body, header_length, (model.bundle.manifest.output.name,))
         return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
 
-    async def _scores(self, model: Model, arrays: Arrays, rows: int) -> tuple[Array, int]:
+    async def _scores(self, model: Model, read: _Read, length: int) -> tuple[Array, int]:
         try:
-            scores, together = await model.scores(arrays, rows)
+            scores, together = await model.scores(read.arrays, read.rows)
         except RefusedError as error:
             self.metrics.refused(str(error.reason))
+            if model is self.slot.model:
+                self._door.refused(model.pool, str(error.reason), length)
             raise OverloadedError(str(error)) from error
         except UnseenIdError as error:
             raise RequestError(str(error)) from error

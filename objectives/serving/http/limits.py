@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from spaces.techniques.placement import Placement
 
 MEBIBYTE = 1 << 20
+# Seconds after which a refused request may be sent again.
+RETRY_AFTER = "1"
 
 
 @dataclass(frozen=True, kw_only=True)

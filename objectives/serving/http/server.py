@@ -91,7 +91,7 @@ def serve(
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
-        config = http_config(endpoints, limits)
+        config = http_config(endpoints, limits, endpoints.turns_away)
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
@@ -105,12 +105,18 @@ def serve(
     return not left
 
 
-def http_config(app: Application, limits: Limits) -> uvicorn.Config:
-    """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application."""
+def http_config(
+    app: Application, limits: Limits, turns_away: Callable[[int], bool] = lambda length: False
+) -> uvicorn.Config:
+    """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application.
+
+    Args:
+        turns_away: as for a `Connection`
+    """
     return uvicorn.Config(
         app,
         # Called like a class.
-        http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits)),
+        http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits, turns_away=turns_away)),
         loop="uvloop",
         interface="asgi3",
         lifespan="off",

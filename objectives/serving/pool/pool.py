@@ -16,7 +16,7 @@ from objectives.serving.pool.inline import InlineReplicas
 from objectives.serving.pool.pending_result import Job, PendingResult, rows_of
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
-from objectives.serving.pool.scheduler import Scheduler, group_of, parts_of, schedulers
+from objectives.serving.pool.scheduler import GroupLoad, Scheduler, group_of, parts_of, schedulers
 from objectives.serving.pool.splitting import Splitter
 from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -103,6 +103,15 @@ class Pool:
     def waiting(self) -> int:
         """Number of requests submitted and not answered; each part of a split one counts."""
         return sum(replicas.waiting for replicas in self._groups)
+
+    @property
+    def load(self) -> GroupLoad | None:
+        """What is outstanding, by which admission decides; None where that depends on the request: in a placement that
+        routes or splits them.
+        """
+        if self._placement.route is not None or self._placement.split_rows is not None:
+            return None
+        return self._groups[0].load
 
     @property
     def queued(self) -> int:

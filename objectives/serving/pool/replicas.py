@@ -12,7 +12,7 @@ from objectives.serving.pool.admission import RefusedError
 from objectives.serving.pool.cores import Cores
 from objectives.serving.pool.pending_result import Job, PendingResult
 from objectives.serving.pool.replica import Replica
-from objectives.serving.pool.scheduler import Scheduler
+from objectives.serving.pool.scheduler import GroupLoad, Scheduler
 from objectives.serving.split_engine import Engine
 
 
@@ -28,6 +28,10 @@ class Replicas:
     @property
     def waiting(self) -> int:
         return self._scheduler.waiting
+
+    @property
+    def load(self) -> GroupLoad:
+        return self._scheduler.load
 
     @property
     def queued(self) -> int:

@@ -35,6 +35,13 @@ class Wait(NamedTuple):
 _UNTIL_WOKEN = Wait(None)
 
 
+class GroupLoad(NamedTuple):
+    """Load of an instance group: jobs that wait for a replica, and outstanding rows of the replica that has fewest."""
+
+    queued: int
+    rows: int
+
+
 class _State(Generic[J]):
     """Queue and load of one replica.
 
@@ -81,6 +88,10 @@ class Scheduler(Generic[J]):
     def rows(self) -> int:
         """Rows of the jobs submitted and not finished."""
         return sum(state.rows for state in self._states)
+
+    @property
+    def load(self) -> GroupLoad:
+        return GroupLoad(self.queued, min(state.rows for state in self._states))
 
     @property
     def queued(self) -> int:
