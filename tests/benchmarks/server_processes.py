@@ -57,7 +57,7 @@ class PoolElsewhere:
         assert ours.recv() == "open"
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def submit(self, request: dict[str, NDArray[Any]], here: bool = False) -> PendingResult:
+    def submit(self, request: dict[str, NDArray[Any]], here: bool = False, waited_ns: int = 0) -> PendingResult:
         result = PendingResult()
         with self._lock:
             self._number += 1

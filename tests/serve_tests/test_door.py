@@ -14,6 +14,7 @@ from spaces.techniques.placement import Admission
 
 # Bytes of a row. An idle replica has time for any request of 60 rows or fewer.
 BYTES = 8
+MS = 1_000_000
 
 
 class Entry(NamedTuple):
@@ -44,11 +45,11 @@ def test_what_the_door_shuts_out_the_scheduler_refuses(replicas: int, admission:
             if running:
                 scheduler.finish(*running.pop(number % len(running)))
             continue
-        shut = door.shut(Loaded(scheduler.load), BYTES * number)  # type: ignore[arg-type]
+        shut = door.shut(Loaded(scheduler.load), BYTES * number, 0)  # type: ignore[arg-type]
         try:
             woken = scheduler.submit([Entry(number)])
         except RefusedError as error:
-            door.refused(Loaded(scheduler.load), str(error.reason), BYTES * number)  # type: ignore[arg-type]
+            door.refused(Loaded(scheduler.load), str(error.reason), BYTES * number, 0)  # type: ignore[arg-type]
             continue
         assert shut is None
         assert len(woken) <= 1
@@ -64,17 +65,18 @@ def _taken(scheduler: Scheduler[Entry], replica: int) -> list[Entry]:
 def test_the_door_is_open_before_a_refusal_for_shorter_bodies_and_for_less_load() -> None:
     door = Door()
     busy: Any = Loaded(GroupLoad(2, 100))
-    assert door.shut(busy, 10**9) is None
-    door.refused(busy, "queue full", 1000)
-    assert door.shut(busy, 1000) == "queue full"
-    assert door.shut(Loaded(GroupLoad(3, 150)), 2000) == "queue full"  # type: ignore[arg-type]
+    assert door.shut(busy, 10**9, 9 * MS) is None
+    door.refused(busy, "queue full", 1000, 9 * MS)
+    assert door.shut(busy, 1000, 9 * MS) == "queue full"
+    assert door.shut(Loaded(GroupLoad(3, 150)), 2000, 10 * MS) == "queue full"  # type: ignore[arg-type]
+    assert door.shut(busy, 1000, 8 * MS) is None
     for load, length in ((busy.load, 999), (GroupLoad(1, 100), 1000), (GroupLoad(2, 99), 1000), (None, 1000)):
-        assert door.shut(Loaded(load), length) is None  # type: ignore[arg-type]
+        assert door.shut(Loaded(load), length, 9 * MS) is None  # type: ignore[arg-type]
 
 
 def test_what_an_idle_replica_refuses_leaves_the_door_open() -> None:
     door = Door()
     idle: Any = Loaded(GroupLoad(0, 0))
-    door.refused(Loaded(GroupLoad(0, 5)), "deadline", 10)  # type: ignore[arg-type]
-    door.refused(idle, "deadline", 1000)
-    assert door.shut(idle, 1000) is None
+    door.refused(Loaded(GroupLoad(0, 5)), "deadline", 10, 0)  # type: ignore[arg-type]
+    door.refused(idle, "deadline", 1000, 0)
+    assert door.shut(idle, 1000, 0) is None

@@ -177,8 +177,8 @@ def test_an_inline_replica_holds_the_event_loop_for_one_short_run_in_a_turn(
         pool = inference.slot.model.pool
         submit = pool.submit
 
-        def noted(request: Any, here: bool = True) -> Any:
-            pending = submit(request, here)
+        def noted(request: Any, here: bool, waited_ns: int) -> Any:
+            pending = submit(request, here, waited_ns)
             ran.append(here and pending.done())
             return pending
 
@@ -360,7 +360,7 @@ def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
 def test_scores_that_are_not_finite_are_the_models_fault(wrong: float, toy: Path) -> None:
     with opened(toy) as inference:
 
-        async def scores(request: Any, rows: int) -> tuple[np.ndarray, int]:
+        async def scores(request: Any, rows: int, waited_ns: int) -> tuple[np.ndarray, int]:
             return np.array([1, wrong], np.float32), 1
 
         inference.slot.model.scores = scores  # type: ignore[method-assign]

@@ -11,11 +11,18 @@ from typing import NamedTuple
 from objectives.serving.pool import Pool
 
 
+# Times waited are compared in whole milliseconds.
+_MS = 1_000_000
+
+
 class _Refused(NamedTuple):
-    """A refusal: of a body of so many bytes, while so many requests waited, and so many rows at the idlest replica."""
+    """A refusal: of a body of so many bytes that waits for so long besides, while so many requests were queued, and so
+    many rows outstanding at the idlest replica.
+    """
 
     reason: str
     length: int
+    waited_ms: int
     queued: int
     rows: int
 
@@ -30,17 +37,19 @@ class Door:
     def __init__(self) -> None:
         self._refused: _Refused | None = None
 
-    def refused(self, pool: Pool, reason: str, length: int) -> None:
-        """Note that a pool refused a request with a body of so many bytes.
+    def refused(self, pool: Pool, reason: str, length: int, waited_ns: int) -> None:
+        """Note that a pool refused a request with a body of so many bytes, which waits for so long besides.
 
         Where a replica is idle nothing is noted: what it refuses must reach the pool, which learns from that.
         """
         load = pool.load
-        self._refused = None if load is None or load.rows == 0 else _Refused(reason, length, *load)
+        self._refused = None if load is None or load.rows == 0 else _Refused(reason, length, waited_ns // _MS, *load)
 
-    def shut(self, pool: Pool, length: int) -> str | None:
+    def shut(self, pool: Pool, length: int, waited_ns: int) -> str | None:
         """Return the reason why the pool would refuse a body of so many bytes; None where it has to be asked."""
         known = self._refused
-        if known is None or length < known.length or (load := pool.load) is None:
+        if known is None or length < known.length or waited_ns // _MS < known.waited_ms:
+            return None
+        if (load := pool.load) is None:
             return None
         return known.reason if load.queued >= known.queued and load.rows >= known.rows else None

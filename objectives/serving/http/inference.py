@@ -15,6 +15,7 @@ from objectives.serving.http.door import Door
 from objectives.serving.http.inputs import check_inputs
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
+from objectives.serving.http.loop_load import LoopLoad
 from objectives.serving.http.metrics import Metrics
 from objectives.serving.http.mirror import Mirror
 from objectives.serving.http.model import Model
@@ -26,6 +27,9 @@ from objectives.serving.preparation import UnseenIdError
 
 # Bytes of a body that is read on the event loop; a larger one goes to a thread, between whose steps the loop has turns.
 _READ_HERE = 1 << 16
+# Share of a deadline that an overloaded event loop may take: the rest is for the replicas, and for what is longer than
+# its mean. It counts as overloaded from this utilization on, since it handles many at once faster.
+_LOOPS_SHARE, _OVERLOADED = 0.25, 1.25
 
 
 class OverloadedError(RuntimeError):
@@ -64,7 +68,7 @@ class Inference:
         self.lateness = Lateness()
         self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
         self._statistics: dict[str, ModelStatistics] = {}
-        self._door = Door()
+        self._door, self._loop_load = Door(), LoopLoad()
         self.metrics.serving(name, slot.model.version)
         if mirror is not None:
             self.metrics.shadowing(mirror.document)
@@ -81,9 +85,16 @@ class Inference:
         Returns:
             Whether it was; it is counted like any refusal.
         """
-        full = self.in_flight >= self.limits.in_flight
-        reason = "in flight" if full else self._door.shut(self.slot.model.pool, length)
+        model, load = self.slot.model, self._loop_load
+        waits_ms, deadline_ms = load.arrives(time.perf_counter_ns()), model.deadline_ms
+        if self.in_flight >= self.limits.in_flight:
+            reason: str | None = "in flight"
+        elif waits_ms > deadline_ms * (_LOOPS_SHARE if load.utilization > _OVERLOADED else 1):
+            reason = "event loop"
+        else:
+            reason = self._door.shut(model.pool, length, load.turns_ns)
         if reason is None:
+            load.stays()
             return False
         self.arrived += 1
         self.metrics.refused(reason)
@@ -167,12 +178,13 @@ class Inference:
         return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
 
     async def _scores(self, model: Model, read: _Read, length: int) -> tuple[Array, int]:
+        waited_ns = self._loop_load.turns_ns
         try:
-            scores, together = await model.scores(read.arrays, read.rows)
+            scores, together = await model.scores(read.arrays, read.rows, waited_ns)
         except RefusedError as error:
             self.metrics.refused(str(error.reason))
             if model is self.slot.model:
-                self._door.refused(model.pool, str(error.reason), length)
+                self._door.refused(model.pool, str(error.reason), length, waited_ns)
             raise OverloadedError(str(error)) from error
         except UnseenIdError as error:
             raise RequestError(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,11 @@ class Model:
         return cls(bundle, pool, _rows_on_loop(bundle, pool))
 
     @property
+    def deadline_ms(self) -> float:
+        deadline_ms = self.bundle.candidate.placement.admission.deadline_ms
+        return math.inf if deadline_ms is None else deadline_ms
+
+    @property
     def repeats_user(self) -> bool:
         """Return True if the graph takes the user's inputs in every row."""
         return not self.bundle.candidate.placement.user_once
@@ -63,8 +69,9 @@ class Model:
         """Return True if inputs have dimensions besides the rows that a request chooses, and that a run may refuse."""
         return any(size is None for spec in self.bundle.inputs for size in spec.shape)
 
-    async def scores(self, request: Arrays, rows: int) -> tuple[Scores, int]:
-        """Compute the scores of a request; return them and the number of requests in their batch.
+    async def scores(self, request: Arrays, rows: int, waited_ns: int = 0) -> tuple[Scores, int]:
+        """Compute the scores of a request, which waits for so long besides; return them and the number of requests in
+        their batch.
 
         The event loop waits for a short run of an idle inline replica, at most once in each of its turns: what else has
         arrived is queued, where admission sees it.
@@ -73,7 +80,7 @@ class Model:
             RefusedError: the placement's admission limits could not be met.
             Exception: any error of the engine.
         """
-        pending = self.pool.submit(request, here=rows <= self.rows_on_loop and self._first_in_turn())
+        pending = self.pool.submit(request, rows <= self.rows_on_loop and self._first_in_turn(), waited_ns)
         scores = pending.result() if pending.done() else await asyncio.wrap_future(pending)
         return scores, pending.together
 

@@ -59,8 +59,8 @@ class AdmissionControl:
         self.has_deadline = math.isfinite(self._deadline_ns)
         self._rate = ServiceRate()
 
-    def check(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows]) -> None:
-        """Check that the jobs of one request, which are not queued yet, may be.
+    def check(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows], waited_ns: int = 0) -> None:
+        """Check that the jobs of one request, which are not queued yet and have waited for so long, may be.
 
         Raises:
             RefusedError: they may not.
@@ -69,9 +69,10 @@ class AdmissionControl:
         idle = sum(replica.requests == 0 for replica in replicas)
         if waiting >= self._queue and idle < len(jobs):
             raise self._refuse(Refusal.QUEUE_FULL, f"{waiting} requests wait, of {self._queue} at most.")
-        foreseen_ns = _most_rows(replicas, jobs) * self._rate.ns_per_row
+        runs_ns = _most_rows(replicas, jobs) * self._rate.ns_per_row
+        foreseen_ns = waited_ns + runs_ns
         if foreseen_ns > self._deadline_ns:
-            self._rate.doubt(idle > 0)
+            self._rate.doubt(idle > 0 and runs_ns > self._deadline_ns)
             asked = f"{foreseen_ns / 1e6:.3g} ms are foreseen, of {self._deadline_ns / 1e6:g} ms at most."
             raise self._refuse(Refusal.DEADLINE, asked)
 

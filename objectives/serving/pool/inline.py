@@ -34,7 +34,8 @@ class InlineReplica(Replica):
         return run_in_turn
 
     def answer_here(self, job: Job) -> None:
-        """Run a job on the caller's thread, which holds the turn."""
+        """Run a job on the caller's thread, which holds the turn, while nothing else is outstanding."""
+        self._pace.idle = True
         self.answer(job, self._run_and_leave)
 
     def stop(self) -> None:
@@ -57,14 +58,14 @@ class InlineReplicas(Replicas):
         self._only = InlineReplica(0, scheduler, lock)
         super().__init__([self._only], scheduler, lock)
 
-    def place(self, result: PendingResult, jobs: Sequence[Job], here: bool) -> None:
+    def place(self, result: PendingResult, jobs: Sequence[Job], here: bool, waited_ns: int) -> None:
         if not here:
-            super().place(result, jobs, here)
+            super().place(result, jobs, here, waited_ns)
             return
         (job,) = jobs
         try:
             with self._lock:
-                entered, woken = self._scheduler.enter(job)
+                entered, woken = self._scheduler.enter(job, waited_ns)
                 if entered:
                     self._only.turn.acquire()
         except RefusedError as error:

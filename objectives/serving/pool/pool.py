@@ -81,11 +81,12 @@ class Pool:
             prepare,
         )
 
-    def submit(self, request: Arrays, here: bool = True) -> PendingResult:
+    def submit(self, request: Arrays, here: bool = True, waited_ns: int = 0) -> PendingResult:
         """Submit a request of named arrays of (rows, ...).
 
         Args:
             here: whether an idle inline replica may run on this thread; if not, it runs on its own
+            waited_ns: nanoseconds that the request had waited before, which count for its deadline
 
         Returns:
             A future of the scores, (rows,), or of the run's error or a RefusedError.
@@ -97,7 +98,7 @@ class Pool:
         if self._prepare is not None:
             request = self._prepare(request)
         rows = rows_of(request)
-        return self._splitters[group_of(self._placement, rows)].take(request, rows, here)
+        return self._splitters[group_of(self._placement, rows)].take(request, rows, here, waited_ns)
 
     @property
     def waiting(self) -> int:

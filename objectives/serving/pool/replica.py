@@ -18,6 +18,13 @@ from objectives.serving.pool.scheduler import Scheduler, Wait
 from objectives.serving.split_engine import Engine
 
 
+class _Pace:
+    """End of the last run, from which the time of the next one counts unless the replica was idle in between."""
+
+    def __init__(self) -> None:
+        self.idle, self.ended_ns = True, 0
+
+
 class Replica:
     """Replica that runs what its instance group's scheduler gives it, one job or one batch at a time.
 
@@ -29,6 +36,7 @@ class Replica:
         self._number, self._scheduler, self._lock = number, scheduler, lock
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._pace = _Pace()
 
     def start(self, open_engine: Callable[[], Engine], cores: Cores, name: str) -> None:
         """Open an engine in this replica's own thread and wait for it; the engine's threads inherit the cores. An error
@@ -95,6 +103,7 @@ class Replica:
                 taken = self._scheduler.take(self._number, now)
             if not isinstance(taken, Wait):
                 return taken
+            self._pace.idle = True
             try:
                 self._woken.get(timeout=None if taken.until_ns is None else (taken.until_ns - now) / 1e9)
             except Empty:
@@ -133,14 +142,15 @@ class Replica:
     def _timed(self, run: Run) -> Run:
         """Wrap a run so that admission learns from its duration."""
         # Without a reference to this replica, which would keep the engine alive with it in a cycle.
-        lock, admission = self._lock, self._scheduler.admission
+        lock, admission, pace = self._lock, self._scheduler.admission, self._pace
 
         def run_and_learn(request: Arrays) -> Scores:
-            start = time.perf_counter_ns()
+            # What lies between two runs, such as a wait for the interpreter, is part of what the next one waits for.
+            start = time.perf_counter_ns() if pace.idle else pace.ended_ns
             scores = run(request)
-            taken_ns = time.perf_counter_ns() - start
+            pace.idle, pace.ended_ns = False, time.perf_counter_ns()
             with lock:
-                admission.learn(rows_of(request), taken_ns)
+                admission.learn(rows_of(request), pace.ended_ns - start)
             return scores
 
         return run_and_learn

@@ -52,24 +52,25 @@ class Replicas:
             return PendingResult()
         return _DeadlineResult(partial(self._check_turn, submitted_ns))
 
-    def take(self, request: Arrays, rows: int, here: bool) -> PendingResult:
-        now = time.perf_counter_ns()
-        result = self.result(now)
-        self.place(result, (Job(result, request, rows, now),), here)
+    def take(self, request: Arrays, rows: int, here: bool, waited_ns: int) -> PendingResult:
+        since = time.perf_counter_ns() - waited_ns
+        result = self.result(since)
+        self.place(result, (Job(result, request, rows, since),), here, waited_ns)
         return result
 
-    def place(self, result: PendingResult, jobs: Sequence[Job], here: bool) -> None:
+    def place(self, result: PendingResult, jobs: Sequence[Job], here: bool, waited_ns: int) -> None:
         """Accept all jobs of one result, or refuse it.
 
         Args:
             here: whether the caller's thread may run them, where that is the placement's way
+            waited_ns: time that they had waited before
 
         Raises:
             RuntimeError: the pool is closed.
         """
         try:
             with self._lock:
-                woken = self._scheduler.submit(jobs)
+                woken = self._scheduler.submit(jobs, waited_ns)
         except RefusedError as error:
             # A traceback would hold the request, and the result it.
             result.fail(error.with_traceback(None))

@@ -98,8 +98,8 @@ class Scheduler(Generic[J]):
         """Number of jobs that wait for a replica."""
         return queued(self._states)
 
-    def submit(self, jobs: Sequence[J]) -> list[int]:
-        """Queue all jobs of one request.
+    def submit(self, jobs: Sequence[J], waited_ns: int = 0) -> list[int]:
+        """Queue all jobs of one request, which had waited for so long before.
 
         Returns:
             The replicas to wake.
@@ -108,7 +108,7 @@ class Scheduler(Generic[J]):
             RefusedError: none of them was queued.
             RuntimeError: the scheduler is closed.
         """
-        self._admit(jobs)
+        self._admit(jobs, waited_ns)
         woken = []
         for job in jobs:
             state = self._states[self._balance(self._turn, self._states, job.rows)]
@@ -117,7 +117,7 @@ class Scheduler(Generic[J]):
                 woken.append(state.number)
         return woken
 
-    def enter(self, job: J) -> tuple[bool, list[int]]:
+    def enter(self, job: J, waited_ns: int = 0) -> tuple[bool, list[int]]:
         """Count a job as running if the only replica is idle, so that the caller runs it itself; else queue it.
 
         Returns:
@@ -126,7 +126,7 @@ class Scheduler(Generic[J]):
         Raises:
             RefusedError, RuntimeError: as in `submit`.
         """
-        self._admit((job,))
+        self._admit((job,), waited_ns)
         state = self._states[0]
         if state.requests:
             return False, [state.number] if self._queue(state, job) else []
@@ -164,11 +164,11 @@ class Scheduler(Generic[J]):
         """Accept no further jobs; queued ones are still taken, without waiting for a batch to fill."""
         self._closed = True
 
-    def _admit(self, jobs: Sequence[J]) -> None:
+    def _admit(self, jobs: Sequence[J], waited_ns: int) -> None:
         if self._closed:
             raise RuntimeError("The pool is closed.")
         if self.admission.limited:
-            self.admission.check(self._states, jobs)
+            self.admission.check(self._states, jobs, waited_ns)
 
     @staticmethod
     def _queue(state: _State[J], job: J) -> bool:

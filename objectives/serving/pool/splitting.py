@@ -26,20 +26,21 @@ class Splitter:
     def __init__(self, replicas: Replicas, parts: Callable[[int], Sequence[int]]) -> None:
         self._replicas, self._parts = replicas, parts
 
-    def take(self, request: Arrays, rows: int, here: bool) -> PendingResult:
+    def take(self, request: Arrays, rows: int, here: bool, waited_ns: int) -> PendingResult:
         ends = self._parts(rows)
         if len(ends) == 1 or not is_divisible(request, rows):
-            return self._replicas.take(request, rows, here)
-        now = time.perf_counter_ns()
-        result = self._replicas.result(now)
+            return self._replicas.take(request, rows, here, waited_ns)
+        since = time.perf_counter_ns() - waited_ns
+        result = self._replicas.result(since)
         joint = _Joint(result, len(ends))
         self._replicas.place(
             result,
             [
-                Job(_Part(joint, i), cut_rows(request, start, end), end - start, now)
+                Job(_Part(joint, i), cut_rows(request, start, end), end - start, since)
                 for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
             ],
             here,
+            waited_ns,
         )
         return result
 

@@ -16,6 +16,7 @@ from tests.benchmarks.robustness.table import counted, show, verdict
 from tests.serve_tests.process import serving
 
 ALLOWED = {OK, "429", "503"}
+REASONS = ("in flight", "event loop", "queue full", "deadline")
 # Seconds at half of the capacity before and after the overload, and in which all has to be as usual again; of the
 # stretch that shows it, and between two stretches.
 _BEFORE, _AFTER, _NORMAL_IN = 5.0, 8.0, 2.0
@@ -38,6 +39,7 @@ def overload(options: argparse.Namespace, load: Load, material: Material, limits
             played = load.play(server.url, phases, 2).result()
         told = server.metric("leanrec_requests_total", status=OK)
         cpu = (server.metric("process_cpu_seconds_total") - cpu) / (time.monotonic() - start)
+        refused = {why: server.metric("leanrec_refusals_total", reason=why) for why in REASONS}
     parts = [played.part(played.phase == number) for number in range(len(phases))]
     print(f"overload: {over:.0f} requests/s, {options.times:g} times the capacity, for {options.seconds:g} s")
     rows = [
@@ -47,6 +49,7 @@ def overload(options: argparse.Namespace, load: Load, material: Material, limits
     show(["phase", "outcomes", "p50 ms", "p95 ms", "p99 ms", "lag p50", "lag p99"], rows)
     print(f"offered {played.offered_share:.1%} of the planned rate")
     print(f"cores used in the mean: {cpu:.2f} by the server, {played.cores:.2f} by the load")
+    print("refused by " + ", ".join(f"{why}: {count:,.0f}" for why, count in refused.items() if count))
     print(f"threads {read[-1].threads}, files {read[-1].files}")
     return _kept(played, parts, told, limits, read)
 

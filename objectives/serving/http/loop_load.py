@@ -1,0 +1,74 @@
+"""Time that requests wait for the event loop itself, where more come than it can read."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+# Weight of the newest turn in the mean time of a request.
+_NEWEST = 0.1
+# Time constant of the mean length of a turn: overload lasts, and a single long turn is none.
+_SECONDS = 0.05
+
+
+class LoopLoad:
+    """Estimate of the time that the event loop takes of a request's.
+
+    In each turn the loop reads all connections that have sent something, then handles what it has read. So a request
+    waits for a turn until it is read, is handled after those that were read before it, and where a replica's thread
+    answers it, the answer waits for another turn.
+    """
+
+    def __init__(self) -> None:
+        self._first, self._read, self._handled = True, 0, 0
+        # Starts of this reading, None where the loop had nothing to do since, and of the handling of the one before.
+        self._reading_ns: int | None = None
+        self._handling_ns = self._updated_ns = 0
+        self._mean_ns = self._turn_ns = 0.0
+        # Requests since the start of this reading, and in a nanosecond.
+        self._arrived, self._rate = 0, 0.0
+
+    @property
+    def turns_ns(self) -> int:
+        """Nanoseconds of two turns."""
+        return round(2 * self._turn_ns)
+
+    @property
+    def utilization(self) -> float:
+        """Share of the loop's time that handling all requests would take, those that are refused too."""
+        return self._rate * self._mean_ns
+
+    def arrives(self, now_ns: int) -> float:
+        """Return the milliseconds that the loop will have taken of a request whose headers are read now."""
+        if self._first:
+            self._begin_reading(now_ns)
+        self._arrived += 1
+        return (2 * self._turn_ns + (self._read + 1) * self._mean_ns) / 1e6
+
+    def stays(self) -> None:
+        """Count a request that will be handled."""
+        self._read += 1
+
+    def _begin_reading(self, now_ns: int) -> None:
+        if self._handled:
+            self._mean_ns += _NEWEST * ((now_ns - self._handling_ns) / self._handled - self._mean_ns)
+        turn_ns = 0 if self._reading_ns is None else now_ns - self._reading_ns
+        elapsed_ns = max(now_ns - self._updated_ns, 1)
+        kept = math.exp(-elapsed_ns / (1e9 * _SECONDS))
+        self._turn_ns = kept * self._turn_ns + (1 - kept) * turn_ns
+        self._rate = kept * self._rate + (1 - kept) * self._arrived / elapsed_ns
+        self._arrived = 0
+        self._first, self._reading_ns, self._updated_ns = False, now_ns, now_ns
+        asyncio.get_running_loop().call_soon(self._begin_handling)
+
+    def _begin_handling(self) -> None:
+        """Runs before the tasks of what was read."""
+        self._first, self._handling_ns = True, time.perf_counter_ns()
+        self._handled, self._read = self._read, 0
+        asyncio.get_running_loop().call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Runs after the next reading."""
+        if self._first:
+            self._reading_ns, self._handled = None, 0

@@ -1,0 +1,89 @@
+"""Load of the event loop, by hand: turns of known lengths, on a loop that runs what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from objectives.serving.http import loop_load
+from objectives.serving.http.loop_load import LoopLoad
+
+MS = 1_000_000
+
+
+class Turns:
+    """An event loop whose turns are called one by one, and its clock."""
+
+    def __init__(self) -> None:
+        self.now_ns = 10**12
+        self._soon: list[Callable[[], None]] = []
+
+    def call_soon(self, called: Callable[[], None]) -> None:
+        self._soon.append(called)
+
+    def perf_counter_ns(self) -> int:
+        return self.now_ns
+
+    def turn(self) -> None:
+        """Call what was asked for before this turn."""
+        soon, self._soon = self._soon, []
+        for called in soon:
+            called()
+
+    def play(self, load: LoopLoad, requests: int, read_ms: float, handled_ms: float, stay: bool = True) -> float:
+        """Read so many requests, and handle those that stay; return what the last of them was told."""
+        told = 0.0
+        for _ in range(requests):
+            told = load.arrives(self.now_ns)
+            self.now_ns += round(read_ms * MS)
+            if stay:
+                load.stays()
+        self.turn()
+        self.now_ns += round(requests * handled_ms * MS) if stay else 0
+        return told
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    found = Turns()
+    monkeypatch.setattr(loop_load.asyncio, "get_running_loop", lambda: found)
+    monkeypatch.setattr(loop_load.time, "perf_counter_ns", found.perf_counter_ns)
+    return found
+
+
+def test_a_steady_load_has_its_turns_and_its_utilization(turns: Turns) -> None:
+    """Ten requests a turn, 0.1 ms to read and 0.3 ms to handle each, without a rest."""
+    load = LoopLoad()
+    for _ in range(400):
+        told = turns.play(load, 10, 0.1, 0.3)
+    assert load.turns_ns == pytest.approx(2 * 4 * MS, rel=0.01)
+    assert told == pytest.approx(2 * 4 + 10 * 0.3, rel=0.01)
+    assert load.utilization == pytest.approx(0.75, rel=0.02)
+
+
+def test_one_long_turn_is_no_overload_and_a_long_rest_forgets(turns: Turns) -> None:
+    load = LoopLoad()
+    for _ in range(400):
+        turns.play(load, 1, 0.05, 0.3)
+        turns.turn()  # nothing was read meanwhile
+        turns.now_ns += 5 * MS
+    assert load.turns_ns == 0 and load.utilization < 0.1
+    turns.play(load, 1, 0.05, 10.0)
+    turns.play(load, 1, 0.05, 0.3)
+    assert 0 < load.turns_ns < 2 * 3 * MS, "a turn of 10 ms, in a mean of 50"
+    turns.turn()
+    turns.now_ns += 1000 * MS
+    turns.play(load, 1, 0.05, 0.3)
+    assert load.turns_ns < 10
+
+
+def test_what_is_refused_counts_as_offered(turns: Turns) -> None:
+    """Nine of ten requests are refused, which takes 0.05 ms; handling all of them would take 1 ms each."""
+    load = LoopLoad()
+    for _ in range(400):
+        turns.play(load, 1, 0.05, 1.0)
+        for _ in range(9):
+            load.arrives(turns.now_ns)
+            turns.now_ns += round(0.05 * MS)
+    assert load.utilization == pytest.approx(10 / 1.5, rel=0.1)
