@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from objectives.serving.pool import Pool
 
-
 # Times waited are compared in whole milliseconds.
 _MS = 1_000_000
 
