@@ -22,13 +22,6 @@ class Entry(NamedTuple):
     submitted_ns: int = 0
 
 
-class Loaded:
-    """A pool as the door sees it."""
-
-    def __init__(self, load: GroupLoad | None) -> None:
-        self.load = load
-
-
 steps = st.lists(st.tuples(st.booleans(), st.integers(1, 60)), max_size=60)
 admissions = st.builds(Admission, queue=st.none() | st.integers(1, 4), deadline_ms=st.none() | st.floats(0.061, 0.2))
 
@@ -45,14 +38,14 @@ def test_what_the_door_shuts_out_the_scheduler_refuses(replicas: int, admission:
             if running:
                 scheduler.finish(*running.pop(number % len(running)))
             continue
-        shut = door.shut(Loaded(scheduler.load), BYTES * number, 0)  # type: ignore[arg-type]
+        load = scheduler.load
+        shut = door.shut(load, 0, BYTES * number, 0)
         try:
-            woken = scheduler.submit([Entry(number)])
+            scheduler.submit([Entry(number)])
         except RefusedError as error:
-            door.refused(Loaded(scheduler.load), str(error.reason), BYTES * number, 0)  # type: ignore[arg-type]
+            door.refused(load, str(error.reason), 0, BYTES * number, 0)
             continue
         assert shut is None
-        assert len(woken) <= 1
         running += [(at, entry.rows) for at in range(replicas) for entry in _taken(scheduler, at)]
 
 
@@ -62,21 +55,24 @@ def _taken(scheduler: Scheduler[Entry], replica: int) -> list[Entry]:
     return list(taken) if isinstance(taken, list) else []
 
 
-def test_the_door_is_open_before_a_refusal_for_shorter_bodies_and_for_less_load() -> None:
-    door = Door()
-    busy: Any = Loaded(GroupLoad(2, 100))
-    assert door.shut(busy, 10**9, 9 * MS) is None
-    door.refused(busy, "queue full", 1000, 9 * MS)
-    assert door.shut(busy, 1000, 9 * MS) == "queue full"
-    assert door.shut(Loaded(GroupLoad(3, 150)), 2000, 10 * MS) == "queue full"  # type: ignore[arg-type]
-    assert door.shut(busy, 1000, 8 * MS) is None
-    for load, length in ((busy.load, 999), (GroupLoad(1, 100), 1000), (GroupLoad(2, 99), 1000), (None, 1000)):
-        assert door.shut(Loaded(load), length, 9 * MS) is None  # type: ignore[arg-type]
+def test_the_door_is_shut_to_as_much_for_a_moment() -> None:
+    door, busy = Door(), GroupLoad(2, 100)
+    assert door.shut(busy, 0, 10**9, 9 * MS) is None, "nothing was refused"
+    door.refused(busy, "queue full", 0, 1000, 9 * MS)
+    assert door.shut(busy, 0, 1000, 9 * MS) == door.shut(GroupLoad(3, 150), 19 * MS, 2000, 10 * MS) == "queue full"
+    for load, now_ns, length, loop_ns in (
+        (busy, 21 * MS, 1000, 9 * MS),
+        (busy, 0, 999, 9 * MS),
+        (busy, 0, 1000, 8 * MS),
+        (GroupLoad(1, 100), 0, 1000, 9 * MS),
+        (GroupLoad(2, 99), 0, 1000, 9 * MS),
+        (None, 0, 1000, 9 * MS),
+    ):
+        assert door.shut(load, now_ns, length, loop_ns) is None
 
 
 def test_what_an_idle_replica_refuses_leaves_the_door_open() -> None:
     door = Door()
-    idle: Any = Loaded(GroupLoad(0, 0))
-    door.refused(Loaded(GroupLoad(0, 5)), "deadline", 10, 0)  # type: ignore[arg-type]
-    door.refused(idle, "deadline", 1000, 0)
-    assert door.shut(idle, 1000, 0) is None
+    door.refused(GroupLoad(0, 5), "deadline", 0, 10, 0)
+    door.refused(GroupLoad(0, 0), "deadline", 0, 1000, 0)
+    assert door.shut(GroupLoad(0, 5), 0, 1000, 0) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import select
 import socket
 import threading
@@ -205,6 +206,34 @@ def test_the_second_request_of_a_connection_does_not_end_the_answer_to_the_first
         assert answer(peer)[0] == 408
 
 
+def test_large_headers_are_refused_when_they_come_whole_and_bodies_are_no_headers(http_server: Running) -> None:
+    with http_server.connect() as peer:
+        peer.sendall(head("GET", "/v2", f"X-Long: {'a' * 70_000}"))
+        assert answer(peer, "GET")[0] == 431 and is_closed(peer)
+    large = GOOD.ljust(BODY_BYTES)
+    with http_server.connect() as peer:
+        for _ in range(20):  # in all more than the limit of headers, each packet with the start of the next
+            peer.sendall(post(large) + post(large)[:10])
+            assert answer(peer)[0] == 200
+            peer.sendall(post(large)[10:])
+            assert answer(peer)[0] == 200
+
+
+def test_what_cannot_be_read_ends_a_connection_after_the_answer_before_it(tmp_path: Path) -> None:
+    with running(write_toy(tmp_path / "bundle", waiting(0.3))) as server, server.connect() as peer:
+        peer.sendall(post(GOOD))
+        wait_until(lambda: server.inference.in_flight == 1)
+        peer.sendall(b"no HTTP at all\r\n\r\n")
+        status, said, _ = answer(peer)
+        assert status == 200 and len(oracle.read_scores(said, None)[1]) == 3 and is_closed(peer)
+
+
+def test_line_ends_are_no_request(tmp_path: Path) -> None:
+    with running(write_toy(tmp_path / "bundle"), header_seconds=0.3) as server, server.connect() as peer:
+        peer.sendall(b"\r\n")
+        assert is_closed(peer)
+
+
 @pytest.mark.parametrize("step", [1000, 70_000])
 def test_headers_are_limited_and_the_client_told(step: int, http_server: Running) -> None:
     endless = b"GET /v2 HTTP/1.1\r\nX-Long: " + b"a" * (1 << 17)
@@ -217,10 +246,11 @@ def test_headers_are_limited_and_the_client_told(step: int, http_server: Running
     assert http_server.is_well()
 
 
-def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path) -> None:
+def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One request waits for its batch, and one behind it. The third is read; the fourth is told at once, and the body
     that it sends all the same is dropped."""
     request = post(GOOD)
+    monkeypatch.setattr("objectives.serving.http.door._VALID_NS", 10**10)
     with running(write_toy(tmp_path / "bundle", waiting(3, queue=1))) as server:
         first, second, third, fourth = (server.connect() for _ in range(4))
         first.sendall(request)
@@ -248,6 +278,39 @@ def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path) -> None
         assert server.inference.lateness.counts(time.perf_counter_ns()) == (6, 3)
         for peer in (first, second, third, fourth):
             peer.close()
+
+
+def test_refused_requests_may_be_pipelined_and_others_are_not_answered_early(tmp_path: Path) -> None:
+    """Two of them and a request for health in one packet; then such a request for a model that is not there."""
+    with running(write_toy(tmp_path / "bundle", waiting(3)), in_flight=1) as server, server.connect() as first:
+        first.sendall(post(GOOD))
+        wait_until(lambda: server.inference.in_flight == 1)
+        with server.connect() as peer:
+            peer.sendall(2 * post(GOOD) + head("GET", "/v2/health/live"))
+            said = b""
+            while said.count(b"HTTP/1.1 ") < 3 or not said.endswith(b"}"):
+                said += peer.recv(1 << 16)
+            assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"503", b"503", b"200"]
+            peer.sendall(post(GOOD).replace(b"toy", b"boy"))
+            assert answer(peer)[0] == 404
+            peer.sendall(post(GOOD, "Connection: close"))
+            assert answer(peer)[0] == 503 and is_closed(peer)
+        assert answer(first)[0] == 200
+        assert server.ended(503) == 3 and server.inference.arrived == 4
+
+
+def test_a_body_that_is_dropped_has_a_limit_too(tmp_path: Path) -> None:
+    limits = {"in_flight": 1, "body_seconds": 0.3}
+    with running(write_toy(tmp_path / "bundle", waiting(3)), **limits) as server, server.connect() as first:
+        first.sendall(post(GOOD))
+        wait_until(lambda: server.inference.in_flight == 1)
+        with server.connect() as peer:
+            peer.sendall(post(GOOD)[:-1])
+            assert answer(peer)[0] == 503 and is_closed(peer)
+        with server.connect() as peer:
+            peer.sendall(post(b"", length=server.inference.limits.body_bytes + 1))
+            assert answer(peer)[0] in (408, 413), "what is too large is not dropped but told"
+        assert answer(first)[0] == 200
 
 
 def test_requests_beyond_those_in_flight_are_refused_by_their_headers(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
+from objectives.serving.pool import PendingResult
 from objectives.serving.ranker import Ranker
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
 from tests.serve_tests import oracle
@@ -360,10 +361,12 @@ def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
 def test_scores_that_are_not_finite_are_the_models_fault(wrong: float, toy: Path) -> None:
     with opened(toy) as inference:
 
-        async def scores(request: Any, rows: int, waited_ns: int) -> tuple[np.ndarray, int]:
-            return np.array([1, wrong], np.float32), 1
+        def submit(request: Any, rows: int, waited_ns: int) -> PendingResult:
+            pending = PendingResult()
+            pending.set_result(np.array([1, wrong], np.float32))
+            return pending
 
-        inference.slot.model.scores = scores  # type: ignore[method-assign]
+        inference.slot.model.submit = submit  # type: ignore[method-assign]
         with pytest.raises(ModelFailedError, match="NaN"):
             asyncio.run(ask(inference, draw_request(2)))
 

@@ -756,6 +756,16 @@ class TestInline:
         assert not closing.is_alive()
         inside.join(SOON)
 
+    def test_the_time_between_two_runs_counts_unless_the_replica_was_idle(self, clock: Clock) -> None:
+        """The replica's own thread runs again after callers have, and a rest."""
+        engine = Paced(clock, 1.0)
+        with pool_of([engine], Placement(inline=True, admission=Admission(deadline_ms=10))) as pool:
+            for here in (True, False, True, False, True):
+                assert len(scores_of(pool.submit(rows(5), here))) == 5
+                clock.ms += 5000
+            assert refusal_of(pool.submit(rows(5), waited_ns=6_000_000)) == Refusal.DEADLINE
+            assert len(scores_of(pool.submit(rows(5), waited_ns=4_000_000))) == 5
+
     def test_a_foreseen_deadline_is_refused_inline_too(self, clock: Clock) -> None:
         engine = Paced(clock, 2.0)
         with pool_of([engine], Placement(inline=True, admission=Admission(deadline_ms=10))) as pool:

@@ -74,11 +74,16 @@ class Endpoints:
             "/metrics": self._metrics,
         }
 
-    def turns_away(self, length: int) -> bool:
-        """Refuse a request to infer by the length of its body; False where it has to be read. Those that come while
-        draining are: their clients are asked to reconnect elsewhere.
+    def turns_away(self, path: str, length: int) -> bool:
+        """Refuse a request to infer by the length of its body, and return whether it was; False for other requests, and
+        while draining, since answers tell clients then to reconnect elsewhere.
         """
-        return not self.draining and self._inference.turns_away(length)
+        model = _MODEL.fullmatch(path)
+        if self.draining or model is None or model["of"] != "/infer" or model["name"] != self._inference.name:
+            return False
+        if model["version"] not in (None, self._inference.slot.model.version):
+            return False
+        return self._inference.turns_away(length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever it is."""

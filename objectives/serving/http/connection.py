@@ -30,8 +30,8 @@ class Connection(HttpToolsProtocol):
     A new one that stays silent for as long as headers may take is closed without a word.
 
     Args:
-        turns_away: refuses a request to infer by the length of its body, and returns whether it did; its client is told
-            at once, and what it still sends of the body is dropped
+        turns_away: refuses a request to infer, given its path and the length of its body, and returns whether it did;
+            its client is told at once, and what it still sends of the body is dropped
     """
 
     def __init__(
@@ -42,16 +42,20 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: Limits,
-        turns_away: Callable[[int], bool],
+        turns_away: Callable[[str, int], bool],
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._turns_away = limits, turns_away
-        self._in_headers, self._header_bytes, self._refused, self._dropping = False, 0, False, False
+        # Whether a message has ever begun, one is under way, its headers are, and its body is dropped; and whether the
+        # connection is about to be closed.
+        self._begun = self._in_message = self._in_headers = self._dropping = self._refused = False
+        # Messages that began in this read, and bytes of headers that are not complete.
+        self._began = self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        self._start_timer(self._limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -60,64 +64,84 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        between, self._began = not self._in_message, 0
         super().data_received(data)
-        if self._refused:
+        if self._refused or self._dropping or not self._begun:
             return
         if not self._in_headers:
             self._stop_timer()
             return
         # Seldom: nearly all headers arrive at once.
-        if self._header_bytes == 0:
-            self._stop_timer()
-            self._start_timer()
-        self._header_bytes += len(data)
-        if self._header_bytes > self._limits.header_bytes:
-            most = self._limits.header_bytes
-            self._refuse(431, f"headers: must have at most {most} bytes, but got {self._header_bytes} or more")
+        if self._began:
+            self._start_timer(self._limits.header_seconds)
+        if not self._began or (between and self._began == 1):  # else a part of it belongs to other messages
+            self._header_bytes += len(data)
+        self._check_header_bytes(self._header_bytes)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_headers, self._header_bytes = True, 0
+        self._begun = self._in_message = self._in_headers = True
+        self._began, self._header_bytes = self._began + 1, 0
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        self._unset_keepalive_if_required()
+        if not self._check_header_bytes(len(self.url) + sum(len(name) + len(value) for name, value in self.headers)):
+            return
         length = self._length_to_infer()
-        if length is not None and self._turns_away(length):
+        if length is not None and self._turns_away(self.url.decode("latin-1"), length):
             self._dropping = True
+            self._start_timer(self._limits.body_seconds)
             self.transport.write(_BUSY)
         else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._dropping:
+        if not self._dropping and not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
+        if self._refused:
+            return
         if self._dropping:
             self._dropping = False
+            self._stop_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
         else:
             super().on_message_complete()
 
-    def _length_to_infer(self) -> int | None:
-        """Return the length of the body of a request to infer; None for any other, for one that comes before the answer
-        to the last, and for one whose client waits to be asked for its body.
-        """
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering or not self.url.endswith(b"/infer") or self.parser.get_method() != b"POST":
-            return None
-        if self.expect_100_continue or not self.parser.should_keep_alive():
-            return None
-        length = next((value for name, value in self.headers if name == b"content-length"), b"")
-        return int(length) if length.isdigit() else None
-
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "request: must be of HTTP/1.1, but cannot be read as such")
 
-    def _start_timer(self) -> None:
-        self._timer = self.loop.call_later(self._limits.header_seconds, self._end_waiting)
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _length_to_infer(self) -> int | None:
+        """Return the length of the body of a request that can be answered before its body is read; None for any other:
+        one that comes before the answer to the last, one whose client waits to be asked for its body or does not read
+        answers, one that ends the connection, and one with a body that is too large.
+        """
+        if self._answering or self.flow.write_paused or self.parser.get_method() != b"POST":
+            return None
+        if self.expect_100_continue or not self.parser.should_keep_alive() or self.parser.get_http_version() != "1.1":
+            return None
+        text = next((value for name, value in self.headers if name == b"content-length"), b"")
+        length = int(text) if text.isdigit() else None
+        return None if length is None or length > self._limits.body_bytes else length
+
+    def _check_header_bytes(self, got: int) -> bool:
+        most = self._limits.header_bytes
+        if got > most:
+            self._refuse(431, f"headers: must have at most {most} bytes, but got {got} or more")
+        return got <= most
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self._end_waiting)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -125,11 +149,13 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _end_waiting(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        seconds = self._limits.header_seconds
+        if self._answering:
             # The request before it is still being answered, on the same connection.
-            self._start_timer()
-        elif self._in_headers and not self._refused:
-            seconds = self._limits.header_seconds
+            self._start_timer(seconds)
+        elif self._refused or self._dropping:
+            self.transport.close()
+        elif self._in_headers:
             self._refuse(
                 408, f"headers: must arrive within {seconds:g} s, but got {self._header_bytes} bytes in that time"
             )
@@ -137,9 +163,14 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Say why, and close once the client has; what it still sends is dropped, so that it can read the reason."""
+        """Say why, and close once the client has; what it still sends is dropped, so that it can read the reason. Where
+        the request before it is still being answered, that answer is the last word.
+        """
         self._refused = True
-        self._stop_timer()
-        self._start_timer()
+        self._start_timer(self._limits.header_seconds)
+        in_body = self._in_message and not self._in_headers
+        if self.pipeline or (self._answering and not in_body):
+            self.cycle.keep_alive = False
+            return
         self.transport.write(_response(status, reason, "Connection: close\r\n"))
         self.transport.write_eof()

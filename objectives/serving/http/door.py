@@ -8,47 +8,54 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from objectives.serving.pool import Pool
+from objectives.serving.pool.scheduler import GroupLoad
 
+# Nanoseconds for which a refusal says what would be refused again: the estimate of the service time may change.
+_VALID_NS = 20_000_000
 # Times waited are compared in whole milliseconds.
 _MS = 1_000_000
 
 
 class _Refused(NamedTuple):
-    """A refusal: of a body of so many bytes that waits for so long besides, while so many requests were queued, and so
-    many rows outstanding at the idlest replica.
-    """
+    """A refusal at a time: the bytes of the body, how long the event loop had taken, and the load of the replicas."""
 
     reason: str
+    at_ns: int
     length: int
-    waited_ms: int
-    queued: int
-    rows: int
+    loop_ms: int
+    load: GroupLoad
 
 
 class Door:
-    """Door that is shut while what was refused last would be refused again.
+    """Door that is shut for a moment after a refusal, to what would be refused as well.
 
-    Admission is monotone: what it refused, it refuses while as much or more is outstanding, and of larger requests all
-    the more. Of requests that are encoded alike, the longer body has more rows.
+    What admission refused, it refuses again while as much or more is outstanding, and larger requests all the more. Of
+    requests that are encoded alike, the longer body has more rows.
     """
 
     def __init__(self) -> None:
         self._refused: _Refused | None = None
 
-    def refused(self, pool: Pool, reason: str, length: int, waited_ns: int) -> None:
-        """Note that a pool refused a request with a body of so many bytes, which waits for so long besides.
+    def refused(self, load: GroupLoad | None, reason: str, now_ns: int, length: int, loop_ns: int) -> None:
+        """Note that admission refused a request.
 
-        Where a replica is idle nothing is noted: what it refuses must reach the pool, which learns from that.
+        Where a replica is idle nothing is noted: what it refuses must reach admission, which learns from that.
+
+        Args:
+            load: of the replicas before, None where admission decides by more than that
+            length: bytes of the body
+            loop_ns: nanoseconds that the event loop takes of a request's time
         """
-        load = pool.load
-        self._refused = None if load is None or load.rows == 0 else _Refused(reason, length, waited_ns // _MS, *load)
+        idle = load is None or load.least_rows == 0
+        self._refused = None if load is None or idle else _Refused(reason, now_ns, length, loop_ns // _MS, load)
 
-    def shut(self, pool: Pool, length: int, waited_ns: int) -> str | None:
-        """Return the reason why the pool would refuse a body of so many bytes; None where it has to be asked."""
+    def shut(self, load: GroupLoad | None, now_ns: int, length: int, loop_ns: int) -> str | None:
+        """Return the reason why a request would be refused; None where admission has to be asked. Arguments are as for
+        `refused`.
+        """
         known = self._refused
-        if known is None or length < known.length or waited_ns // _MS < known.waited_ms:
+        if known is None or load is None or now_ns > known.at_ns + _VALID_NS:
             return None
-        if (load := pool.load) is None:
+        if length < known.length or loop_ns // _MS < known.loop_ms:
             return None
-        return known.reason if load.queued >= known.queued and load.rows >= known.rows else None
+        return known.reason if load.queued >= known.load.queued and load.least_rows >= known.load.least_rows else None

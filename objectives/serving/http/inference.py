@@ -56,7 +56,7 @@ class Inference:
     """Inference on the current model, within the limits. All methods are called on the event loop's thread.
 
     in_flight: requests whose body has arrived and that are not answered
-    arrived: requests whose body has arrived so far, refused ones too
+    arrived: requests so far whose body has arrived, and those that were refused before
     answered: requests that were scored so far
     lateness: counts late requests
     mirror: sees the answered requests
@@ -85,14 +85,14 @@ class Inference:
         Returns:
             Whether it was; it is counted like any refusal.
         """
-        model, load = self.slot.model, self._loop_load
-        waits_ms, deadline_ms = load.arrives(time.perf_counter_ns()), model.deadline_ms
+        model, load, now = self.slot.model, self._loop_load, time.perf_counter_ns()
+        waits_ms, deadline_ms = load.arrives(now), model.deadline_ms
         if self.in_flight >= self.limits.in_flight:
             reason: str | None = "in flight"
         elif waits_ms > deadline_ms * (_LOOPS_SHARE if load.utilization > _OVERLOADED else 1):
             reason = "event loop"
         else:
-            reason = self._door.shut(model.pool, length, load.turns_ns)
+            reason = self._door.shut(model.pool.load, now, length, load.turns_ns(now))
         if reason is None:
             load.stays()
             return False
@@ -133,7 +133,7 @@ class Inference:
         # The slot changes hands before the first wait, at the same time as metrics and counts.
         self.metrics.serving(self.name, model.version)
         self.lateness.model_replaced()
-        self._door = Door()
+        self._door, self._loop_load = Door(), LoopLoad()
         left = await self.slot.swap(model, self.limits.drain_seconds)
         if old != model.version:
             self._statistics.pop(old, None)
@@ -178,13 +178,16 @@ class Inference:
         return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
 
     async def _scores(self, model: Model, read: _Read, length: int) -> tuple[Array, int]:
-        waited_ns = self._loop_load.turns_ns
+        now = time.perf_counter_ns()
+        loop_ns, load, at_once = self._loop_load.turns_ns(now), model.pool.load, False
         try:
-            scores, together = await model.scores(read.arrays, read.rows, waited_ns)
+            pending = model.submit(read.arrays, read.rows, loop_ns)
+            at_once = pending.done()
+            scores = pending.result() if at_once else await asyncio.wrap_future(pending)
         except RefusedError as error:
             self.metrics.refused(str(error.reason))
-            if model is self.slot.model:
-                self._door.refused(model.pool, str(error.reason), length, waited_ns)
+            if at_once and model is self.slot.model:  # by admission, not when its turn came
+                self._door.refused(load, str(error.reason), now, length, loop_ns)
             raise OverloadedError(str(error)) from error
         except UnseenIdError as error:
             raise RequestError(str(error)) from error
@@ -197,7 +200,7 @@ class Inference:
             raise ModelFailedError(f"the model failed: {one_line(error)}") from error
         if not np.isfinite(scores).all():
             raise ModelFailedError("the model failed: its scores hold NaN or infinity")
-        return np.asarray(scores, model.bundle.manifest.output.dtype), together
+        return np.asarray(scores, model.bundle.manifest.output.dtype), pending.together
 
     def _of(self, version: str) -> ModelStatistics:
         return self._statistics.setdefault(version, ModelStatistics())

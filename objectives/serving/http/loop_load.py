@@ -8,8 +8,15 @@ import time
 
 # Weight of the newest turn in the mean time of a request.
 _NEWEST = 0.1
+# Times of the mean that a single one counts for at most.
+_MOST_TIMES = 5.0
 # Time constant of the mean length of a turn: overload lasts, and a single long turn is none.
 _SECONDS = 0.05
+
+
+def _kept(elapsed_ns: int) -> float:
+    """Return the weight of a mean after some time."""
+    return math.exp(-elapsed_ns / (1e9 * _SECONDS))
 
 
 class LoopLoad:
@@ -29,10 +36,9 @@ class LoopLoad:
         # Requests since the start of this reading, and in a nanosecond.
         self._arrived, self._rate = 0, 0.0
 
-    @property
-    def turns_ns(self) -> int:
-        """Nanoseconds of two turns."""
-        return round(2 * self._turn_ns)
+    def turns_ns(self, now_ns: int) -> int:
+        """Return the nanoseconds that a request waits to be read, and its answer to be sent: two mean turns."""
+        return round(2 * self._turn_ns * _kept(now_ns - self._updated_ns))
 
     @property
     def utilization(self) -> float:
@@ -40,7 +46,7 @@ class LoopLoad:
         return self._rate * self._mean_ns
 
     def arrives(self, now_ns: int) -> float:
-        """Return the milliseconds that the loop will have taken of a request whose headers are read now."""
+        """Return the milliseconds that the loop will have taken when a request that is read now is answered."""
         if self._first:
             self._begin_reading(now_ns)
         self._arrived += 1
@@ -51,11 +57,17 @@ class LoopLoad:
         self._read += 1
 
     def _begin_reading(self, now_ns: int) -> None:
-        if self._handled:
-            self._mean_ns += _NEWEST * ((now_ns - self._handling_ns) / self._handled - self._mean_ns)
-        turn_ns = 0 if self._reading_ns is None else now_ns - self._reading_ns
         elapsed_ns = max(now_ns - self._updated_ns, 1)
-        kept = math.exp(-elapsed_ns / (1e9 * _SECONDS))
+        kept = _kept(elapsed_ns)
+        if self._handled:
+            taken_ns = (now_ns - self._handling_ns) / self._handled
+            # One pause of the process is no slow request.
+            most_ns = _MOST_TIMES * self._mean_ns if self._mean_ns else taken_ns
+            self._mean_ns += _NEWEST * (min(taken_ns, most_ns) - self._mean_ns)
+        elif self._arrived:
+            # All were refused: what is expected of the next has to become less, until one is handled again.
+            self._mean_ns *= kept
+        turn_ns = 0 if self._reading_ns is None else now_ns - self._reading_ns
         self._turn_ns = kept * self._turn_ns + (1 - kept) * turn_ns
         self._rate = kept * self._rate + (1 - kept) * self._arrived / elapsed_ns
         self._arrived = 0

@@ -16,7 +16,7 @@ from objectives.serving.bundle import Bundle, open_verified
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.datatypes import DATATYPES
 from objectives.serving.pool import Pool, RefusedError
-from objectives.serving.pool.pending_result import Scores, rows_of
+from objectives.serving.pool.pending_result import PendingResult, rows_of
 from spaces.techniques.placement import Placement
 
 # Seconds for which a run may hold the event loop, which serves no other connection meanwhile: about three times what
@@ -69,20 +69,16 @@ class Model:
         """Return True if inputs have dimensions besides the rows that a request chooses, and that a run may refuse."""
         return any(size is None for spec in self.bundle.inputs for size in spec.shape)
 
-    async def scores(self, request: Arrays, rows: int, waited_ns: int = 0) -> tuple[Scores, int]:
-        """Compute the scores of a request, which waits for so long besides; return them and the number of requests in
-        their batch.
+    def submit(self, request: Arrays, rows: int, waited_ns: int = 0) -> PendingResult:
+        """Submit a request to the pool, where `waited_ns` counts for its deadline.
 
         The event loop waits for a short run of an idle inline replica, at most once in each of its turns: what else has
         arrived is queued, where admission sees it.
 
-        Raises:
-            RefusedError: the placement's admission limits could not be met.
-            Exception: any error of the engine.
+        Returns:
+            As the pool's `submit`; errors are those of it.
         """
-        pending = self.pool.submit(request, rows <= self.rows_on_loop and self._first_in_turn(), waited_ns)
-        scores = pending.result() if pending.done() else await asyncio.wrap_future(pending)
-        return scores, pending.together
+        return self.pool.submit(request, rows <= self.rows_on_loop and self._first_in_turn(), waited_ns)
 
     def metadata(self, name: str) -> dict[str, object]:
         """Return the model metadata of the protocol."""

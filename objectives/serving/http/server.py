@@ -109,7 +109,7 @@ def serve(
 
 
 def http_config(
-    app: Application, limits: Limits, turns_away: Callable[[int], bool] = lambda length: False
+    app: Application, limits: Limits, turns_away: Callable[[str, int], bool] = lambda path, length: False
 ) -> uvicorn.Config:
     """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application.
 

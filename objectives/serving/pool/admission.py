@@ -60,7 +60,7 @@ class AdmissionControl:
         self._rate = ServiceRate()
 
     def check(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows], waited_ns: int = 0) -> None:
-        """Check that the jobs of one request, which are not queued yet and have waited for so long, may be.
+        """Check that the jobs of one request may be queued, of whose deadline so much is spent elsewhere.
 
         Raises:
             RefusedError: they may not.

@@ -86,7 +86,7 @@ class Pool:
 
         Args:
             here: whether an idle inline replica may run on this thread; if not, it runs on its own
-            waited_ns: nanoseconds that the request had waited before, which count for its deadline
+            waited_ns: nanoseconds that the request waits before and after, which count for its deadline
 
         Returns:
             A future of the scores, (rows,), or of the run's error or a RefusedError.

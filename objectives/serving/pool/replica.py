@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from objectives.arrays import Arrays
@@ -103,11 +104,10 @@ class Replica:
                 taken = self._scheduler.take(self._number, now)
             if not isinstance(taken, Wait):
                 return taken
-            self._pace.idle = True
-            try:
+            with suppress(Empty):
                 self._woken.get(timeout=None if taken.until_ns is None else (taken.until_ns - now) / 1e9)
-            except Empty:
-                continue
+            # Only now: a caller's thread may have run requests of an inline replica meanwhile.
+            self._pace.idle = True
 
     def _begins(self, job: Job) -> bool:
         """Return whether a job is still to be run now that its turn has come."""
@@ -147,8 +147,10 @@ class Replica:
         def run_and_learn(request: Arrays) -> Scores:
             # What lies between two runs, such as a wait for the interpreter, is part of what the next one waits for.
             start = time.perf_counter_ns() if pace.idle else pace.ended_ns
-            scores = run(request)
-            pace.idle, pace.ended_ns = False, time.perf_counter_ns()
+            try:
+                scores = run(request)
+            finally:
+                pace.idle, pace.ended_ns = False, time.perf_counter_ns()
             with lock:
                 admission.learn(rows_of(request), pace.ended_ns - start)
             return scores

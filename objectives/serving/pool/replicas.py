@@ -53,9 +53,9 @@ class Replicas:
         return _DeadlineResult(partial(self._check_turn, submitted_ns))
 
     def take(self, request: Arrays, rows: int, here: bool, waited_ns: int) -> PendingResult:
-        since = time.perf_counter_ns() - waited_ns
-        result = self.result(since)
-        self.place(result, (Job(result, request, rows, since),), here, waited_ns)
+        now = time.perf_counter_ns()
+        result = self.result(now - waited_ns)
+        self.place(result, (Job(result, request, rows, now),), here, waited_ns)
         return result
 
     def place(self, result: PendingResult, jobs: Sequence[Job], here: bool, waited_ns: int) -> None:
@@ -63,7 +63,7 @@ class Replicas:
 
         Args:
             here: whether the caller's thread may run them, where that is the placement's way
-            waited_ns: time that they had waited before
+            waited_ns: time besides that counts for the deadline
 
         Raises:
             RuntimeError: the pool is closed.

@@ -39,7 +39,7 @@ class GroupLoad(NamedTuple):
     """Load of an instance group: jobs that wait for a replica, and outstanding rows of the replica that has fewest."""
 
     queued: int
-    rows: int
+    least_rows: int
 
 
 class _State(Generic[J]):
@@ -99,7 +99,7 @@ class Scheduler(Generic[J]):
         return queued(self._states)
 
     def submit(self, jobs: Sequence[J], waited_ns: int = 0) -> list[int]:
-        """Queue all jobs of one request, which had waited for so long before.
+        """Queue all jobs of one request, of whose deadline so much is spent elsewhere.
 
         Returns:
             The replicas to wake.

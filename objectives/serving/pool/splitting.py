@@ -30,13 +30,13 @@ class Splitter:
         ends = self._parts(rows)
         if len(ends) == 1 or not is_divisible(request, rows):
             return self._replicas.take(request, rows, here, waited_ns)
-        since = time.perf_counter_ns() - waited_ns
-        result = self._replicas.result(since)
+        now = time.perf_counter_ns()
+        result = self._replicas.result(now - waited_ns)
         joint = _Joint(result, len(ends))
         self._replicas.place(
             result,
             [
-                Job(_Part(joint, i), cut_rows(request, start, end), end - start, since)
+                Job(_Part(joint, i), cut_rows(request, start, end), end - start, now)
                 for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
             ],
             here,
