@@ -130,7 +130,7 @@ def trial_note(trial: EndedTrial, links: Links | None = None, bundled_by: str | 
         command = f"leanrec bundle {bundled_by} --trial {trial.number}"
         lines += [
             "",
-            "Artifacts: the ONNX files below `onnx`, and below `bundle` what this confirms on test:",
+            "Artifacts: `onnx` has the ONNX files, and `bundle` the bundle, once this has confirmed the trial on test:",
             "",
             f"    {command}",
         ]

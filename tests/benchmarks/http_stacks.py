@@ -51,7 +51,7 @@ def uvicorn(framework: str) -> None:
     import uvicorn
 
     from objectives.serving.http.app import Scope, Send
-    from objectives.serving.http.body import Receive
+    from objectives.serving.http.intake.body import Receive
     from objectives.serving.http.limits import Limits
     from objectives.serving.http.server import http_config
 

@@ -4,7 +4,8 @@
 
 The deployments are made up: four variants, each half as slow as the one before, on replicas of one core. With --study
 they are those of a study's front, with the service curves and load times that were measured, its requests and its SLO,
-and the arrivals are multiplied to a mean rate: each becomes a Poisson number of arrivals within half a second of it.
+and the arrivals of a trace are multiplied to a mean rate: each becomes a Poisson number of arrivals within half a
+second of it.
 
 Traces of the folder LEANREC_TEST_DATA/arrivals are planned in phases of a minute, five at a time; weeks in phases of
 half an hour, a day at a time. Policies are judged on the last half of a trace and on the last week.
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--study", help="whose deployments are planned with")
     parser.add_argument("--home", type=Path, default=Path(), help="of the study")
-    parser.add_argument("--rate", type=float, default=5_000.0, help="mean requests a second, of a study")
+    parser.add_argument("--rate", type=float, default=5_000.0, help="mean requests a second of a trace, of a study")
     options = parser.parse_args()
     menu = made_up() if options.study is None else measured(options.study, options.home, options.rate)
     for one in menu.deployments:

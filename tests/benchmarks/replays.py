@@ -4,7 +4,7 @@
                                        [--shapes steady,sine,ramp,surges,azure] [--policy elastic]
 
 For each shape of traffic and mean rate a trace of five times --seconds is drawn, Poisson within each second; `leanrec
-plan` plans its last fifth from the first four, a minute at a time, of the points of the bundles, and `leanrec replay`
+plan` plans its last fifth from the first four, in phases of a tenth of it, of the bundles' points, and `leanrec replay`
 serves that fifth on the virtual clock and on `leanrec serve`. Printed: p50, p95, p99 and the share of late requests of
 both, the error of the simulated value to the median of the served ones, and next to it how far the repeats of the
 server lie apart (the largest over the smallest). In the end the medians over all plans.
@@ -82,8 +82,8 @@ def leanrec(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path) -> tuple[Any, list[Any]]:
-    """Return the row of the virtual clock, and those of the server."""
+def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path) -> tuple[list[Any], list[Any]]:
+    """Return the rows of the virtual clock, and those of the server, one for each repeat."""
     trace = folder / "trace.csv"
     write_trace(trace, rates(shape, rate, options.seconds), options.rows, options.seed)
     bundles = [part for bundle in options.bundles for part in ("--with-bundle", bundle)]

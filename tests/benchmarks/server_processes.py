@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.serving.bundle import read_bundle
 from objectives.serving.http import server
 from objectives.serving.http.app import Scope, Send
-from objectives.serving.http.body import Receive, read_body
+from objectives.serving.http.intake.body import Receive, read_body
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.protocol import HEADER_LENGTH

@@ -96,7 +96,7 @@ def found_in(home: Path, study: str) -> Found:
                 trial.number,
                 json.dumps(candidate["weights"], sort_keys=True),
                 measured["latency"]["p95_ratio"],
-                measured["throughput"].get("ratio"),
+                measured["throughput"]["ratio"],
                 measured["quality"]["loss"],
                 minute,
                 _deployment(home, outcome["artifact"], candidate),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.serving.http.door import Door
+from objectives.serving.http.intake.door import Door
 from objectives.serving.pool.admission import RefusedError
 from objectives.serving.pool.scheduler import GroupLoad, Scheduler
 from spaces.techniques.placement import Admission

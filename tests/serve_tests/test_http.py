@@ -19,8 +19,8 @@ import pytest
 import uvicorn
 
 from objectives.serving.http.app import Endpoints
-from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, read_body
 from objectives.serving.http.inference import Inference
+from objectives.serving.http.intake.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, read_body
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
@@ -250,7 +250,7 @@ def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path, monkeyp
     """One request waits for its batch, and one behind it. The third is read; the fourth is told at once, and the body
     that it sends all the same is dropped."""
     request = post(GOOD)
-    monkeypatch.setattr("objectives.serving.http.door._VALID_NS", 10**10)
+    monkeypatch.setattr("objectives.serving.http.intake.door._VALID_NS", 10**10)
     with running(write_toy(tmp_path / "bundle", waiting(3, queue=1))) as server:
         first, second, third, fourth = (server.connect() for _ in range(4))
         first.sendall(request)

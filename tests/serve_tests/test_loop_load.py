@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from objectives.serving.http import loop_load
-from objectives.serving.http.loop_load import LoopLoad
+from objectives.serving.http.intake import loop_load
+from objectives.serving.http.intake.loop_load import LoopLoad
 
 MS = 1_000_000
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from objectives.serving.http.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, Receive, read_body
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError, UnknownVersionError
+from objectives.serving.http.intake.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, Receive, read_body
 from objectives.serving.http.json_data import RequestError, shown
 from objectives.serving.http.limits import RETRY_AFTER
 from objectives.serving.http.metrics import CONTENT_TYPE

@@ -11,11 +11,11 @@ import numpy as np
 from objectives.arrays import Array, Arrays
 from objectives.errors import one_line
 from objectives.serving.control.lateness import Lateness
-from objectives.serving.http.door import Door
 from objectives.serving.http.inputs import check_inputs
+from objectives.serving.http.intake.door import Door
+from objectives.serving.http.intake.loop_load import LoopLoad
 from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
-from objectives.serving.http.loop_load import LoopLoad
 from objectives.serving.http.metrics import Metrics
 from objectives.serving.http.mirror import Mirror
 from objectives.serving.http.model import Model

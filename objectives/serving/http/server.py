@@ -21,9 +21,9 @@ import uvicorn
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.elastic import Elastic
 from objectives.serving.http.app import Application, Endpoints
-from objectives.serving.http.connection import Connection
 from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
+from objectives.serving.http.intake.connection import Connection
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.mirror import Mirror, running
 from objectives.serving.http.model import Model

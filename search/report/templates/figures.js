@@ -1,5 +1,4 @@
-// Figures are drawn one after another once the page stands, so that it answers while they are drawn; anew when light
-// turns to dark, and in light colours for paper.
+// Figures are drawn when they come near the window, anew when light turns to dark, and in light colours for paper.
 
 const PAPER_PIXELS = 690;
 const THEME = JSON.parse(document.getElementById('theme').textContent);

@@ -20,11 +20,11 @@ def _kept(elapsed_ns: int) -> float:
 
 
 class LoopLoad:
-    """Estimate of the time that the event loop takes of a request's.
+    """Estimate of how long a request waits for the event loop.
 
-    In each turn the loop reads all connections that have sent something, then handles what it has read. So a request
-    waits for a turn until it is read, is handled after those that were read before it, and where a replica's thread
-    answers it, the answer waits for another turn.
+    The loop works in turns: it reads from all connections that have sent something, then handles the requests that it
+    has read. So a request waits for one turn until it is read, then for those that were read before it in that turn.
+    Where a replica's thread computes its scores, these wait for one more turn until they are sent.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Intake of the server: connections, bodies, and what is refused before it is handled."""
