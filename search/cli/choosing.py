@@ -44,7 +44,7 @@ def bundle(options: argparse.Namespace) -> int:
     from spaces.serialization import to_plain
 
     if not options.trial and not options.front and options.plan is None:
-        raise InputError("--trial: must be given where there is no --front and no --plan, but there is none of them")
+        raise InputError("--trial: must be given where there is no --front and no --plan, but none of them is")
     console, session = _console(options), _existing(options)
     planned = set() if options.plan is None else planned_trials(read_plan(Path(options.plan)), session.config.name)
     members = {point.trial for point in session.front().members} if options.front else set()

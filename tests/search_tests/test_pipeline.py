@@ -309,7 +309,6 @@ def test_points_that_are_named_are_bundled_and_the_choice_stays(road: Road, fron
     champion = client.get_model_version_by_alias("road", "champion").version
     before = json.loads(road.command("front", str(road.study), "--json"))["chosen"]
     members = {row["trial"] for row in front["rows"] if row["on_front"]}
-    assert len(members) > 1
     process = road.start("bundle", str(road.study), "--trial", "0", "--front", "--json")
     out, err = process.communicate(timeout=1400)
     found = json.loads(out)["bundles"]
@@ -344,7 +343,7 @@ def test_what_cannot_be_bundled_is_said_in_one_line(road: Road) -> None:
         (["--trial", "99999"], "--trial: must be a measured trial of the study"),
         (["--plan", str(plan)], "--plan: must be of the study 'road', but is of 'other'"),
         (["--plan", str(broken)], "--plan: must be a plan.json of leanrec plan"),
-        ([], "--trial: must be given where there is no --plan"),
+        ([], "--trial: must be given where there is no --front and no --plan"),
     ):
         process = road.start("bundle", str(road.study), *arguments)
         _, err = process.communicate(timeout=580)
