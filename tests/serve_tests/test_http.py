@@ -219,11 +219,12 @@ def test_large_headers_are_refused_when_they_come_whole_and_bodies_are_no_header
             assert answer(peer)[0] == 200
 
 
-def test_what_cannot_be_read_ends_a_connection_after_the_answer_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b"no HTTP at all\r\n\r\n", head("GET", "/v2", f"X-Long: {'a' * 70_000}")])
+def test_what_is_refused_ends_a_connection_after_the_answer_before_it(data: bytes, tmp_path: Path) -> None:
     with running(write_toy(tmp_path / "bundle", waiting(0.3))) as server, server.connect() as peer:
         peer.sendall(post(GOOD))
         wait_until(lambda: server.inference.in_flight == 1)
-        peer.sendall(b"no HTTP at all\r\n\r\n")
+        peer.sendall(data)
         status, said, _ = answer(peer)
         assert status == 200 and len(oracle.read_scores(said, None)[1]) == 3 and is_closed(peer)
 

@@ -46,9 +46,9 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._turns_away = limits, turns_away
-        # Whether a message has ever begun, one is under way, its headers are, and its body is dropped; and whether the
-        # connection is about to be closed.
-        self._begun = self._in_message = self._in_headers = self._dropping = self._refused = False
+        # Whether a message has ever begun; one is under way, its headers are, it is being answered already, its body is
+        # dropped; and whether the connection is about to be closed.
+        self._begun = self._in_message = self._in_headers = self._handed_on = self._dropping = self._refused = False
         # Messages that began in this read, and bytes of headers that are not complete.
         self._began = self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -95,13 +95,14 @@ class Connection(HttpToolsProtocol):
             self.transport.write(_BUSY)
         else:
             super().on_headers_complete()
+            self._handed_on = True
 
     def on_body(self, body: bytes) -> None:
         if not self._dropping and not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_message = False
+        self._in_message = self._handed_on = False
         if self._refused:
             return
         if self._dropping:
@@ -168,8 +169,7 @@ class Connection(HttpToolsProtocol):
         """
         self._refused = True
         self._start_timer(self._limits.header_seconds)
-        in_body = self._in_message and not self._in_headers
-        if self.pipeline or (self._answering and not in_body):
+        if self.pipeline or (self._answering and not self._handed_on):
             self.cycle.keep_alive = False
             return
         self.transport.write(_response(status, reason, "Connection: close\r\n"))
