@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.measurement.request_log import read_request_log
 
 ROOT = Path(__file__).resolve().parents[2]
-AZURE = ROOT.parent / "shared" / "data" / "arrivals" / "azure_llm_2023_conv.csv"
+AZURE = Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data"), "arrivals", "azure_llm_2023_conv.csv")
 # The trace begins on a Monday, whatever day it is.
 _START_S = 1_700_438_400.0
 _PERIODS = 5
