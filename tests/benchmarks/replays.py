@@ -66,11 +66,15 @@ def rates(shape: str, mean_rps: float, seconds: int) -> Floats:
     return np.asarray(found * mean_rps / found.mean())
 
 
-def write_trace(file: Path, rate: Floats, rows: int, seed: int) -> None:
+def write_traces(history: Path, trace: Path, rate: Floats, rows: int, seed: int) -> None:
+    """Write all periods but the last, and the last, which begins where they end."""
     random = np.random.default_rng(seed)
     parts = [second + np.sort(random.uniform(0, 1, random.poisson(one))) for second, one in enumerate(rate)]
-    seconds = _START_S + np.concatenate(parts)
-    pl.DataFrame({"timestamp": seconds, "rows": np.full(len(seconds), rows)}).write_csv(file)
+    seconds = np.concatenate(parts)
+    cut = len(rate) * (_PERIODS - 1) // _PERIODS
+    for file, kept in ((history, seconds < cut), (trace, seconds >= cut)):
+        times = _START_S + seconds[kept]
+        pl.DataFrame({"timestamp": times, "rows": np.full(len(times), rows)}).write_csv(file)
 
 
 def leanrec(*arguments: str) -> Any:
@@ -85,12 +89,13 @@ def leanrec(*arguments: str) -> Any:
 
 def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path) -> tuple[list[Any], list[Any]]:
     """Return the rows of the virtual clock, and those of the server, one for each repeat."""
-    trace = folder / "trace.csv"
-    write_trace(trace, rates(shape, rate, options.seconds), options.rows, options.seed)
+    trace, history = folder / "trace.csv", folder / "history.csv"
+    write_traces(history, trace, rates(shape, rate, options.seconds), options.rows, options.seed)
     bundles = [part for bundle in options.bundles for part in ("--with-bundle", bundle)]
     home = ["--home", options.home, "--out", str(folder)]
-    plan = ["--phase-minutes", str(options.seconds / 600), "--held-out", str(1 / _PERIODS)]
-    leanrec("plan", options.study, "--trace", str(trace), *plan, *bundles, *home)
+    plan = ["--phase-minutes", str(options.seconds / 600), "--horizon-hours", str(options.seconds / 3600)]
+    plan += ["--held-out", "0.1"]  # of the history, which is short
+    leanrec("plan", options.study, "--trace", str(history), *plan, *bundles, *home)
     again = ["--plan", str(folder / "plan.json"), "--policy", options.policy]
     virtual: list[Any] = []
     server: list[Any] = []
