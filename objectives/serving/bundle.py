@@ -137,7 +137,7 @@ class Bundle:
         inputs = self.manifest.example.inputs
         request = {spec.name: np.asarray(inputs[spec.name], dtype=spec.dtype) for spec in self.inputs}
         given = rows_of(request)
-        repeats = -(-rows // given) if rows > given else 1
+        repeats = max(1, -(-rows // given))
         return {n: np.concatenate([v] * repeats) if len(v) == given else v for n, v in request.items()}
 
     def open(self) -> Pool:

@@ -35,6 +35,7 @@ from objectives.measurement.recording import read_recording
 from objectives.records import Artifact, Latency, NotFiniteError, Throughput
 from search.cli.console import Console
 from search.config.study_file import load as load_study
+from search.explore.benchmark_groups import TOGETHER
 from search.front import hypervolume, non_dominated, unit_objectives
 from search.home import Home
 from search.session import Session, open_session
@@ -42,7 +43,6 @@ from search.workers.meter_jobs import ratio_noise
 from spaces.serialization import from_plain
 from spaces.techniques.placement import Placement
 
-_TOGETHER = 6
 _WITHIN = 0.005
 _MINUTES = (2.0, np.inf)
 
@@ -55,7 +55,6 @@ class Point:
     """
 
     trial: int
-    weights: str
     p95_ratio: float
     throughput_ratio: float
     loss: float
@@ -94,7 +93,6 @@ def found_in(home: Path, study: str) -> Found:
         points.append(
             Point(
                 trial.number,
-                json.dumps(candidate["weights"], sort_keys=True),
                 measured["latency"]["p95_ratio"],
                 measured["throughput"]["ratio"],
                 measured["quality"]["loss"],
@@ -127,8 +125,8 @@ def judge(
     window: Window = jobs.window("final")
     for number in range(visits):
         names = random.Random(number).sample(list(points), len(points))
-        for first in range(0, len(names), _TOGETHER):
-            group = names[first : first + _TOGETHER]
+        for first in range(0, len(names), TOGETHER):
+            group = names[first : first + TOGETHER]
             files = tuple(str(folder / f"{name}.npz") for name in group)
             deployments = tuple(points[name] for name in group)
             request = VisitRequest(jobs.prepared.holdout, deployments, baseline, load, window, 0, number, files)

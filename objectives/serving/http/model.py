@@ -19,8 +19,7 @@ from objectives.serving.pool import Pool, RefusedError
 from objectives.serving.pool.pending_result import PendingResult, rows_of
 from spaces.techniques.placement import Placement
 
-# Seconds for which a run may hold the event loop, which serves no other connection meanwhile: about three times what
-# two hand-offs between threads take.
+# Seconds for which a run may hold the event loop, which serves no other connection meanwhile.
 _ON_LOOP_SECONDS = 1e-3
 # Rows and runs by which it is timed how many rows that are.
 _TIMED_ROWS, _TIMED_RUNS = 200, 5
@@ -76,7 +75,7 @@ class Model:
         arrived is queued, where admission sees it.
 
         Returns:
-            As the pool's `submit`; errors are those of it.
+            The future of the pool's `submit`, whose errors are raised.
         """
         return self.pool.submit(request, rows <= self.rows_on_loop and self._first_in_turn(), waited_ns)
 

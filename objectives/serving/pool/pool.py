@@ -107,8 +107,8 @@ class Pool:
 
     @property
     def load(self) -> GroupLoad | None:
-        """What is outstanding, by which admission decides; None where that depends on the request: in a placement that
-        routes or splits them.
+        """Load by which admission decides; None in a placement that routes or splits requests, where it depends on the
+        request.
         """
         if self._placement.route is not None or self._placement.split_rows is not None:
             return None

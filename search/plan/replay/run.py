@@ -192,10 +192,10 @@ def _rows(
         requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
         transport_ms = _transport_ms(settings, compared[STATIC_PEAK], requests[:_ALONE], traffic.rows[:_ALONE], service)
         console.say(f"transport: {np.median(transport_ms):.3g} ms of a request")
+    travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
         served = _simulated(policy, windows, traffic.seconds + travelled_s, traffic.rows, service)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
