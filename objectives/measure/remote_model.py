@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import re
 import time
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -30,6 +32,8 @@ _TIMEOUT_SECONDS = 60.0
 _PATH = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?")
 _OVERLOADED = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
 _SHOWN = 200
+# Headers of requests that are kept, one for each number of rows.
+_HEADERS = 4096
 
 
 class RemoteError(RuntimeError):
@@ -89,9 +93,20 @@ class RemoteModel:
 
     def submit(self, request: Arrays) -> PendingResult:
         """Send a request as soon as a connection is free; an overloaded server's answer is an OverloadedError."""
-        result = PendingResult()
-        self._connections.send(partial(self._message, request, result), partial(self._receive, result))
-        return result
+        return self._send(partial(self.message, request))
+
+    def send(self, message: bytes) -> PendingResult:
+        """Send what `message` returned for a request, as `submit` does."""
+        return self._send(lambda: message)
+
+    def message(self, request: Arrays) -> bytes:
+        """Return the bytes of a request, for a caller that sends it many times."""
+        header, body = encoded(request)
+        head = (
+            f"POST {self._path}/infer HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/octet-stream\r\n"
+            f"{HEADER_LENGTH}: {header}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode("latin-1") + body
 
     def close(self) -> None:
         """Wait for the submitted requests, then close the connections."""
@@ -118,20 +133,10 @@ class RemoteModel:
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
                 raise InputError(f"--url: {self.url} must be a model that is served, but got: {error}") from error
 
-    def _message(self, request: Arrays, result: PendingResult) -> bytes | None:
-        """Return the bytes of a request whose turn has come; None where it cannot be sent, or nobody waits for it."""
-        if not result.begin():
-            return None
-        try:
-            header, body = encoded(request)
-        except Exception as error:  # whatever it is, the caller waits for it
-            result.fail(error)
-            return None
-        head = (
-            f"POST {self._path}/infer HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/octet-stream\r\n"
-            f"{HEADER_LENGTH}: {header}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode("latin-1") + body
+    def _send(self, message: Callable[[], bytes]) -> PendingResult:
+        result = PendingResult()
+        self._connections.send(partial(_in_turn, message, result), partial(self._receive, result))
+        return result
 
     def _receive(self, result: PendingResult, found: HttpResponse | Exception) -> None:
         """Give a request its scores, or the reason why there are none."""
@@ -150,16 +155,31 @@ class RemoteModel:
         return decoded(found.body, found.headers.get(HEADER_LENGTH.lower()))
 
 
+def _in_turn(message: Callable[[], bytes], result: PendingResult) -> bytes | None:
+    """Return the bytes of a request whose turn has come; None where it cannot be sent, or nobody waits for it."""
+    if not result.begin():
+        return None
+    try:
+        return message()
+    except Exception as error:  # whatever it is, the caller waits for it
+        result.fail(error)
+        return None
+
+
 def encoded(request: Arrays) -> tuple[int, bytes]:
     """Return the length of the JSON, and the body, of a request with binary tensors."""
-    inputs, data = [], []
-    for name, values in request.items():
-        held = np.ascontiguousarray(values).tobytes()
-        sizes = {"binary_data_size": len(held)}
-        inputs.append({"name": name, "datatype": DATATYPES[values.dtype], "shape": values.shape, "parameters": sizes})
-        data.append(held)
-    header = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
-    return len(header), b"".join((header, *data))
+    header = _header(tuple((name, values.dtype, values.shape) for name, values in request.items()))
+    return len(header), b"".join((header, *(np.ascontiguousarray(values).tobytes() for values in request.values())))
+
+
+@lru_cache(_HEADERS)
+def _header(inputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> bytes:
+    """Return the JSON of a request with inputs of these names, types and shapes."""
+    described = []
+    for name, dtype, shape in inputs:
+        sizes = {"binary_data_size": math.prod(shape) * dtype.itemsize}
+        described.append({"name": name, "datatype": DATATYPES[dtype], "shape": shape, "parameters": sizes})
+    return json.dumps({"inputs": described, "parameters": {"binary_data_output": True}}).encode()
 
 
 def decoded(body: bytes, header_length: str | None) -> Scores:

@@ -22,7 +22,8 @@ from objectives.serving.http.json_data import RequestError
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
-from objectives.serving.pool import PendingResult
+from objectives.serving.pool import PendingResult, Pool, RefusedError
+from objectives.serving.pool.admission import Refusal
 from objectives.serving.ranker import Ranker
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
 from tests.serve_tests import oracle
@@ -166,11 +167,9 @@ def test_bags_that_do_not_fit_are_refused(genres: list, bounds: list, words: str
         asyncio.run(ask(inference, {"genres": np.array(genres), "bounds": np.array(bounds)}))
 
 
-@pytest.mark.parametrize(("rows", "on_loop"), [(4, [True] + [False] * 5), (60, [False] * 6)])
-def test_an_inline_replica_holds_the_event_loop_for_one_short_run_in_a_turn(
-    rows: int, on_loop: list[bool], tmp_path: Path
-) -> None:
-    """Six requests that come in one turn, and six by themselves, on a replica that may run up to 50 rows there."""
+@pytest.mark.parametrize("rows", [4, 60])
+def test_an_inline_replica_runs_short_requests_on_the_event_loop(rows: int, tmp_path: Path) -> None:
+    """Six requests that come together, on a replica that may run up to 50 rows there."""
     folder = write_toy(tmp_path / "bundle", Placement(inline=True))
     ran: list[bool] = []
 
@@ -184,14 +183,7 @@ def test_an_inline_replica_holds_the_event_loop_for_one_short_run_in_a_turn(
             return pending
 
         pool.submit = noted  # type: ignore[method-assign]
-        together = await asyncio.gather(*(ask(inference, draw_request(rows, seed)) for seed in range(6)))
-        assert ran == on_loop
-        ran.clear()
-        alone = []
-        for seed in range(6):
-            alone.append(await ask(inference, draw_request(rows, seed)))
-            await asyncio.sleep(0)  # the next one comes in another turn
-        return together + alone
+        return await asyncio.gather(*(ask(inference, draw_request(rows, seed)) for seed in range(6)))
 
     with opened(folder) as inference:
         assert inference.slot.model.rows_on_loop > 0, "it was timed"
@@ -199,8 +191,28 @@ def test_an_inline_replica_holds_the_event_loop_for_one_short_run_in_a_turn(
         found = asyncio.run(main(inference))
     assert ran == [rows <= 50] * 6
     with read_bundle(folder).open() as pool:
-        for number, scores in enumerate(found):
-            assert scores.tobytes() == pool.submit(draw_request(rows, number % 6)).result(5).tobytes()
+        for seed, scores in enumerate(found):
+            assert scores.tobytes() == pool.submit(draw_request(rows, seed)).result(5).tobytes()
+
+
+@pytest.mark.parametrize(("refused", "some"), [(1, True), (1000, False)])
+def test_a_deadline_that_refuses_a_timed_run_leaves_the_others(
+    refused: int, some: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example's run is not refused, so that the bundle opens."""
+    folder = write_toy(tmp_path / "bundle", Placement(inline=True))
+    submit, calls = Pool.submit, 0
+
+    def refusing(pool: Pool, *arguments: Any) -> PendingResult:
+        nonlocal calls
+        calls += 1
+        if 1 < calls <= 1 + refused:
+            raise RefusedError(Refusal.DEADLINE, "its turn came late.")
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(Pool, "submit", refusing)
+    with opened(folder) as inference:
+        assert calls == 6 and (inference.slot.model.rows_on_loop > 0) is some
 
 
 def test_replicas_with_threads_of_their_own_leave_the_event_loop_free(toy: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from objectives.errors import InputError
-from objectives.measure.remote_model import OverloadedError, RemoteError, RemoteModel, decoded
+from objectives.measure.remote_model import OverloadedError, RemoteError, RemoteModel, decoded, encoded
 from objectives.serving.bundle import read_bundle
 from search.bench.bench import Plan, bench
 from search.cli.console import Console
@@ -87,6 +87,28 @@ def test_scores_are_those_of_the_bundle_itself(bundle: Path, server: ServerProce
         for ours, theirs in pending:
             np.testing.assert_array_equal(ours.result(), theirs.result())
             assert ours.finished_ns > 0
+
+
+def test_a_message_may_be_sent_many_times(bundle: Path, server: ServerProcess) -> None:
+    """Requests of the same shapes, whose header is written once, and of others."""
+    requests = [draw_request(rows, seed) for rows in (3, 20) for seed in range(3)]
+    with RemoteModel(server.url, connections=2) as remote, read_bundle(bundle).open() as pool:
+        messages = [remote.message(request) for request in requests]
+        assert len(set(messages)) == len(requests)
+        pending = [remote.send(message) for _ in range(3) for message in messages]
+        for ours, request in zip(pending, 3 * requests, strict=True):
+            np.testing.assert_array_equal(ours.result(SOON), pool.submit(request).result(SOON))
+
+
+def test_each_shape_and_type_has_a_header_of_its_own() -> None:
+    """Read by the json module, not by ours."""
+    for _ in range(2):
+        for values in (np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int64)):
+            length, body = encoded({"x": values})
+            (described,) = json.loads(body[:length])["inputs"]
+            assert described["shape"] == list(values.shape) and body[length:] == values.tobytes()
+            assert described["datatype"] == {"f": "FP32", "i": "INT64"}[values.dtype.kind]
+            assert described["parameters"]["binary_data_size"] == values.nbytes
 
 
 def test_the_latency_of_a_slow_server_contains_its_delay(slow: str) -> None:

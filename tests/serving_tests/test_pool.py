@@ -595,7 +595,8 @@ class TestAdmission:
     def test_a_request_that_cannot_make_its_deadline_is_refused_at_once(self, clock: Clock) -> None:
         engine = Paced(clock, ms_per_row=2.0)
         with pool_of([engine], Placement(admission=Admission(deadline_ms=10))) as pool:
-            assert len(scores_of(pool.submit(rows(50)))) == 50, "nothing is learnt yet"
+            for _ in range(2):
+                assert len(scores_of(pool.submit(rows(50)))) == 50, "nothing is learnt yet"
             assert refusal_of(pool.submit(rows(6))) == Refusal.DEADLINE
             engine.controller.clear()
             inside = pool.submit(rows(3))
@@ -643,7 +644,8 @@ class TestAdmission:
         engines = [Paced(clock, 1.0), Paced(clock, 1.0)]
         placement = Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(deadline_ms=10))
         with pool_of(engines, placement) as pool:
-            scores_of(pool.submit(rows(2)))
+            for _ in range(2):
+                scores_of(pool.submit(rows(4)))
             assert len(scores_of(pool.submit(rows(20)))) == 20
             assert refusal_of(pool.submit(rows(22))) == Refusal.DEADLINE
 
@@ -651,16 +653,29 @@ class TestAdmission:
         engines = [Paced(clock, 1.0), Paced(clock, 1.0)]
         placement = Placement(InstanceGroup(replicas=2), split_rows=8, admission=Admission(deadline_ms=10))
         with pool_of(engines, placement) as pool:
-            scores_of(pool.submit(rows(8)))
+            for _ in range(2):
+                scores_of(pool.submit(rows(8)))
             engines[0].controller.clear()
             pool.submit(rows(8))
             assert refusal_of(pool.submit(rows(12))) == Refusal.DEADLINE, "both parts go to the second replica"
             assert len(scores_of(pool.submit(rows(10)))) == 10
             engines[0].controller.set()
 
-    def test_one_slow_run_does_not_close_an_idle_pool_for_good(self, clock: Clock) -> None:
+    @pytest.mark.parametrize("inline", [False, True])
+    def test_an_engines_first_run_tells_nothing_of_the_next(self, inline: bool, clock: Clock) -> None:
         engine = Paced(clock, ms_per_row=100.0)
+        with pool_of([engine], Placement(inline=inline, admission=Admission(deadline_ms=10))) as pool:
+            scores_of(pool.submit(request(0)))
+            engine.ms_per_row = 2.0
+            assert scores_of(pool.submit(request(1))) == [2.0]
+            assert len(scores_of(pool.submit(rows(5)))) == 5
+            assert refusal_of(pool.submit(rows(6))) == Refusal.DEADLINE
+
+    def test_one_slow_run_does_not_close_an_idle_pool_for_good(self, clock: Clock) -> None:
+        engine = Paced(clock, ms_per_row=0.1)
         with pool_of([engine], Placement(admission=Admission(deadline_ms=10))) as pool:
+            scores_of(pool.submit(request(0)))
+            engine.ms_per_row = 100.0
             scores_of(pool.submit(request(0)))
             engine.ms_per_row = 0.1
             refused = 0
@@ -769,7 +784,8 @@ class TestInline:
     def test_a_foreseen_deadline_is_refused_inline_too(self, clock: Clock) -> None:
         engine = Paced(clock, 2.0)
         with pool_of([engine], Placement(inline=True, admission=Admission(deadline_ms=10))) as pool:
-            scores_of(pool.submit(rows(3)))
+            for _ in range(2):
+                scores_of(pool.submit(rows(3)))
             assert refusal_of(pool.submit(rows(6))) == Refusal.DEADLINE
             assert len(scores_of(pool.submit(rows(5)))) == 5
 

@@ -27,9 +27,6 @@ from objectives.serving.preparation import UnseenIdError
 
 # Bytes of a body that is read on the event loop; a larger one goes to a thread, between whose steps the loop has turns.
 _READ_HERE = 1 << 16
-# Share of a deadline that an overloaded event loop may take: the rest is for the replicas, and for what is longer than
-# its mean. It counts as overloaded from this utilization on, since it handles many at once faster.
-_LOOPS_SHARE, _OVERLOADED = 0.25, 1.25
 
 
 class OverloadedError(RuntimeError):
@@ -86,10 +83,10 @@ class Inference:
             Whether it was; it is counted like any refusal.
         """
         model, load, now = self.slot.model, self._loop_load, time.perf_counter_ns()
-        waits_ms, deadline_ms = load.arrives(now), model.deadline_ms
+        waits_ms = load.arrives(now)
         if self.in_flight >= self.limits.in_flight:
             reason: str | None = "in flight"
-        elif waits_ms > deadline_ms * (_LOOPS_SHARE if load.utilization > _OVERLOADED else 1):
+        elif waits_ms > model.deadline_ms:
             reason = "event loop"
         else:
             reason = self._door.shut(model.pool.load, now, length, load.turns_ns(now))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ class Model:
 
     def __init__(self, bundle: Bundle, pool: Pool, rows_on_loop: int = 0) -> None:
         self.bundle, self.pool, self.version, self.rows_on_loop = bundle, pool, bundle.version, rows_on_loop
-        self._ran_in_turn = False
 
     @classmethod
     def open(cls, folder: Path, placed: Callable[[Placement], Placement] | None = None) -> Model:
@@ -71,13 +70,13 @@ class Model:
     def submit(self, request: Arrays, rows: int, waited_ns: int = 0) -> PendingResult:
         """Submit a request to the pool, where `waited_ns` counts for its deadline.
 
-        The event loop waits for a short run of an idle inline replica, at most once in each of its turns: what else has
-        arrived is queued, where admission sees it.
+        The event loop waits for a short run of an idle inline replica. A thread beside a busy event loop would wait for
+        the interpreter before and after each run.
 
         Returns:
             The future of the pool's `submit`, whose errors are raised.
         """
-        return self.pool.submit(request, rows <= self.rows_on_loop and self._first_in_turn(), waited_ns)
+        return self.pool.submit(request, rows <= self.rows_on_loop, waited_ns)
 
     def metadata(self, name: str) -> dict[str, object]:
         """Return the model metadata of the protocol."""
@@ -101,17 +100,6 @@ class Model:
         """Finish the submitted requests, then release the engines."""
         self.pool.close()
 
-    def _first_in_turn(self) -> bool:
-        """Return True once in each turn of the event loop."""
-        if self._ran_in_turn:
-            return False
-        self._ran_in_turn = True
-        asyncio.get_running_loop().call_soon(self._end_turn)
-        return True
-
-    def _end_turn(self) -> None:
-        self._ran_in_turn = False
-
 
 def _rows_on_loop(bundle: Bundle, pool: Pool) -> int:
     """Return how many rows a run may have that holds the event loop; 0 where replicas have threads of their own."""
@@ -121,12 +109,10 @@ def _rows_on_loop(bundle: Bundle, pool: Pool) -> int:
     rows, seconds = rows_of(request), []
     for _ in range(_TIMED_RUNS):
         start = time.perf_counter()
-        try:
+        with suppress(RefusedError):
             pool.submit(request).result()
-        except RefusedError:
-            return 0
-        seconds.append(time.perf_counter() - start)
-    return int(rows * _ON_LOOP_SECONDS / min(seconds))
+            seconds.append(time.perf_counter() - start)
+    return int(rows * _ON_LOOP_SECONDS / min(seconds)) if seconds else 0
 
 
 def _input_metadata(spec: InputSpec) -> dict[str, object]:

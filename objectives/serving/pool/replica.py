@@ -20,10 +20,12 @@ from objectives.serving.split_engine import Engine
 
 
 class _Pace:
-    """End of the last run, from which the time of the next one counts unless the replica was idle in between."""
+    """End of the last run, from which the time of the next one counts unless the replica was idle in between; and
+    whether there was one, since an engine's first run is longer than all others.
+    """
 
     def __init__(self) -> None:
-        self.idle, self.ended_ns = True, 0
+        self.idle, self.warm, self.ended_ns = True, False, 0
 
 
 class Replica:
@@ -150,9 +152,11 @@ class Replica:
             try:
                 scores = run(request)
             finally:
+                warm, pace.warm = pace.warm, True
                 pace.idle, pace.ended_ns = False, time.perf_counter_ns()
-            with lock:
-                admission.learn(rows_of(request), pace.ended_ns - start)
+            if warm:
+                with lock:
+                    admission.learn(rows_of(request), pace.ended_ns - start)
             return scores
 
         return run_and_learn

@@ -50,7 +50,7 @@ def overload(options: argparse.Namespace, load: Load, material: Material, limits
     print(f"offered {played.offered_share:.1%} of the planned rate")
     print(f"cores used in the mean: {cpu:.2f} by the server, {played.cores:.2f} by the load")
     print("refused by " + ", ".join(f"{why}: {count:,.0f}" for why, count in refused.items() if count))
-    print(f"threads {read[-1].threads}, files {read[-1].files}")
+    print(f"afterwards {read[-1].threads} threads, {read[-1].files} open files")
     return _kept(played, parts, told, limits, read)
 
 
@@ -58,9 +58,10 @@ def _kept(played: Played, parts: Sequence[Played], told: float, limits: Limits, 
     before, over, after = parts
     p99, normal = over.accepted_ms(99), normal_after(after, limits.slo_ms)
     start, end = (read[0].at_s + one.due_s[-1] for one in (before, over))
-    during = [one.resident_mib for one in read if start <= one.at_s <= end]
-    third = max(1, len(during) // 3)
-    growth = float(np.mean(during[-third:]) / np.mean(during[:third])) - 1
+    during = [one for one in read if start <= one.at_s <= end]
+    resident, third = [one.resident_mib for one in during], max(1, len(during) // 3)
+    growth = float(np.mean(resident[-third:]) / np.mean(resident[:third])) - 1
+    files = [max(one.files for one in part) for part in (during[:third], during)]
     return all(
         [
             verdict("only 200, 429, 503", set(played.outcomes) <= ALLOWED, counted(played)),
@@ -76,7 +77,8 @@ def _kept(played: Played, parts: Sequence[Played], told: float, limits: Limits, 
             verdict(f"back to normal within {_NORMAL_IN:g} s", normal <= _NORMAL_IN, f"{normal:.2f} s"),
             verdict(
                 f"resident memory grows by at most {_FLAT:.0%}", growth <= _FLAT,
-                f"{growth:+.1%}, from {during[0]:.0f} to {during[-1]:.0f} MiB, {max(during):.0f} at most",
+                f"{growth:+.1%}, from {resident[0]:.0f} to {resident[-1]:.0f} MiB, {max(resident):.0f} at most; open "
+                f"files: {files[0]} at most in the first third, {files[1]} in all",
             ),
         ]
     )  # fmt: skip

@@ -33,17 +33,12 @@ class LoopLoad:
         self._reading_ns: int | None = None
         self._handling_ns = self._updated_ns = 0
         self._mean_ns = self._turn_ns = 0.0
-        # Requests since the start of this reading, and in a nanosecond.
-        self._arrived, self._rate = 0, 0.0
+        # Requests since the start of this reading.
+        self._arrived = 0
 
     def turns_ns(self, now_ns: int) -> int:
         """Return the nanoseconds that a request waits to be read, and its answer to be sent: two mean turns."""
         return round(2 * self._turn_ns * _kept(now_ns - self._updated_ns))
-
-    @property
-    def utilization(self) -> float:
-        """Share of the loop's time that handling all requests would take, those that are refused too."""
-        return self._rate * self._mean_ns
 
     def arrives(self, now_ns: int) -> float:
         """Return the milliseconds that the loop will have taken when a request that is read now is answered."""
@@ -57,7 +52,7 @@ class LoopLoad:
         self._read += 1
 
     def _begin_reading(self, now_ns: int) -> None:
-        elapsed_ns = max(now_ns - self._updated_ns, 1)
+        elapsed_ns = now_ns - self._updated_ns
         kept = _kept(elapsed_ns)
         if self._handled:
             taken_ns = (now_ns - self._handling_ns) / self._handled
@@ -69,7 +64,6 @@ class LoopLoad:
             self._mean_ns *= kept
         turn_ns = 0 if self._reading_ns is None else now_ns - self._reading_ns
         self._turn_ns = kept * self._turn_ns + (1 - kept) * turn_ns
-        self._rate = kept * self._rate + (1 - kept) * self._arrived / elapsed_ns
         self._arrived = 0
         self._first, self._reading_ns, self._updated_ns = False, now_ns, now_ns
         asyncio.get_running_loop().call_soon(self._begin_handling)
