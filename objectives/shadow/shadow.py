@@ -99,10 +99,10 @@ class Shadow:
         self._own = OwnFile.claim(self._states(model().bundle.name))
         self._thread.start()
 
-    def offer(self, model: Model, request: Arrays, scores: Array) -> None:
+    def offer(self, model: Model, request: Arrays, scores: Array, queued: int) -> None:
         if not self._active or random.random() >= self._share:
             return
-        if model.pool.queued > model.bundle.candidate.placement.replicas:
+        if queued > model.bundle.candidate.placement.replicas:
             self._tally.add(Counts(refused=1))
             return
         try:

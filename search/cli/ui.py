@@ -13,8 +13,9 @@ from pathlib import Path
 from objectives.errors import ExplainedError
 from search.errors import ConfigError
 from search.home import Home
+from search.run_pages import MLFLOW_PORT, is_server
 
-MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
+OPTUNA_PORT = 8080
 Say = Callable[[str], None]
 _SQLITE = "sqlite:///"
 # The dashboard has no module that runs by `python -m`.
@@ -29,7 +30,7 @@ def open_ui(home: Home, host: str, port: int | None, say: Say) -> int:
     """
     port = _free_port(host, MLFLOW_PORT if port is None else port)
     uri = home.tracking_uri(None)
-    if uri.startswith("http"):
+    if is_server(uri):
         say(f"the ledger is kept at {uri}: open that address")
         return 0
     command = [

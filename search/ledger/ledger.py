@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from search.ledger.registry import Registered, register
 from search.ledger.runs import Facts, StudyRuns
 from search.ledger.writer import Writer
 from search.results import Front
-from search.run_pages import RunPages, ui_of
+from search.run_pages import RunPages, is_server, ui_of
 from search.trials import EndedTrial
 from spaces.serialization import digest
 
@@ -92,12 +93,11 @@ class Ledger:
         return self._try(level)
 
     def pages(self, trials: Iterable[int]) -> RunPages:
-        """Return the addresses of the study and these trials in MLflow's UI; none where the store is no server, or is
-        away."""
-        if (ui := ui_of(self._uri)) is None:
-            return RunPages()
+        """Return the addresses of the study and these trials in MLflow's UI; none where the store is away."""
         found: list[RunPages] = []
-        return found[0] if self._try(lambda: found.append(self._open().pages(ui, trials))) else RunPages()
+        if not self._try(lambda: found.append(self._open().pages(ui_of(self._uri), trials))):
+            return RunPages()
+        return replace(found[0], while_shown=not is_server(self._uri))
 
     def log_file(self, path: Path, folder: str | None = None, trial: int | None = None) -> None:
         """Log a file or a folder as an artifact of the parent run, or of a trial's."""

@@ -105,7 +105,7 @@ def write_report(
         profile=baseline_profile,
         profile_headline=None if baseline_profile is None else headline(baseline_profile),
         data=data,
-        study_page=links.runs.study,
+        runs=links.runs,
         verdict=verdict(front),
         metric=metric_of(front),
         beyond=[point.quality.loss for point in front.points if 100 * point.quality.loss > highest],

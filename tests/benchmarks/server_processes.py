@@ -47,7 +47,7 @@ def serve(folder: str, switch_seconds: str) -> None:
 class PoolElsewhere:
     """A pool in a child process, with the methods that the server calls: arrays there and scores back through pipes."""
 
-    queued = 0
+    queued, load = 0, None
 
     def __init__(self, folder: Path) -> None:
         ours, theirs = multiprocessing.Pipe()

@@ -33,6 +33,7 @@ from search.results import Point, Source
 from search.verdict import doubts
 from spaces.serialization import to_plain
 from tests.ablation_tests.ablated import CHOSEN, ablated, ablated_document, ablation
+from tests.conftest import build_document
 from tests.search_tests.documents import read_front
 from tests.search_tests.test_verdict import with_overhead
 
@@ -256,6 +257,12 @@ def test_the_file_stands_alone(front_document: Document, tmp_path: Path) -> None
     # plotly 7 offers to upload the chart unless it is told not to.
     assert text.count('"showSendToCloud":false') == 1
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.html"]
+
+
+def test_the_file_of_10_000_trials_has_at_most_6_mb(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(read_front(build_document(10_000, 11, 0.25)), path)
+    assert path.stat().st_size < 6_000_000
 
 
 def test_the_file_says_what_the_document_says(front_document: Document, choose_trial: Any, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from mlflow.tracking import MlflowClient
 
 from objectives.records import Outcome, OverheadRatios
 from search.ledger.ledger import Ledger
-from search.run_pages import RunPages
 from search.trials import EndedTrial, FinalNumbers
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -92,15 +91,17 @@ def test_a_run_tells_the_path_of_its_requests_and_both_ratios(uri: str, tmp_path
     assert "through the HTTP server" in note and "5 ms" in note and "0.750 [0.700, 0.800]" in note
 
 
-def test_runs_have_addresses_where_the_store_is_a_server(
+def test_runs_have_addresses_on_the_server_of_the_store_or_on_the_ui_of_this_machine(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The runs are those of MLflow's own client; a password in the store's address is no part of a link."""
     ledger = opened(uri, tmp_path)
     assert ledger.level(entries(3), front=[1])
-    assert ledger.pages([0, 1]) == RunPages()
+    local = ledger.pages([0, 1])
+    assert local.while_shown and local.study is not None and local.study.startswith("http://127.0.0.1:5000/#/")
     monkeypatch.setattr(ledger, "_uri", "https://somebody:secret@mlflow.example:8443/base/")
     pages, found = ledger.pages([0, 1]), runs(uri)
+    assert not pages.while_shown
     root = f"https://mlflow.example:8443/base/#/experiments/{found['1'].info.experiment_id}/runs/"
     assert pages.study is not None and pages.study.startswith(root)
     assert {trial: page.partition("?")[0] for trial, page in pages.trials.items()} == {

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.http.server import http_config
+from spaces.techniques.placement import Admission, Placement
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
 from tests.serve_tests.process import SOON, wait_until
@@ -325,6 +326,110 @@ def test_requests_beyond_those_in_flight_are_refused_by_their_headers(tmp_path: 
         assert server.ended(503) == 1 and server.is_well()
 
 
+def test_a_body_of_100_mb_is_refused_once_it_is_sent(tmp_path: Path) -> None:
+    """The default limit is of 16 MiB."""
+    body = bytes(100_000_000)
+    with running(write_toy(tmp_path / "bundle"), body_bytes=Limits().body_bytes) as server:
+        with server.connect() as peer:
+            peer.sendall(post(body))
+            status, said, _ = answer(peer)
+            assert status == 413 and str(16 << 20) in json.loads(said)["error"] and is_closed(peer)
+        assert server.is_well()
+
+
+class Held:
+    """Inline model whose runs hold the event loop until each has a step, and for so long in addition."""
+
+    def __init__(self, server: Running, seconds: float = 0.0) -> None:
+        self.steps, self._inside, self._seconds = threading.Semaphore(0), threading.Semaphore(0), seconds
+        model = server.inference.slot.model
+        assert model.rows_on_loop > 0
+        self._submit = model.submit
+        model.submit = self._held  # type: ignore[method-assign]
+
+    def wait_inside(self) -> None:
+        """Wait for the next run to hold the event loop."""
+        assert self._inside.acquire(timeout=SOON)
+
+    def _held(self, *arguments: Any) -> Any:
+        self._inside.release()
+        assert self.steps.acquire(timeout=SOON)
+        time.sleep(self._seconds)
+        return self._submit(*arguments)
+
+
+@contextmanager
+def sent_together(server: Running, held: Held, requests: int) -> Iterator[list[socket.socket]]:
+    """Send requests that the event loop will read in one turn, since another one holds it meanwhile, which is answered
+    in the end.
+    """
+    with ExitStack() as stack:
+        first, *peers = (stack.enter_context(server.connect()) for _ in range(1 + requests))
+        for peer in (first, *peers):
+            peer.sendall(head("GET", "/v2/health/live"))
+            assert answer(peer, "GET")[0] == 200
+        first.sendall(post(GOOD))
+        held.wait_inside()
+        for peer in peers:
+            peer.sendall(post(GOOD))
+        yield peers
+        held.steps.release(1000)
+        assert answer(first)[0] == 200
+
+
+def sample(server: Running, name: str, **labels: str) -> float:
+    return server.inference.metrics.registry.get_sample_value(f"leanrec_{name}", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("admission", "limits", "reason"),
+    [(Admission(), {"in_flight": 3}, "in flight"), (Admission(queue=2), {}, "queue full")],
+)
+def test_limits_hold_for_what_waits_for_the_event_loop(
+    admission: Admission, limits: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    """Of twenty requests that are read together, one runs and two wait for it."""
+    bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=admission))
+    with running(bundle, **limits) as server:
+        held = Held(server)
+        with sent_together(server, held, 20) as peers:
+            held.steps.release()
+            held.wait_inside()
+            assert (sample(server, "queue_length"), sample(server, "in_flight")) == (2, 3)
+            held.steps.release(1000)
+            assert sorted(answer(peer)[0] for peer in peers) == [200] * 3 + [503] * 17
+        assert sample(server, "refusals_total", reason=reason) == 17
+        assert server.inference.waiting == server.inference.in_flight == 0 and server.is_well()
+
+
+def test_the_time_that_a_request_waits_for_the_event_loop_counts(tmp_path: Path) -> None:
+    """Six requests that are read together take 20 ms each: the last one 120 ms."""
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server:
+        server.inference.lateness.slo_ms = 70
+        held = Held(server, 0.02)
+        with sent_together(server, held, 6) as peers:
+            held.steps.release(1000)
+            assert [answer(peer)[0] for peer in peers] == [200] * 6
+        wait_until(lambda: sample(server, "request_seconds_count") == 7)
+        assert sample(server, "request_seconds_sum") >= 0.02 * sum(range(1, 7))
+        ended, late = server.inference.lateness.counts(time.perf_counter_ns())
+        # The one that held the event loop may be late too.
+        assert ended == 7 and late >= 3
+
+
+def test_an_event_loop_without_time_refuses_and_recovers(tmp_path: Path) -> None:
+    """A turn of 100 ms or more, where 20 are allowed."""
+    bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=Admission(deadline_ms=20)))
+    with running(bundle) as server:
+        held = Held(server, 0.1)
+        with sent_together(server, held, 5) as peers:
+            held.steps.release()
+            assert [answer(peer)[0] for peer in peers] == [503] * 5
+        assert sample(server, "refusals_total", reason="event loop") == 5
+        wait_until(server.is_well)
+        assert server.inference.waiting == 0
+
+
 def test_a_client_that_asks_first_is_told_to_send_its_body_where_it_is_wanted(http_server: Running) -> None:
     request = post(GOOD, "Expect: 100-continue")
     with http_server.connect() as peer:
@@ -456,8 +561,8 @@ def test_a_body_is_read_within_its_limits() -> None:
     assert body_of({"type": "http.request"}) == b""
     with pytest.raises(BodyTooLargeError, match=r"4 bytes.*got 5"):
         body_of(*parts(b"abcd", b"e"))
-    with pytest.raises(BodyTooLargeError, match="got 20"):
-        body_of(*parts(*[b"abcd"] * 5, more=True))
+    with pytest.raises(BodyTooLargeError, match="got 36"):
+        body_of(*parts(*[b"abcd"] * 9, more=True))
     with pytest.raises(BodyTooSlowError, match=r"0\.01 s, but got 2"):
         body_of(*parts(b"ab", more=True))
     with pytest.raises(ClientGoneError):

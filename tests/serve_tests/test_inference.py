@@ -206,13 +206,15 @@ def test_a_deadline_that_refuses_a_timed_run_leaves_the_others(
     def refusing(pool: Pool, *arguments: Any) -> PendingResult:
         nonlocal calls
         calls += 1
-        if 1 < calls <= 1 + refused:
-            raise RefusedError(Refusal.DEADLINE, "its turn came late.")
-        return submit(pool, *arguments)
+        if not 1 < calls <= 1 + refused:
+            return submit(pool, *arguments)
+        pending = PendingResult()
+        pending.fail(RefusedError(Refusal.DEADLINE, "its turn came late."))
+        return pending
 
     monkeypatch.setattr(Pool, "submit", refusing)
     with opened(folder) as inference:
-        assert calls == 6 and (inference.slot.model.rows_on_loop > 0) is some
+        assert calls == 21 and (inference.slot.model.rows_on_loop > 0) is some
 
 
 def test_replicas_with_threads_of_their_own_leave_the_event_loop_free(toy: Path) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,7 @@ def test_a_challenger_that_hangs_is_replaced_and_its_requests_failed(
     with shadowing(champion, lambda: hanging, tmp_path, patience=0.5) as shadow:
         wait_until(lambda: is_active(shadow))
         for _ in range(40):
-            shadow.offer(champion, REQUEST, scores)
+            shadow.offer(champion, REQUEST, scores, 0)
         assert counted(shadow, "dropped") >= 40 - 16 - 2, "no more wait than the queue holds"
         wait_until(lambda: counted(shadow, "failed") == 1)
         wait_until(lambda: is_active(shadow))
@@ -101,7 +100,7 @@ def test_a_challenger_that_has_no_core_is_not_compared_and_has_not_failed(
     hanging = write_toy(tmp_path / "hanging", waiting(3600))
     with shadowing(champion, lambda: hanging, tmp_path, patience=0.2) as shadow:
         wait_until(lambda: is_active(shadow))
-        shadow.offer(champion, REQUEST, scores)
+        shadow.offer(champion, REQUEST, scores, 0)
         wait_until(lambda: counted(shadow, "starved") == 1)
         wait_until(lambda: is_active(shadow))
         assert counted(shadow, "failed") == 0 and known(shadow, "last_failure") is None
@@ -117,7 +116,7 @@ def test_two_servers_in_one_home_keep_both_their_states(champion: Model, scores:
         wait_until(lambda: is_active(one) and is_active(other))
         for shadow, requests in ((one, 2), (other, 3)):
             for _ in range(requests):
-                shadow.offer(champion, REQUEST, scores)
+                shadow.offer(champion, REQUEST, scores, 0)
             wait_until(lambda shadow=shadow, requests=requests: counted(shadow, "shadowed") == requests)
         other.close()
     states = read_states(tmp_path / "toy")
@@ -132,13 +131,13 @@ def test_a_process_that_dies_is_a_failure_and_the_next_one_goes_on(
     challenger = write_toy(tmp_path / "challenger", seed=1)
     with shadowing(champion, lambda: challenger, tmp_path) as shadow:
         wait_until(lambda: is_active(shadow))
-        shadow.offer(champion, REQUEST, scores)
+        shadow.offer(champion, REQUEST, scores, 0)
         wait_until(lambda: saved(tmp_path) == 1)
         (process,) = multiprocessing.active_children()
         process.kill()
         wait_until(lambda: counted(shadow, "failed") == 1)
         wait_until(lambda: is_active(shadow))
-        shadow.offer(champion, REQUEST, scores)
+        shadow.offer(champion, REQUEST, scores, 0)
         wait_until(lambda: counted(shadow, "shadowed") == 2)
         assert known(shadow, "last_failure") == "its process ended with status -9"
 
@@ -147,13 +146,13 @@ def test_a_process_that_dies_is_a_failure_and_the_next_one_goes_on(
 def test_requests_are_picked_by_the_share_and_not_under_pressure(
     champion: Model, scores: np.ndarray, tmp_path: Path
 ) -> None:
+    """Two requests wait, for one replica."""
     challenger = write_toy(tmp_path / "challenger", seed=1)
-    busy: Any = SimpleNamespace(pool=SimpleNamespace(queued=2), bundle=champion.bundle, version=champion.version)
     with shadowing(champion, lambda: challenger, tmp_path, share=0.25) as shadow:
-        shadow.offer(busy, REQUEST, scores)
+        shadow.offer(champion, REQUEST, scores, 2)
         wait_until(lambda: is_active(shadow))
         for _ in range(4000):
-            shadow.offer(busy, REQUEST, scores)
+            shadow.offer(champion, REQUEST, scores, 2)
         # A binomial of 4000 and 0.25 lies within six standard deviations.
         assert abs(counted(shadow, "refused") - 1000) < 6 * (4000 * 0.25 * 0.75) ** 0.5
         assert counted(shadow, "dropped") == counted(shadow, "shadowed") == 0
@@ -172,14 +171,14 @@ def test_the_challenger_is_followed(champion: Model, scores: np.ndarray, tmp_pat
 
     with shadowing(champion, find, tmp_path) as shadow:
         for name in ("one", "two"):
-            shadow.offer(champion, REQUEST, scores)
+            shadow.offer(champion, REQUEST, scores, 0)
             now[0] = name
             version = read_bundle(bundles[name]).version
             wait_until(lambda version=version: is_active(shadow) and known(shadow, "challenger") == version)
-            shadow.offer(champion, REQUEST, scores)
+            shadow.offer(champion, REQUEST, scores, 0)
             wait_until(lambda: counted(shadow, "shadowed") == 1)
         now[0] = "away"
-        shadow.offer(champion, REQUEST, scores)
+        shadow.offer(champion, REQUEST, scores, 0)
         wait_until(lambda: counted(shadow, "shadowed") == 2)
         now[0] = "same"
         wait_until(lambda: not is_active(shadow))

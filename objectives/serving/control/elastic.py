@@ -175,6 +175,8 @@ class Elastic:
 
     async def _swap(self, model: Model, inference: Inference, metrics: ControllerMetrics, event: str) -> None:
         """Serve a model from the next request on, and return once the old one is closed."""
+        for line in model.bundle.warnings:
+            self._say(f"warning: {line}")
         self._note(metrics)
         inference.metrics.swapped("done")
         option = self._plan.control.options[self._serving]
@@ -242,9 +244,8 @@ class Elastic:
 
 
 def _seen(inference: Inference, now_s: float, serving: int, broken: frozenset[int] = frozenset()) -> Observation:
-    queued = inference.slot.model.pool.queued
     ended, late = inference.lateness.counts(time.perf_counter_ns())
-    return Observation(now_s, inference.arrived, queued, serving, broken, ended, late)
+    return Observation(now_s, inference.arrived, inference.queued, serving, broken, ended, late)
 
 
 def _second(plan: MachinePlan) -> float:

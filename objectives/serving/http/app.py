@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError, UnknownVersionError
 from objectives.serving.http.intake.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, Receive, read_body
+from objectives.serving.http.intake.connection import PASSED, WHOLE_NS
 from objectives.serving.http.json_data import RequestError, shown
 from objectives.serving.http.limits import RETRY_AFTER
 from objectives.serving.http.metrics import CONTENT_TYPE
@@ -74,19 +75,21 @@ class Endpoints:
             "/metrics": self._metrics,
         }
 
-    def turns_away(self, path: str, length: int) -> bool:
-        """Refuse a request to infer by the length of its body, and return whether it was; False for other requests, and
+    def turns_away(self, path: str, length: int) -> bool | None:
+        """Refuse a request to infer by the length of its body, and return whether it was; None for other requests, and
         while draining, since answers tell clients then to reconnect elsewhere.
         """
         model = _MODEL.fullmatch(path)
         if self.draining or model is None or model["of"] != "/infer" or model["name"] != self._inference.name:
-            return False
+            return None
         if model["version"] not in (None, self._inference.slot.model.version):
-            return False
+            return None
         return self._inference.turns_away(length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever it is."""
+        if scope.get("state", {}).get(PASSED):
+            self._inference.begins()
         try:
             status, body, headers = await self._answer(scope, receive)
         except ClientGoneError:
@@ -103,7 +106,7 @@ class Endpoints:
             if infer is None:
                 response = self._read(path, method, model)
             else:
-                response = await self._infer(infer, dict(scope["headers"]), receive)
+                response = await self._infer(infer, scope, receive)
         except ClientGoneError:
             raise
         except Exception as error:
@@ -112,14 +115,17 @@ class Endpoints:
             self._inference.metrics.ended(response.status)
         return response
 
-    async def _infer(self, model: re.Match[str], headers: Mapping[bytes, bytes], receive: Receive) -> Response:
+    async def _infer(self, model: re.Match[str], scope: Scope, receive: Receive) -> Response:
+        headers = dict(scope["headers"])
         self._check_name(model["name"])
         if (encoding := headers.get(b"content-encoding", b"identity")) != b"identity":
             raise RequestError(f"Content-Encoding: must be identity, but got {shown(encoding.decode('latin-1'))}")
         body = await read_body(receive, self._inference.limits)
         length = headers.get(_LENGTH)
         header_length = None if length is None else length.decode("latin-1")
-        encoded = await self._inference.answer(body, header_length, model["version"])
+        encoded = await self._inference.answer(
+            body, header_length, model["version"], scope.get("state", {}).get(WHOLE_NS)
+        )
         if encoded.json_bytes is None:
             return self._response(200, encoded.body, _JSON)
         more = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(encoded.json_bytes)}

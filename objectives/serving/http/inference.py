@@ -23,6 +23,7 @@ from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.http.protocol import Encoded, InferRequest, read_request, write_response
 from objectives.serving.http.statistics import ModelStatistics
 from objectives.serving.pool import RefusedError
+from objectives.serving.pool.admission import Refusal
 from objectives.serving.preparation import UnseenIdError
 
 # Bytes of a body that is read on the event loop; a larger one goes to a thread, between whose steps the loop has turns.
@@ -52,7 +53,8 @@ class _Read(NamedTuple):
 class Inference:
     """Inference on the current model, within the limits. All methods are called on the event loop's thread.
 
-    in_flight: requests whose body has arrived and that are not answered
+    in_flight: requests that have begun and are not answered
+    waiting: requests that the event loop has read in this turn, or their headers at least, and has not begun with
     arrived: requests so far whose body has arrived, and those that were refused before
     answered: requests that were scored so far
     lateness: counts late requests
@@ -61,14 +63,19 @@ class Inference:
 
     def __init__(self, name: str, slot: ModelSlot, limits: Limits, mirror: Mirror | None = None) -> None:
         self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
-        self.in_flight = self.arrived = self.answered = 0
+        self.in_flight = self.waiting = self.arrived = self.answered = 0
         self.lateness = Lateness()
-        self.metrics = Metrics(lambda: self.in_flight, lambda: self.slot.model.pool.queued)
+        self.metrics = Metrics(lambda: self.in_flight + self.waiting, lambda: self.queued)
         self._statistics: dict[str, ModelStatistics] = {}
         self._door, self._loop_load = Door(), LoopLoad()
         self.metrics.serving(name, slot.model.version)
         if mirror is not None:
             self.metrics.shadowing(mirror.document)
+
+    @property
+    def queued(self) -> int:
+        """Number of requests that wait for a replica, or for the event loop to begin with them."""
+        return self.waiting + self.slot.model.pool.queued
 
     def statistics(self) -> dict[str, object]:
         """Return the statistics of the version that is served, and of the shadowing beside it."""
@@ -80,18 +87,21 @@ class Inference:
         """Refuse a request by its headers, if one with a body of so many bytes would be refused anyway.
 
         Returns:
-            Whether it was; it is counted like any refusal.
+            Whether it was; it is counted like any refusal. For one that was not, `begins` has to be called.
         """
         model, load, now = self.slot.model, self._loop_load, time.perf_counter_ns()
         waits_ms = load.arrives(now)
-        if self.in_flight >= self.limits.in_flight:
+        if self.in_flight + self.waiting >= self.limits.in_flight:
             reason: str | None = "in flight"
+        elif self.waiting > model.queue_on_loop:
+            reason = str(Refusal.QUEUE_FULL)
         elif waits_ms > model.deadline_ms:
             reason = "event loop"
         else:
             reason = self._door.shut(model.pool.load, now, length, load.turns_ns(now))
         if reason is None:
             load.stays()
+            self.waiting += 1
             return False
         self.arrived += 1
         self.metrics.refused(reason)
@@ -99,8 +109,17 @@ class Inference:
         self.lateness.refused()
         return True
 
-    async def answer(self, body: bytes, header_length: str | None, version: str | None) -> Encoded:
+    def begins(self) -> None:
+        """Note that the event loop has begun with a request that was not turned away."""
+        self.waiting -= 1
+
+    async def answer(
+        self, body: bytes, header_length: str | None, version: str | None, whole_ns: int | None = None
+    ) -> Encoded:
         """Answer one request.
+
+        Args:
+            whole_ns: `time.perf_counter_ns` at the last byte of its body, from which its time counts; None for now
 
         Raises:
             RequestError: it is not what the model takes.
@@ -118,7 +137,7 @@ class Inference:
             with self.slot.use() as model:
                 if version not in (None, model.version):
                     raise UnknownVersionError(f"version: must be {model.version}, but got {version}")
-                return await self._answer_on(model, body, header_length)
+                return await self._answer_on(model, body, header_length, whole_ns)
         finally:
             self.in_flight -= 1
 
@@ -138,8 +157,9 @@ class Inference:
             return None
         return f"the model {old} stays open beside it: {left} of its requests are not answered yet"
 
-    async def _answer_on(self, model: Model, body: bytes, header_length: str | None) -> Encoded:
-        statistics, start = self._of(model.version), time.perf_counter_ns()
+    async def _answer_on(self, model: Model, body: bytes, header_length: str | None, whole_ns: int | None) -> Encoded:
+        statistics, begun = self._of(model.version), time.perf_counter_ns()
+        start = begun if whole_ns is None else whole_ns
         request = self.lateness.began(start)
         try:
             if len(body) <= _READ_HERE:
@@ -161,10 +181,10 @@ class Inference:
         self.lateness.answered(request, end)
 
         def record() -> None:
-            statistics.answered(read.rows, after_reading - start, end - before_writing, end - start)
+            statistics.answered(read.rows, after_reading - begun, end - before_writing, end - start)
             self.metrics.answered((end - start) / 1e9, read.rows, together)
             if self.mirror is not None:
-                self.mirror.offer(model, read.arrays, scores)
+                self.mirror.offer(model, read.arrays, scores, self.queued)
 
         # In the loop's next turn, when the response is on its way.
         asyncio.get_running_loop().call_soon(record)

@@ -20,15 +20,16 @@ _ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 class Metrics:
     """Collectors of one server.
 
-    Latency runs from the last byte of the body to the first of the response, so that a slow sender does not count.
+    Latency runs from the last byte of the body to the first of the response, so that a slow sender does not count. How
+    long a body was in the socket before an overloaded event loop read it is not known.
     """
 
     def __init__(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
         """Make the collectors.
 
         Args:
-            in_flight: number of requests whose body has arrived and that are not answered
-            queued: number of requests that wait in the pool
+            in_flight: number of requests that have arrived and are not answered
+            queued: number of requests that wait in the pool, or for the event loop
         """
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -49,8 +50,8 @@ class Metrics:
         self._swaps = Counter("leanrec_swaps", "Attempts to swap the model", ["result"], registry=self.registry)
         self._model = Gauge("leanrec_model", "1 for the model served", ["name", "version"], registry=self.registry)
         for name, text, read in (
-            ("leanrec_in_flight", "Requests whose body has arrived and that are not answered", in_flight),
-            ("leanrec_queue_length", "Requests that wait for a replica; each part of a split one counts", queued),
+            ("leanrec_in_flight", "Requests that have arrived and are not answered", in_flight),
+            ("leanrec_queue_length", "Requests that wait to be run; each part of a split one counts", queued),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)
         # CPU seconds, resident memory, open files and start time.

@@ -17,8 +17,10 @@ class Mirror(Protocol):
         """Start, before the first request; `model` returns the current one from any thread."""
         ...
 
-    def offer(self, model: Model, request: Arrays, scores: Array) -> None:
-        """Offer an answered request with the scores that the client gets; called on the event loop's thread."""
+    def offer(self, model: Model, request: Arrays, scores: Array, queued: int) -> None:
+        """Offer an answered request with the scores that the client gets, while so many others wait; called on the
+        event loop's thread.
+        """
         ...
 
     def refresh(self) -> None:

@@ -21,8 +21,9 @@ from spaces.techniques.placement import Placement
 
 # Seconds for which a run may hold the event loop, which serves no other connection meanwhile.
 _ON_LOOP_SECONDS = 1e-3
-# Rows and runs by which it is timed how many rows that are.
-_TIMED_ROWS, _TIMED_RUNS = 200, 5
+# Rows and runs by which it is timed how many rows that are: the shortest run counts, since the event loop is busy while
+# a model is swapped.
+_TIMED_ROWS, _TIMED_RUNS = 200, 20
 
 
 class Model:
@@ -56,6 +57,14 @@ class Model:
     def deadline_ms(self) -> float:
         deadline_ms = self.bundle.candidate.placement.admission.deadline_ms
         return math.inf if deadline_ms is None else deadline_ms
+
+    @property
+    def queue_on_loop(self) -> float:
+        """Return how many requests may wait for a replica that runs on the event loop; infinite for all others, whose
+        queue is the pool's.
+        """
+        queue = self.bundle.candidate.placement.admission.queue
+        return math.inf if queue is None or not self.rows_on_loop else queue
 
     @property
     def repeats_user(self) -> bool:

@@ -33,7 +33,7 @@ from objectives.serving.http.model_slot import ModelSlot
 # to close them with their next response, and a load balancer sees that the server is not ready.
 _NOTICE_SECONDS = 0.5
 # Time after which a thread that waits for the interpreter gets it. With Python's 5 ms, a replica whose run has ended
-# may wait as long for an event loop that parses large JSON: beside such a load, p50 and p95 were a quarter higher.
+# may wait as long for an event loop that parses large JSON.
 SWITCH_SECONDS = 0.0005
 # Thresholds of garbage collection, Python's but for the last: with 10 in place of 100, collections were a tenth of a
 # profile under overload.
@@ -109,7 +109,7 @@ def serve(
 
 
 def http_config(
-    app: Application, limits: Limits, turns_away: Callable[[str, int], bool] = lambda path, length: False
+    app: Application, limits: Limits, turns_away: Callable[[str, int], bool | None] = lambda path, length: None
 ) -> uvicorn.Config:
     """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application.
 

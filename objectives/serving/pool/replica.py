@@ -152,11 +152,11 @@ class Replica:
             try:
                 scores = run(request)
             finally:
-                warm, pace.warm = pace.warm, True
                 pace.idle, pace.ended_ns = False, time.perf_counter_ns()
-            if warm:
+            if pace.warm:
                 with lock:
                     admission.learn(rows_of(request), pace.ended_ns - start)
+            pace.warm = True
             return scores
 
         return run_and_learn

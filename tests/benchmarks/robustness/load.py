@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,8 +119,17 @@ def loading(requests: Sequence[Request]) -> Iterator[Load]:
 
 def _capacity(url: str, requests: Sequence[Request], seconds: float) -> float:
     with quiet(), RemoteModel(url) as model:
-        saturated(model.submit, requests, _OUTSTANDING, 1.0)
-        return saturated(model.submit, requests, _OUTSTANDING, seconds)
+        send = _sender(model, requests)
+        saturated(send, requests, _OUTSTANDING, 1.0)
+        return saturated(send, requests, _OUTSTANDING, seconds)
+
+
+def _sender(model: RemoteModel, requests: Sequence[Request]) -> Callable[[Request], PendingResult]:
+    """Return the function that sends one of these requests, whose messages are written once: the load has to keep up
+    with the server on the same machine.
+    """
+    messages = {id(request): model.message(request) for request in requests}
+    return lambda request: model.send(messages[id(request)])
 
 
 def _play(url: str, requests: Sequence[Request], phases: Sequence[Phase], seed: int) -> Played:
@@ -132,11 +141,10 @@ def _play(url: str, requests: Sequence[Request], phases: Sequence[Phase], seed: 
     gaps_ns, answers = np.concatenate(parts), list[_Noted]()
     drawn = drawn_requests(requests, len(gaps_ns), seed)
     with quiet(), RemoteModel(url) as model:
-        # Once, since the load has to keep up with the server on the same machine.
-        messages = {id(request): model.message(request) for request in requests}
+        send = _sender(model, requests)
 
         def submit(request: Request) -> _Noted:
-            answers.append(_Noted(model.send(messages[id(request)])))
+            answers.append(_Noted(send(request)))
             return answers[-1]
 
         cpu, start = time.process_time(), time.monotonic()

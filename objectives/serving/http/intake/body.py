@@ -10,7 +10,7 @@ from objectives.serving.http.limits import Limits
 
 # Multiple of the largest body that is read and dropped, so that a client that sends first and listens then can read why
 # it was refused; a connection that is closed under its hands would tell it nothing.
-_DROPPED = 4
+_DROPPED = 8
 # ASGI's function that waits for the next part of a request.
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 

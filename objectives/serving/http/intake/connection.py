@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,9 @@ def _response(status: int, reason: str, more: str = "") -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+# Keys of a request's state in the scope of ASGI: whether `turns_away` let it pass, and the nanoseconds of
+# `time.perf_counter_ns` at the last byte of its body.
+PASSED, WHOLE_NS = "leanrec.passed", "leanrec.whole_ns"
 _BUSY = _response(503, "too many requests wait", f"Retry-After: {RETRY_AFTER}\r\n")
 
 
@@ -30,8 +34,9 @@ class Connection(HttpToolsProtocol):
     A new one that stays silent for as long as headers may take is closed without a word.
 
     Args:
-        turns_away: refuses a request to infer, given its path and the length of its body, and returns whether it did;
-            its client is told at once, and what it still sends of the body is dropped
+        turns_away: refuses a request to infer, given its path and the length of its body, and returns whether it did,
+            or None for a request that it takes no notice of; where it did, the client is told at once, and what it
+            still sends of the body is dropped
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: Limits,
-        turns_away: Callable[[str, int], bool],
+        turns_away: Callable[[str, int], bool | None],
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._turns_away = limits, turns_away
@@ -89,11 +94,13 @@ class Connection(HttpToolsProtocol):
         if not self._check_header_bytes(len(self.url) + sum(len(name) + len(value) for name, value in self.headers)):
             return
         length = self._length_to_infer()
-        if length is not None and self._turns_away(self.url.decode("latin-1"), length):
+        refused = None if length is None else self._turns_away(self.url.decode("latin-1"), length)
+        if refused:
             self._dropping = True
             self._start_timer(self._limits.body_seconds)
             self.transport.write(_BUSY)
         else:
+            self._state[PASSED] = refused is not None
             super().on_headers_complete()
             self._handed_on = True
 
@@ -112,10 +119,17 @@ class Connection(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
         else:
+            self._state[WHOLE_NS] = time.perf_counter_ns()
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "request: must be of HTTP/1.1, but cannot be read as such")
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        """State of the request that is read."""
+        state: dict[str, Any] = self.scope["state"]
+        return state
 
     @property
     def _answering(self) -> bool:

@@ -33,8 +33,8 @@ class LoopLoad:
         self._reading_ns: int | None = None
         self._handling_ns = self._updated_ns = 0
         self._mean_ns = self._turn_ns = 0.0
-        # Requests since the start of this reading.
-        self._arrived = 0
+        # Whether requests came since the start of this reading.
+        self._came = False
 
     def turns_ns(self, now_ns: int) -> int:
         """Return the nanoseconds that a request waits to be read, and its answer to be sent: two mean turns."""
@@ -44,7 +44,7 @@ class LoopLoad:
         """Return the milliseconds that the loop will have taken when a request that is read now is answered."""
         if self._first:
             self._begin_reading(now_ns)
-        self._arrived += 1
+        self._came = True
         return (2 * self._turn_ns + (self._read + 1) * self._mean_ns) / 1e6
 
     def stays(self) -> None:
@@ -59,12 +59,12 @@ class LoopLoad:
             # One pause of the process is no slow request.
             most_ns = _MOST_TIMES * self._mean_ns if self._mean_ns else taken_ns
             self._mean_ns += _NEWEST * (min(taken_ns, most_ns) - self._mean_ns)
-        elif self._arrived:
+        elif self._came:
             # All were refused: what is expected of the next has to become less, until one is handled again.
             self._mean_ns *= kept
         turn_ns = 0 if self._reading_ns is None else now_ns - self._reading_ns
         self._turn_ns = kept * self._turn_ns + (1 - kept) * turn_ns
-        self._arrived = 0
+        self._came = False
         self._first, self._reading_ns, self._updated_ns = False, now_ns, now_ns
         asyncio.get_running_loop().call_soon(self._begin_handling)
 
