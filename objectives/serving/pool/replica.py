@@ -7,8 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 from objectives.arrays import Arrays
 from objectives.serving.pool.admission import RefusedError
@@ -16,6 +14,7 @@ from objectives.serving.pool.batching import run_together
 from objectives.serving.pool.cores import Cores
 from objectives.serving.pool.pending_result import Job, Run, Scores, rows_of
 from objectives.serving.pool.scheduler import Scheduler, Wait
+from objectives.serving.pool.wakeup import Wakeup
 from objectives.serving.split_engine import Engine
 
 
@@ -37,7 +36,7 @@ class Replica:
 
     def __init__(self, number: int, scheduler: Scheduler[Job], lock: threading.Lock) -> None:
         self._number, self._scheduler, self._lock = number, scheduler, lock
-        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._woken = Wakeup()
         self._thread: threading.Thread | None = None
         self._pace = _Pace()
 
@@ -57,7 +56,7 @@ class Replica:
         return self._timed(engine.run) if self._scheduler.admission.has_deadline else engine.run
 
     def wake(self) -> None:
-        self._woken.put(None)
+        self._woken.give()
 
     def stop(self) -> None:
         """Wait for the queued jobs; the scheduler was closed before."""
@@ -106,8 +105,7 @@ class Replica:
                 taken = self._scheduler.take(self._number, now)
             if not isinstance(taken, Wait):
                 return taken
-            with suppress(Empty):
-                self._woken.get(timeout=None if taken.until_ns is None else (taken.until_ns - now) / 1e9)
+            self._woken.wait(None if taken.until_ns is None else (taken.until_ns - now) / 1e9)
             # Only now: a caller's thread may have run requests of an inline replica meanwhile.
             self._pace.idle = True
 

@@ -1,0 +1,60 @@
+"""Signals between threads: none is lost, and the briefest wait ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from objectives.serving.pool.wakeup import Wakeup
+from tests.serving_tests.test_pool import SOON
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 3e-7, 2e-6, -1.0])
+def test_a_brief_wait_ends(seconds: float) -> None:
+    """With the lock of a `queue.SimpleQueue`, one of 300 ns did not end."""
+
+    def wait_often() -> None:
+        wakeup = Wakeup()
+        for _ in range(10_000):
+            wakeup.give()
+            wakeup.wait()
+            wakeup.wait(seconds)
+
+    thread = threading.Thread(target=wait_often, daemon=True)
+    thread.start()
+    thread.join(SOON)
+    assert not thread.is_alive()
+
+
+def test_a_wait_lasts_its_time_or_until_a_signal() -> None:
+    wakeup = Wakeup()
+    start = time.monotonic()
+    wakeup.wait(0.05)
+    assert time.monotonic() - start >= 0.04
+    for _ in range(2):
+        wakeup.give()  # twice is once
+    wakeup.wait()
+    threading.Timer(0.05, wakeup.give).start()
+    start = time.monotonic()
+    wakeup.wait(SOON)
+    assert 0.04 <= time.monotonic() - start < SOON
+
+
+def test_no_signal_is_lost_between_two_threads() -> None:
+    """Each gives the other's signal a thousand times."""
+    ping, pong = Wakeup(), Wakeup()
+
+    def answer() -> None:
+        for _ in range(1000):
+            ping.wait()
+            pong.give()
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    for _ in range(1000):
+        ping.give()
+        pong.wait(SOON)
+    thread.join(SOON)
+    assert not thread.is_alive()
