@@ -47,7 +47,9 @@ def show_all(tab: Any, timeout_ms: int = 60_000) -> None:
 class Page:
     """A page of a file in a window of its own; collects its errors and the addresses that it asked for."""
 
-    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
+    def __init__(
+        self, browser: Any, path: Path, width: int = 1280, scheme: str = "light", all_drawn: bool = True
+    ) -> None:
         self._context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.tab = self._context.new_page()
         self.tab.set_default_timeout(_PATIENCE_MS)
@@ -57,7 +59,8 @@ class Page:
         self.tab.on("dialog", self._dismiss)
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(path.as_uri())
-        show_all(self.tab)
+        if all_drawn:
+            show_all(self.tab)
 
     def _dismiss(self, dialog: Any) -> None:
         self.errors.append(f"dialog: {dialog.message}")

@@ -16,7 +16,7 @@ from search.report.report import write_report
 from search.results import Front
 from search.run_pages import RunPages
 from tests.conftest import build_document
-from tests.report_tests.browsers import Page, opened_browser
+from tests.report_tests.browsers import Page, opened_browser, show_all
 from tests.report_tests.test_page_policy import EXAMPLE, policy_of, slowed
 from tests.report_tests.test_report import MALICE
 from tests.search_tests.documents import read_front
@@ -247,6 +247,31 @@ def test_the_page_fits_its_window_in_its_colours(browser: Any, report: Path, wid
     assert found.value(PAPER) == paper[scheme]
     found.tab.emulate_media(color_scheme="light")
     found.tab.wait_for_function(f"{PAPER} === '{paper['light']}'")
+    found.close()
+    assert found.errors == []
+
+
+UNDRAWN = "[...figures.values()].filter(({ drawn }) => !drawn).length"
+
+
+def test_what_is_selected_before_a_figure_is_drawn_is_selected_in_it(browser: Any, report: Path, front: Front) -> None:
+    found, trial = Page(browser, report, all_drawn=False), front.members[0].trial
+    found.tab.wait_for_function("document.documentElement.dataset.drawn === 'near'")
+    assert found.value(UNDRAWN) > 0
+    found.value(f"select({trial}, false)")
+    show_all(found.tab)
+    selected_everywhere(found, [trial])
+    found.close()
+    assert found.errors == []
+
+
+def test_a_page_that_is_printed_at_once_has_all_figures(browser: Any, report: Path) -> None:
+    found = Page(browser, report, all_drawn=False)
+    found.tab.wait_for_function("document.documentElement.dataset.drawn === 'near'")
+    assert found.value(UNDRAWN) > 0
+    found.value(f"addEventListener('beforeprint', () => {{ window.left = {UNDRAWN}; }})")
+    found.tab.pdf(format="A4")
+    assert found.value("window.left") == 0
     found.close()
     assert found.errors == []
 

@@ -61,9 +61,8 @@ function drawNext() {
   if (next) {
     draw(next);
     nearing.unobserve(next.element);
-    if (!document.documentElement.dataset.drawn) mark('drawn', 'some', 'first figure');
     setTimeout(drawNext);
-  } else if (document.documentElement.dataset.drawn === 'some') {
+  } else if (!document.documentElement.dataset.drawn) {
     mark('drawn', 'near', 'figures near the window');
   }
   if ([...figures.values()].every(({ drawn }) => drawn)) mark('drawn', 'all', 'all figures');
@@ -91,5 +90,5 @@ addEventListener('afterprint', () => {
 });
 requestAnimationFrame(() => {
   figures.forEach(({ element }) => nearing.observe(element));
-  drawNext();
+  if (!figures.size) drawNext();
 });
