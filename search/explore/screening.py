@@ -148,9 +148,9 @@ class Screening:
         return list(simulated * correction(self.study.measured_trials(), self.config.objectives))
 
     def by_promise(self, waiting: Sequence[RunningTrial]) -> list[RunningTrial]:
-        """Sort trials that wait for their benchmark: by the product of what is expected of them, those first of which
-        nothing was simulated."""
-        return sorted(waiting, key=lambda one: math.prod(self.expected(one) or [0.0]))
+        """Sort trials that wait for their benchmark: the baseline, without which a study has not begun; those of which
+        nothing was simulated; the others by the product of what is expected of them."""
+        return sorted(waiting, key=lambda one: (one.number > 0, math.prod(self.expected(one) or [0.0])))
 
     def least_tried(self, running: Sequence[str]) -> EndedTrial | None:
         """Return the trial on the front whose weights, with those that are `running` (ids), were tried in the fewest

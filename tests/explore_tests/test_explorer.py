@@ -416,6 +416,21 @@ def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monk
     assert len(first) == 6 and [3] in halves and {number for half in halves for number in half} == set(first)
 
 
+def test_the_baseline_is_in_the_first_group_and_in_its_first_half(parts: dict[str, Any]) -> None:
+    """Of a study that ends before its baseline is measured nothing is kept."""
+    jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+    queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
+    waiting = [running(number, "benchmark", 0.1 * (number + 1)) for number in range(8)]
+    for one in waiting:
+        one.artifact = Artifact("x", "x/model.onnx", {}, 900, 0.0)
+    waiting[0].simulated = SimulatedRatios(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    group = queue.take(waiting, True, 1.0)
+    assert group[0] is waiting[0]
+    queue.request(group)
+    assert list(queue.end(Done(None, "SIGKILL", 1.0))) == []
+    assert queue.take(waiting, False, 1.0)[0] is waiting[0]
+
+
 def test_a_half_of_a_group_has_only_those_that_still_wait(parts: dict[str, Any]) -> None:
     """The second half is due after the first, whose numbers may have ended some of it."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
