@@ -26,7 +26,7 @@ from search.locking import locked, opening
 from search.report.page_data import Links
 from search.report.report import CONFIG, front_figure, write_report
 from search.results import Front, front_json
-from search.run_pages import RunPages
+from search.run_pages import RunPages, is_server
 from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
@@ -81,7 +81,7 @@ class Session:
         prepared = from_plain(Prepared, facts["prepared"]) if "prepared" in facts else None
         written = self.ledger.level(self.study.ended(), members, ablations(facts), found, prepared)
         linked = members | {point.trial for point in found.reference_points}
-        pages = self.ledger.pages(linked) if written else RunPages()
+        pages = self.ledger.pages(linked) if written and self._has_ui else RunPages()
         write_report(found, path, Links(console.study_arguments, pages), read_profile(facts))
         if written:
             self.ledger.log_file(figure)
@@ -91,6 +91,12 @@ class Session:
         if self.ledger.trouble:
             console.warn(self.ledger.trouble)
         return found
+
+    @property
+    def _has_ui(self) -> bool:
+        """Return whether the ledger has pages: its server's, or those of `leanrec ui`, which shows the home's store."""
+        uri = self.home.tracking_uri(self.config.tracking_uri)
+        return is_server(uri) or uri == self.home.tracking_uri(None)
 
 
 def open_session(config: StudyConfig, home: Home) -> Session:

@@ -122,15 +122,16 @@ def test_what_is_no_limit_is_refused_in_a_line(page: Page) -> None:
 def test_the_button_copies_the_command_or_selects_it(page: Page) -> None:
     ask(page, {"loss": "0.7"})
     command = page.tab.inner_text("#command")
-    page.tab.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
-    page.tab.click("#copy")
-    page.tab.wait_for_function("document.getElementById('copy').textContent === 'Copied'")
-    assert page.value("copied") == command
-    page.tab.evaluate("navigator.clipboard.writeText = async () => { throw new Error('not allowed'); }")
+    page.value("() => { navigator.clipboard.writeText = async () => { throw new Error('not allowed'); }; }")
     page.tab.click("#copy")
     page.tab.wait_for_function("document.getElementById('copy').textContent === 'Selected'")
     assert page.value("getSelection().toString()") == command
-    page.tab.evaluate("delete navigator.clipboard.writeText; document.getElementById('copy').textContent = 'Copy'")
+    page.value("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
+    page.tab.click("#copy")
+    page.tab.wait_for_function("window.copied !== undefined")
+    assert page.value("copied") == command
+    page.tab.wait_for_function("document.getElementById('copy').textContent === 'Copy'")
+    page.value("() => { delete navigator.clipboard.writeText; }")
     ask(page, {})
 
 

@@ -30,6 +30,7 @@ from search.report.page_data import Links, page_data
 from search.report.render import render
 from search.report.report import front_figure, hypervolume_figure, write_png, write_report
 from search.results import Point, Source
+from search.run_pages import RunPages
 from search.verdict import doubts
 from spaces.serialization import to_plain
 from tests.ablation_tests.ablated import CHOSEN, ablated, ablated_document, ablation
@@ -257,6 +258,14 @@ def test_the_file_stands_alone(front_document: Document, tmp_path: Path) -> None
     # plotly 7 offers to upload the chart unless it is told not to.
     assert text.count('"showSendToCloud":false') == 1
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_links_to_a_local_ui_say_when_they_answer(local: bool, front_document: Document, tmp_path: Path) -> None:
+    pages = RunPages("http://127.0.0.1:5000/#/experiments/1", while_shown=local)
+    write_report(read_front(front_document), tmp_path / "report.html", Links((), pages))
+    text = (tmp_path / "report.html").read_text()
+    assert pages.study in text and ("while <code>leanrec ui</code> runs" in text) is local
 
 
 def test_the_file_of_10_000_trials_has_at_most_6_mb(tmp_path: Path) -> None:

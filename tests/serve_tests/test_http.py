@@ -21,6 +21,7 @@ import uvicorn
 from objectives.serving.http.app import Endpoints
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.intake.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, read_body
+from objectives.serving.http.intake.loop_load import LoopLoad
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
@@ -43,7 +44,7 @@ class Running:
         bounds = Limits(**{"body_bytes": BODY_BYTES, **limits})
         self.inference = Inference("toy", ModelSlot(model), bounds)
         endpoints = Endpoints(self.inference, "1")
-        self.server = uvicorn.Server(http_config(endpoints, bounds, endpoints.turns_away))
+        self.server = uvicorn.Server(http_config(endpoints, bounds, endpoints))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self._socket]))
         self._address = self._socket.getsockname()
@@ -337,11 +338,14 @@ def test_a_body_of_100_mb_is_refused_once_it_is_sent(tmp_path: Path) -> None:
         assert server.is_well()
 
 
+GOOD_POST = post(GOOD)
+
+
 class Held:
     """Inline model whose runs hold the event loop until each has a step, and for so long in addition."""
 
     def __init__(self, server: Running, seconds: float = 0.0) -> None:
-        self.steps, self._inside, self._seconds = threading.Semaphore(0), threading.Semaphore(0), seconds
+        self.steps, self._inside, self.seconds = threading.Semaphore(0), threading.Semaphore(0), seconds
         model = server.inference.slot.model
         assert model.rows_on_loop > 0
         self._submit = model.submit
@@ -354,24 +358,33 @@ class Held:
     def _held(self, *arguments: Any) -> Any:
         self._inside.release()
         assert self.steps.acquire(timeout=SOON)
-        time.sleep(self._seconds)
+        time.sleep(self.seconds)
         return self._submit(*arguments)
 
 
 @contextmanager
-def sent_together(server: Running, held: Held, requests: int) -> Iterator[list[socket.socket]]:
+def connected(server: Running, count: int) -> Iterator[list[socket.socket]]:
+    """Open connections that the event loop has accepted."""
+    with ExitStack() as stack:
+        peers = [stack.enter_context(server.connect()) for _ in range(count)]
+        for peer in peers:
+            peer.sendall(head("GET", "/v2/health/live"))
+            assert answer(peer, "GET")[0] == 200
+        yield peers
+
+
+@contextmanager
+def sent_together(
+    server: Running, held: Held, requests: int, request_: bytes = GOOD_POST
+) -> Iterator[list[socket.socket]]:
     """Send requests that the event loop will read in one turn, since another one holds it meanwhile, which is answered
     in the end.
     """
-    with ExitStack() as stack:
-        first, *peers = (stack.enter_context(server.connect()) for _ in range(1 + requests))
-        for peer in (first, *peers):
-            peer.sendall(head("GET", "/v2/health/live"))
-            assert answer(peer, "GET")[0] == 200
-        first.sendall(post(GOOD))
+    with connected(server, 1 + requests) as (first, *peers):
+        first.sendall(GOOD_POST)
         held.wait_inside()
         for peer in peers:
-            peer.sendall(post(GOOD))
+            peer.sendall(request_)
         yield peers
         held.steps.release(1000)
         assert answer(first)[0] == 200
@@ -381,18 +394,19 @@ def sample(server: Running, name: str, **labels: str) -> float:
     return server.inference.metrics.registry.get_sample_value(f"leanrec_{name}", labels) or 0.0
 
 
+@pytest.mark.parametrize("request_", [post(GOOD), post(GOOD, "Connection: close"), chunked(GOOD, 1000)])
 @pytest.mark.parametrize(
     ("admission", "limits", "reason"),
     [(Admission(), {"in_flight": 3}, "in flight"), (Admission(queue=2), {}, "queue full")],
 )
 def test_limits_hold_for_what_waits_for_the_event_loop(
-    admission: Admission, limits: dict[str, Any], reason: str, tmp_path: Path
+    admission: Admission, limits: dict[str, Any], reason: str, request_: bytes, tmp_path: Path
 ) -> None:
-    """Of twenty requests that are read together, one runs and two wait for it."""
+    """Of twenty requests that are read together, one runs and two wait for it; not all can be refused by headers."""
     bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=admission))
     with running(bundle, **limits) as server:
         held = Held(server)
-        with sent_together(server, held, 20) as peers:
+        with sent_together(server, held, 20, request_) as peers:
             held.steps.release()
             held.wait_inside()
             assert (sample(server, "queue_length"), sample(server, "in_flight")) == (2, 3)
@@ -415,6 +429,59 @@ def test_the_time_that_a_request_waits_for_the_event_loop_counts(tmp_path: Path)
         ended, late = server.inference.lateness.counts(time.perf_counter_ns())
         # The one that held the event loop may be late too.
         assert ended == 7 and late >= 3
+
+
+def test_bodies_that_come_after_their_headers_wait_too(tmp_path: Path) -> None:
+    """Ten headers are read first: then of their bodies, which come together, three find room."""
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True)), in_flight=3) as server:
+        held = Held(server)
+        with connected(server, 10) as peers:
+            for peer in peers:
+                peer.sendall(GOOD_POST[: -len(GOOD)])
+            wait_until(lambda: len(server.server.server_state.tasks) == 10)
+            with sent_together(server, held, 0):
+                for peer in peers:
+                    peer.sendall(GOOD)
+            assert sorted(answer(peer)[0] for peer in peers) == [200] * 3 + [503] * 7
+        assert server.inference.waiting == 0 and server.is_well()
+
+
+def test_a_metrics_request_sees_what_waits(tmp_path: Path) -> None:
+    """It is read with a request that holds the event loop, until five others have come."""
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server:
+        held = Held(server)
+        with connected(server, 6) as (reader, *peers):
+            with sent_together(server, held, 1):
+                reader.sendall(head("GET", "/metrics"))
+                held.steps.release()
+                held.wait_inside()
+                for peer in peers:
+                    peer.sendall(GOOD_POST)
+                held.steps.release(1000)
+                assert "\nleanrec_queue_length 5.0\n" in answer(reader, "GET")[1].decode()
+            assert [answer(peer)[0] for peer in peers] == [200] * 5
+
+
+def test_a_client_that_goes_away_does_not_wait_for_ever(tmp_path: Path) -> None:
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server:
+        held = Held(server)
+        with sent_together(server, held, 10) as peers:
+            for peer in peers:
+                peer.close()
+        wait_until(lambda: not server.server.server_state.tasks)
+        assert server.inference.waiting == server.inference.in_flight == 0 and server.is_well()
+
+
+def test_the_time_that_was_waited_counts_for_the_deadline(tmp_path: Path) -> None:
+    """Ten requests of 10 ms each that are read together, where 45 ms are allowed and nothing is known of the loop."""
+    bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=Admission(deadline_ms=45)))
+    with running(bundle) as server:
+        held = Held(server)
+        with sent_together(server, held, 10) as peers:
+            held.seconds, server.inference._loop_load = 0.01, LoopLoad()
+            held.steps.release(1000)
+            assert [answer(peer)[0] for peer in peers].count(503) >= 5
+        assert sample(server, "refusals_total", reason="deadline") >= 5
 
 
 def test_an_event_loop_without_time_refuses_and_recovers(tmp_path: Path) -> None:

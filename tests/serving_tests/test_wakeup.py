@@ -31,15 +31,15 @@ def test_a_brief_wait_ends(seconds: float) -> None:
 def test_a_wait_lasts_its_time_or_until_a_signal() -> None:
     wakeup = Wakeup()
     start = time.monotonic()
-    wakeup.wait(0.05)
+    assert not wakeup.wait(0.05)
     assert time.monotonic() - start >= 0.04
     for _ in range(2):
         wakeup.give()  # twice is once
-    wakeup.wait()
-    threading.Timer(0.05, wakeup.give).start()
+    assert wakeup.wait() and not wakeup.wait(0.0)
     start = time.monotonic()
-    wakeup.wait(SOON)
-    assert 0.04 <= time.monotonic() - start < SOON
+    threading.Timer(0.05, wakeup.give).start()
+    assert wakeup.wait(SOON)
+    assert time.monotonic() - start >= 0.04
 
 
 def test_no_signal_is_lost_between_two_threads() -> None:
@@ -55,6 +55,27 @@ def test_no_signal_is_lost_between_two_threads() -> None:
     thread.start()
     for _ in range(1000):
         ping.give()
-        pong.wait(SOON)
+        assert pong.wait(SOON)
     thread.join(SOON)
     assert not thread.is_alive()
+
+
+def test_what_several_threads_give_is_seen() -> None:
+    """Each of three adds its numbers to a queue and gives a signal, as callers of a replica do."""
+    wakeup, numbers, lock = Wakeup(), list[int](), threading.Lock()
+
+    def add() -> None:
+        for number in range(1000):
+            with lock:
+                numbers.append(number)
+            wakeup.give()
+
+    threads = [threading.Thread(target=add, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    taken = 0
+    while taken < 3000:
+        assert wakeup.wait(SOON)
+        with lock:
+            taken += len(numbers)
+            numbers.clear()

@@ -45,7 +45,7 @@ class Observation:
 
     now_s: seconds since the plan's start
     arrived: requests since the server's start, refused ones too
-    backlog: requests that wait for a replica
+    backlog: requests that wait for a replica, or for the event loop that runs it
     serving: number of the option that serves
     ended, late: requests since the server's start that were answered or refused, or still run though their time has
         passed, and those of them that were not answered in time

@@ -17,6 +17,7 @@ from objectives.serving.control.timeline import Timeline, decision_facts, option
 from objectives.serving.control.windows import Windows
 from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
+from objectives.serving.http.intake.loop_load import reading_done
 from objectives.serving.http.metrics import ControllerMetrics
 from objectives.serving.http.model import Model
 from spaces.techniques.placement import Placement
@@ -108,6 +109,7 @@ class Elastic:
                 next_tick = max(next_tick + tick_s, time.monotonic())
                 await asyncio.sleep(next_tick - time.monotonic())
                 now = time.monotonic()
+                await reading_done()
                 try:
                     self._tick(inference, metrics, now - last)
                 except Exception:

@@ -8,9 +8,10 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError, UnknownVersionError
+from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError, Receipt, UnknownVersionError
 from objectives.serving.http.intake.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, Receive, read_body
-from objectives.serving.http.intake.connection import PASSED, WHOLE_NS
+from objectives.serving.http.intake.connection import RECEIPT
+from objectives.serving.http.intake.loop_load import reading_done
 from objectives.serving.http.json_data import RequestError, shown
 from objectives.serving.http.limits import RETRY_AFTER
 from objectives.serving.http.metrics import CONTENT_TYPE
@@ -75,25 +76,25 @@ class Endpoints:
             "/metrics": self._metrics,
         }
 
-    def turns_away(self, path: str, length: int) -> bool | None:
-        """Refuse a request to infer by the length of its body, and return whether it was; None for other requests, and
+    def turns_away(self, path: str, length: int) -> bool:
+        """Refuse a request to infer by the length of its body, and return whether it was; False for other requests, and
         while draining, since answers tell clients then to reconnect elsewhere.
         """
-        model = _MODEL.fullmatch(path)
-        if self.draining or model is None or model["of"] != "/infer" or model["name"] != self._inference.name:
-            return None
-        if model["version"] not in (None, self._inference.slot.model.version):
-            return None
-        return self._inference.turns_away(length)
+        return not self.draining and self._is_to_infer(path) and self._inference.turns_away(length)
+
+    def received(self, path: str) -> Receipt | None:
+        """Note that a request is whole; None for one that is not to infer."""
+        return self._inference.receive() if self._is_to_infer(path) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever it is."""
-        if scope.get("state", {}).get(PASSED):
-            self._inference.begins()
         try:
             status, body, headers = await self._answer(scope, receive)
         except ClientGoneError:
             return
+        finally:
+            if (receipt := _receipt(scope)) is not None:
+                self._inference.begin(receipt)
         sent = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": body})
@@ -104,6 +105,8 @@ class Endpoints:
         infer = model if model is not None and model["of"] == "/infer" and method == "POST" else None
         try:
             if infer is None:
+                if path == "/metrics":
+                    await reading_done()
                 response = self._read(path, method, model)
             else:
                 response = await self._infer(infer, scope, receive)
@@ -123,9 +126,7 @@ class Endpoints:
         body = await read_body(receive, self._inference.limits)
         length = headers.get(_LENGTH)
         header_length = None if length is None else length.decode("latin-1")
-        encoded = await self._inference.answer(
-            body, header_length, model["version"], scope.get("state", {}).get(WHOLE_NS)
-        )
+        encoded = await self._inference.answer(body, header_length, model["version"], _receipt(scope))
         if encoded.json_bytes is None:
             return self._response(200, encoded.body, _JSON)
         more = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(encoded.json_bytes)}
@@ -174,6 +175,13 @@ class Endpoints:
     def _statistics(self) -> Response:
         return self._json({"model_stats": [self._inference.statistics()]})
 
+    def _is_to_infer(self, path: str) -> bool:
+        """Return whether a path is that of inference by what is served."""
+        model = _MODEL.fullmatch(path)
+        if model is None or model["of"] != "/infer" or model["name"] != self._inference.name:
+            return False
+        return model["version"] in (None, self._inference.slot.model.version)
+
     def _check_name(self, name: str) -> None:
         if name != self._inference.name:
             raise _NotFoundError(f"model: must be {self._inference.name}, but got {shown(name)}")
@@ -199,3 +207,9 @@ class Endpoints:
     def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
         closing = {"Connection": "close"} if self.draining else {}
         return Response(status, body, {**headers, "Content-Length": str(len(body)), **closing})
+
+
+def _receipt(scope: Scope) -> Receipt | None:
+    """Return the receipt of a request that is whole and was noted."""
+    receipt: Receipt | None = scope.get("state", {}).get(RECEIPT)
+    return receipt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,20 @@ class ModelFailedError(RuntimeError):
     """A valid request that the model could not answer."""
 
 
+@dataclass
+class Receipt:
+    """Receipt of a request that is whole.
+
+    received_ns: `time.perf_counter_ns` at the last byte of its body
+    refused: why there was no room for it, None where there was
+    waits: whether it has not begun
+    """
+
+    received_ns: int
+    refused: str | None
+    waits: bool
+
+
 class _Read(NamedTuple):
     """A request as the model takes it."""
 
@@ -54,7 +69,7 @@ class Inference:
     """Inference on the current model, within the limits. All methods are called on the event loop's thread.
 
     in_flight: requests that have begun and are not answered
-    waiting: requests that the event loop has read in this turn, or their headers at least, and has not begun with
+    waiting: requests that are whole and have not begun
     arrived: requests so far whose body has arrived, and those that were refused before
     answered: requests that were scored so far
     lateness: counts late requests
@@ -74,8 +89,9 @@ class Inference:
 
     @property
     def queued(self) -> int:
-        """Number of requests that wait for a replica, or for the event loop to begin with them."""
-        return self.waiting + self.slot.model.pool.queued
+        """Number of requests that wait for a replica, those included that wait for one on the event loop."""
+        model = self.slot.model
+        return model.pool.queued + (self.waiting if model.rows_on_loop else 0)
 
     def statistics(self) -> dict[str, object]:
         """Return the statistics of the version that is served, and of the shadowing beside it."""
@@ -87,21 +103,17 @@ class Inference:
         """Refuse a request by its headers, if one with a body of so many bytes would be refused anyway.
 
         Returns:
-            Whether it was; it is counted like any refusal. For one that was not, `begins` has to be called.
+            Whether it was; it is counted like any refusal.
         """
         model, load, now = self.slot.model, self._loop_load, time.perf_counter_ns()
         waits_ms = load.arrives(now)
-        if self.in_flight + self.waiting >= self.limits.in_flight:
-            reason: str | None = "in flight"
-        elif self.waiting > model.queue_on_loop:
-            reason = str(Refusal.QUEUE_FULL)
-        elif waits_ms > model.deadline_ms:
+        reason = self._full(model)
+        if reason is None and waits_ms > model.deadline_ms:
             reason = "event loop"
-        else:
+        if reason is None:
             reason = self._door.shut(model.pool.load, now, length, load.turns_ns(now))
         if reason is None:
             load.stays()
-            self.waiting += 1
             return False
         self.arrived += 1
         self.metrics.refused(reason)
@@ -109,17 +121,24 @@ class Inference:
         self.lateness.refused()
         return True
 
-    def begins(self) -> None:
-        """Note that the event loop has begun with a request that was not turned away."""
-        self.waiting -= 1
+    def receive(self) -> Receipt:
+        """Note that a request is whole, for which there is room or not; it waits until `begin`."""
+        reason = self._full(self.slot.model)
+        self.waiting += reason is None
+        return Receipt(time.perf_counter_ns(), reason, reason is None)
+
+    def begin(self, receipt: Receipt) -> None:
+        """Note that a request does not wait any more; does nothing the second time."""
+        self.waiting -= receipt.waits
+        receipt.waits = False
 
     async def answer(
-        self, body: bytes, header_length: str | None, version: str | None, whole_ns: int | None = None
+        self, body: bytes, header_length: str | None, version: str | None, receipt: Receipt | None = None
     ) -> Encoded:
         """Answer one request.
 
         Args:
-            whole_ns: `time.perf_counter_ns` at the last byte of its body, from which its time counts; None for now
+            receipt: of the request, from which on its time counts; None for now
 
         Raises:
             RequestError: it is not what the model takes.
@@ -127,17 +146,19 @@ class Inference:
             OverloadedError: it was refused for want of room or time.
             ModelFailedError: the model could not answer it.
         """
+        receipt = receipt or self.receive()
+        self.begin(receipt)
         self.arrived += 1
-        if self.in_flight >= self.limits.in_flight:
-            self.metrics.refused("in flight")
+        if receipt.refused is not None:
+            self.metrics.refused(receipt.refused)
             self.lateness.refused()
-            raise OverloadedError(f"{self.in_flight} requests are being answered, of {self.limits.in_flight} at most")
+            raise OverloadedError(f"{receipt.refused}: too many requests wait")
         self.in_flight += 1
         try:
             with self.slot.use() as model:
                 if version not in (None, model.version):
                     raise UnknownVersionError(f"version: must be {model.version}, but got {version}")
-                return await self._answer_on(model, body, header_length, whole_ns)
+                return await self._answer_on(model, body, header_length, receipt.received_ns)
         finally:
             self.in_flight -= 1
 
@@ -157,9 +178,14 @@ class Inference:
             return None
         return f"the model {old} stays open beside it: {left} of its requests are not answered yet"
 
-    async def _answer_on(self, model: Model, body: bytes, header_length: str | None, whole_ns: int | None) -> Encoded:
+    def _full(self, model: Model) -> str | None:
+        """Return the reason why there is no room for one more request, None where there is."""
+        if self.in_flight + self.waiting >= self.limits.in_flight:
+            return "in flight"
+        return str(Refusal.QUEUE_FULL) if self.waiting > model.queue_on_loop else None
+
+    async def _answer_on(self, model: Model, body: bytes, header_length: str | None, start: int) -> Encoded:
         statistics, begun = self._of(model.version), time.perf_counter_ns()
-        start = begun if whole_ns is None else whole_ns
         request = self.lateness.began(start)
         try:
             if len(body) <= _READ_HERE:
@@ -167,7 +193,7 @@ class Inference:
             else:
                 read = await asyncio.to_thread(self._read, model, body, header_length)
             after_reading = time.perf_counter_ns()
-            scores, together = await self._scores(model, read, len(body))
+            scores, together = await self._scores(model, read, len(body), start)
             before_writing = time.perf_counter_ns()
             output = model.bundle.manifest.output.name
             encoded = write_response(self.name, model.version, read.request, output, scores)
@@ -194,11 +220,11 @@ class Inference:
         request = read_request(body, header_length, (model.bundle.manifest.output.name,))
         return _Read(request, *check_inputs(model.bundle.inputs, request.inputs, self.limits, model.repeats_user))
 
-    async def _scores(self, model: Model, read: _Read, length: int) -> tuple[Array, int]:
+    async def _scores(self, model: Model, read: _Read, length: int, start: int) -> tuple[Array, int]:
         now = time.perf_counter_ns()
         loop_ns, load, at_once = self._loop_load.turns_ns(now), model.pool.load, False
         try:
-            pending = model.submit(read.arrays, read.rows, loop_ns)
+            pending = model.submit(read.arrays, read.rows, loop_ns + now - start)
             at_once = pending.done()
             scores = pending.result() if at_once else await asyncio.wrap_future(pending)
         except RefusedError as error:

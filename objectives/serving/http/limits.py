@@ -17,7 +17,7 @@ class Limits:
 
     body_bytes: bytes of a request's body, and of its arrays once bags are padded and the user's row is repeated
     rows: rows of a request
-    in_flight: requests that are answered at the same time
+    in_flight: requests that have arrived and are not answered
     body_seconds: time in which a body must arrive
     header_bytes: bytes of a request's line and headers
     header_seconds: time in which they must arrive

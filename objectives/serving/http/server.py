@@ -23,7 +23,7 @@ from objectives.serving.control.elastic import Elastic
 from objectives.serving.http.app import Application, Endpoints
 from objectives.serving.http.follower import follow
 from objectives.serving.http.inference import Inference
-from objectives.serving.http.intake.connection import Connection
+from objectives.serving.http.intake.connection import Connection, Gate
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.mirror import Mirror, running
 from objectives.serving.http.model import Model
@@ -94,7 +94,7 @@ def serve(
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
-        config = http_config(endpoints, limits, endpoints.turns_away)
+        config = http_config(endpoints, limits, endpoints)
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
         swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
@@ -108,18 +108,16 @@ def serve(
     return not left
 
 
-def http_config(
-    app: Application, limits: Limits, turns_away: Callable[[str, int], bool | None] = lambda path, length: None
-) -> uvicorn.Config:
+def http_config(app: Application, limits: Limits, gate: Gate | None = None) -> uvicorn.Config:
     """Return the settings of uvicorn, with its parser and its event loop in C, for an ASGI application.
 
     Args:
-        turns_away: as for a `Connection`
+        gate: as for a `Connection`
     """
     return uvicorn.Config(
         app,
         # Called like a class.
-        http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits, turns_away=turns_away)),
+        http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits, gate=gate)),
         loop="uvloop",
         interface="asgi3",
         lifespan="off",

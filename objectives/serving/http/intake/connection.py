@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,10 +20,21 @@ def _response(status: int, reason: str, more: str = "") -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-# Keys of a request's state in the scope of ASGI: whether `turns_away` let it pass, and the nanoseconds of
-# `time.perf_counter_ns` at the last byte of its body.
-PASSED, WHOLE_NS = "leanrec.passed", "leanrec.whole_ns"
+# Key of the gate's receipt in the state of a request's scope.
+RECEIPT = "leanrec.receipt"
 _BUSY = _response(503, "too many requests wait", f"Retry-After: {RETRY_AFTER}\r\n")
+
+
+class Gate(Protocol):
+    """What decides on requests before they are handled."""
+
+    def turns_away(self, path: str, length: int) -> bool:
+        """Refuse a request to infer, given the length of its body, and return whether it was."""
+        ...
+
+    def received(self, path: str) -> object:
+        """Note that a request is whole, and return its receipt, if it gets one."""
+        ...
 
 
 class Connection(HttpToolsProtocol):
@@ -34,9 +43,8 @@ class Connection(HttpToolsProtocol):
     A new one that stays silent for as long as headers may take is closed without a word.
 
     Args:
-        turns_away: refuses a request to infer, given its path and the length of its body, and returns whether it did,
-            or None for a request that it takes no notice of; where it did, the client is told at once, and what it
-            still sends of the body is dropped
+        gate: the client of a request that it turns away is told at once, and what it still sends of the body is
+            dropped; None to handle all requests
     """
 
     def __init__(
@@ -47,10 +55,10 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: Limits,
-        turns_away: Callable[[str, int], bool | None],
+        gate: Gate | None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits, self._turns_away = limits, turns_away
+        self._limits, self._gate = limits, gate
         # Whether a message has ever begun; one is under way, its headers are, it is being answered already, its body is
         # dropped; and whether the connection is about to be closed.
         self._begun = self._in_message = self._in_headers = self._handed_on = self._dropping = self._refused = False
@@ -94,13 +102,11 @@ class Connection(HttpToolsProtocol):
         if not self._check_header_bytes(len(self.url) + sum(len(name) + len(value) for name, value in self.headers)):
             return
         length = self._length_to_infer()
-        refused = None if length is None else self._turns_away(self.url.decode("latin-1"), length)
-        if refused:
+        if length is not None and self._gate is not None and self._gate.turns_away(self._path, length):
             self._dropping = True
             self._start_timer(self._limits.body_seconds)
             self.transport.write(_BUSY)
         else:
-            self._state[PASSED] = refused is not None
             super().on_headers_complete()
             self._handed_on = True
 
@@ -119,17 +125,17 @@ class Connection(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
         else:
-            self._state[WHOLE_NS] = time.perf_counter_ns()
+            # One that comes before the answer to the last is noted when its turn comes.
+            if self._gate is not None and not self.pipeline and self._answering:
+                self.scope["state"][RECEIPT] = self._gate.received(self._path)
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "request: must be of HTTP/1.1, but cannot be read as such")
 
     @property
-    def _state(self) -> dict[str, Any]:
-        """State of the request that is read."""
-        state: dict[str, Any] = self.scope["state"]
-        return state
+    def _path(self) -> str:
+        return self.url.decode("latin-1")
 
     @property
     def _answering(self) -> bool:

@@ -19,6 +19,11 @@ def _kept(elapsed_ns: int) -> float:
     return math.exp(-elapsed_ns / (1e9 * _SECONDS))
 
 
+async def reading_done() -> None:
+    """Return between the event loop's next reading and the handling of what it has read, all of which waits then."""
+    await asyncio.sleep(0)
+
+
 class LoopLoad:
     """Estimate of how long a request waits for the event loop.
 
@@ -33,8 +38,8 @@ class LoopLoad:
         self._reading_ns: int | None = None
         self._handling_ns = self._updated_ns = 0
         self._mean_ns = self._turn_ns = 0.0
-        # Whether requests came since the start of this reading.
-        self._came = False
+        # Whether requests arrived since the start of this reading.
+        self._any_arrived = False
 
     def turns_ns(self, now_ns: int) -> int:
         """Return the nanoseconds that a request waits to be read, and its answer to be sent: two mean turns."""
@@ -44,7 +49,7 @@ class LoopLoad:
         """Return the milliseconds that the loop will have taken when a request that is read now is answered."""
         if self._first:
             self._begin_reading(now_ns)
-        self._came = True
+        self._any_arrived = True
         return (2 * self._turn_ns + (self._read + 1) * self._mean_ns) / 1e6
 
     def stays(self) -> None:
@@ -59,12 +64,12 @@ class LoopLoad:
             # One pause of the process is no slow request.
             most_ns = _MOST_TIMES * self._mean_ns if self._mean_ns else taken_ns
             self._mean_ns += _NEWEST * (min(taken_ns, most_ns) - self._mean_ns)
-        elif self._came:
+        elif self._any_arrived:
             # All were refused: what is expected of the next has to become less, until one is handled again.
             self._mean_ns *= kept
         turn_ns = 0 if self._reading_ns is None else now_ns - self._reading_ns
         self._turn_ns = kept * self._turn_ns + (1 - kept) * turn_ns
-        self._came = False
+        self._any_arrived = False
         self._first, self._reading_ns, self._updated_ns = False, now_ns, now_ns
         asyncio.get_running_loop().call_soon(self._begin_handling)
 
