@@ -28,16 +28,20 @@ from objectives.serving.pool import Pool
 from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import InstanceGroup, Placement
 
-# Requests of the open loop, and for each replica when all are busy.
-_OPEN_REQUESTS = 200
-_BUSY_REQUESTS = 60
+# Seconds of the open loop, its fewest requests for each replica and its most in all; and requests for each replica when
+# all are busy.
+_OPEN_SECONDS = 0.15
+_FEWEST_REQUESTS, _MOST_REQUESTS = 80, 200
+_BUSY_REQUESTS = 40
 # Utilisation of the open loop, at which some runs find a replica idle and others do not.
 _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
-_RESTED_SECONDS = 0.25
-# Some of these requests find a replica busy, which are no rested runs.
-_RESTED_FEWEST = FEWEST_RUNS * 3 // 2
+_RESTED_SECONDS = 0.15
+# A few of these requests find a replica busy, which are no rested runs.
+_RESTED_FEWEST = FEWEST_RUNS + 4
+# Seconds after which the machine may have another speed, so that earlier service times of the baseline no longer count.
+_FRESH_SECONDS = 2.0
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
@@ -59,6 +63,26 @@ class Observed:
         return scores
 
 
+class _Baseline:
+    """Timer of the baseline's service time, which goes on from one curve to the next while its pool stays open."""
+
+    pool: Pool | None = None
+    timer: ServiceTimer
+    timed_s = 0.0
+
+
+def _baseline_ms(pool: Pool, placement: Placement, requests: Sequence[Request]) -> float:
+    """Return the baseline's service time: the median of this look and of the two before, if they are recent."""
+    kept, target = _Baseline, load_target(pool, placement, requests)
+    target.settle()
+    if kept.pool is not pool:
+        kept.pool, kept.timer = pool, ServiceTimer(target, requests)
+    elif time.monotonic() - kept.timed_s > _FRESH_SECONDS:
+        kept.timer.restart()
+    found, kept.timed_s = kept.timer(), time.monotonic()
+    return found
+
+
 def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
     """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile, whose
     pool stays open for the next such request.
@@ -74,19 +98,14 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
 
     with quiet():
         baseline = kept_open(request.baseline, requests)
-        beside = load_target(baseline, request.baseline.placement, requests)
-        beside.settle()
-        timer = ServiceTimer(beside, requests)
-        looks = [timer()]
+        looks = [_baseline_ms(baseline, request.baseline.placement, requests)]
         rate_rps = 1000 * request.share / looks[0]
 
         def run() -> ServiceCurve:
             return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps)
 
         curve = least_disturbed(run, _CALM, InterferenceMonitor)
-        beside.settle()
-        timer.restart()
-        looks.append(timer())
+        looks.append(_baseline_ms(baseline, request.baseline.placement, requests))
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
     return ServiceCurveResponse(curve.scaled(factor), baseline_ms)
@@ -130,10 +149,11 @@ def measure_service_curve(
         target = load_target(pool, placement, requests)
         target.settle()
         # With the smallest and the largest of all, so that every size lies between two that were measured.
-        some = drawn_requests(requests, _OPEN_REQUESTS, seed)
+        some = drawn_requests(requests, _MOST_REQUESTS, seed)
         some[:2] = min(requests, key=rows_of), max(requests, key=rows_of)
         mean_ms = float(target.closed_loop(some[:20]).mean())
         rate = _SHARE * 1000 * instance_group.replicas / mean_ms
+        some = some[: max(_FEWEST_REQUESTS * instance_group.replicas, int(rate * _OPEN_SECONDS))]
         apart = gaps(Traffic(), rate, len(some), seed)
         together = np.ones(_BUSY_REQUESTS * instance_group.replicas, dtype=np.int64)
         parts = [
@@ -142,7 +162,7 @@ def measure_service_curve(
         ]
         rested = None
         if rate_rps is not None and rate_rps < rate / _RESTED:
-            count = min(max(int(rate_rps * _RESTED_SECONDS), _RESTED_FEWEST), _OPEN_REQUESTS)
+            count = min(max(int(rate_rps * _RESTED_SECONDS), _RESTED_FEWEST), _MOST_REQUESTS)
             apart = gaps(Traffic(), rate_rps, count, seed)
             rested = Runs(*_play(target, engines, drawn_requests(requests, count, seed, 2), apart))
     return ServiceCurve.fit(Runs(*(np.concatenate(column) for column in zip(*parts, strict=True))), rested)
