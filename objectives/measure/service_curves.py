@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from objectives.arrays import Arrays
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
-from objectives.measure.deployment import kept_open, load_target, quiet, warm_up
+from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LiveTarget
-from objectives.measurement.pace import ServiceTimer
 from objectives.measurement.service_curve import FEWEST_RUNS, Runs, ServiceCurve
 from objectives.records import rows_of
 from objectives.serving.engines import open_replica
@@ -40,8 +39,6 @@ _RESTED = 3.0
 _RESTED_SECONDS = 0.15
 # A few of these requests find a replica busy, which are no rested runs.
 _RESTED_FEWEST = FEWEST_RUNS + 4
-# Seconds after which the machine may have another speed, so that earlier service times of the baseline no longer count.
-_FRESH_SECONDS = 2.0
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
@@ -63,26 +60,6 @@ class Observed:
         return scores
 
 
-class _Baseline:
-    """Timer of the baseline's service time, which goes on from one curve to the next while its pool stays open."""
-
-    pool: Pool | None = None
-    timer: ServiceTimer
-    timed_s = 0.0
-
-
-def _baseline_ms(pool: Pool, placement: Placement, requests: Sequence[Request]) -> float:
-    """Return the baseline's service time: the median of this look and of the two before, if they are recent."""
-    kept, target = _Baseline, load_target(pool, placement, requests)
-    target.settle()
-    if kept.pool is not pool:
-        kept.pool, kept.timer = pool, ServiceTimer(target, requests)
-    elif time.monotonic() - kept.timed_s > _FRESH_SECONDS:
-        kept.timer.restart()
-    found, kept.timed_s = kept.timer(), time.monotonic()
-    return found
-
-
 def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
     """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile, whose
     pool stays open for the next such request.
@@ -97,15 +74,14 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
         return open_replica(Path(measured.model), group, measured.placement.embedding_device, measured.compute)
 
     with quiet():
-        baseline = kept_open(request.baseline, requests)
-        looks = [_baseline_ms(baseline, request.baseline.placement, requests)]
+        looks = [kept_service_ms(request.baseline, requests)]
         rate_rps = 1000 * request.share / looks[0]
 
         def run() -> ServiceCurve:
             return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps)
 
         curve = least_disturbed(run, _CALM, InterferenceMonitor)
-        looks.append(_baseline_ms(baseline, request.baseline.placement, requests))
+        looks.append(kept_service_ms(request.baseline, requests))
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
     return ServiceCurveResponse(curve.scaled(factor), baseline_ms)

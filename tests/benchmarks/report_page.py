@@ -5,8 +5,9 @@
 A synthetic study with so many trials, of which a share was measured and the others stopped or failed, is written as a
 page and opened in headless Chromium several times. Printed: seconds to write it, its size, and the median and the
 longest of the milliseconds from the start of the navigation to the answer and the first page of the table, and until
-all figures near the window are drawn, if there are any; of what each further figure takes from the moment that it is
-scrolled to; and of what a changed limit and a selection take until answer and table show them once all are drawn.
+no figure near the window is left to draw; of what each further figure takes from the moment that it is scrolled to,
+with others that come near the window then; and of what a changed limit and a selection take until answer and table
+show them once all are drawn.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tests.serving_tests.test_pool import SOON
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-9, 3e-7, 2e-6, -1.0])
 def test_a_brief_wait_ends(seconds: float) -> None:
-    """With the lock of a `queue.SimpleQueue`, one of 300 ns did not end."""
+    """A wait of 300 ns did not end with a `queue.SimpleQueue`."""
 
     def wait_often() -> None:
         wakeup = Wakeup()

@@ -177,8 +177,7 @@ class Elastic:
 
     async def _swap(self, model: Model, inference: Inference, metrics: ControllerMetrics, event: str) -> None:
         """Serve a model from the next request on, and return once the old one is closed."""
-        for line in model.bundle.warnings:
-            self._say(f"warning: {line}")
+        model.tell_warnings(self._say)
         self._note(metrics)
         inference.metrics.swapped("done")
         option = self._plan.control.options[self._serving]

@@ -138,7 +138,7 @@ class Inference:
         """Answer one request.
 
         Args:
-            receipt: of the request, from which on its time counts; None for now
+            receipt: what `receive` returned when the request was whole; None to receive it now
 
         Raises:
             RequestError: it is not what the model takes.

@@ -105,6 +105,11 @@ class Model:
             "outputs": [tensor],
         }
 
+    def tell_warnings(self, say: Callable[[str], None]) -> None:
+        """Call `say` with each warning of the bundle on this machine."""
+        for line in self.bundle.warnings:
+            say(f"warning: {line}")
+
     def close(self) -> None:
         """Finish the submitted requests, then release the engines."""
         self.pool.close()

@@ -90,7 +90,7 @@ def serve(
         _check_name(name)
     with _listen(host, port) as listener:
         model = Model.open(find(), limits.placed) if elastic is None else elastic.open(limits.placed)
-        _warn(model, say)
+        model.tell_warnings(say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
@@ -222,7 +222,7 @@ class _Swapper:
             self._say(f"the model stays {self._inference.slot.model.version}: {reason}")
             return
         metrics.swapped("done")
-        _warn(model, self._say)
+        model.tell_warnings(self._say)
         self._say(f"the model is {model.version} from now on")
         if (left := await self._inference.swap(model)) is not None:
             self._say(left)
@@ -275,11 +275,6 @@ def _spare_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTIONS)
-
-
-def _warn(model: Model, say: Say) -> None:
-    for line in model.bundle.warnings:
-        say(f"warning: {line}")
 
 
 def _check_name(name: str) -> None:

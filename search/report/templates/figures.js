@@ -62,9 +62,9 @@ function drawNext() {
     draw(next);
     nearing.unobserve(next.element);
     setTimeout(drawNext);
-  } else if (!document.documentElement.dataset.drawn) {
-    mark('drawn', 'near', 'figures near the window');
+    return;
   }
+  if (!document.documentElement.dataset.drawn) mark('drawn', 'near', 'figures near the window');
   if ([...figures.values()].every(({ drawn }) => drawn)) mark('drawn', 'all', 'all figures');
 }
 

@@ -26,7 +26,7 @@ _BUSY = _response(503, "too many requests wait", f"Retry-After: {RETRY_AFTER}\r\
 
 
 class Gate(Protocol):
-    """What decides on requests before they are handled."""
+    """Decides which requests are refused by their headers, and notes those that are whole."""
 
     def turns_away(self, path: str, length: int) -> bool:
         """Refuse a request to infer, given the length of its body, and return whether it was."""
