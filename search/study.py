@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
 from search.front import resolved_front
+from search.samplers.drawn import Drawn
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.importance import importance
 from search.samplers.knob_importance import KnobImportance
@@ -31,8 +32,8 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 # last one, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
-# Attribute of a trial that was enqueued as a starting point.
-_START = "start"
+# Attributes of a trial that was enqueued as a starting point, and of one that a run left open.
+_START, _INTERRUPTED = "start", "interrupted"
 # Fact: the sources of starting points whose points were enqueued.
 STARTED_FROM = "started_from"
 # Ended trials, the last ones, that a proposal is made from, besides all that were measured.
@@ -131,16 +132,34 @@ class Study:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if settled and not waiting:
             self._study.enqueue_trial(dict(settled))
-        if isinstance(self._sampler, ExpectedGainSampler) and not waiting:
+        elif isinstance(self._sampler, ExpectedGainSampler) and not waiting:
             front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
-            self._sampler.evidence = Evidence(space, ended, self._known, self._pending(), front)
+            evidence = Evidence(space, ended, self._known, self._pending(), front)
+            return self._begin(self._sampler.propose(evidence, self._chosen()))
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
             return trial, _candidate_of(trial)
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
+
+    def _chosen(self) -> int:
+        """Count the trials but those that were interrupted, whose choices were asked for again."""
+        return sum(_INTERRUPTED not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+
+    def _begin(self, drawn: Drawn) -> tuple[Trial, Candidate]:
+        """Begin the trial of a proposal: with all of its knobs in one transaction, since each may take 20 ms on a disk,
+        and a kill between two would leave part of a choice.
+        """
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(drawn.knobs),
+            distributions=dict(drawn.distributions),
+            user_attrs={"candidate": to_plain(drawn.candidate)},
+        )
+        identity = self._study._storage.create_new_trial(self._study._study_id, template)
+        return Trial(self._study, identity), drawn.candidate
 
     @property
     def reference_waits(self) -> bool:
@@ -187,6 +206,7 @@ class Study:
                 continue
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
+            trial.set_user_attr(_INTERRUPTED, True)
             self._close(trial, interrupted)
             if "reference" in frozen.user_attrs:
                 kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
@@ -228,7 +248,7 @@ class Study:
             self._ended = dict(sorted(self._ended.items()))
         if told.measurement is not None:
             self._measured = dict(sorted({**self._measured, trial.number: told}.items()))
-        if told.outcome.informative:
+        if told.outcome.informative or told.outcome.state == "failed":
             self._known.add(candidate)
 
     def begin_final(self) -> int:

@@ -1,8 +1,9 @@
-"""The builder process: trains and exports models. Run as `python -m objectives.build`."""
+"""The builder process: trains, exports and evaluates models. Run as `python -m objectives.build`."""
 
 from __future__ import annotations
 
 from objectives.build.custom_metric import evaluate_custom_metric
+from objectives.build.evaluate import evaluate, score
 from objectives.build.stages.graphs import export
 from objectives.build.stages.opened import open_once
 from objectives.build.stages.prepare import prepare
@@ -16,10 +17,20 @@ def custom_metric(request: jobs.CustomMetricRequest, progress: Progress) -> jobs
     return jobs.EvaluateResponse(evaluate_custom_metric(recommender, request))
 
 
+def evaluate_quality(request: jobs.EvaluateRequest, progress: Progress) -> jobs.EvaluateResponse:
+    return evaluate(request)
+
+
+def score_rows(request: jobs.ScoreRequest, progress: Progress) -> jobs.ScoreResponse:
+    return score(request)
+
+
 JOBS: Jobs = {
     jobs.PrepareRequest: prepare,
     jobs.FitRequest: fit,
     jobs.ExportRequest: export,
+    jobs.EvaluateRequest: evaluate_quality,
+    jobs.ScoreRequest: score_rows,
     jobs.CustomMetricRequest: custom_metric,
 }
 

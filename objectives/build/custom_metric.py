@@ -1,4 +1,4 @@
-"""Evaluation of the user's own metric on scores that the meter wrote: a builder's stage, since it runs user code."""
+"""Evaluation of the user's own metric on scores that were written before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from objectives.records import Quality
 
 
 def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest) -> Quality:
-    """Evaluate the custom metric on files of scores; the counterpart of `objectives.measure.evaluate.evaluate`.
+    """Evaluate the custom metric on files of scores; the counterpart of `objectives.build.evaluate.evaluate`.
 
     Raises:
         ValueError: the user's function fails.

@@ -1,6 +1,6 @@
-"""The meter process: evaluates, times and profiles model files. Run as `python -m objectives.measure`.
+"""The meter process: times and profiles model files. Run as `python -m objectives.measure`.
 
-Loads no torch and no user code: held-out rows and requests are plain arrays that a builder wrote.
+Loads no torch and no user code: requests are plain arrays that a builder wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, Progress, serve
 from objectives.measure.benchmark import benchmark, benchmark_group, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
-from objectives.measure.evaluate import evaluate, score
 from objectives.measure.served import serve_here
 from objectives.measure.service_curves import service_curve
 from objectives.measure.transport import transport
@@ -51,8 +50,6 @@ def _silent(work: Callable[[Any], Any]) -> Callable[[Any, Progress], Any]:
 
 JOBS: Jobs = {
     jobs.BenchmarkRequest: benchmark,
-    jobs.EvaluateRequest: _silent(evaluate),
-    jobs.ScoreRequest: _silent(score),
     jobs.ServiceCurveRequest: _silent(service_curve),
     jobs.TransportRequest: _silent(transport),
     jobs.GroupBenchmarkRequest: _silent(benchmark_group),

@@ -37,8 +37,6 @@ _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
 _RESTED_SECONDS = 0.15
-# A few of these requests find a replica busy, which are no rested runs.
-_RESTED_FEWEST = FEWEST_RUNS + 4
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
@@ -138,10 +136,19 @@ def measure_service_curve(
         ]
         rested = None
         if rate_rps is not None and rate_rps < rate / _RESTED:
-            count = min(max(int(rate_rps * _RESTED_SECONDS), _RESTED_FEWEST), _MOST_REQUESTS)
+            busy = rate_rps * mean_ms / 1000 / instance_group.replicas
+            fewest = rested_requests((1 - busy) ** instance_group.replicas)
+            count = min(max(int(rate_rps * _RESTED_SECONDS), fewest), _MOST_REQUESTS)
             apart = gaps(Traffic(), rate_rps, count, seed)
             rested = Runs(*_play(target, engines, drawn_requests(requests, count, seed, 2), apart))
     return ServiceCurve.fit(Runs(*(np.concatenate(column) for column in zip(*parts, strict=True))), rested)
+
+
+def rested_requests(share: float) -> int:
+    """Return the requests of which enough find all replicas idle, as this share of them does in the mean: in 97 of 100
+    draws or more.
+    """
+    return math.ceil((FEWEST_RUNS + 2 * math.sqrt(FEWEST_RUNS * (1 - share))) / share)
 
 
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]

@@ -89,9 +89,9 @@ def _through(candidate: Candidate, jobs: MeterJobs, workers: Workers, stages: _S
     ours = (artifact, candidate)
     scores = jobs.score(ours, "validation")
     if jobs.config.own and not jobs.prepared.custom_metric:
-        stages.run("evaluate", meter, jobs.evaluate(scores, 0.95))
+        stages.run("evaluate", builder, jobs.evaluate(scores, 0.95))
     else:  # of a built-in model, which is not trained here, the loss may be undefined
-        scored = stages.run("evaluate", meter, scores)
+        scored = stages.run("evaluate", builder, scores)
         if jobs.prepared.custom_metric:
             stages.run("metric", builder, jobs.evaluate_custom_metric(scored, "validation", 0.95, threads))
     for part in curve_parts(candidate.placement):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from objectives.jobs.protocol import Request
@@ -16,7 +15,7 @@ from search.explore.stages import Stages, seconds_name
 from search.study import Study
 from search.trials import EndedTrial
 from search.workers.meter_jobs import MeterJobs
-from search.workers.processes import Worker, wait
+from search.workers.processes import Clock, SystemClock, Worker
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -42,12 +41,14 @@ class Explorer:
         record: Callable[[EndedTrial], None],
         tick: Callable[[float], None],
         reserve: Callable[[], float] = lambda: 0.0,
+        clock: Clock | None = None,
     ) -> None:
         self._config, self._jobs, self._costs = jobs.config, jobs, costs
         self._space, self._study, self._screening = space, study, Screening(jobs.config, study)
         self._builders, self._meter = builders, meter
         self._stages = Stages(jobs, costs, self._screening, EarlyStopping(study, self._screening), threads)
         self._record, self._tick, self._reserve = record, tick, reserve
+        self._clock = clock or SystemClock()
         self._benchmarks = BenchmarkQueue(jobs, study, self._screening)
         self._running_trials: list[RunningTrial] = []
         self._screened: object = None
@@ -66,11 +67,11 @@ class Explorer:
             trials: number of trials to end in this call, in any state, without reference points; None for no limit
             spent_seconds: search time of earlier calls, for the trials' minutes
         """
-        start = time.monotonic()
+        start = self._clock.now()
         self._told, self._limit, reserve, closed = 0, trials, self._reserve(), False
         try:
             while True:
-                elapsed = time.monotonic() - start
+                elapsed = self._clock.now() - start
                 if (end := self._end()) is not None:
                     return end
                 closing = elapsed + reserve + self._benchmarks.expected_seconds(len(self._waiting)) >= seconds
@@ -84,13 +85,13 @@ class Explorer:
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
                     self._told += self._fill(elapsed + spent_seconds)
                     self._dispatch(elapsed)
-                wait([*self._builders, self._meter], _POLL_SECONDS)
-                minutes = (time.monotonic() - start + spent_seconds) / 60
+                self._clock.wait([*self._builders, self._meter], _POLL_SECONDS)
+                minutes = (self._clock.now() - start + spent_seconds) / 60
                 if ended := self._collect(minutes) + self._simulate(minutes) + self._screen(minutes):
                     self._told, reserve = self._told + ended, self._reserve()
-                self._tick(time.monotonic() - start)
+                self._tick(self._clock.now() - start)
         finally:
-            self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
+            self._study.note(search_seconds=self._clock.now() - start + spent_seconds)
             self._abort()
 
     def _end(self) -> str | None:
@@ -137,7 +138,6 @@ class Explorer:
             trial, candidate = self._study.ask(self._space, self._again(), known)
         else:
             trial, candidate = self._study.ask_reference()
-        trial.set_user_attr("candidate_id", candidate.id)
         running = RunningTrial(trial, candidate, "export")
         if candidate.id in self._known | {f.candidate.id for f in self._running_trials}:
             self._duplicates += 1

@@ -16,18 +16,19 @@ from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
 # The cost of new weights is simulated before they are trained, from a service curve for each instance group. A training
-# may be judged after its first epochs. Evaluation is one stage, or two with a custom metric: the meter scores, and a
-# builder evaluates.
+# may be judged after its first epochs. Evaluation is one stage, or two with a custom metric.
 Stage = Literal[
     "export_untrained", "curve", "fit_early", "export_early", "evaluate_early", "fit", "export", "evaluate", "score",
     "custom_metric", "benchmark",
 ]  # fmt: skip
 # The shorter ones first.
-BUILDING: tuple[Stage, ...] = ("custom_metric", "export_untrained", "export_early", "export", "fit_early", "fit")
+BUILDING: tuple[Stage, ...] = (
+    "custom_metric", "export_untrained", "evaluate_early", "evaluate", "score", "export_early", "export", "fit_early",
+    "fit",
+)  # fmt: skip
 # Evaluation of many users takes as long as training.
 LONG: tuple[Stage, ...] = ("fit_early", "evaluate_early", "fit", "evaluate", "score", "custom_metric")
 _FITS: tuple[Stage, ...] = ("fit_early", "fit")
-_MEASURING: tuple[Stage, ...] = ("curve", "evaluate_early", "evaluate", "score")
 # Stages that have the machine to themselves.
 TIMING: tuple[Stage, ...] = ("benchmark", "curve")
 
@@ -77,7 +78,7 @@ def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_i
     fits, never two fits of the same weights, or of slices of one elastic network, the first of which trains it."""
     waiting = [f for f in running_trials if f.worker is None]
     fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage in _FITS}
-    measuring = (f for stage in _MEASURING for f in waiting if meter_idle and f.stage == stage)
+    measuring = (f for f in waiting if meter_idle and f.stage == "curve")
     free = [f for f in waiting if builders_idle and not (f.stage in _FITS and _fitted(f) in fitting)]
     building = (f for stage in BUILDING for f in free if f.stage == stage)
     return next(itertools.chain(measuring, building), None)

@@ -43,7 +43,7 @@ class Evidence:
     """Evidence of a study that a proposal is made from.
 
     ended: trials of the study, at least the last ones and all that were measured
-    known: candidates of all trials that told something
+    known: candidates of all trials that told something, or failed
     pending: candidates of trials that are under way
     front: numbers of the trials on the front
     """
@@ -56,13 +56,16 @@ class Evidence:
 
 
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
-    """Sampler over a study's whole space; `evidence` is set before each ask.
+    """Sampler over a study's whole space.
+
+    `propose` returns a candidate from given evidence. Through Optuna's own interface it proposes from `evidence`, which
+    is set before an ask.
 
     `gain_per_second` is the expected gain in hypervolume per second of the last candidate that was proposed by it; None
     before the first one.
 
-    A proposal depends on the seed, the number of the trial and the evidence only, so a resumed study goes on as one
-    that was not interrupted.
+    A proposal depends on the seed, its number and the evidence only, so a resumed study goes on as one that was not
+    interrupted.
     """
 
     evidence: Evidence | None = None
@@ -79,9 +82,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         self._proposed = None
         if self.evidence is None or "fixed_params" in trial.system_attrs:
             return {}
-        # The matrices are small, and the cores are the builders': threads would wait for one another.
-        with _linear_algebra().limit(limits=1, user_api="blas"):
-            self._proposed = self._propose(self.evidence, Random(f"{self._seed} {trial.number}"))
+        self._proposed = self.propose(self.evidence, trial.number)
         return dict(self._proposed.distributions)
 
     def sample_relative(
@@ -95,6 +96,12 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         """Return a random value of a knob that was not proposed."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+    def propose(self, evidence: Evidence, number: int) -> Drawn:
+        """Propose a candidate, given the number of those that were chosen before."""
+        # The matrices are small, and the cores are the builders': threads would wait for one another.
+        with _linear_algebra().limit(limits=1, user_api="blas"):
+            return self._propose(evidence, Random(f"{self._seed} {number}"))
 
     def _propose(self, evidence: Evidence, random: Random) -> Drawn:
         pool = _pool(evidence, random)

@@ -17,7 +17,7 @@ from search.samplers.kernel import Kernel, fitted
 DRAWS = 32
 # A model is fitted to so many of the last rows, to a step; its kernel to fewer, the last ones of a prefix that grows by
 # this factor.
-_MOST_ROWS, _ROWS_STEP = 400, 100
+MOST_ROWS, ROWS_STEP = 400, 100
 _SCALED_ROWS, _GROWTH = 120, 1.25
 
 
@@ -31,7 +31,7 @@ class GaussianProcess:
 
     def __init__(self, rows: Sequence[Features], targets: Floats, seed: int) -> None:
         """Fit the processes to (n, m) targets, in the order of their trials."""
-        first = -(-max(0, len(rows) - _MOST_ROWS) // _ROWS_STEP) * _ROWS_STEP
+        first = -(-max(0, len(rows) - MOST_ROWS) // ROWS_STEP) * ROWS_STEP
         rows, targets = rows[first:], targets[first:]
         self._names = sorted({name for row in rows for name in row})
         table = self._table(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -15,7 +15,7 @@ from search.config.loss_limits import Limits
 from search.expected_cost import QUALITY, correction, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
-from search.samplers.gaussian_process import GaussianProcess
+from search.samplers.gaussian_process import MOST_ROWS, ROWS_STEP, GaussianProcess
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 
@@ -68,13 +68,18 @@ class Surrogates:
         built = [of for of, trial in zip(self._of, self._ended, strict=True) if trial.outcome.artifact is not None]
         self._trained, self._exported = {of.weights for of in built}, {of.variant for of in built}
         by_cost, by_loss = {of.untrained: of for of in self._of}, {of.variant: of for of in self._of}
-        costed, judged = [by_cost[key] for key in self._costs], [by_loss[key] for key in self._losses]
+        costed = [by_cost[key] for key in self._costs]
         self._graphs = {of.graph for of in costed}
         self._curves = {(of.graph, part) for of in costed for part in of.parts}
-        self.cost_knobs, self.loss_knobs = [of.cost_knobs for of in costed], [of.loss_knobs for of in judged]
-        self.cost = GaussianProcess([of.cost_features for of in costed], np.array([*self._costs.values()]), seed)
+        # A long study has more simulated than the model takes, which are not to displace what was measured.
+        measured = {of.untrained for of, t in zip(self._of, self._ended, strict=True) if t.measurement is not None}
+        modelled = {key: self._costs[key] for key in newest([*self._costs], measured)}
+        self.cost_knobs = [by_cost[key].cost_knobs for key in modelled]
+        self.loss_knobs = [by_loss[key].loss_knobs for key in self._losses]
+        costs = np.array([*modelled.values()])
+        self.cost = GaussianProcess([by_cost[key].cost_features for key in modelled], costs, seed)
         losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
-        self.loss = GaussianProcess([of.loss_features for of in judged], losses, seed + 1)
+        self.loss = GaussianProcess([by_loss[key].loss_features for key in self._losses], losses, seed + 1)
 
     @property
     def objectives(self) -> int:
@@ -163,6 +168,14 @@ class Surrogates:
                     by_stage.setdefault("curve" if known else stage, []).append(seconds)
         means = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
         return defaultdict(lambda: 1.0, means)
+
+
+def newest(keys: Sequence[Hashable], kept: Collection[Hashable]) -> list[Hashable]:
+    """Return the keys that are kept and the newest of the others, in their order, as many as a model takes; the oldest
+    go some at a time, so that most proposals find the kernel that was fitted before."""
+    excess = -(-max(0, len(keys) - MOST_ROWS) // ROWS_STEP) * ROWS_STEP
+    dropped = set([key for key in keys if key not in kept][:excess])
+    return [key for key in keys if key not in dropped]
 
 
 class NoEvidenceError(ValueError):

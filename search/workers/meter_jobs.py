@@ -113,7 +113,7 @@ class MeterJobs:
     def evaluate_custom_metric(
         self, scored: requests.ScoreResponse, part: HeldPart, confidence: float, threads: int
     ) -> requests.CustomMetricRequest:
-        """Asks a builder for the metric on what the meter scored."""
+        """Asks a builder for the metric on what was scored."""
         how = self._holdout, part, self.config.seed, confidence
         return requests.CustomMetricRequest(self.task, threads, scored, *how)
 

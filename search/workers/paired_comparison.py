@@ -47,8 +47,8 @@ class PairedComparison:
         limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
         scores = jobs.score(ours, part, beside)
         if not jobs.prepared.custom_metric:
-            return call(self.meter, jobs.evaluate(scores, confidence), limit, say).quality
-        scored = call(self.meter, scores, limit, say)
+            return call(self.builder, jobs.evaluate(scores, confidence), limit, say).quality
+        scored = call(self.builder, scores, limit, say)
         asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
         return call(self.builder, asked, limit, say).quality
 

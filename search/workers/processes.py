@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, Protocol, TypeVar, cast
 
 from objectives.jobs.protocol import Request, response_type, write_request
 from search.errors import ConfigError, JobError, LostJobError
@@ -218,6 +218,26 @@ def call(worker: Worker, request: Request[Response], limit_seconds: float, say: 
         if done.wrong_input:
             raise ConfigError(done.error.partition(": ")[2])
         raise LostJobError(done.error) if done.lost else JobError(done.error)
+
+
+class Clock(Protocol):
+    """A clock, and the wait for workers in which its time passes."""
+
+    def now(self) -> float:
+        """Return the seconds since some moment."""
+
+    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
+        """Wait until one of the busy workers has sent something, or for some seconds."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
+        wait(workers, seconds)
 
 
 def wait(workers: Sequence[Worker], seconds: float) -> None:

@@ -44,8 +44,11 @@ BUILDER = """
 import sys
 sys.path[:0] = {paths!r}
 from objectives.jobs.protocol import serve
-from objectives.jobs.requests import ExportRequest, ExportResponse, FitRequest, FitResponse
+from objectives.jobs.requests import (
+    EvaluateRequest, EvaluateResponse, ExportRequest, ExportResponse, FitRequest, FitResponse
+)
 from objectives.records import Artifact
+from tests.search_tests.measurements import complete_outcome
 def log(*words):
     with open({log!r}, "a") as file:
         print(*words, file=file)
@@ -69,7 +72,12 @@ def export(request, progress):
     name = f"{{ms}}_{{value}}"
     size = 1000 // (2 if pruned else 1) // (4 if int8 else 1)
     return ExportResponse(Artifact(name, name + "/model.onnx", {{}}, size, 0.0), True)
-serve({{FitRequest: fit, ExportRequest: export}})
+def evaluate(request, progress):
+    assert (request.scores.part, request.confidence) == ("validation", 0.95)
+    pair = request.scores.candidate, request.scores.baseline
+    ours, theirs = (float(deployment.model.split("/")[-2].split("_")[1]) for deployment in pair)
+    return EvaluateResponse(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality)
+serve({{FitRequest: fit, ExportRequest: export, EvaluateRequest: evaluate}})
 """
 METER = """
 import sys
@@ -78,21 +86,17 @@ from dataclasses import replace
 from tests.ablation_tests.ablated import CHOSEN, PROFILE
 from tests.search_tests.measurements import complete_outcome
 from objectives.jobs.protocol import serve
-from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, EvaluateRequest, EvaluateResponse
+from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse
 def of(deployment):
     ms, value = map(float, deployment.model.split("/")[-2].split("_"))
     return ms * ({replicas} if deployment.placement.instance_group.replicas == 2 else 1), value
-def evaluate(request, progress):
-    assert (request.scores.part, request.confidence) == ("validation", 0.95)
-    ours, theirs = of(request.scores.candidate)[1], of(request.scores.baseline)[1]
-    return EvaluateResponse(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality)
 def benchmark(request, progress):
     assert (request.window.blocks, request.window.visits) == (20, 3) and not request.weighed
     progress("timed")
     ours, theirs = of(request.candidate)[0], of(request.baseline)[0]
     found = complete_outcome(ours / theirs, theirs / ours).measurement
     return BenchmarkResponse(found.latency, found.throughput, found.footprint)
-serve({{EvaluateRequest: evaluate, BenchmarkRequest: benchmark}})
+serve({{BenchmarkRequest: benchmark}})
 """
 QUIET = Console(quiet=True, as_json=True)
 

@@ -26,13 +26,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from objectives.build.evaluate import evaluate
 from objectives.build.stages import graphs as graphs_stage
 from objectives.build.stages import prepare as prepare_stage
 from objectives.build.stages import weights as weights_stage
 from objectives.build.stages.weights import ELASTIC_STAGE
 from objectives.jobs.requests import EvaluateRequest, ExportRequest, FitRequest, PrepareRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate
 from objectives.records import Artifact, Prepared
 from objectives.serving.devices import cores_allowed
 from objectives.task import Task

@@ -127,7 +127,7 @@ def report(home: Path, known: dict[int, str], lost: set[int], left: int, kinds: 
     with closing(sqlite3.connect(home / "mlruns/optuna.db")) as database:
         query = (
             "select a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id "
-            "where a.key = 'candidate_id' and t.state = 'COMPLETE'"
+            "where a.key = 'candidate' and t.state = 'COMPLETE'"
         )
         measured = Counter(value for (value,) in database.execute(query))
         (running,) = database.execute("select count(*) from trials where state = 'RUNNING'").fetchone()

@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from search.samplers.expected_gain import ExpectedGainSampler
+from search.samplers.drawn import Drawn
+from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.study import Study
 from spaces.domains import Choice, Float, Integer
 from spaces.search_space import SearchSpace
@@ -62,14 +61,12 @@ class TimedSampler(ExpectedGainSampler):
         self.ms: list[float] = []
         self._profile = profile
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def propose(self, evidence: Evidence, number: int) -> Drawn:
         start = time.process_time()
         if self._profile is None:
-            found = super().infer_relative_search_space(study, trial)
+            found = super().propose(evidence, number)
         else:
-            found = self._profile.runcall(super().infer_relative_search_space, study, trial)
+            found = self._profile.runcall(super().propose, evidence, number)
         self.ms.append(1000 * (time.process_time() - start))
         return found
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from objectives.bags import Bags, padded
 from objectives.build.baseline_checks import unlearnable
+from objectives.build.evaluate import evaluate
 from objectives.build.stages.opened import open_once
 from objectives.build.stages.weights import fitted_weights
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate
 from objectives.recommenders.user_model.padded_forward import own_forward
 from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.serving.bundle import verify, write_bundle

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from objectives.build.evaluate import evaluate
 from objectives.build.fit import TRAINING, Fitted
 from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
@@ -34,7 +35,6 @@ from objectives.build.technique_checks import TechniqueChecks
 from objectives.held_out_rows import read_held_out, read_requests
 from objectives.jobs.requests import EvaluateRequest, FitRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.records import Artifact, Prepared, Quality

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from objectives import onnx_graph
+from objectives.build.evaluate import evaluate
 from objectives.build.stages.opened import open_once
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
 from objectives.serving.bundle import read_bundle, verify, write_bundle
 from objectives.serving.bundle_files import BundleError, model_files

@@ -16,13 +16,13 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from objectives.build.custom_metric import evaluate_custom_metric
+from objectives.build.evaluate import evaluate, score
 from objectives.build.stages import opened as opened_stage
 from objectives.build.stages.opened import open_once
 from objectives.compression import export, traced_graphs
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
 from objectives.jobs.requests import CustomMetricRequest, EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Artifact, Prepared

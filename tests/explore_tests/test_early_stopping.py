@@ -140,7 +140,7 @@ def run(
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, epochs=8))
     script = answers(export=export, evaluate=evaluate, group_benchmark=each(lambda n: timed(0.5 - 0.001 * n, 2.0)))
-    _, told, _ = search(parts, script | changes, trials, monkeypatch)
+    _, told, _ = search(parts, script | changes, trials)
     return told, evaluated
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +22,6 @@ from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore import benchmark_groups
-from search.explore import explorer as explore
 from search.explore.benchmark_groups import BenchmarkQueue
 from search.explore.explorer import Explorer
 from search.explore.running_trial import RunningTrial, next_job
@@ -57,7 +57,7 @@ def test_measuring_comes_before_building() -> None:
     assert chosen.number == 2
     chosen = next_job(running_trials, 1, False)
     assert chosen is not None
-    assert chosen.number == 0
+    assert chosen.number == 1
 
 
 def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
@@ -148,21 +148,21 @@ def search(
     parts: dict[str, Any],
     script: Mapping[str, Any],
     trials: int,
-    monkeypatch: pytest.MonkeyPatch,
     limits: dict[str, float] | None = None,
     reserve: Callable[[], float] = lambda: 0.0,
+    now: Callable[[], float] = time.monotonic,
 ) -> Any:
-    """Run a search over scripted workers."""
+    """Run a search over scripted workers, which never wait."""
     log: list[tuple[str, str]] = []
     told: list[EndedTrial] = []
     builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
     meter: Any = Scripted("meter", log, script)
-    monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     workers = builders, meter, 1
     costs = cost_model(jobs, Path(parts["task"].home))
+    clock: Any = SimpleNamespace(now=now, wait=lambda workers, seconds: None)
     explorer = Explorer(
-        jobs, costs, parts["space"], parts["study"], *workers, told.append, lambda seconds: None, reserve
+        jobs, costs, parts["space"], parts["study"], *workers, told.append, lambda seconds: None, reserve, clock
     )
     end = explorer.run(60, trials, 0.0)
     for worker in (*builders, meter):
@@ -212,8 +212,8 @@ def answers(**changes: Any) -> dict[str, Any]:
     return good | changes
 
 
-def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    end, told, log = search(parts, answers(), 8, monkeypatch)
+def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any]) -> None:
+    end, told, log = search(parts, answers(), 8)
     assert "budget" in end
     complete = [t for t in told if t.outcome.state == "complete"]
     assert len(complete) >= 6
@@ -224,12 +224,12 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     )
     assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
     assert all(t.outcome.reused == ("export",) for t in complete)
-    assert {kind for kind, job in log if job in ("evaluate", "service_curve", "group_benchmark")} == {"meter"}
-    assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
+    assert {kind for kind, job in log if job in ("service_curve", "group_benchmark")} == {"meter"}
+    assert {kind for kind, job in log if job in ("fit", "export", "evaluate")} == {"builder"}
 
 
-def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, log = search(parts, answers(), 6, monkeypatch)
+def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any]) -> None:
+    _, _, log = search(parts, answers(), 6)
     timing = False
     for kind, job in log:
         if job in ("service_curve", "group_benchmark"):
@@ -261,18 +261,16 @@ def test_nothing_is_proposed_while_the_clock_runs(parts: dict[str, Any], monkeyp
 
     monkeypatch.setattr(Scripted, "poll", slow)
     monkeypatch.setattr(Study, "ask", noted)
-    search(parts, answers(), 8, monkeypatch)
+    search(parts, answers(), 8)
     assert len(asked) >= 8 and not any(asked)
 
 
-def test_learning_and_judging_may_take_longer_than_other_jobs(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learning_and_judging_may_take_longer_than_other_jobs(parts: dict[str, Any]) -> None:
     """Ranking many users for each score takes as long as learning does."""
     limits: dict[str, float] = {}
     parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
     for trials in (2, 8):
-        search(parts, answers(), trials, monkeypatch, limits)
+        search(parts, answers(), trials, limits)
     assert {job: limits[job] for job in ("fit", "export", "evaluate", "service_curve")} == {
         "fit": 700,
         "export": 70,
@@ -281,37 +279,35 @@ def test_learning_and_judging_may_take_longer_than_other_jobs(
     }
 
 
-def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(parts: dict[str, Any]) -> None:
     count = iter(range(1000))
     flaky = lambda a: "SIGSEGV" if next(count) % 2 else {"reused": False}  # noqa: E731
-    _, told, _ = search(parts, answers(fit=flaky), 10, monkeypatch)
+    _, told, _ = search(parts, answers(fit=flaky), 10)
     failed = [t for t in told if t.outcome.state == "failed"]
     assert failed
     assert all(t.outcome.reason == "SIGSEGV" for t in failed)
     assert any(t.outcome.state == "complete" for t in told)
 
 
-def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any]) -> None:
     measured = to_plain(complete_outcome().measurement)
     broken = timed() | {"latency": measured["latency"] | {"p95_ratio": float("inf")}}
-    _, told, _ = search(parts, answers(group_benchmark=each(lambda trial: broken)), 2, monkeypatch)
+    _, told, _ = search(parts, answers(group_benchmark=each(lambda trial: broken)), 2)
     assert all(t.outcome.state == "failed" and "p95_ratio" in (t.outcome.reason or "") for t in told)
 
 
-def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_space_ends_the_search(parts: dict[str, Any]) -> None:
     """Two widths and four placements of the baseline's weights: eight choices at most, none twice, then an end."""
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, pruning={}))
-    end, told, _ = search(parts, answers(), 500, monkeypatch)
+    end, told, _ = search(parts, answers(), 500)
     assert "50" in end
     complete = [t.candidate.id for t in told if t.outcome.state == "complete"]
     assert 4 <= len(complete) == len(set(complete)) <= 8
     assert all(t.outcome.reason for t in told if t.outcome.state == "stopped")
 
 
-def test_each_point_is_benchmarked_in_one_visit(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_point_is_benchmarked_in_one_visit(parts: dict[str, Any]) -> None:
     """Those of the front are benchmarked in more visits when the search is over."""
     asked: list[int] = []
 
@@ -323,15 +319,13 @@ def test_each_point_is_benchmarked_in_one_visit(parts: dict[str, Any], monkeypat
         assert arguments["window"]["visits"] == 1 and arguments["window"]["blocks"] == 20
         return each(numbers)(arguments)
 
-    _, told, _ = search(parts, answers(group_benchmark=scripted), 8, monkeypatch)
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 8)
     complete = [t for t in told if t.outcome.state == "complete"]
     assert len(complete) > 3 and Counter(asked) == Counter(t.number for t in complete)
     assert all((t.outcome.timings or "").endswith(f"trial-{t.number}.npz") for t in complete)
 
 
-def test_candidates_are_benchmarked_in_groups_beside_one_baseline(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_candidates_are_benchmarked_in_groups_beside_one_baseline(parts: dict[str, Any]) -> None:
     """A run ends with a group of those that are left."""
     groups: list[list[str]] = []
 
@@ -340,9 +334,9 @@ def test_candidates_are_benchmarked_in_groups_beside_one_baseline(
         assert len(arguments["candidates"]) == len(arguments["weighed"]) == len(arguments["recordings"])
         return each(lambda trial: timed(0.9 - 0.01 * trial, 2.0))(arguments)
 
-    search(parts, answers(group_benchmark=scripted), 2, monkeypatch)
+    search(parts, answers(group_benchmark=scripted), 2)
     assert list(map(len, groups)) == [2]
-    _, told, _ = search(parts, answers(group_benchmark=scripted), 15, monkeypatch)
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 15)
     complete = [t for t in told if t.outcome.state == "complete"]
     assert sum(map(len, groups)) == len(complete) + 2 and len(groups) < len(complete)
     assert all(t.outcome.measurement.latency.p95_ratio == pytest.approx(0.9 - 0.01 * t.number) for t in complete)
@@ -350,12 +344,10 @@ def test_candidates_are_benchmarked_in_groups_beside_one_baseline(
     assert {t.outcome.seconds["time"] for t in complete} <= set(seconds.values()), "each has its share of the time"
 
 
-def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(parts: dict[str, Any]) -> None:
     """The six of which most is expected come first, and none while benchmarks have had half of the time."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
-    search(parts, answers(), 2, monkeypatch)
+    search(parts, answers(), 2)
     queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
     waiting = [running(number, "benchmark", 0.1 * number) for number in range(1, 9)]
     for one in waiting:
@@ -395,12 +387,12 @@ def test_an_interruption_while_a_group_is_recorded_loses_none_of_it(
 
     monkeypatch.setattr(Explorer, "__init__", make)
     with pytest.raises(KeyboardInterrupt):
-        search(parts, answers(), 4, monkeypatch)
+        search(parts, answers(), 4)
     states = [t.outcome.state for t in parts["study"].ended()]
     assert len(recorded) == 1 and states == ["complete"] * 4
 
 
-def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any]) -> None:
     """One candidate crashes the meter: the others have their numbers."""
     asked: list[list[int]] = []
 
@@ -408,7 +400,7 @@ def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any], monk
         asked.append([int(Path(name).stem.removeprefix("trial-")) for name in arguments["recordings"]])
         return "SIGSEGV" if 3 in asked[-1] else each(lambda trial: timed(0.9 - 0.01 * trial, 2.0))(arguments)
 
-    _, told, _ = search(parts, answers(group_benchmark=scripted), 6, monkeypatch)
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 6)
     failed = {t.number: t.outcome.reason for t in told if t.outcome.state == "failed"}
     complete = {t.number for t in told if t.outcome.state == "complete"}
     assert failed == {3: "SIGSEGV"} and len(complete) == 5 and 3 not in complete
@@ -445,16 +437,14 @@ def test_a_half_of_a_group_has_only_those_that_still_wait(parts: dict[str, Any])
     assert queue.take([], False, 1.0) == []
 
 
-def test_what_waits_for_its_benchmark_is_dropped_for_a_better_one(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_for_its_benchmark_is_dropped_for_a_better_one(parts: dict[str, Any]) -> None:
     """Each is simulated to be faster than the one before, by more than the margin."""
     times = iter(0.8 * 0.7**number for number in range(1000))
-    search(parts, answers(), 2, monkeypatch)
+    search(parts, answers(), 2)
     script = answers(
         service_curve=lambda a: curve_answer(next(times)), group_benchmark=each(lambda trial: timed(0.9, 1.1))
     )
-    _, told, _ = search(parts, script, 12, monkeypatch)
+    _, told, _ = search(parts, script, 12)
     reasons = [t.outcome.reason or "" for t in told if t.outcome.state == "stopped" and t.outcome.evaluated]
     assert any(re.search(r"; trial \d+ is simulated at .* at no higher loss", reason) for reason in reasons)
 
@@ -463,17 +453,16 @@ def test_the_last_group_is_benchmarked_when_the_time_is_over(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three were evaluated by then: they are worth one more benchmark."""
-    search(parts, answers(), 2, monkeypatch)
+    search(parts, answers(), 2)
     evaluated: list[int] = []
 
     def counted(arguments: Mapping[str, Any]) -> Any:
         evaluated.append(1)
         return answers()["evaluate"](arguments)
 
-    clock = SimpleNamespace(monotonic=lambda: 0.0 if len(evaluated) < 3 else 1000.0)
-    monkeypatch.setattr(explore, "time", clock)
+    now = lambda: 0.0 if len(evaluated) < 3 else 1000.0  # noqa: E731
     monkeypatch.setattr(benchmark_groups, "_FEWEST", 100)
-    end, told, log = search(parts, answers(evaluate=counted), 50, monkeypatch)
+    end, told, log = search(parts, answers(evaluate=counted), 50, now=now)
     assert end == "the budget is spent"
     assert [job for _, job in log].count("group_benchmark") == 1
     assert len([t for t in told if t.outcome.state == "complete"]) == 3
@@ -483,9 +472,8 @@ def test_a_group_waits_for_a_search_that_goes_on_after_all(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first group at the end leaves a smaller front, whose final benchmark takes less: another one is its end."""
-    search(parts, answers(), 2, monkeypatch)
+    search(parts, answers(), 2)
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(explore, "time", SimpleNamespace(monotonic=lambda: clock.now))
     groups: list[float] = []
     # Each is a little faster than the one before, so that none is dominated.
     times = iter(0.5 * 0.99**number for number in range(10_000))
@@ -504,22 +492,20 @@ def test_a_group_waits_for_a_search_that_goes_on_after_all(
     monkeypatch.setattr(BenchmarkQueue, "expected_seconds", lambda queue, waiting: 1.0)
     # None is complete before the time is over.
     monkeypatch.setattr(benchmark_groups, "_FEWEST", 100)
-    end, told, _ = search(parts, script, 500, monkeypatch, reserve=reserve)
+    end, told, _ = search(parts, script, 500, reserve=reserve, now=lambda: clock.now)
     assert end == "the budget is spent" and groups[0] < 20 and groups[-1] > 50
     assert not [t for t in told if "the run ended" in (t.outcome.reason or "") and t.outcome.evaluated]
 
 
-def test_a_search_leaves_the_reserved_time(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_leaves_the_reserved_time(parts: dict[str, Any]) -> None:
     """Nothing is begun where the reserve is all of the time, and it is asked for again after each trial."""
     reserves = iter([0.0] * 3 + [60.0] * 100)
-    end, told, _ = search(parts, answers(), 50, monkeypatch, reserve=lambda: next(reserves))
+    end, told, _ = search(parts, answers(), 50, reserve=lambda: next(reserves))
     assert end == "the budget is spent" and 1 <= len(told) < 50
     assert next(reserves) == 60.0
 
 
-def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(parts: dict[str, Any]) -> None:
     """The variance between the baseline's visits has two degrees of freedom, by the formula of `statistics`; what is
     believed before has four, of 16%."""
     noises: list[Any] = []
@@ -532,16 +518,16 @@ def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
         return each(lambda trial: found)(arguments)
 
     for _ in range(2):
-        search(parts, answers(group_benchmark=scripted), 1, monkeypatch)
+        search(parts, answers(group_benchmark=scripted), 1)
     assert noises[0] == {"variance": pytest.approx(0.16**2), "degrees": 4}
     variance = statistics.variance(math.log(ratio) for ratio in visits)
     assert noises[1] == {"variance": pytest.approx((4 * 0.16**2 + 2 * variance) / 6), "degrees": 6}
 
 
-def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any]) -> None:
     """Later candidates that are known to lose too much are stopped, and not built again."""
     quality = to_plain(replace(complete_outcome().measurement.quality, loss=0.5, loss_interval=(0.4, 0.6)))
-    _, told, log = search(parts, answers(evaluate=lambda a: {"quality": quality, "reused": False}), 12, monkeypatch)
+    _, told, log = search(parts, answers(evaluate=lambda a: {"quality": quality, "reused": False}), 12)
     states = {t.number: t.outcome.state for t in told}
     measured = [number for number, state in states.items() if state == "complete" and number > 0]
     first = min(measured)
@@ -555,9 +541,9 @@ def slow(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return curve_answer(4.9)
 
 
-def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, first, _ = search(parts, answers(), 2, monkeypatch)
-    _, told, _ = search(parts, answers(service_curve=slow), 12, monkeypatch)
+def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any]) -> None:
+    _, first, _ = search(parts, answers(), 2)
+    _, told, _ = search(parts, answers(service_curve=slow), 12)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.simulated]
     assert stopped
     assert all((t.outcome.reason or "").startswith("pruned: simulated at") for t in stopped)
@@ -567,11 +553,11 @@ def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any], monke
     again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
     parts["study"] = again
     known = {t.candidate.id for t in stopped}
-    _, later, _ = search(parts, answers(service_curve=slow), 4, monkeypatch)
+    _, later, _ = search(parts, answers(service_curve=slow), 4)
     assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
 
 
-def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any]) -> None:
     """The weights of which it is compared have the shape, and no training; the trained ones are not compared again."""
     exports: list[tuple[str, int]] = []
 
@@ -581,8 +567,8 @@ def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any], mo
             exports.append((str(weights["pruning"]["ratios"]), weights["distillation"]["epochs"]))
         return answers()["export"](arguments)
 
-    search(parts, answers(export=exported), 2, monkeypatch)
-    _, told, log = search(parts, answers(export=exported), 10, monkeypatch)
+    search(parts, answers(export=exported), 2)
+    _, told, log = search(parts, answers(export=exported), 10)
     known = [t for t in told if t.outcome.simulated]
     compared = [t for t in known if "cost" in t.outcome.seconds]
     assert compared and sum(job == "service_curve" for _, job in log) == len(compared)
@@ -592,14 +578,14 @@ def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any], mo
     assert any(epochs == 0 for _, epochs in others)
 
 
-def test_a_cost_that_is_known_is_not_compared_again(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cost_that_is_known_is_not_compared_again(parts: dict[str, Any]) -> None:
     """Candidates that differ in their training only cost the same, in a later run of the study too."""
     domains = {"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))}
     weights = replace(parts["space"].weights, pruning={"mlp": Choice((0.5,))}, distillation=domains)
     parts["space"] = replace(parts["space"], weights=weights)
     told, compared = [], 0
     for _ in range(2):
-        _, some, log = search(parts, answers(service_curve=slow), 20, monkeypatch)
+        _, some, log = search(parts, answers(service_curve=slow), 20)
         told += some
         compared += sum(job == "service_curve" for _, job in log)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.simulated]
@@ -608,9 +594,7 @@ def test_a_cost_that_is_known_is_not_compared_again(parts: dict[str, Any], monke
     assert len(kinds) - 1 <= compared <= len(kinds) + 4 < len(stopped)
 
 
-def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again(parts: dict[str, Any]) -> None:
     """The loss falls with each evaluation, by less than the data can show but for the tenth."""
     domains = {"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))}
     weights = replace(parts["space"].weights, pruning={"mlp": Choice((0.5,))}, distillation=domains)
@@ -627,7 +611,7 @@ def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again
         assert measured is not None
         return {"quality": to_plain(measured.quality), "reused": False}
 
-    told = [t for trials in (2, 30) for t in search(parts, answers(evaluate=evaluated), trials, monkeypatch)[1]]
+    told = [t for trials in (2, 30) for t in search(parts, answers(evaluate=evaluated), trials)[1]]
     trained = [t for t in told if t.candidate.weights.distillation and t.outcome.evaluated]
     losses = [t.outcome.evaluated.loss for t in trained if t.outcome.state == "complete"]
     assert len(trained) > 12 and len(losses) == 3 and losses[2] < losses[1] - 0.002, "the first run has two"
@@ -635,30 +619,26 @@ def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again
     assert all("differs in its training only" in (t.outcome.reason or "") for t in stopped)
 
 
-def test_weights_that_cannot_be_exported_untrained_are_trained(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_cannot_be_exported_untrained_are_trained(parts: dict[str, Any]) -> None:
     def exported(arguments: Mapping[str, Any]) -> Any:
         untrained = (arguments["candidate"]["weights"]["distillation"] or {}).get("epochs") == 0
         return "ParityError: all scores are equal" if untrained else answers()["export"](arguments)
 
-    _, told, _ = search(parts, answers(export=exported), 8, monkeypatch)
+    _, told, _ = search(parts, answers(export=exported), 8)
     assert not [t for t in told if t.outcome.state == "failed"]
     trained = [t for t in told if t.candidate.weights.distillation is not None]
     assert trained and {t.outcome.state for t in trained} == {"complete"}
 
 
-def test_a_simulation_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulation_tells_nothing_of_bytes(parts: dict[str, Any]) -> None:
     parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
     parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
-    _, told, _ = search(parts, answers(service_curve=slow), 8, monkeypatch)
+    _, told, _ = search(parts, answers(service_curve=slow), 8)
     assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
 
 
-def test_every_other_time_weights_that_there_are_run_in_another_way(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, told, _ = search(parts, answers(), 40, monkeypatch)
+def test_every_other_time_weights_that_there_are_run_in_another_way(parts: dict[str, Any]) -> None:
+    _, told, _ = search(parts, answers(), 40)
     drawn = [t.candidate for t in told if t.outcome.state == "complete" and t.candidate.weights.distillation]
     often = Counter(c.weights.id for c in drawn)
     assert max(often.values()) > 1, "pruning ratios are continuous: no weights come twice by chance"

@@ -25,14 +25,12 @@ def by_reference(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"artifact": to_plain(Artifact(key, f"{key}/model.onnx", {}, 900, 0.0)), "reused": False}
 
 
-def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(parts: dict[str, Any]) -> None:
     def time(trial: int) -> dict[str, Any]:
         return timed(5.0, 0.0) if trial == 1 else timed()
 
     begin(parts)
-    search(parts, answers(group_benchmark=each(time), export=by_reference), 4, monkeypatch)
+    search(parts, answers(group_benchmark=each(time), export=by_reference), 4)
     parts["study"].sweep()
     found = told(parts)
     point = found.rows[1]
@@ -43,24 +41,20 @@ def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.5])
-def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
-    loss: float, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(loss: float, parts: dict[str, Any]) -> None:
     """The candidate is recorded whether or not it is feasible, and the study opens again."""
     measured = complete_outcome(loss=loss).measurement
     assert measured is not None
     time = each(lambda trial: timed(5.0, 0.0) if trial > 0 else timed())
     evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
-    search(parts, answers(group_benchmark=time, evaluate=evaluate), 4, monkeypatch)
+    search(parts, answers(group_benchmark=time, evaluate=evaluate), 4)
     parts["study"].sweep()
     slow = [point for point in told(parts).points if point.throughput_ratio == 0]
     assert slow and all(point.money_per_million is None for point in slow)
     assert not any(point.on_front for point in slow)
 
 
-def test_an_objective_that_was_not_measured_is_a_failed_trial(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_objective_that_was_not_measured_is_a_failed_trial(parts: dict[str, Any]) -> None:
     """The p99 is missing because some requests were refused, of a candidate that loses too much besides."""
     objectives = ("latency_p99", "quality")
     parts["config"] = parts["config"].model_copy(update={"objectives": objectives})
@@ -73,6 +67,6 @@ def test_an_objective_that_was_not_measured_is_a_failed_trial(
         return found if trial == 0 else {**found, "latency": {**found["latency"], "p99_ratio": None}}
 
     evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
-    _, ended, _ = search(parts, answers(group_benchmark=each(time), evaluate=evaluate), 4, monkeypatch)
+    _, ended, _ = search(parts, answers(group_benchmark=each(time), evaluate=evaluate), 4)
     failed = [one.outcome for one in ended if one.outcome.state == "failed"]
     assert failed and all("latency_p99" in str(outcome.reason) for outcome in failed)

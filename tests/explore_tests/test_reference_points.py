@@ -167,9 +167,7 @@ def told(parts: dict[str, Any], **facts: Any) -> Front:
     return study_front(parts["config"], parts["study"])
 
 
-def test_reference_points_are_benchmarked_whatever_a_glance_says(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reference_points_are_benchmarked_whatever_a_glance_says(parts: dict[str, Any]) -> None:
     """A simple model that loses too much is not."""
     visits: Counter[str] = Counter()
 
@@ -184,7 +182,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
         export=exported,
         evaluate=losing({"popularity": 0.2, "base": 0.0}),
     )
-    search(parts, script, 6, monkeypatch)
+    search(parts, script, 6)
     rows = told(parts).rows
     ended = {row.knobs["weights.origin"]: row for row in rows[:5]}
     assert [row.state for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
@@ -195,9 +193,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     assert study.spent() == 5, "of six trials one is the baseline; reference points are none of the search's"
 
 
-def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(parts: dict[str, Any]) -> None:
     """The placement is benchmarked although a smaller model is faster."""
     parts["space"] = replace(parts["space"], precision=replace(parts["space"].precision, widths={}))
     fast = {"base": (0.55, 1.9), "small": (0.1, 9.0)}
@@ -221,11 +217,11 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     study = begin(parts)
     better = {**parts["space"].starts()[0], "placement.layout": "2x1"}
     script = answers(group_benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
-    search(parts, script, 2, monkeypatch)
+    search(parts, script, 2)
     before = told(parts)
     assert before.tuned_baseline is not None and before.tuned_baseline.trial == 1
     study.enqueue(better)
-    search(parts, script, 8, monkeypatch)
+    search(parts, script, 8)
     after = told(parts)
     tuned = after.tuned_baseline
     assert tuned is not None and tuned.p95_ratio == 0.55 and tuned.knobs["placement.replicas"] == 2
@@ -249,47 +245,41 @@ def test_a_reference_point_that_was_interrupted_is_asked_for_again() -> None:
     assert same == candidate and again.user_attrs["reference"] == QUANTIZED
 
 
-def test_reference_points_that_a_kill_interrupted_are_measured_within_a_budget_of_trials(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reference_points_that_a_kill_interrupted_are_measured_within_a_budget_of_trials(parts: dict[str, Any]) -> None:
     """They are enqueued again behind the starting points, which the budget does not reach."""
     study = begin(parts)
     for _ in range(4):
         study.ask(parts["space"])
     script = answers(export=exported, evaluate=losing({"base": 0.0}))
     study.sweep()
-    search(parts, script, 2, monkeypatch)
+    search(parts, script, 2)
     ended = {t.reference: t.outcome.state for t in study.ended() if t.reference and t.outcome.informative}
     assert set(ended) == {TUNED, QUANTIZED, "popularity", "logistic regression"}
     assert set(ended.values()) == {"complete"} and study.spent() <= 2 and not study.reference_waits
 
 
-def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(parts: dict[str, Any]) -> None:
     """Stopped and failed trials count as measured ones; choices made before count as nothing."""
     begin(parts)
     count = iter(range(1000))
     flaky = lambda a: "SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
     script = answers(fit=flaky, service_curve=slow, export=exported, evaluate=losing({}))
-    _, ended, _ = search(parts, script, 12, monkeypatch)
+    _, ended, _ = search(parts, script, 12)
     states = {t.outcome.state for t in ended}
     assert states == {"complete", "stopped", "failed"}
     assert parts["study"].spent() == 11
-    search(parts, script, 15 - 11, monkeypatch)
+    search(parts, script, 15 - 11)
     assert parts["study"].spent() == 15
 
 
-def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(parts: dict[str, Any]) -> None:
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
         base = ["base" in deployment["model"] for deployment in arguments["candidates"]]
         return response([timed(0.5, 2.0) if own else timed(0.1, 9.0) for own in base])
 
     begin(parts)
     script = answers(group_benchmark=time, export=exported, evaluate=losing({"base": 0.0, "popularity": 0.3}))
-    search(parts, script, 4, monkeypatch)
+    search(parts, script, 4)
     found = told(parts)
     _, first, *others = [verdict(found).headline, *verdict(found).sentences]
     assert re.search(r"logistic regression \(trial 4\) .*10%", first)

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from objectives.build.evaluate import evaluate, score
 from objectives.held_out_rows import HeldOut, write_held_out
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate, score
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.records import Artifact
 from objectives.serving.pool import Pool

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from objectives.build import evaluate as judging
+from objectives.build.evaluate import evaluate, run_blocks
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
 from objectives.jobs.requests import (
     BenchmarkRequest,
@@ -30,10 +32,8 @@ from objectives.jobs.requests import (
     VisitResponse,
 )
 from objectives.measure import benchmark as timing
-from objectives.measure import evaluate as judging
 from objectives.measure.benchmark import weigh
 from objectives.measure.deployment import Deployment, quiet, warm_up
-from objectives.measure.evaluate import evaluate, run_blocks
 from objectives.measurement import throughput
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window

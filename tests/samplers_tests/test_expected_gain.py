@@ -9,9 +9,11 @@ import optuna
 import pytest
 
 from search.samplers.drawn import draw
+from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.surrogates import NoEvidenceError, Surrogates
 from search.study import Study
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 from tests.samplers_tests.problem import LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
 from tests.search_tests.measurements import in_memory
 
@@ -47,6 +49,31 @@ def test_optuna_keeps_the_knobs_of_each_proposal() -> None:
     for trial in trials:
         assert SPACE.suggest(optuna.trial.FixedTrial(trial.params)) in {t.candidate for t in problem.study.ended()}
     assert all(trial.params for trial in trials)
+
+
+def test_a_proposal_begins_as_a_whole_trial() -> None:
+    """Knobs, distributions and candidate are there when the trial is, as another process reads it."""
+    problem = Problem("auto", 0)
+    for _ in range(6):
+        problem.step()
+    trial, candidate = problem.study.ask(SPACE)
+    frozen = problem.study._study.get_trials(deepcopy=False)[trial.number]
+    assert frozen.state == optuna.trial.TrialState.RUNNING
+    assert SPACE.suggest(optuna.trial.FixedTrial(frozen.params)) == candidate
+    assert frozen.user_attrs == {"candidate": to_plain(candidate)}
+
+
+def test_optuna_asks_for_the_same_proposal() -> None:
+    problem = Problem("auto", 0)
+    for _ in range(6):
+        problem.step()
+    ended = problem.study.ended()
+    evidence = Evidence(SPACE, ended, {trial.candidate for trial in ended}, (), {0})
+    study = optuna.create_study(sampler=ExpectedGainSampler(OBJECTIVES, LIMITS, 0), directions=["minimize"] * 3)
+    assert isinstance(study.sampler, ExpectedGainSampler)
+    study.sampler.evidence = evidence
+    asked = [SPACE.suggest(study.ask()) for _ in range(3)]
+    assert asked == [study.sampler.propose(evidence, number).candidate for number in range(3)]
 
 
 def test_a_study_without_a_baseline_is_explored_at_random() -> None:

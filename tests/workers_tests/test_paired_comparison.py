@@ -67,13 +67,14 @@ def test_a_ranking_of_many_users_may_take_as_long_as_learning(
     measured = complete_outcome().measurement
     assert measured is not None
     quality = {"quality": to_plain(measured.quality)}
-    meter: Any = Asked(evaluate=quality, score={"candidates": ["c.npy"], "baseline": "b.npy"})
-    builder: Any = Asked(custom_metric=quality)
+    meter: Any = Asked()
+    builder: Any = Asked(evaluate=quality, score={"candidates": ["c.npy"], "baseline": "b.npy"}, custom_metric=quality)
     pairs = PairedComparison(MeterJobs(config, task, prepared, Traffic()), builder, meter, Console(True, True))
     found = pairs.evaluate((baseline, Candidate()), "test")
     assert found == measured.quality
     assert (meter.limits, builder.limits) == (
-        ({"score": 700}, {"custom_metric": 700}) if custom_metric else ({"evaluate": 700}, {})
+        {},
+        {"score": 700, "custom_metric": 700} if custom_metric else {"evaluate": 700},
     )
     if custom_metric:
         assert (builder.request.scored.candidates, builder.request.scored.baseline) == (("c.npy",), "b.npy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import takewhile
 
 
 class Lateness:
@@ -18,7 +17,7 @@ class Lateness:
     def __init__(self) -> None:
         self.slo_ms = math.inf
         self._ended = self._late = self._began = 0
-        # Start of each, in nanoseconds and in the order of their starts.
+        # Start of each, in nanoseconds.
         self._running: dict[int, float] = {}
 
     def began(self, now_ns: float) -> int:
@@ -47,7 +46,7 @@ class Lateness:
 
     def counts(self, now_ns: float) -> tuple[int, int]:
         """Return the requests so far that ended or are overdue, and the late ones among them."""
-        overdue = [number for number, _ in takewhile(lambda one: self._is_late(one[1], now_ns), self._running.items())]
+        overdue = [number for number, start_ns in self._running.items() if self._is_late(start_ns, now_ns)]
         for number in overdue:
             self.refused(number)
         return self._ended, self._late

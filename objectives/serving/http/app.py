@@ -83,18 +83,27 @@ class Endpoints:
         return not self.draining and self._is_to_infer(path) and self._inference.turns_away(length)
 
     def received(self, path: str) -> Receipt | None:
-        """Note that a request is whole; None for one that is not to infer."""
+        """Note that a POST request is whole; None for one that is not to infer."""
         return self._inference.receive() if self._is_to_infer(path) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever it is."""
         try:
             status, body, headers = await self._answer(scope, receive)
+            self._settle(scope)
+            await self._send(status, body, headers, send)
         except ClientGoneError:
             return
         finally:
-            if (receipt := _receipt(scope)) is not None:
-                self._inference.begin(receipt)
+            # A body that nobody waits for may end while its answer waits for a client that does not read.
+            self._settle(scope)
+
+    def _settle(self, scope: Scope) -> None:
+        """Note that a request does not wait any more, if it has been received."""
+        if (receipt := _receipt(scope)) is not None:
+            self._inference.begin(receipt)
+
+    async def _send(self, status: int, body: bytes, headers: Mapping[str, str], send: Send) -> None:
         sent = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": body})

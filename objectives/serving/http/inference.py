@@ -70,7 +70,7 @@ class Inference:
 
     in_flight: requests that have begun and are not answered
     waiting: requests that are whole and have not begun
-    arrived: requests so far whose body has arrived, and those that were refused before
+    arrived: requests so far that have begun, and those that were refused before
     answered: requests that were scored so far
     lateness: counts late requests
     mirror: sees the answered requests
@@ -222,9 +222,9 @@ class Inference:
 
     async def _scores(self, model: Model, read: _Read, length: int, start: int) -> tuple[Array, int]:
         now = time.perf_counter_ns()
-        loop_ns, load, at_once = self._loop_load.turns_ns(now), model.pool.load, False
+        loop_ns, load, at_once = self._loop_load.turns_ns(now) + now - start, model.pool.load, False
         try:
-            pending = model.submit(read.arrays, read.rows, loop_ns + now - start)
+            pending = model.submit(read.arrays, read.rows, loop_ns)
             at_once = pending.done()
             scores = pending.result() if at_once else await asyncio.wrap_future(pending)
         except RefusedError as error:

@@ -20,8 +20,9 @@ _ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 class Metrics:
     """Collectors of one server.
 
-    Latency runs from the last byte of the body to the first of the response, so that a slow sender does not count. How
-    long a body was in the socket before an overloaded event loop read it is not known.
+    Latency runs from the last byte of the body to the first of the response, so that a slow sender does not count; of a
+    request that came before the answer to the one before it, from its turn. How long a body was in the socket before an
+    overloaded event loop read it is not known.
     """
 
     def __init__(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
@@ -29,7 +30,7 @@ class Metrics:
 
         Args:
             in_flight: number of requests that have arrived and are not answered
-            queued: number of requests that wait in the pool, or for the event loop
+            queued: number of requests that wait in the pool, or for an event loop that runs the model
         """
         self.registry = CollectorRegistry()
         self._seconds = Histogram(

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from objectives.build.evaluate import run_blocks
 from objectives.held_out_rows import HeldOut, read_held_out
-from objectives.measure.evaluate import run_blocks
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.recommenders.load import open_recommender
 from objectives.records import Prepared, Quality

@@ -24,11 +24,11 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from objectives.build.evaluate import evaluate
 from objectives.build.fit import fit
 from objectives.compression.export import Signature, to_onnx
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate
 from objectives.onnx_graph import save_graph
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender

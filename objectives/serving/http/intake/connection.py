@@ -6,7 +6,9 @@ import asyncio
 import json
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import unquote
 
+from httptools import parse_url
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -29,11 +31,11 @@ class Gate(Protocol):
     """Decides which requests are refused by their headers, and notes those that are whole."""
 
     def turns_away(self, path: str, length: int) -> bool:
-        """Refuse a request to infer, given the length of its body, and return whether it was."""
+        """Refuse a POST request to infer, given the length of its body, and return whether it was."""
         ...
 
     def received(self, path: str) -> object:
-        """Note that a request is whole, and return its receipt, if it gets one."""
+        """Note that a POST request is whole, and return its receipt, if it gets one."""
         ...
 
 
@@ -126,8 +128,9 @@ class Connection(HttpToolsProtocol):
             )
         else:
             # One that comes before the answer to the last is noted when its turn comes.
-            if self._gate is not None and not self.pipeline and self._answering:
-                self.scope["state"][RECEIPT] = self._gate.received(self._path)
+            posted = self.scope["method"] == "POST"
+            if self._gate is not None and posted and not self.pipeline and self._answering:
+                self.scope["state"][RECEIPT] = self._gate.received(self.scope["path"])
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -135,7 +138,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _path(self) -> str:
-        return self.url.decode("latin-1")
+        """Path of the request, as the application gets it."""
+        return unquote(parse_url(self.url).path.decode("ascii"))
 
     @property
     def _answering(self) -> bool:

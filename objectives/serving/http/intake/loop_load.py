@@ -20,7 +20,10 @@ def _kept(elapsed_ns: int) -> float:
 
 
 async def reading_done() -> None:
-    """Return between the event loop's next reading and the handling of what it has read, all of which waits then."""
+    """Return between the event loop's next reading and the handling of what it has read, all of which waits then.
+
+    That is so for uvloop, which the server runs on; asyncio's own loop returns before its next reading.
+    """
     await asyncio.sleep(0)
 
 

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from objectives.build import evaluate as judging
+from objectives.build.evaluate import evaluate
 from objectives.held_out_rows import HeldOut, write_held_out
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
-from objectives.measure import evaluate as judging
 from objectives.measure.deployment import Deployment
-from objectives.measure.evaluate import evaluate
 from objectives.measurement.metrics.quality import paired_quality, quality_by_output
 from objectives.records import Artifact, Quality
 from spaces.techniques.placement import InstanceGroup, Placement, Route

@@ -1,0 +1,145 @@
+"""Samplers on the recorded study: hypervolume by the minutes of a search, over many seeds.
+
+    python tests/benchmarks/learning.py [--seeds 20] [--samplers auto,tpe,nsga3,random] [--minutes 10] [--processes 2]
+                                        [--picture docs/learning.svg]
+
+Each search is replayed as it is, with all its rules (`tests/recorded_study_tests/replay.py`), but for the final
+benchmark. Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds `auto` is above each other
+sampler then, the candidates that were costed, evaluated and benchmarked, and after how many minutes `auto` has what
+another sampler has in the end, by its median. The picture needs kaleido and Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import get_args
+
+import numpy as np
+import optuna
+import plotly.graph_objects as go
+from optuna.storages import InMemoryStorage
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from search.config.sections import SamplerName
+from search.front import Floats
+from tests.recorded_study_tests.replay import Replay
+from tests.recorded_study_tests.table import RecordedStudy, read_recorded_study
+
+MOMENTS = (2.0, 5.0, 10.0)
+# Seconds of a proposal, about what `proposals.py` measures.
+ASK_SECONDS = {"auto": 0.1}
+_OTHERS_ASK_SECONDS = 0.02
+_COLOURS = {"auto": "#d62728", "tpe": "#1f77b4", "nsga3": "#2ca02c", "gp": "#9467bd", "random": "#7f7f7f"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hypervolume of one search by minute, and its numbers of costed, evaluated and benchmarked candidates."""
+
+    sampler: SamplerName
+    seed: int
+    hypervolume: tuple[float, ...]
+    counts: tuple[int, int, int]
+
+
+@cache
+def recorded() -> RecordedStudy:
+    return read_recorded_study()
+
+
+def searched(sampler: SamplerName, seed: int, minutes: Sequence[float]) -> Curve:
+    """Replay a search until the last of the minutes."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    replay = Replay(recorded(), sampler, seed, InMemoryStorage(), ASK_SECONDS.get(sampler, _OTHERS_ASK_SECONDS))
+    replay.run(minutes[-1])
+    outcomes = [trial.outcome for trial in replay.ended if trial.number > 0]
+    counts = (
+        sum(outcome.informative for outcome in outcomes),
+        sum(outcome.evaluated is not None for outcome in outcomes),
+        sum(outcome.measurement is not None for outcome in outcomes),
+    )
+    return Curve(sampler, seed, tuple(replay.hypervolume(minute) for minute in minutes), counts)
+
+
+def picture(found: dict[str, Floats], minutes: Sequence[float], file: Path) -> None:
+    """Draw the median of each sampler with the quartiles of its seeds."""
+    figure = go.Figure()
+    for name, table in found.items():
+        low, middle, high = np.quantile(table, (0.25, 0.5, 0.75), axis=0)
+        colour = _COLOURS[name]
+        area = go.Scatter(
+            x=[*minutes, *reversed(minutes)],
+            y=[*high, *low[::-1]],
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.15,
+            line_width=0,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_traces([area, go.Scatter(x=list(minutes), y=middle, name=name, line_color=colour)])
+    figure.update_layout(
+        template="plotly_white",
+        width=760,
+        height=420,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        xaxis_title="minutes of search",
+        yaxis_title=f"hypervolume: median and quartiles of {len(next(iter(found.values())))} seeds",
+        yaxis_rangemode="tozero",
+    )
+    figure.write_image(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--samplers", default="auto,tpe,nsga3,random")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    samplers = options.samplers.split(",")
+    if unknown := set(samplers) - set(get_args(SamplerName)):
+        parser.error(f"--samplers must be among {', '.join(get_args(SamplerName))}, but got {', '.join(unknown)}")
+    minutes = [step / 4 for step in range(1, int(4 * options.minutes) + 1)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        jobs = [pool.submit(searched, name, seed, minutes) for seed in range(options.seeds) for name in samplers]
+        curves = []
+        for job in jobs:
+            curves.append(job.result())
+            print(f"{len(curves)} of {len(jobs)}", end="\r", file=sys.stderr, flush=True)
+    found = {name: np.array([c.hypervolume for c in curves if c.sampler == name]) for name in samplers}
+    moments = [minutes.index(moment) for moment in MOMENTS if moment in minutes]
+    print(
+        f"{'sampler':<10}"
+        + "".join(f"{f'{minutes[at]:g} min':>10}" for at in moments)
+        + "   costed, evaluated, benchmarked"
+    )
+    for name, table in found.items():
+        counts = np.median([c.counts for c in curves if c.sampler == name], axis=0)
+        values = "".join(f"{np.median(table[:, at]):>10.3f}" for at in moments)
+        print(f"{name:<10}{values}   {', '.join(f'{count:.0f}' for count in counts)}")
+    for name in samplers[1:]:
+        ours, theirs = found[samplers[0]], found[name]
+        above = ", ".join(
+            f"{(ours[:, at] > theirs[:, at]).sum()} of {options.seeds} after {minutes[at]:g} min" for at in moments
+        )
+        aim = np.median(theirs[:, -1])
+        reached = [next((m for m, v in zip(minutes, row, strict=True) if v >= aim), np.inf) for row in ours]
+        print(f"{samplers[0]} above {name}: {above}; has its last median after {median(reached):g} min in the median")
+    if options.picture is not None:
+        picture(found, minutes, options.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The recorded study, and searches that are replayed on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from search.config.sections import SamplerName
+from tests.recorded_study_tests.replay import Replay
+from tests.recorded_study_tests.table import SPACE, RecordedStudy, candidates_of, read_recorded_study
+from tests.search_tests.measurements import in_memory
+
+
+@pytest.fixture(scope="module")
+def recorded() -> RecordedStudy:
+    return read_recorded_study()
+
+
+def searched(recorded: RecordedStudy, sampler: SamplerName, seed: int, minutes: float) -> Replay:
+    replay = Replay(recorded, sampler, seed, in_memory())
+    replay.run(minutes)
+    return replay
+
+
+def test_every_candidate_of_the_space_is_recorded(recorded: RecordedStudy) -> None:
+    """Baseline and students of 2, 3 and 4 sizes, in 2 widths of 3 groups; in 2 engines, 2 layouts of one replica that
+    may be inline, and one of two."""
+    ids = [candidate.id for _, candidate in candidates_of(SPACE)]
+    assert len(ids) == len(set(ids)) == (1 + 2 * 3 * 4) * 2**3 * 2 * (2 * 2 + 1)
+    assert set(ids) == set(recorded.rows)
+
+
+def test_the_table_holds_losses_costs_and_seconds(recorded: RecordedStudy) -> None:
+    rows = recorded.rows.values()
+    baseline = next(row for row in rows if row.candidate.is_baseline)
+    assert baseline.loss == 0 and baseline.simulated.p95_ratio == 1
+    assert all(low <= row.loss <= high for row in rows for low, high in [row.loss_interval])
+    assert all(row.p95_ratio > 0 and row.throughput_ratio > 0 for row in rows)
+    assert min(row.cost_seconds[1] for row in rows) > 0
+    assert sum(row.benchmarked for row in rows) >= 40
+    of_weights = {(row.candidate.weights.id, row.build_seconds[0]) for row in rows}
+    assert len(of_weights) == 25, "a training is shared by all widths and placements"
+
+
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_a_trial_has_the_numbers_of_its_row(recorded: RecordedStudy, sampler: SamplerName) -> None:
+    replay = searched(recorded, sampler, 0, 1.5)
+    assert any(trial.measurement is not None for trial in replay.ended if trial.number > 0)
+    for trial in replay.ended:
+        row = recorded.rows[trial.candidate.id]
+        if trial.outcome.simulated is not None:
+            assert trial.outcome.simulated == row.simulated
+        if (quality := trial.outcome.evaluated) is not None:
+            assert quality.loss == row.loss
+        if (measured := trial.measurement) is not None:
+            assert (measured.latency.p95_ratio, measured.throughput.ratio) == (row.p95_ratio, row.throughput_ratio)
+
+
+def test_jobs_take_their_time(recorded: RecordedStudy) -> None:
+    """One meter does one job after another, and so do two builders, which stand still while it measures time."""
+    replay = searched(recorded, "random", 0, 4)
+    seconds = Counter[str]()
+    for trial in replay.ended:
+        if (trial.minutes or 0) > 0:
+            seconds.update(trial.outcome.seconds)
+    last = 60 * max(trial.minutes or 0.0 for trial in replay.ended)
+    assert seconds["time"] + seconds["judge"] <= last + 1e-6
+    assert seconds["fit"] + seconds["export"] <= 2 * (last - seconds["time"]) + 1e-6
+    assert last > 3 * 60
+
+
+def test_one_seed_gives_one_search(recorded: RecordedStudy) -> None:
+    first, again, other = (searched(recorded, "auto", seed, 1.5) for seed in (1, 1, 2))
+    ids = [[trial.candidate.id for trial in replay.ended] for replay in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    assert [t.minutes for t in first.ended] == [t.minutes for t in again.ended]
+
+
+def test_an_interrupted_search_goes_on(recorded: RecordedStudy) -> None:
+    """What ended before the interruption is that of a whole search; then nothing is measured or trained twice."""
+    whole, storage = searched(recorded, "auto", 3, 2), in_memory()
+    begun = Replay(recorded, "auto", 3, storage)
+    begun.run(1)
+    resumed = Replay(recorded, "auto", 3, storage)
+    resumed.run(2)
+    before = [(trial.number, trial.candidate.id) for trial in begun.ended]
+    assert before == [(trial.number, trial.candidate.id) for trial in whole.ended][: len(before)]
+    measured = [t.candidate.id for t in [*begun.ended, *resumed.ended] if t.measurement is not None]
+    assert len(measured) == len(set(measured)) > sum(t.measurement is not None for t in begun.ended)
+    assert resumed.study.facts["search_seconds"] == pytest.approx(120, abs=60)
+
+
+@pytest.mark.slow
+def test_auto_finds_more_than_random_and_tpe() -> None:
+    """Five minutes, eight seeds each: seven of eight is 4% by chance."""
+    recorded = read_recorded_study()
+    names: tuple[SamplerName, ...] = ("auto", "random", "tpe")
+    found = {name: np.array([searched(recorded, name, seed, 5).hypervolume(5) for seed in range(8)]) for name in names}
+    assert (found["auto"] > found["random"]).sum() >= 7, found
+    assert (found["auto"] > found["tpe"]).sum() >= 7, found
