@@ -20,6 +20,10 @@ class ExplainedError(RuntimeError):
     """A failure that its message explains without a traceback."""
 
 
+class FullDiskError(OSError):
+    """A file could not be written since the disk is full, so that nothing else can be made either."""
+
+
 class SettingError(InputError):
     """A setting of the study file that does not fit the data."""
 

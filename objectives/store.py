@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from objectives.errors import FullDiskError
+
+# Bytes that are left on a disk that is full.
+_FULL_BYTES = 1 << 16
+
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
     """Let `make` fill the folder unless it exists, and return whether it existed.
 
-    The folder is filled under another name and then renamed, so a crash or a full disk leaves no incomplete folder.
+    The folder is filled under another name and then renamed, so a crash or a full disk leaves no incomplete folder. One
+    with a file of another size than it had, as after a power failure, is made anew.
+
+    Raises:
+        FullDiskError: `make` failed while the disk was full.
     """
     if folder.exists():
-        return True
+        if _is_whole(folder):
+            return True
+        shutil.rmtree(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        make(partial)
+        try:
+            make(partial)
+        except Exception as error:  # libraries raise errors of many classes
+            if shutil.disk_usage(partial).free < _FULL_BYTES:
+                raise FullDiskError(f"The disk is full: {folder.parent} must have room for more files.") from error
+            raise
+        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in partial.rglob("*") if file.is_file()}
         try:
             partial.rename(folder)
+            with written_whole(_sizes(folder)) as file:
+                file.write_text(json.dumps(sizes))
         except OSError:
             # Another builder was first; its result is the same by content.
             if not folder.exists():
@@ -30,6 +50,21 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return False
+
+
+def _sizes(folder: Path) -> Path:
+    """Return the file beside a folder that holds the bytes of each of its files."""
+    return folder.with_name(f"{folder.name}.sizes")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether the files of a folder have the sizes that they had when it was made, as far as that is known; some
+    are deleted once nobody needs them."""
+    try:
+        sizes = json.loads(_sizes(folder).read_text())
+    except (OSError, ValueError):
+        return True
+    return all(not (folder / name).exists() or (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 @contextlib.contextmanager

@@ -80,10 +80,10 @@ class Home:
                     f"--home: {self.mlruns} was not made by leanrec (it holds {sorted(strange)[0]}); "
                     "give another folder with --home"
                 )
-            try:
-                self.mlruns.mkdir(parents=True, exist_ok=True)
-                mark.write_text("1\n")
-            except OSError as error:
-                raise ConfigError(f"--home: {self.root} must be a folder that can be written, but {error}") from error
-        for folder in (self.data_sets, self.artifacts, self.root / "reports"):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.mlruns.mkdir(parents=True, exist_ok=True)
+            mark.write_text("1\n")  # also where it is, to see whether the home can still be written
+            for folder in (self.data_sets, self.artifacts, self.root / "reports"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--home: {self.root} must be a folder that can be written, but {error}") from error

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from objectives.build import elastic
-from objectives.build.model_structure import groups_of_student, of_baseline, of_student
+from objectives.build.model_structure import groups_of_student, of_baseline
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import Training, distil, soft_loss_of
 from objectives.compression.elastic.network import ElasticNetwork
@@ -204,7 +204,7 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Model
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure
     student = _student(recommender, weights.architecture)
-    return student, of_student(recommender, student, weights.architecture).structure
+    return student, groups_of_student(recommender, student, weights.architecture)
 
 
 def _student(recommender: Recommender, architecture: Architecture) -> nn.Module:

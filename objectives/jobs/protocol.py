@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar, cast, get_args
 
-from objectives.errors import InputError, one_line
+from objectives.errors import FullDiskError, InputError, one_line
 from spaces.serialization import from_plain, to_plain
 
 Response = TypeVar("Response", covariant=True)
@@ -37,9 +37,9 @@ def write_request(request: Request[object]) -> str:
 def serve(jobs: Jobs) -> None:
     """Answer requests from standard input until it closes.
 
-    A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": BOOL, "trace": ...}`, where
-    `input` is true for an error of the user's input. `{"progress": LINE}` may come in between. Whatever the work prints
-    goes to standard error.
+    A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": ..., "full_disk": ..., "trace":
+    ...}`, where `input` is true for an error of the user's input and `full_disk` for one that concerns all jobs.
+    `{"progress": LINE}` may come in between. Whatever the work prints goes to standard error.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -55,6 +55,6 @@ def serve(jobs: Jobs) -> None:
             result = jobs[kind](from_plain(kind, asked["arguments"]), progress)
             reply = json.dumps({"result": to_plain(result)}, allow_nan=False)
         except Exception as error:
-            wrong = isinstance(error, InputError)
-            reply = json.dumps({"error": one_line(error), "input": wrong, "trace": traceback.format_exc()})
+            of = {"input": isinstance(error, InputError), "full_disk": isinstance(error, FullDiskError)}
+            reply = json.dumps({"error": one_line(error), **of, "trace": traceback.format_exc()})
         replies.write(reply + "\n")

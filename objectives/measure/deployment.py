@@ -96,15 +96,19 @@ def saturating(placement: Placement, requests: Sequence[Request]) -> int:
     return 2 * placement.replicas * together
 
 
+def prepared_by_size(placement: Placement) -> bool:
+    """Return whether an engine of the placement prepares its kernels for each new number of rows."""
+    places = [place for place in (*placement.instance_groups, placement.embedding_device) if place is not None]
+    return any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
+
+
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
     """Warm a pool up with requests of many sizes: buffers grow with the largest request, and an engine that prepares
     kernels by size gets every size once, as in its first minutes of service.
     """
     sizes = {rows_of(request): request for request in requests}
     ordered = sorted(sizes, reverse=True)
-    places = [place for place in (*placement.instance_groups, placement.embedding_device) if place is not None]
-    by_size = any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
-    for rows in ordered if by_size else ordered[:: max(1, len(ordered) // 20)]:
+    for rows in ordered if prepared_by_size(placement) else ordered[:: max(1, len(ordered) // 20)]:
         saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)
 
 

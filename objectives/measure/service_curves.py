@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from objectives.arrays import Arrays
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
-from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
+from objectives.measure.deployment import kept_service_ms, load_target, prepared_by_size, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.load_generator import Request, drawn_requests
@@ -37,6 +37,8 @@ _SHARE = 0.5
 # The study's rate is played too where that one is so many times as high, for so long.
 _RESTED = 3.0
 _RESTED_SECONDS = 0.15
+# Sizes of the requests, where each takes time before it is measured.
+_SIZES = 24
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
@@ -67,6 +69,8 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
     measured = request.deployment
     requests = read_requests(Path(request.holdout))
     sizes = [*requests, *further_sizes(requests, request.batch_rows, request.split_over)]
+    if prepared_by_size(measured.placement):
+        sizes = of_few_sizes(sizes)
 
     def engine(group: InstanceGroup) -> Engine:
         return open_replica(Path(measured.model), group, measured.placement.embedding_device, measured.compute)
@@ -83,6 +87,14 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
     return ServiceCurveResponse(curve.scaled(factor), baseline_ms)
+
+
+def of_few_sizes(requests: Sequence[Request]) -> list[Request]:
+    """Return requests from the smallest to the largest, at even distances by their rank: an engine that prepares its
+    kernels by size takes longer for those of hundreds of sizes than a curve takes in all."""
+    ordered = sorted(requests, key=rows_of)
+    places = np.linspace(0, len(ordered) - 1, min(_SIZES, len(ordered)))
+    return [ordered[round(place)] for place in places]
 
 
 def further_sizes(requests: Sequence[Request], batch_rows: int | None, split_over: int | None) -> list[Request]:

@@ -10,7 +10,7 @@ from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit
 from search.config.space_sections import DistillationConfig, PlacementConfig, SpaceConfig, TablesConfig
 from search.config.yaml_reader import show
 from search.errors import ConfigError
-from spaces.domains import Choice, Domain, Float, Scalar
+from spaces.domains import Choice, Domain, Scalar
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.techniques.embeddings import SMALLEST
@@ -28,8 +28,8 @@ _FIT_SECONDS = 30.0
 # From 0.3 on, every ratio removes something from every prunable dimension; 0.3, 0.6, 0.9 are the three ways to prune
 # one of four steps. Ratios that leave a group in the same shape are offered once.
 RATIOS = (0.0, 0.3, 0.45, 0.6, 0.75, 0.9)
-# Few settings of distillation, since each is a training of its own: between temperatures from 1 to 8 three seeds showed
-# no difference of quality (tests/benchmarks/RESULTS.md).
+# Few settings of distillation, as of the forms of tables below, since each is a training of its own: between
+# temperatures from 1 to 8 three seeds showed no difference of quality (tests/benchmarks/RESULTS.md).
 TEMPERATURE = Choice((1.0, 2.0, 4.0))
 TEACHER_WEIGHT = Choice((0.25, 0.5, 0.75))
 FEATURE_WEIGHT = Choice((0.0,))
@@ -39,8 +39,8 @@ RANKS = Choice((1.0, 0.375, 0.25, 0.125))
 # Positions of an attention that is not sparse.
 _ALL = Choice((0,))
 TABLE_FORMS = Choice((FULL, SHARED, MIXED))
-FULL_ROWS = Float(0.05, 0.5)
-TABLE_TEMPERATURE = Float(0.1, 0.6)
+FULL_ROWS = Choice((0.05, 0.15, 0.3, 0.5))
+TABLE_TEMPERATURE = Choice((0.15, 0.3, 0.6))
 
 
 def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:

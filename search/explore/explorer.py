@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from objectives.jobs.protocol import Request
 from objectives.records import Outcome
+from search.errors import JobError
 from search.explore.benchmark_groups import MOST_WAITING, BenchmarkQueue
 from search.explore.cost_model import CostModel
 from search.explore.early_stopping import EarlyStopping
@@ -66,6 +67,9 @@ class Explorer:
             seconds: seconds left for this call and for what `reserve` keeps for later
             trials: number of trials to end in this call, in any state, without reference points; None for no limit
             spent_seconds: search time of earlier calls, for the trials' minutes
+
+        Raises:
+            JobError: the disk is full.
         """
         start = self._clock.now()
         self._told, self._limit, reserve, closed = 0, trials, self._reserve(), False
@@ -207,6 +211,8 @@ class Explorer:
             worker.progress.clear()
             if done is None:
                 continue
+            if done.full_disk:
+                raise JobError(done.error or "")
             if group[0].stage in TIMING:
                 for builder in self._builders:
                     builder.resume()

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from objectives.records import Interval
 from search.format import count, percent, times
 from search.report.axes import log_steps
+from search.report.columns import Cell, Column, number
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
 from search.results import Front
 
@@ -27,18 +29,29 @@ _MOST_MARKS = 1000
 
 @dataclass(frozen=True)
 class Simulation:
-    """Simulated and measured values of one ratio, (trials,) each."""
+    """Simulated and measured values of one ratio, (trials,) each.
+
+    intervals: of the measured ones, where there are any
+    """
 
     name: str
     trials: tuple[int, ...]
     simulated: tuple[float, ...]
     measured: tuple[float, ...]
+    intervals: tuple[Interval, ...] = ()
 
     @property
     def drawn(self) -> Simulation:
         """Those of so many trials that a figure stays readable."""
         step = -(-len(self.trials) // _MOST_MARKS) or 1
-        return Simulation(self.name, self.trials[::step], self.simulated[::step], self.measured[::step])
+        drawn = self.trials[::step], self.simulated[::step], self.measured[::step]
+        return Simulation(self.name, *drawn)
+
+    @property
+    def uncertainty(self) -> float | None:
+        """How far the interval of a measured value reaches to each side, in the median; None where there is none."""
+        reach = [math.sqrt(high / low) - 1 for low, high in self.intervals if low > 0]
+        return median(reach) if reach else None
 
     @property
     def correction(self) -> float:
@@ -62,27 +75,44 @@ def seconds_by_stage(front: Front) -> dict[str, float]:
 
 
 def simulations(front: Front) -> tuple[Simulation, ...]:
-    """Return p95 and throughput ratios of the trials that were both simulated and measured."""
-    both = [(point, point.simulated) for point in front.points if point.simulated is not None]
-    values = {
-        "p95 ratio": [(point.trial, each.p95_ratio, point.p95_ratio) for point, each in both],
-        "throughput ratio": [(point.trial, each.throughput_ratio, point.throughput_ratio) for point, each in both],
-    }
+    """Return the ratios of the trials that were both simulated and measured: p95 and throughput, which are drawn, then
+    the others."""
+    values: dict[str, list[tuple[int, float | None, float | None, Interval | None]]] = {}
+    for point in front.points:
+        if (simulated := point.simulated) is None:
+            continue
+        of = point.latency_ms
+        for name, ours, theirs, interval in (
+            ("p95 ratio", simulated.p95_ratio, of.p95_ratio, of.p95_ratio_interval),
+            (
+                "throughput ratio",
+                simulated.throughput_ratio,
+                point.throughput_ratio,
+                point.throughput_ratio_interval,
+            ),
+            ("p50 ratio", simulated.p50_ratio, of.p50_ratio, of.p50_ratio_interval),
+            ("p99 ratio", simulated.p99_ratio, of.p99_ratio, of.p99_ratio_interval),
+            ("service p50 ratio", simulated.service_p50_ratio, of.service_p50_ratio, of.service_p50_ratio_interval),
+            ("capacity ratio", simulated.capacity_ratio, point.capacity_ratio, point.capacity_ratio_interval),
+        ):
+            values.setdefault(name, []).append((point.trial, ours, theirs, interval))
     found = []
     for name, known in values.items():
-        pairs = [(trial, ours, theirs) for trial, ours, theirs in known if ours and theirs]
+        pairs = [(trial, ours, theirs) for trial, ours, theirs, _ in known if ours and theirs]
         if pairs:
             trials, ours, theirs = zip(*pairs, strict=True)
-            found.append(Simulation(name, trials, ours, theirs))
+            intervals = tuple(interval for _, ours, theirs, interval in known if ours and theirs and interval)
+            found.append(Simulation(name, trials, ours, theirs, intervals))
     return tuple(found)
 
 
-def simulation_sentence(simulation: Simulation) -> str:
-    """Say how far simulated values were from measured ones."""
-    return (
-        f"The measured {simulation.name} was {times(simulation.correction)} the simulated one in the median; with that "
-        f"correction, half of the simulations were within {percent(simulation.error)}."
-    )
+SIMULATION_COLUMNS: tuple[Column[Simulation], ...] = (
+    Column("ratio to the baseline", lambda of: Cell(of.name), "left"),
+    Column("trials", lambda of: Cell(str(len(of.trials)))),
+    Column("measured over simulated, median", lambda of: number(of.correction, times)),
+    Column("so corrected, half of the simulations are within", lambda of: number(of.error, percent)),
+    Column("and half of the measured are known to", lambda of: number(of.uncertainty, percent)),
+)
 
 
 def early_sentence(front: Front) -> str:

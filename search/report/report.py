@@ -22,11 +22,11 @@ from search.report.axes import constant_knobs
 from search.report.columns import ENDING_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, gains_sentence, hypervolume_curves, metric_of, slices_of
 from search.report.effort import (
+    SIMULATION_COLUMNS,
     early_sentence,
     effort_figure,
     seconds_by_stage,
     simulation_figure,
-    simulation_sentence,
     simulations,
 )
 from search.report.front import FONT, GRID, LEGEND, LOOK, PALETTE, Description, describe_front, loss_window
@@ -126,7 +126,8 @@ def write_report(
         ending_columns=ENDING_COLUMNS,
         knobs_that_matter=importance_rows(front),
         importance_columns=importance_columns(front),
-        simulations=[simulation_sentence(simulation) for simulation in simulations(front)],
+        simulations=simulations(front),
+        simulation_columns=SIMULATION_COLUMNS,
         left_alone_columns=LEFT_ALONE_COLUMNS,
     )
 

@@ -30,13 +30,15 @@ _PR_SET_PDEATHSIG = 1
 @dataclass(frozen=True)
 class Done:
     """End of a job: the response to its request, or an error in one line; `seconds` leave out what it stood still;
-    lost where its process died or took too long; wrong_input where the user's input is at fault."""
+    lost where its process died or took too long; wrong_input where the user's input is at fault; full_disk where
+    nothing else can be made either."""
 
     result: object | None
     error: str | None
     seconds: float
     lost: bool = False
     wrong_input: bool = False
+    full_disk: bool = False
 
 
 class Worker:
@@ -97,7 +99,7 @@ class Worker:
                     with self._log.open("a") as log:
                         log.write(reply["trace"])
                 if "error" in reply:
-                    return self._end(reply["error"], wrong_input=reply["input"])
+                    return self._end(reply["error"], wrong_input=reply["input"], full_disk=reply["full_disk"])
                 return self._answered(reply["result"])
         if self._paused_at is None and self._worked() > self._limit:
             self.kill()
@@ -158,10 +160,15 @@ class Worker:
             return self._end(str(error))
 
     def _end(
-        self, error: str | None = None, result: object = None, lost: bool = False, wrong_input: bool = False
+        self,
+        error: str | None = None,
+        result: object = None,
+        lost: bool = False,
+        wrong_input: bool = False,
+        full_disk: bool = False,
     ) -> Done:
         self.busy = False
-        return Done(result, error, self._worked(), lost, wrong_input)
+        return Done(result, error, self._worked(), lost, wrong_input, full_disk)
 
     def _died(self) -> Done:
         assert self._process is not None

@@ -21,6 +21,7 @@ from objectives.records import Artifact, Footprint, InputSpec, Prepared, Simulat
 from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
+from search.errors import JobError
 from search.explore import benchmark_groups
 from search.explore.benchmark_groups import BenchmarkQueue
 from search.explore.explorer import Explorer
@@ -287,6 +288,22 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(parts: dict[s
     assert failed
     assert all(t.outcome.reason == "SIGSEGV" for t in failed)
     assert any(t.outcome.state == "complete" for t in told)
+
+
+def test_a_full_disk_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended before stays; no other trial is begun."""
+    search(parts, answers(), 3)
+    ended, poll = len(parts["study"].ended()), Scripted.poll
+
+    def full(worker: Scripted) -> Done:
+        return replace(poll(worker), result=None, error="FullDiskError: The disk is full", full_disk=True)
+
+    monkeypatch.setattr(Scripted, "poll", full)
+    with pytest.raises(JobError, match="The disk is full"):
+        search(parts, answers(), 50)
+    told = parts["study"].ended()
+    assert len([trial for trial in told if trial.outcome.informative]) <= ended
+    assert all("the run ended" in (trial.outcome.reason or "") for trial in told[ended:])
 
 
 def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any]) -> None:

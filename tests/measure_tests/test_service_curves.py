@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from objectives.jobs.requests import ServiceCurveRequest
 from objectives.measure import deployment as opening
 from objectives.measure.deployment import Deployment, close_kept
-from objectives.measure.service_curves import further_sizes, service_curve
+from objectives.measure.service_curves import further_sizes, rested_requests, service_curve
 from objectives.measure.targets import open_targets
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load
-from objectives.measurement.service_curve import Line, ServiceCurve
+from objectives.measurement.service_curve import FEWEST_RUNS, Line, ServiceCurve
 from objectives.records import rows_of
 from objectives.serving.pool import Pool
 from spaces.techniques.placement import Admission, InstanceGroup, Placement
@@ -54,6 +55,14 @@ def test_a_simulated_load_is_that_of_an_mm1_queue(times: float) -> None:
     assert mean["throughput_ratio"] == pytest.approx((mu - 0.3) / 0.7, rel=0.07)
     assert mean["capacity_ratio"] == pytest.approx(mu, rel=0.07)
     assert mean["service_p50_ratio"] == pytest.approx(times, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.99, 0.9, 5 / 6, 0.7, 0.5])
+def test_enough_requests_find_all_replicas_idle(share: float) -> None:
+    """In 97 of 100 draws, by the binomial distribution of SciPy, and not with many more than it takes."""
+    count = rested_requests(share)
+    assert binom.sf(FEWEST_RUNS - 1, count, share) >= 0.97
+    assert binom.sf(FEWEST_RUNS - 1, count - 1, share) < 0.995
 
 
 def test_a_second_replica_waits_less_and_serves_twice_as_much() -> None:

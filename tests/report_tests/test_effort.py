@@ -10,11 +10,11 @@ import pytest
 from objectives.records import EarlyLoss
 from search.report.data import hypervolume_curves
 from search.report.effort import (
+    SIMULATION_COLUMNS,
     early_sentence,
     effort_figure,
     seconds_by_stage,
     simulation_figure,
-    simulation_sentence,
     simulations,
 )
 from tests.search_tests.documents import read_front
@@ -54,11 +54,12 @@ def test_simulated_values_stand_beside_measured_ones(front_document: Document) -
         (0.2, 4.0, simulated(0.1, 4.0)), (0.3, 8.0, simulated(0.2, 4.0)), (0.4, 6.0, simulated(0.4, 6.0)),
         (0.5, 3.0, None), (0.5, 3.0, simulated(None, None)),
     ]  # fmt: skip
-    p95, throughput = simulations(read_front(measured(front_document, values)))
+    p95, throughput, *others = simulations(read_front(measured(front_document, values)))
     assert (p95.simulated, p95.measured) == ((0.1, 0.2, 0.4), (0.2, 0.3, 0.4))
     assert p95.correction == pytest.approx(1.5) and p95.error == pytest.approx(0.2877, rel=1e-3)
     assert throughput.correction == 1.0 and throughput.error == 0.0
-    assert "was 1.5x the simulated one" in simulation_sentence(p95) and "within 29%" in simulation_sentence(p95)
+    assert [column.cell(p95).text for column in SIMULATION_COLUMNS] == ["p95 ratio", "3", "1.5x", "29%", "5.1%"]
+    assert [one.name for one in others] == ["p50 ratio", "p99 ratio", "service p50 ratio", "capacity ratio"]
     figure: Any = simulation_figure((p95, throughput))
     line, ours, theirs = figure["data"]
     assert line["x"] == line["y"] and line["x"][0] < 0.1 and line["x"][1] > 8

@@ -8,12 +8,15 @@ import numpy as np
 import optuna
 import pytest
 
-from search.samplers.drawn import draw
+from objectives.records import Outcome
+from search.samplers.drawn import Drawn, draw
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
-from search.samplers.surrogates import NoEvidenceError, Surrogates
+from search.samplers.gaussian_process import MOST_ROWS, ROWS_STEP
+from search.samplers.surrogates import NoEvidenceError, Surrogates, newest
 from search.study import Study
 from spaces.candidate import Candidate
 from spaces.serialization import to_plain
+from spaces.weights import Weights
 from tests.samplers_tests.problem import LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
 from tests.search_tests.measurements import in_memory
 
@@ -39,6 +42,54 @@ def test_one_seed_gives_one_sequence_also_after_an_interruption() -> None:
     parts.study = Study("s", parts.study._storage, OBJECTIVES, LIMITS, 3, "auto")
     again += [parts.step().id for _ in range(3)]
     assert ids == again
+
+
+def test_the_sequence_goes_on_after_a_kill_in_the_middle_of_a_trial() -> None:
+    """It is asked for again, then come the proposals that would have come without the kill."""
+    whole = Problem("auto", 5)
+    ids = [whole.step().id for _ in range(11)]
+    parts = Problem("auto", 5)
+    again = [parts.step().id for _ in range(6)]
+    lost = [parts.study.ask(SPACE)[1].id]
+    parts.study = Study("s", parts.study._storage, OBJECTIVES, LIMITS, 5, "auto")
+    parts.study.sweep()
+    again += [parts.step().id for _ in range(5)]
+    assert lost == ids[6:7] and again == ids
+
+
+def test_a_candidate_that_failed_is_not_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, known = Problem("auto", 0), list[Evidence]()
+    for _ in range(6):
+        problem.step()
+    trial, candidate = problem.study.ask(SPACE)
+    problem.study.tell(trial.number, Outcome("failed", "SIGSEGV"), 1.0)
+    propose = ExpectedGainSampler.propose
+
+    def noted(sampler: ExpectedGainSampler, evidence: Evidence, number: int) -> Drawn:
+        known.append(evidence)
+        return propose(sampler, evidence, number)
+
+    monkeypatch.setattr(ExpectedGainSampler, "propose", noted)
+    problem.study.ask(SPACE)
+    assert candidate in known[0].known
+
+
+def test_settled_weights_are_asked_for_at_once() -> None:
+    """Also of the sampler that proposes at random."""
+    problem = Problem("random", 0)
+    for _ in range(6):
+        problem.step()
+    knobs = {"weights.origin": "baseline"}
+    assert problem.study.ask(SPACE, knobs)[1].weights == Weights()
+
+
+def test_the_models_keep_what_was_measured() -> None:
+    """Of 700 keys, of which three early ones are kept, 300 go: the oldest of the others."""
+    keys, kept = range(700), {0, 5, 90}
+    found = newest(keys, kept)
+    assert found == [0, 5, 90, *range(303, 700)]
+    assert newest(range(MOST_ROWS), ()) == [*range(MOST_ROWS)]
+    assert len(newest(range(MOST_ROWS + 1), ())) == MOST_ROWS + 1 - ROWS_STEP
 
 
 def test_optuna_keeps_the_knobs_of_each_proposal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -113,6 +114,18 @@ def test_settings_of_a_study_that_runs_are_not_forgotten(home: Home) -> None:
     with locking.locked(home, "shop"), pytest.raises(ConfigError, match="'shop'"):
         launch.open_session(parse({**given, "seed": 3}), home)
     assert session.study.facts["config"]["seed"] == 0
+
+
+def test_a_home_on_a_read_only_disk_is_told_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that leanrec has made, before a trial is begun."""
+    home.claim()
+
+    def write_text(path: Path, text: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(ConfigError, match=f"--home: {home.root} must be a folder that can be written.*Read-only"):
+        home.claim()
 
 
 def test_a_home_that_another_process_has_just_made_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -394,7 +394,16 @@ def sample(server: Running, name: str, **labels: str) -> float:
     return server.inference.metrics.registry.get_sample_value(f"leanrec_{name}", labels) or 0.0
 
 
-@pytest.mark.parametrize("request_", [post(GOOD), post(GOOD, "Connection: close"), chunked(GOOD, 1000)])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(GOOD),
+        post(GOOD, "Connection: close"),
+        chunked(GOOD, 1000),
+        GOOD_POST.replace(b"/toy/", b"/to%79/"),
+        GOOD_POST.replace(b"/infer ", b"/infer?x=1 "),
+    ],
+)
 @pytest.mark.parametrize(
     ("admission", "limits", "reason"),
     [(Admission(), {"in_flight": 3}, "in flight"), (Admission(queue=2), {}, "queue full")],
@@ -470,6 +479,36 @@ def test_a_client_that_goes_away_does_not_wait_for_ever(tmp_path: Path) -> None:
                 peer.close()
         wait_until(lambda: not server.server.server_state.tasks)
         assert server.inference.waiting == server.inference.in_flight == 0 and server.is_well()
+
+
+def test_an_end_of_a_body_that_comes_while_the_answer_is_not_read_waits_for_nothing(tmp_path: Path) -> None:
+    """A client leaves answers unread until the server stops writing, and is told 400 by its headers; then the last byte
+    of its body arrives."""
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server, server.connect() as peer:
+        state = server.server.server_state
+        while not any(connection.flow.write_paused for connection in state.connections):
+            peer.sendall(head("GET", "/metrics"))
+            wait_until(lambda: not state.tasks)
+        peer.sendall(head("POST", INFER, "Content-Encoding: gzip", "Content-Length: 1"))
+        wait_until(lambda: server.ended(400) == 1)
+        assert len(state.tasks) == 1, "the answer waits for the client"
+        peer.sendall(b"x")
+        wait_until(lambda: server.inference.waiting == 1)
+        peer.close()
+        wait_until(lambda: not state.tasks)
+        assert server.inference.waiting == 0 and sample(server, "in_flight") == 0 and server.is_well()
+
+
+def test_what_is_only_asked_of_a_model_takes_no_room(tmp_path: Path) -> None:
+    """Twenty GETs of the path to infer are read with one request, where there is room for two."""
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True)), in_flight=2) as server:
+        held = Held(server)
+        with connected(server, 1) as (last,):
+            with sent_together(server, held, 20, head("GET", INFER)) as peers:
+                last.sendall(GOOD_POST)
+                held.steps.release(1000)
+                assert [answer(peer)[0] for peer in peers] == [405] * 20
+            assert answer(last)[0] == 200
 
 
 def test_the_time_that_was_waited_counts_for_the_deadline(tmp_path: Path) -> None:
