@@ -30,10 +30,11 @@ def simulated(p95: float | None, throughput: float | None) -> Document:
 
 
 def measured(document: Document, values: list[tuple[float, float, Document | None]]) -> Document:
-    """The document with these p95 and throughput ratios in its first complete rows, and without the others."""
+    """The document with these p95, known to 10%, and throughput ratios in its first complete rows, and no others."""
     rows = [row for row in document["rows"] if row["state"] == "complete"][: len(values)]
     for row, (p95, throughput, one) in zip(rows, values, strict=True):
         row["latency_ms"]["p95_ratio"], row["throughput_ratio"], row["simulated"] = p95, throughput, one
+        row["latency_ms"]["p95_ratio_interval"] = [0.9 * p95, 1.1 * p95]
     return {**document, "rows": rows}
 
 
@@ -58,8 +59,10 @@ def test_simulated_values_stand_beside_measured_ones(front_document: Document) -
     assert (p95.simulated, p95.measured) == ((0.1, 0.2, 0.4), (0.2, 0.3, 0.4))
     assert p95.correction == pytest.approx(1.5) and p95.error == pytest.approx(0.2877, rel=1e-3)
     assert throughput.correction == 1.0 and throughput.error == 0.0
-    assert [column.cell(p95).text for column in SIMULATION_COLUMNS] == ["p95 ratio", "3", "1.5x", "29%", "5.1%"]
-    assert [one.name for one in others] == ["p50 ratio", "p99 ratio", "service p50 ratio", "capacity ratio"]
+    assert [column.cell(p95).text for column in SIMULATION_COLUMNS] == ["p95 ratio", "3", "1.5x", "29%", "11%"]
+    assert [one.name for one in others] == ["service p50 ratio", "capacity ratio"], (
+        "of the others nothing was simulated"
+    )
     figure: Any = simulation_figure((p95, throughput))
     line, ours, theirs = figure["data"]
     assert line["x"] == line["y"] and line["x"][0] < 0.1 and line["x"][1] > 8
