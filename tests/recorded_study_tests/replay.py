@@ -149,15 +149,24 @@ class Replay:
     """
 
     def __init__(
-        self, recorded: RecordedStudy, sampler: SamplerName, seed: int, storage: Any, ask_seconds: float = 0.0
+        self,
+        recorded: RecordedStudy,
+        sampler: SamplerName,
+        seed: int,
+        storage: Any,
+        ask_seconds: float = 0.0,
+        before: Replay | None = None,
     ) -> None:
-        """Open the study, or go on with one in this storage; each proposal takes some seconds."""
+        """Open a study, or go on with the one that was begun in this storage; each proposal takes some seconds."""
         self.config = recorded.config.model_copy(update={"sampler": sampler, "seed": seed})
         self.ended: list[EndedTrial] = []
         self._recorded, self._clock = recorded, VirtualClock()
         limits = self.config.quality.limits
         self.study = _TimedStudy("s", storage, self.config.objectives, limits, seed, sampler)
         self._cache, self._measured = set[object](), {BASELINE.untrained.id}
+        self._dry = 0
+        if before is not None:
+            self._cache, self._measured = before._cache, before._measured
         self.study.ask_seconds = ask_seconds
         self.study.note(resolution=recorded.resolution)
         if not self.study.finished():
@@ -176,13 +185,15 @@ class Replay:
         if not any(trial.number > 0 for trial in self.study.measured_trials()):
             run_first_trials(self.study, lambda count: explorer.run(float("inf"), count, 0.0))
             self.study.note(search_seconds=0.0)
+            self._dry = len(self.ended)
         spent = float(self.study.facts["search_seconds"])
         explorer.run(60 * minutes - spent, trials, spent)
 
     def hypervolume(self, minutes: float) -> float:
         """Return the hypervolume of the front after so many minutes of the search."""
-        ended = [trial for trial in self.ended if (trial.minutes or 0.0) <= minutes and trial.number > 0]
-        found = [m for trial in ended if (m := trial.measurement) and self.config.quality.limits.kept(m.quality)]
+        ended = [one for at, one in enumerate(self.ended) if at < self._dry or (one.minutes or 0.0) <= minutes]
+        measured = [m for trial in ended if trial.number > 0 and (m := trial.measurement) is not None]
+        found = [m for m in measured if self.config.quality.limits.kept(m.quality)]
         ratios = [m.latency.p95_ratio for m in found], [m.throughput.ratio for m in found]
         return hypervolume(unit_objectives(*ratios, [m.quality.loss for m in found], self.config.quality.max_loss))
 
