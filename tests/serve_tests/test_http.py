@@ -482,13 +482,13 @@ def test_a_client_that_goes_away_does_not_wait_for_ever(tmp_path: Path) -> None:
 
 
 def test_an_end_of_a_body_that_comes_while_the_answer_is_not_read_waits_for_nothing(tmp_path: Path) -> None:
-    """A client leaves answers unread until the server stops writing, and is told 400 by its headers; then the last byte
-    of its body arrives."""
-    with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server, server.connect() as peer:
+    """A client that reads nothing, so that the server stops writing, is told 400 by its headers; then the last byte of
+    its body arrives."""
+    with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server, connected(server, 1) as (peer,):
         state = server.server.server_state
-        while not any(connection.flow.write_paused for connection in state.connections):
-            peer.sendall(head("GET", "/metrics"))
-            wait_until(lambda: not state.tasks)
+        (connection,) = state.connections
+        connection.loop.call_soon_threadsafe(connection.pause_writing)
+        wait_until(lambda: connection.flow.write_paused)
         peer.sendall(head("POST", INFER, "Content-Encoding: gzip", "Content-Length: 1"))
         wait_until(lambda: server.ended(400) == 1)
         assert len(state.tasks) == 1, "the answer waits for the client"

@@ -75,7 +75,7 @@ def test_a_refusal_is_noted_with_all_of_the_time_that_was_waited(toy: Path) -> N
 
     def refuse(*arguments: Any) -> PendingResult:
         pending = PendingResult()
-        pending.set_exception(RefusedError(Refusal.DEADLINE))
+        pending.set_exception(RefusedError(Refusal.DEADLINE, "it waited"))
         return pending
 
     async def refused(inference: Inference) -> None:
