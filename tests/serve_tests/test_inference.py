@@ -69,29 +69,6 @@ async def ask(inference: Inference, request: dict[str, np.ndarray]) -> np.ndarra
     return oracle.read_scores(encoded.body, None)[1]
 
 
-def test_a_refusal_is_noted_with_all_of_the_time_that_was_waited(toy: Path) -> None:
-    """What admission refused since it had waited for a second says nothing of requests that have not waited."""
-    noted: list[int] = []
-
-    def refuse(*arguments: Any) -> PendingResult:
-        pending = PendingResult()
-        pending.set_exception(RefusedError(Refusal.DEADLINE, "it waited"))
-        return pending
-
-    async def refused(inference: Inference) -> None:
-        receipt = inference.receive()
-        receipt.received_ns -= 1_000_000_000
-        body = json.dumps(oracle.json_request(draw_request(3))).encode()
-        with pytest.raises(OverloadedError):
-            await inference.answer(body, None, None, receipt)
-
-    with opened(toy) as inference:
-        inference.slot.model.submit = refuse  # type: ignore[method-assign]
-        inference._door.refused = lambda *arguments: noted.append(arguments[-1])  # type: ignore[method-assign]
-        asyncio.run(refused(inference))
-    assert len(noted) == 1 and noted[0] >= 1_000_000_000
-
-
 @pytest.mark.parametrize("unseen", [None, 4])
 @pytest.mark.parametrize("strange", [-1, 30, 2**40])
 def test_unseen_ids_are_treated_alike_by_pool_library_and_server(

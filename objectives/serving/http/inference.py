@@ -222,9 +222,9 @@ class Inference:
 
     async def _scores(self, model: Model, read: _Read, length: int, start: int) -> tuple[Array, int]:
         now = time.perf_counter_ns()
-        loop_ns, load, at_once = self._loop_load.turns_ns(now) + now - start, model.pool.load, False
+        loop_ns, load, at_once = self._loop_load.turns_ns(now), model.pool.load, False
         try:
-            pending = model.submit(read.arrays, read.rows, loop_ns)
+            pending = model.submit(read.arrays, read.rows, loop_ns + now - start)
             at_once = pending.done()
             scores = pending.result() if at_once else await asyncio.wrap_future(pending)
         except RefusedError as error:

@@ -30,7 +30,8 @@ class Door:
     """Door that is shut for a moment after a refusal, to what would be refused as well.
 
     What admission refused, it refuses again while as much or more is outstanding, and larger requests all the more. Of
-    requests that are encoded alike, the longer body has more rows.
+    requests that are encoded alike, the longer body has more rows. How long the refused request itself had waited for
+    the event loop is left out, so that after a long turn some are refused, for that moment, which would have had time.
     """
 
     def __init__(self) -> None:
