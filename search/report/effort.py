@@ -100,9 +100,16 @@ def simulations(front: Front) -> tuple[Simulation, ...]:
     for name, known in values.items():
         pairs = [(trial, ours, theirs) for trial, ours, theirs, _ in known if ours and theirs]
         if pairs:
-            trials, ours, theirs = zip(*pairs, strict=True)
             intervals = tuple(interval for _, ours, theirs, interval in known if ours and theirs and interval)
-            found.append(Simulation(name, trials, ours, theirs, intervals))
+            found.append(
+                Simulation(
+                    name,
+                    tuple(trial for trial, _, _ in pairs),
+                    tuple(ours for _, ours, _ in pairs),
+                    tuple(theirs for _, _, theirs in pairs),
+                    intervals,
+                )
+            )
     return tuple(found)
 
 

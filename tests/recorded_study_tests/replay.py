@@ -126,16 +126,16 @@ class RecordedWorker:
 class RecordedCosts(CostModel):
     """Simulated ratios of the table, for candidates whose service curves were measured in the replay."""
 
-    def __init__(self, jobs: MeterJobs, recorded: RecordedStudy, measured: set[str]) -> None:
-        """Make the costs; `measured` are the candidates, of untrained weights, whose curves are known."""
+    def __init__(self, jobs: MeterJobs, recorded: RecordedStudy, with_curves: set[str]) -> None:
+        """Make the costs; `with_curves` are the candidates, of untrained weights, whose curves are known."""
         super().__init__(jobs, Path("/nonexistent"))
-        self._recorded, self._measured = recorded, measured
+        self._recorded, self._with_curves = recorded, with_curves
 
     def missing(self, candidate: Candidate) -> tuple[CurvePart, ...]:
-        return () if candidate.untrained.id in self._measured else super().missing(candidate)
+        return () if candidate.untrained.id in self._with_curves else super().missing(candidate)
 
     def learn(self, candidate: Candidate, part: CurvePart, measured: requests.ServiceCurveResponse) -> None:
-        self._measured.add(candidate.untrained.id)
+        self._with_curves.add(candidate.untrained.id)
 
     def ratios(self, candidate: Candidate) -> SimulatedRatios:
         variant = self._recorded.by_variant[candidate.untrained.variant_id].candidate
