@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -24,29 +25,33 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
     Raises:
         FullDiskError: `make` failed while the disk was full.
     """
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
     if folder.exists():
         if _is_whole(folder):
             return True
-        shutil.rmtree(folder)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another builder has found it too
+            folder.rename(partial)
+            shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         try:
             make(partial)
-        except Exception as error:  # libraries raise errors of many classes
-            if shutil.disk_usage(partial).free < _FULL_BYTES:
+        except Exception as error:
+            if _is_full(error, partial):
                 raise FullDiskError(f"The disk is full: {folder.parent} must have room for more files.") from error
             raise
         sizes = {str(file.relative_to(partial)): file.stat().st_size for file in partial.rglob("*") if file.is_file()}
         try:
+            _sizes(folder).unlink(missing_ok=True)
             partial.rename(folder)
-            with written_whole(_sizes(folder)) as file:
-                file.write_text(json.dumps(sizes))
         except OSError:
             # Another builder was first; its result is the same by content.
             if not folder.exists():
                 raise
+            return False
+        with contextlib.suppress(OSError), written_whole(_sizes(folder)) as file:
+            file.write_text(json.dumps(sizes))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return False
@@ -64,7 +69,21 @@ def _is_whole(folder: Path) -> bool:
         sizes = json.loads(_sizes(folder).read_text())
     except (OSError, ValueError):
         return True
-    return all(not (folder / name).exists() or (folder / name).stat().st_size == size for name, size in sizes.items())
+    for name, size in sizes.items():
+        with contextlib.suppress(FileNotFoundError):
+            if (folder / name).stat().st_size != size:
+                return False
+    return True
+
+
+def _is_full(error: BaseException | None, folder: Path) -> bool:
+    """Return whether an error was raised since the disk is full: by its number or a cause's, or, since libraries raise
+    errors of many classes, by what is left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 @contextlib.contextmanager

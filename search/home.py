@@ -82,7 +82,7 @@ class Home:
                 )
         try:
             self.mlruns.mkdir(parents=True, exist_ok=True)
-            mark.write_text("1\n")  # also where it is, to see whether the home can still be written
+            mark.touch()  # also where it is, to see whether the home can still be written
             for folder in (self.data_sets, self.artifacts, self.root / "reports"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -211,9 +211,9 @@ class Study:
             if "reference" in frozen.user_attrs:
                 kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
                 self._study.enqueue_trial({}, user_attrs=kept)
-            elif frozen.params:
+            elif chosen := {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}:
                 kept = {key: frozen.user_attrs[key] for key in (_START,) if key in frozen.user_attrs}
-                self._study.enqueue_trial(dict(frozen.params), user_attrs=kept)
+                self._study.enqueue_trial(chosen, user_attrs=kept)
 
     def finished(self) -> list[FrozenTrial]:
         return [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from objectives.build import elastic
-from objectives.build.model_structure import groups_of_student, of_baseline
+from objectives.build.model_structure import groups_of_student, of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import Training, distil, soft_loss_of
 from objectives.compression.elastic.network import ElasticNetwork
@@ -184,7 +184,7 @@ def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:
     if weights.architecture is not None and weights.techniques == (weights.architecture,):
         model = _student(recommender, weights.architecture)
         return Fitted(model.eval(), groups_of_student(recommender, model, weights.architecture), {})
-    model, structure = _reshaped(recommender, weights)
+    model, structure = _reshaped(recommender, weights, trained=False)
     return Fitted(model.eval(), structure, {})
 
 
@@ -193,18 +193,23 @@ def _reshaped(
     weights: Weights,
     evidence: Callable[[], Evidence] | None = None,
     between: Callable[[nn.Module], object] | None = None,
+    trained: bool = True,
 ) -> tuple[nn.Module, ModelStructure]:
-    start, made_of = _start(recommender, weights)
+    start, made_of = _start(recommender, weights, trained)
     counts = recommender.counts(start, made_of.tables) if weights.table_forms else {}
     return reshape(start, made_of, weights.techniques, Means(counts, evidence, between))
 
 
-def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:
-    """Return the model that fitting starts from, and its structure; ValueError where a student equals the baseline."""
+def _start(recommender: Recommender, weights: Weights, trained: bool) -> tuple[nn.Module, ModelStructure]:
+    """Return the model that fitting starts from, and its structure, which is traced once for all students of a program
+    where they are not trained; ValueError where a student equals the baseline.
+    """
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure
     student = _student(recommender, weights.architecture)
-    return student, groups_of_student(recommender, student, weights.architecture)
+    if not trained:
+        return student, groups_of_student(recommender, student, weights.architecture)
+    return student, of_student(recommender, student, weights.architecture).structure
 
 
 def _student(recommender: Recommender, architecture: Architecture) -> nn.Module:

@@ -95,8 +95,10 @@ class Explorer:
                     self._told, reserve = self._told + ended, self._reserve()
                 self._tick(self._clock.now() - start)
         finally:
+            # The workers first: on a full disk nothing can be noted.
+            self._stop_workers()
             self._study.note(search_seconds=self._clock.now() - start + spent_seconds)
-            self._abort()
+            self._study.sweep()
 
     def _end(self) -> str | None:
         """Return the reason why the search is over, whatever time is left."""
@@ -114,7 +116,7 @@ class Explorer:
     def _may_ask(self) -> bool:
         """Return whether another trial may begin."""
         waiting = len(self._waiting)
-        # One more than the builders, so that the meter always has work.
+        # One more than the builders, so that the meter has work.
         free = waiting < MOST_WAITING and len(self._running_trials) - waiting <= len(self._builders)
         return free and self._duplicates < _DUPLICATES and (self._within_limit or self._study.reference_waits)
 
@@ -276,8 +278,8 @@ class Explorer:
         if outcome.artifact is not None:
             self._trained.add(candidate.weights.id)
 
-    def _abort(self) -> None:
-        """Abort the running trials; the next run asks for the same choices again."""
+    def _stop_workers(self) -> None:
+        """Stop the jobs of the running trials; the next run asks for the same choices again."""
         for running in self._running_trials:
             if running.worker is not None:
                 running.worker.kill()
@@ -285,4 +287,3 @@ class Explorer:
         for builder in self._builders:
             builder.resume()
         self._running_trials.clear()
-        self._study.sweep()

@@ -27,6 +27,10 @@ _FINAL = "final benchmark"
 _MOST_MARKS = 1000
 
 
+# Ratios of which a figure is drawn, besides the table of all.
+_DRAWN = "p95 ratio", "throughput ratio"
+
+
 @dataclass(frozen=True)
 class Simulation:
     """Simulated and measured values of one ratio, (trials,) each.
@@ -113,6 +117,11 @@ def simulations(front: Front) -> tuple[Simulation, ...]:
     return tuple(found)
 
 
+def drawn_simulations(found: Sequence[Simulation]) -> list[Simulation]:
+    """Return those of p95 and throughput."""
+    return [one for one in found if one.name in _DRAWN]
+
+
 SIMULATION_COLUMNS: tuple[Column[Simulation], ...] = (
     Column("ratio to the baseline", lambda of: Cell(of.name), "left"),
     Column("trials", lambda of: Cell(str(len(of.trials)))),
@@ -168,7 +177,8 @@ def effort_figure(front: Front) -> Description:
 
 
 def simulation_figure(found: Sequence[Simulation]) -> Description:
-    """Describe measured over simulated ratios on logarithmic axes, with the line where both are equal."""
+    """Describe measured over simulated values of one or two ratios on logarithmic axes, with the line where both are
+    equal."""
     ends = [value for one in found for value in (*one.simulated, *one.measured)]
     low, high = 0.8 * min(ends), 1.25 * max(ends)
     line = {

@@ -23,6 +23,7 @@ from search.report.columns import ENDING_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLU
 from search.report.data import Curve, endings, gains_sentence, hypervolume_curves, metric_of, slices_of
 from search.report.effort import (
     SIMULATION_COLUMNS,
+    drawn_simulations,
     early_sentence,
     effort_figure,
     seconds_by_stage,
@@ -142,7 +143,7 @@ def _study_figures(front: Front, baseline_profile: StudyProfile | None) -> dict[
     }
     if seconds_by_stage(front):
         figures["effort"] = go.Figure(effort_figure(front))
-    if found := simulations(front):
+    if found := drawn_simulations(simulations(front)):
         figures["simulation"] = go.Figure(simulation_figure(found))
     if baseline_profile is not None:
         figures["profile"] = go.Figure(profile_figure(baseline_profile))

@@ -171,8 +171,8 @@ class Surrogates:
 
 
 def newest(keys: Sequence[Hashable], kept: Collection[Hashable]) -> list[Hashable]:
-    """Return the keys that are kept and the newest of the others, in their order, as many as a model takes; the oldest
-    go some at a time, so that most proposals find the kernel that was fitted before."""
+    """Return the keys that are kept and the newest of the others, in their order: as many as a model takes, unless more
+    are kept. The oldest go some at a time, so that most proposals find the kernel that was fitted before."""
     excess = -(-max(0, len(keys) - MOST_ROWS) // ROWS_STEP) * ROWS_STEP
     dropped = set([key for key in keys if key not in kept][:excess])
     return [key for key in keys if key not in dropped]

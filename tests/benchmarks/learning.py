@@ -4,9 +4,9 @@
                                         [--picture docs/learning.svg]
 
 Each search is replayed as it is, with all its rules (`tests/recorded_study_tests/replay.py`), but for the final
-benchmark. Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds `auto` is above each other
-sampler then, the candidates that were costed, evaluated and benchmarked, and after how many minutes `auto` has what
-another sampler has in the end, by its median. The picture needs kaleido and Chromium.
+benchmark. Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds the first sampler is above each
+other one then, the candidates that were costed, evaluated and benchmarked, and after how many minutes the first has
+what another has in the end, by its median. The picture needs kaleido and Chromium.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import get_args
@@ -107,6 +108,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
+    if options.picture is not None and find_spec("kaleido") is None:
+        parser.error("--picture needs kaleido, which is not installed")
     samplers = options.samplers.split(",")
     if unknown := set(samplers) - set(get_args(SamplerName)):
         parser.error(f"--samplers must be among {', '.join(get_args(SamplerName))}, but got {', '.join(unknown)}")

@@ -176,6 +176,6 @@ def test_a_study_that_asks_for_it_is_told(shop: Shop, asked: dict[str, object], 
 
 @pytest.mark.parametrize("number", range(2))
 def test_what_enters_the_space_can_be_done(shop: Shop, number: int) -> None:
-    candidate = shop.candidates(2, seed=2)[number]
+    candidate = shop.candidates(2, seed=3)[number]
     done = walk(shop, candidate)
     assert done.refusal is None and done.scores, told(candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no weights"):
         make_once(tmp_path / "x", fails)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_error_that_is_caused_by_a_full_disk_is_known(tmp_path: Path) -> None:
+    """Also where the file that did not fit is gone by then."""
+
+    def fails(into: Path) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("weights cannot be saved") from None
+
+    with pytest.raises(FullDiskError):
+        make_once(tmp_path / "x", fails)
 
 
 def test_a_full_disk_has_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

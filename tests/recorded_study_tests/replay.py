@@ -146,6 +146,7 @@ class Replay:
     """A search over a recorded study by one sampler and one seed.
 
     ended: the trials that ended, each with the minutes of the search until then
+    dry_trials: number of them that were the dry run's, whose minutes are its own
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Replay:
         limits = self.config.quality.limits
         self.study = _TimedStudy("s", storage, self.config.objectives, limits, seed, sampler)
         self._cache, self._measured = set[object](), {BASELINE.untrained.id}
-        self._dry = 0
+        self.dry_trials = 0
         if before is not None:
             self._cache, self._measured = before._cache, before._measured
         self.study.ask_seconds = ask_seconds
@@ -185,13 +186,13 @@ class Replay:
         if not any(trial.number > 0 for trial in self.study.measured_trials()):
             run_first_trials(self.study, lambda count: explorer.run(float("inf"), count, 0.0))
             self.study.note(search_seconds=0.0)
-            self._dry = len(self.ended)
+            self.dry_trials = len(self.ended)
         spent = float(self.study.facts["search_seconds"])
         explorer.run(60 * minutes - spent, trials, spent)
 
     def hypervolume(self, minutes: float) -> float:
         """Return the hypervolume of the front after so many minutes of the search."""
-        ended = [one for at, one in enumerate(self.ended) if at < self._dry or (one.minutes or 0.0) <= minutes]
+        ended = [one for at, one in enumerate(self.ended) if at < self.dry_trials or (one.minutes or 0.0) <= minutes]
         measured = [m for trial in ended if trial.number > 0 and (m := trial.measurement) is not None]
         found = [m for m in measured if self.config.quality.limits.kept(m.quality)]
         ratios = [m.latency.p95_ratio for m in found], [m.throughput.ratio for m in found]

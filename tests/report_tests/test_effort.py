@@ -11,6 +11,7 @@ from objectives.records import EarlyLoss
 from search.report.data import hypervolume_curves
 from search.report.effort import (
     SIMULATION_COLUMNS,
+    drawn_simulations,
     early_sentence,
     effort_figure,
     seconds_by_stage,
@@ -63,6 +64,7 @@ def test_simulated_values_stand_beside_measured_ones(front_document: Document) -
     assert [one.name for one in others] == ["service p50 ratio", "capacity ratio"], (
         "of the others nothing was simulated"
     )
+    assert drawn_simulations([p95, throughput, *others]) == [p95, throughput]
     figure: Any = simulation_figure((p95, throughput))
     line, ours, theirs = figure["data"]
     assert line["x"] == line["y"] and line["x"][0] < 0.1 and line["x"][1] > 8

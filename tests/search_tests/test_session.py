@@ -120,10 +120,10 @@ def test_a_home_on_a_read_only_disk_is_told_at_once(home: Home, monkeypatch: pyt
     """Also one that leanrec has made, before a trial is begun."""
     home.claim()
 
-    def write_text(path: Path, text: str) -> int:
+    def touch(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(Path, "touch", touch)
     with pytest.raises(ConfigError, match=f"--home: {home.root} must be a folder that can be written.*Read-only"):
         home.claim()
 
