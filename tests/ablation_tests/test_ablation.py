@@ -123,6 +123,13 @@ class Stopped(Console):
             raise KeyboardInterrupt
 
 
+def begun(home: Home, *settings: str) -> Study:
+    """Begin a preset's study, with one of Optuna's samplers: leanrec's own draws candidates and is given none."""
+    config = load("synthetic-small", list(settings))
+    open_session(config, home)
+    return Study(config.name, home.storage(None), config.objectives, config.quality.limits, config.seed)
+
+
 def filled(home: Home, study: Study) -> None:
     """Trial 0 is the baseline, 1 has four techniques, 2 the same but loses too much, 3 is the baseline once more."""
     space = cast(SearchSpace, Given(Candidate(), CHOSEN, CHOSEN, Candidate()))
@@ -327,8 +334,7 @@ def test_the_command_tells_keeps_and_levels(
     """The command runs in this process, so that the scripted workers stand in; MLflow is a real database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = Home(tmp_path)
-    study = open_session(load("synthetic-small", []), home).study
-    filled(home, study)
+    filled(home, begun(home))
     workers = Workers(tmp_path)
     monkeypatch.setattr("search.workers.processes.Worker", lambda kind, log: getattr(workers, kind))
     arguments = ["ablate", "synthetic-small", "--home", str(tmp_path), "--json", "--quiet", "--trial", "1"]
@@ -351,8 +357,8 @@ def test_the_command_tells_keeps_and_levels(
 def test_nothing_measured_is_status_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = open_session(load("synthetic-small", [f"tracking_uri=sqlite:///{tmp_path}/m.db"]), Home(tmp_path))
-    filled(session.home, session.study)
+    home, settings = Home(tmp_path), (f"tracking_uri=sqlite:///{tmp_path}/m.db",)
+    filled(home, begun(home, *settings))
     workers = Workers(tmp_path)
     failing = Worker("meter", tmp_path / "log", [sys.executable, "-c", "raise SystemExit(3)"])
     monkeypatch.setattr(
