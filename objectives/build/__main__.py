@@ -9,7 +9,7 @@ from objectives.build.stages.opened import open_once
 from objectives.build.stages.prepare import prepare
 from objectives.build.stages.weights import fit
 from objectives.jobs import requests as jobs
-from objectives.jobs.protocol import Jobs, Progress, serve
+from objectives.jobs.protocol import Jobs, Progress, serve, silent
 
 
 def custom_metric(request: jobs.CustomMetricRequest, progress: Progress) -> jobs.EvaluateResponse:
@@ -17,20 +17,12 @@ def custom_metric(request: jobs.CustomMetricRequest, progress: Progress) -> jobs
     return jobs.EvaluateResponse(evaluate_custom_metric(recommender, request))
 
 
-def evaluate_quality(request: jobs.EvaluateRequest, progress: Progress) -> jobs.EvaluateResponse:
-    return evaluate(request)
-
-
-def score_rows(request: jobs.ScoreRequest, progress: Progress) -> jobs.ScoreResponse:
-    return score(request)
-
-
 JOBS: Jobs = {
     jobs.PrepareRequest: prepare,
     jobs.FitRequest: fit,
     jobs.ExportRequest: export,
-    jobs.EvaluateRequest: evaluate_quality,
-    jobs.ScoreRequest: score_rows,
+    jobs.EvaluateRequest: silent(evaluate),
+    jobs.ScoreRequest: silent(score),
     jobs.CustomMetricRequest: custom_metric,
 }
 

@@ -181,9 +181,6 @@ def untrained(recommender: Recommender, weights: Weights, seed: int) -> Fitted:
         ValueError: a technique cannot be applied to this model, or would change nothing.
     """
     torch.manual_seed(seed)
-    if weights.architecture is not None and weights.techniques == (weights.architecture,):
-        model = _student(recommender, weights.architecture)
-        return Fitted(model.eval(), groups_of_student(recommender, model, weights.architecture), {})
     model, structure = _reshaped(recommender, weights, trained=False)
     return Fitted(model.eval(), structure, {})
 

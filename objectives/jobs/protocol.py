@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar, cast, get_args
+from typing import Any, Generic, TypeVar, cast, get_args
 
 from objectives.errors import FullDiskError, InputError, one_line
 from spaces.serialization import from_plain, to_plain
@@ -22,6 +23,16 @@ class Request(Generic[Response]):
 
 # The function that does each job, by the type of its request; it gives the response that the request names.
 Jobs = Mapping[type[Request[object]], Callable[..., object]]
+
+
+def silent(work: Callable[[Any], Any]) -> Callable[[Any, Progress], Any]:
+    """Return a job that reports no progress."""
+
+    @functools.wraps(work)
+    def run(request: Any, progress: Progress) -> Any:
+        return work(request)
+
+    return run
 
 
 def response_type(request: type[Request[Response]]) -> type[Response]:

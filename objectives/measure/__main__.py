@@ -5,17 +5,14 @@ Loads no torch and no user code: requests are plain arrays that a builder wrote.
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from objectives.held_out_rows import read_requests
 from objectives.jobs import requests as jobs
-from objectives.jobs.protocol import Jobs, Progress, serve
+from objectives.jobs.protocol import Jobs, serve, silent
 from objectives.measure.benchmark import benchmark, benchmark_group, visit_together, weigh, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.served import serve_here
@@ -38,24 +35,14 @@ def weigh_deployment(request: jobs.WeighRequest) -> Footprint:
     return weigh(Path(request.holdout), request.candidate)
 
 
-def _silent(work: Callable[[Any], Any]) -> Callable[[Any, Progress], Any]:
-    """Return a job that reports no progress."""
-
-    @functools.wraps(work)
-    def run(request: Any, progress: Progress) -> Any:
-        return work(request)
-
-    return run
-
-
 JOBS: Jobs = {
     jobs.BenchmarkRequest: benchmark,
-    jobs.ServiceCurveRequest: _silent(service_curve),
-    jobs.TransportRequest: _silent(transport),
-    jobs.GroupBenchmarkRequest: _silent(benchmark_group),
-    jobs.VisitRequest: _silent(visit_together),
-    jobs.WeighRequest: _silent(weigh_deployment),
-    jobs.ProfileRequest: _silent(profile),
+    jobs.ServiceCurveRequest: silent(service_curve),
+    jobs.TransportRequest: silent(transport),
+    jobs.GroupBenchmarkRequest: silent(benchmark_group),
+    jobs.VisitRequest: silent(visit_together),
+    jobs.WeighRequest: silent(weigh_deployment),
+    jobs.ProfileRequest: silent(profile),
 }
 
 if __name__ == "__main__":

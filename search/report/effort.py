@@ -1,4 +1,4 @@
-"""Where the time of a study went, and how well its simulations told what was measured."""
+"""Time of a study by stage, and simulated ratios beside measured ones."""
 
 from __future__ import annotations
 
@@ -102,18 +102,11 @@ def simulations(front: Front) -> tuple[Simulation, ...]:
             values.setdefault(name, []).append((point.trial, ours, theirs, interval))
     found = []
     for name, known in values.items():
-        pairs = [(trial, ours, theirs) for trial, ours, theirs, _ in known if ours and theirs]
-        if pairs:
-            intervals = tuple(interval for _, ours, theirs, interval in known if ours and theirs and interval)
-            found.append(
-                Simulation(
-                    name,
-                    tuple(trial for trial, _, _ in pairs),
-                    tuple(ours for _, ours, _ in pairs),
-                    tuple(theirs for _, _, theirs in pairs),
-                    intervals,
-                )
-            )
+        kept = [(trial, ours, theirs, interval) for trial, ours, theirs, interval in known if ours and theirs]
+        if kept:
+            trials, simulated_ratios, measured, intervals = zip(*kept, strict=True)
+            known_to = tuple(interval for interval in intervals if interval is not None)
+            found.append(Simulation(name, trials, simulated_ratios, measured, known_to))
     return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/record_study.py --home DIR [--groups 12] [--into DIR]
 
-The study is `tests/recorded_study_tests/ml-100k.yaml`; it takes an hour or more on a quiet machine. Every graph is
+The study is `tests/recorded_study_tests/ml-100k.yaml`; it takes most of an hour on two cores. Every graph is
 exported untrained and its service curve is measured in each placement; all weights are trained, exported in all
 widths, and evaluated; the front by simulation, layer by layer, and as many candidates at random are benchmarked in
 groups. What was measured is kept in the home, so that a second call goes on. Written: the table and the facts that

@@ -59,7 +59,7 @@ def test_a_simulated_load_is_that_of_an_mm1_queue(times: float) -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.99, 0.9, 5 / 6, 0.7, 0.5])
 def test_enough_requests_find_all_replicas_idle(share: float) -> None:
-    """In 97 of 100 draws, by the binomial distribution of SciPy, and not with many more than it takes."""
+    """SciPy's binomial distribution has enough in 97 of 100 draws, and one request less is not far more than enough."""
     count = rested_requests(share)
     assert binom.sf(FEWEST_RUNS - 1, count, share) >= 0.97
     assert binom.sf(FEWEST_RUNS - 1, count - 1, share) < 0.995

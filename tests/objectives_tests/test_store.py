@@ -52,7 +52,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_an_error_that_is_caused_by_a_full_disk_is_known(tmp_path: Path) -> None:
-    """Also where the file that did not fit is gone by then."""
+    """The file that did not fit is gone by then."""
 
     def fails(into: Path) -> None:
         try:
@@ -65,7 +65,7 @@ def test_an_error_that_is_caused_by_a_full_disk_is_known(tmp_path: Path) -> None
 
 
 def test_a_full_disk_has_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the library says that was writing."""
+    """The library that was writing raises an error of any class."""
 
     def fails(into: Path) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")

@@ -174,8 +174,8 @@ class Replay:
             for start in SPACE.starts():
                 self.study.enqueue(start)
 
-    def run(self, minutes: float, trials: int | None = None) -> None:
-        """Search until so many minutes, or trials, are spent, after a dry run that does not count; again to go on."""
+    def run(self, minutes: float) -> None:
+        """Search until so many minutes are spent, after a dry run that does not count; again to go on."""
         jobs = MeterJobs(self.config, _task(), self._recorded.prepared, Traffic())
         costs = RecordedCosts(jobs, self._recorded, self._measured)
         self.study.sweep()
@@ -188,7 +188,7 @@ class Replay:
             self.study.note(search_seconds=0.0)
             self.dry_trials = len(self.ended)
         spent = float(self.study.facts["search_seconds"])
-        explorer.run(60 * minutes - spent, trials, spent)
+        explorer.run(60 * minutes - spent, None, spent)
 
     def hypervolume(self, minutes: float) -> float:
         """Return the hypervolume of the front after so many minutes of the search."""

@@ -75,7 +75,7 @@ def test_a_candidate_that_failed_is_not_proposed_again(monkeypatch: pytest.Monke
 
 
 def test_settled_weights_are_asked_for_at_once() -> None:
-    """Also of the sampler that proposes at random."""
+    """The sampler that proposes at random gets them too."""
     problem = Problem("random", 0)
     for _ in range(6):
         problem.step()
@@ -84,7 +84,7 @@ def test_settled_weights_are_asked_for_at_once() -> None:
 
 
 def test_the_models_keep_what_was_measured() -> None:
-    """Of 700 keys, of which three early ones are kept, 300 go: the oldest of the others."""
+    """The oldest 300 of 700 keys go, but for three that are kept."""
     keys, kept = range(700), {0, 5, 90}
     found = newest(keys, kept)
     assert found == [0, 5, 90, *range(303, 700)]

@@ -117,7 +117,7 @@ def test_settings_of_a_study_that_runs_are_not_forgotten(home: Home) -> None:
 
 
 def test_a_home_on_a_read_only_disk_is_told_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that leanrec has made, before a trial is begun."""
+    """The home is leanrec's own; no trial is begun."""
     home.claim()
 
     def touch(path: Path) -> None:
