@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
+import math
 import os
 import resource
 import time
@@ -138,11 +139,19 @@ class InterferenceMonitor:
 
 
 def least_disturbed(
-    run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor], tries: int = _TRIES
+    run: Callable[[], T],
+    calm: float,
+    monitor: Callable[[], InterferenceMonitor],
+    tries: int = _TRIES,
+    end: float = math.inf,
 ) -> T:
-    """Return the first undisturbed result, by the run's `calm_share`, of so many tries, or the least disturbed one."""
+    """Return the first undisturbed result, by the run's `calm_share`, of so many tries, or the least disturbed one.
+
+    Args:
+        end: time of `time.monotonic` after which none is repeated
+    """
     tried: list[tuple[float, T]] = []
-    while len(tried) < tries and (not tried or tried[-1][0] > calm + _MARGIN):
+    while not tried or (len(tried) < tries and tried[-1][0] > calm + _MARGIN and time.monotonic() < end):
         watching = monitor()
         result = run()
         tried.append((watching.stop().taken, result))

@@ -76,7 +76,8 @@ class Window:
     probe_requests: requests that count at each such rate, more where they take less than a third of a second
     visits: number of times that both deployments are opened anew and measured
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
-    patience_seconds: the longest time that a visit waits for undisturbed blocks
+    patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
+        are not repeated
     """
 
     blocks: int = 20

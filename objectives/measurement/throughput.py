@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -144,6 +145,7 @@ def search_rates(
         calm: as in `measure_capacity`
     """
     found = list(searches)
+    end = time.monotonic() + window.patience_seconds
 
     def step(which: int, rate: float, number: int) -> None:
         search = found[which]
@@ -153,7 +155,7 @@ def search_rates(
             return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
 
         slower = slowness(which)
-        found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most))])
+        found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])
 
     for number in range(window.probes):
         for which in _turns(len(targets), number):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,6 +268,12 @@ def test_a_disturbed_run_is_repeated_at_most_twice(taken: list[float], result: i
     assert next(numbers) == len(taken)
     numbers, script = iter(range(9)), Scripted(*taken)
     assert least_disturbed(lambda: next(numbers), 0.18, script, tries=1) == 0
+    assert next(numbers) == 1
+
+
+def test_no_run_is_repeated_after_the_end() -> None:
+    numbers = iter(range(9))
+    assert least_disturbed(lambda: next(numbers), 0.18, Scripted(0.9, 0.9), end=time.monotonic()) == 0
     assert next(numbers) == 1
 
 

@@ -270,3 +270,6 @@ def test_a_monitor_that_sees_others_repeats_a_probe() -> None:
     shares, target, once = iter([0.9]), exponential(1.0), replace(_window(1, 50), most=1.0)
     search_rates([target], [begun(1000.0)], ONE, LOAD, 4.0, once, 0, calm=0.02, monitor=monitor)
     assert target.calls.count("open_loop") == 1, "the window has no repetitions"
+    shares, target, short = iter([0.9]), exponential(1.0), replace(_window(1, 50), patience_seconds=1e-9)
+    search_rates([target], [begun(1000.0)], ONE, LOAD, 4.0, short, 0, calm=0.02, monitor=monitor)
+    assert target.calls.count("open_loop") == 1, "there is no time for repetitions"

@@ -64,6 +64,7 @@ space:
               split_rows: [0], route_rows: [0], embedding_device: [same], user_once: [false]}
 timing: {final_blocks: 20, confirm_blocks: 20, patience_seconds: 2}
 budget: {minutes: 10, trials: 1}
+workers: {job_seconds: 400}
 """
 
 

@@ -13,6 +13,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from objectives.serving.http.intake.joined import JoinedTransport
 from objectives.serving.http.limits import RETRY_AFTER, Limits
 
 
@@ -69,7 +70,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._joined = JoinedTransport(transport, lambda: self._answering and self.cycle.response_started)
+        super().connection_made(self._joined)  # type: ignore[arg-type]
         self._start_timer(self._limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -132,6 +134,10 @@ class Connection(HttpToolsProtocol):
             if self._gate is not None and posted and not self.pipeline and self._answering:
                 self.scope["state"][RECEIPT] = self._gate.received(self.scope["path"])
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._joined.send()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "request: must be of HTTP/1.1, but cannot be read as such")
