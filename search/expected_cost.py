@@ -43,12 +43,24 @@ def simulated_values(ratios: SimulatedRatios, objectives: Sequence[str]) -> list
 
 def correction(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
     """Return the median ratio of measured over simulated values, (objectives but quality,); 1 where none is both."""
+    errors = _errors(trials, objectives)
+    return np.exp(np.median(errors, axis=0)) if len(errors) else np.ones(errors.shape[1])
+
+
+def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
+    """Return the logarithms of the ratios of measured over expected values, which are those simulated times the
+    correction: (n, objectives but quality), a row of each trial that has both, or a row of zeros where none has."""
+    errors = _errors(trials, objectives)
+    return errors - np.median(errors, axis=0) if len(errors) else np.zeros((1, errors.shape[1]))
+
+
+def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
     others = [name for name in objectives if name != QUALITY]
-    ratios = []
+    errors = []
     for trial in trials:
         if trial.measurement is None or trial.outcome.simulated is None:
             continue
         simulated = simulated_values(trial.outcome.simulated, objectives)
         if simulated is not None:
-            ratios.append(np.log(sought(trial.measurement, others)) - np.log(simulated))
-    return np.exp(np.median(ratios, axis=0)) if ratios else np.ones(len(others))
+            errors.append(np.log(sought(trial.measurement, others)) - np.log(simulated))
+    return np.reshape(errors, (len(errors), len(others)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -13,15 +14,16 @@ from search.study import Study
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Done
 
-# Deployments that are open together beside the baseline: the more, the less time the baseline takes, and the farther
-# apart are the blocks that are compared. Models together hold at most so many bytes.
-TOGETHER = 6
+# Deployments that are open together beside the baseline: the more, the less time the baseline takes, the farther apart
+# are the blocks that are compared, and the later the search learns from them. Models together hold at most so many
+# bytes.
+TOGETHER = 4
 _BYTES = 2 << 30
 # Most candidates that wait for a benchmark before no other is begun.
 MOST_WAITING = 2 * TOGETHER
-# A group is complete with so many, and with six once benchmarks have taken this share of the search's time, in between
-# in proportion; from that share on it waits. The rest of the time is for other candidates, some of which dominate those
-# that wait.
+# A group is complete with so many, and with the most once benchmarks have taken this share of the search's time, in
+# between in proportion; from that share on it waits. The rest of the time is for other candidates, some of which
+# dominate those that wait.
 _FEWEST, _MOST_SHARE = 2, 0.5
 T = TypeVar("T")
 
@@ -35,12 +37,15 @@ class BenchmarkQueue:
         self._halves: list[list[RunningTrial]] = []
         self._seconds = 0.0
 
-    def take(self, waiting: Sequence[RunningTrial], now: bool, elapsed: float) -> list[RunningTrial]:
+    def take(
+        self, waiting: Sequence[RunningTrial], now: bool, elapsed: float, left: float = math.inf
+    ) -> list[RunningTrial]:
         """Return the group to benchmark next, or an empty one.
 
         Args:
             now: whether it does not wait for more trials, as the first, with the baseline, does
             elapsed: seconds of the search: the less of them benchmarks have taken, the sooner a group is complete
+            left: seconds in which the benchmark should end; one trial more is taken than fits, and one at least
         """
         while self._halves:
             # Some of a half may have ended since, for what the other half has shown.
@@ -51,7 +56,8 @@ class BenchmarkQueue:
         complete = begun and share <= 1 and len(waiting) >= max(_FEWEST, TOGETHER * share)
         if not waiting or not (now or complete):
             return []
-        group = self._screening.by_promise(waiting)[:TOGETHER]
+        most = max(1, math.ceil(min(TOGETHER, left / max(self.expected_seconds(1), 1e-3))))
+        group = self._screening.by_promise(waiting)[:most]
         return next(fitting(group, [side(one) for one in group]))
 
     def expected_seconds(self, waiting: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from objectives.jobs.protocol import Request
@@ -78,12 +79,13 @@ class Explorer:
                 elapsed = self._clock.now() - start
                 if (end := self._end()) is not None:
                     return end
-                closing = elapsed + reserve + self._benchmarks.expected_seconds(len(self._waiting)) >= seconds
+                left = seconds - elapsed - reserve
+                closing = self._benchmarks.expected_seconds(len(self._waiting)) >= left
                 if closing and not self._timing:
                     # What waits for a benchmark is worth one more.
                     if closed or not self._waiting:
                         return "the budget is spent"
-                    closed = self._dispatch_benchmark(elapsed, now=True)
+                    closed = self._dispatch_benchmark(elapsed, True, left)
                 elif not self._timing:
                     closed = False  # the final benchmark of fewer points takes less time
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
@@ -183,9 +185,9 @@ class Explorer:
             limit = workers.fit_seconds if running.stage in LONG else workers.job_seconds
             self._start([running], worker, self._stages.request(running), limit)
 
-    def _dispatch_benchmark(self, elapsed: float, now: bool) -> bool:
+    def _dispatch_benchmark(self, elapsed: float, now: bool, left: float = math.inf) -> bool:
         """Begin the benchmark of a group if one is due; return whether it began."""
-        if self._meter.busy or not (group := self._benchmarks.take(self._waiting, now, elapsed)):
+        if self._meter.busy or not (group := self._benchmarks.take(self._waiting, now, elapsed, left)):
             return False
         limit = len(group) * self._jobs.limit_seconds("screen")
         self._start(group, self._meter, self._benchmarks.request(group), limit)

@@ -7,16 +7,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
-from search.expected_cost import QUALITY, correction, is_simulated, simulated_values
+from search.expected_cost import QUALITY, correction, deviations, is_simulated, simulated_values
 from search.explore.running_trial import RunningTrial
-from search.front import loses_no_more
+from search.front import Floats, loses_no_more
 from search.study import Study
 from search.trials import EndedTrial, sought
 
-# Error margin of the simulation and of a single visit together, in each objective.
-_MARGIN = 1.15
+# The least difference that counts, in each objective; and the share of the deviations in which a candidate is worse that
+# is not worth its benchmark.
+_MARGIN, _SURE = 1.15, 0.9
 # Number of ways to run weights on the front, before new ones are worth more.
 _WAYS = 6
 
@@ -37,29 +41,41 @@ def dominated(
     rivals: Sequence[Rival],
     objectives: Sequence[str],
     resolution: float,
+    deviations: Floats,
 ) -> str | None:
-    """Return the reason to prune a candidate for its cost, None to keep it: by more than the margin, in all objectives
-    but quality, it is worse than the baseline, at any quality, or than a rival that loses no more at the resolution of
-    the data.
+    """Return the reason to prune a candidate for its cost, None to keep it: it is almost surely worse, by more than the
+    margin and in all objectives but quality, than the baseline, at any quality, or than a rival that loses no more at
+    the resolution of the data.
 
     Args:
         expected: values of these objectives but quality, lower is better
         rivals: of the front, without the baseline, and of candidates that wait to be benchmarked. A dominated point
             excludes no candidate: a loss equal to its own need not equal that of the point that dominates it.
+        deviations: logarithms of what was measured over what was expected of others, (n, objectives but quality); what
+            is expected may be as far off
     """
     others = [name for name in objectives if name != QUALITY]
+    possible = np.multiply(expected, np.exp(deviations))
     told = f"pruned: simulated at {_words(others, expected)} of the baseline"
-    if _worse(expected, [1.0] * len(others)):
+    worse = _worse(possible, np.ones(len(others)))
+    if worse.mean() >= _SURE:
         return told
     for rival in rivals:
-        if loses_no_more(rival.loss, loss, resolution) and _worse(expected, rival.values):
+        if not loses_no_more(rival.loss, loss, resolution):
+            continue
+        # Of two that were simulated, each has a deviation of its own.
+        its_own = 0.0 if rival.measured else np.roll(deviations, len(deviations) // 2, axis=0)
+        worse = worse | _worse(possible, np.multiply(rival.values, np.exp(its_own)))
+        if worse.mean() >= _SURE:
             has = "has" if rival.measured else "is simulated at"
             return f"{told}; trial {rival.trial} {has} {_words(others, rival.values)} at no higher loss"
     return None
 
 
-def _worse(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    return all(our > _MARGIN * their for our, their in zip(ours, theirs, strict=True))
+def _worse(ours: Floats, theirs: Floats) -> npt.NDArray[np.bool_]:
+    """Return in which rows of values, (n, objectives), one is worse than another in all objectives: (n,)."""
+    worse: npt.NDArray[np.bool_] = (ours > _MARGIN * theirs).all(axis=1)
+    return worse
 
 
 def _words(objectives: Sequence[str], values: Sequence[float]) -> str:
@@ -135,7 +151,8 @@ class Screening:
         for rival in waiting:
             if rival.quality is not None and (values := self.expected(rival)) is not None:
                 rivals.append(Rival(rival.number, values, rival.quality.loss, measured=False))
-        return dominated(expected, loss, rivals, objectives, resolution)
+        seen = deviations(self.study.measured_trials(), objectives)
+        return dominated(expected, loss, rivals, objectives, resolution, seen)
 
     def expected(self, running: RunningTrial) -> list[float] | None:
         """Return the expected values of all objectives but quality, lower is better; None where one was not simulated:

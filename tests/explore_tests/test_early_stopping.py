@@ -25,9 +25,10 @@ from tests.search_tests.measurements import complete_outcome
 __all__ = ["parts"]  # a fixture
 
 
-@given(st.lists(st.floats(-0.01, 0.3), min_size=8, max_size=40, unique=True), st.floats(0, 1), st.floats(-0.02, 0.02))
-def test_losses_on_a_line_are_continued(early: list[float], slope: float, intercept: float) -> None:
-    pairs = [(loss, intercept + slope * loss) for loss in early]
+@given(st.lists(st.integers(-100, 3000), min_size=8, max_size=40, unique=True), st.floats(0, 1), st.floats(-0.02, 0.02))
+def test_losses_on_a_line_are_continued(early: list[int], slope: float, intercept: float) -> None:
+    """Losses to a hundredth of a percent: much smaller steps would be lost in the sums."""
+    pairs = [(loss / 1e4, intercept + slope * loss / 1e4) for loss in early]
     found = loss_at_the_end(pairs, 0.2)
     assert found is not None
     assert found == pytest.approx((intercept + 0.2 * slope,) * 2, abs=1e-9)

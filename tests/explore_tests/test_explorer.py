@@ -364,7 +364,7 @@ def test_candidates_are_benchmarked_in_groups_beside_one_baseline(parts: dict[st
 
 
 def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(parts: dict[str, Any]) -> None:
-    """The six of which most is expected come first, and none while benchmarks have had half of the time."""
+    """The four of which most is expected come first, and none while benchmarks have had half of the time."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     search(parts, answers(), 2)
     queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
@@ -380,13 +380,15 @@ def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(parts: dict[s
     assert taken(1, 100.0) == [] == taken(0, 100.0, now=True)
     assert taken(1, 100.0, now=True) == [1]
     assert taken(2, 100.0) == [2, 1]
-    assert taken(8, 100.0) == [8, 7, 6, 5, 4, 3]
+    assert taken(8, 100.0) == [8, 7, 6, 5]
     queue.request(waiting[:1])
     assert [(one.number, why) for one, why in queue.end(Done(None, "SIGSEGV", 40.0))] == [(1, "SIGSEGV")]
-    # They have had 40 s: of 100 s, of 80 s and of less.
-    assert taken(4, 100.0) == [] and taken(5, 100.0) == [5, 4, 3, 2, 1]
-    assert taken(5, 80.0) == [] and taken(6, 80.0) == [6, 5, 4, 3, 2, 1]
+    # They have had 40 s: of 120 s, of 80 s and of less.
+    assert taken(2, 120.0) == [] and taken(3, 120.0) == [3, 2, 1]
+    assert taken(3, 80.0) == [] and taken(4, 80.0) == [4, 3, 2, 1]
     assert taken(8, 79.0) == []
+    # One takes 0.05 s here.
+    assert [len(queue.take(waiting, True, 100.0, left)) for left in (1.0, 0.12, 0.07, 0.01, -1.0)] == [4, 3, 2, 1, 1]
 
 
 def test_an_interruption_while_a_group_is_recorded_loses_none_of_it(
@@ -419,12 +421,12 @@ def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any]) -> N
         asked.append([int(Path(name).stem.removeprefix("trial-")) for name in arguments["recordings"]])
         return "SIGSEGV" if 3 in asked[-1] else each(lambda trial: timed(0.9 - 0.01 * trial, 2.0))(arguments)
 
-    _, told, _ = search(parts, answers(group_benchmark=scripted), 6)
+    _, told, _ = search(parts, answers(group_benchmark=scripted), 4)
     failed = {t.number: t.outcome.reason for t in told if t.outcome.state == "failed"}
     complete = {t.number for t in told if t.outcome.state == "complete"}
-    assert failed == {3: "SIGSEGV"} and len(complete) == 5 and 3 not in complete
+    assert failed == {3: "SIGSEGV"} and len(complete) == 3 and 3 not in complete
     first, *halves = asked
-    assert len(first) == 6 and [3] in halves and {number for half in halves for number in half} == set(first)
+    assert len(first) == 4 and [3] in halves and {number for half in halves for number in half} == set(first)
 
 
 def test_the_baseline_is_in_the_first_group_and_in_its_first_half(parts: dict[str, Any]) -> None:
@@ -474,14 +476,20 @@ def test_the_last_group_is_benchmarked_when_the_time_is_over(
     """Three were evaluated by then: they are worth one more benchmark."""
     search(parts, answers(), 2)
     evaluated: list[int] = []
+    benchmarked: list[int] = []
 
     def counted(arguments: Mapping[str, Any]) -> Any:
         evaluated.append(1)
         return answers()["evaluate"](arguments)
 
-    now = lambda: 0.0 if len(evaluated) < 3 else 1000.0  # noqa: E731
+    def timed_group(arguments: Mapping[str, Any]) -> Any:
+        benchmarked.append(1)
+        return answers()["group_benchmark"](arguments)
+
+    # Each takes 0.05 s.
+    now = lambda: 0.0 if len(evaluated) < 3 else 60.0 if benchmarked else 59.88  # noqa: E731
     monkeypatch.setattr(benchmark_groups, "_FEWEST", 100)
-    end, told, log = search(parts, answers(evaluate=counted), 50, now=now)
+    end, told, log = search(parts, answers(evaluate=counted, group_benchmark=timed_group), 50, now=now)
     assert end == "the budget is spent"
     assert [job for _, job in log].count("group_benchmark") == 1
     assert len([t for t in told if t.outcome.state == "complete"]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from objectives.records import Measurement, Quality, SimulatedRatios
 from search.config.loss_limits import Limits
-from search.expected_cost import correction, simulated_values
+from search.expected_cost import correction, deviations, simulated_values
 from search.explore.screening import Rival, dominated
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
@@ -22,6 +23,8 @@ LIMITS = Limits(0.01)
 
 
 OBJECTIVES = ("latency_p95", "throughput", "quality")
+# Deviations of a simulation that is right.
+EXACT = np.zeros((1, 2))
 
 
 def measured(p95: float, throughput: float, loss: float) -> Measurement:
@@ -32,7 +35,7 @@ def measured(p95: float, throughput: float, loss: float) -> Measurement:
 
 def why(p95: float, throughput: float, loss: float, front: Mapping[int, Measurement], resolution: float) -> str | None:
     rivals = [Rival(number, sought(m, OBJECTIVES[:2]), m.quality.loss) for number, m in front.items()]
-    return dominated([p95, 1 / throughput], loss, rivals, OBJECTIVES, resolution)
+    return dominated([p95, 1 / throughput], loss, rivals, OBJECTIVES, resolution, EXACT)
 
 
 def quality(low: float, high: float) -> Quality:
@@ -78,10 +81,46 @@ def test_nothing_outruns_itself(service: float, most: float, loss: float) -> Non
     assert told is None or "trial" not in told
 
 
+@pytest.mark.parametrize(("better", "pruned"), [(0, True), (1, True), (2, False), (10, False)])
+def test_what_may_be_better_is_kept(better: int, pruned: bool) -> None:
+    """Of ten earlier ones, some were measured at a third of the p95 that was expected: this one might be at 0.1."""
+    seen = np.zeros((10, 2))
+    seen[:better, 0] = -np.log(3.0)
+    told = dominated([0.3, 0.4], 0.0, [Rival(7, (0.2, 0.2), 0.0)], OBJECTIVES, 0.0, seen)
+    assert (told is not None) == pruned
+
+
+@given(
+    st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=30),
+    st.lists(st.tuples(st.floats(0.05, 2), st.floats(0.05, 2)), max_size=4),
+)
+def test_it_is_pruned_where_it_is_worse_in_nine_of_ten_deviations(
+    seen: list[tuple[float, float]], measured: list[tuple[float, float]]
+) -> None:
+    ours, theirs = (0.5, 0.5), [(1.0, 1.0), *measured]
+    worse = [
+        any(all(our * math.exp(d) > 1.15 * r for our, d, r in zip(ours, row, rival, strict=True)) for rival in theirs)
+        for row in seen
+    ]
+    rivals = [Rival(number, values, 0.0) for number, values in enumerate(measured)]
+    told = dominated(ours, 0.0, rivals, OBJECTIVES, 0.0, np.array(seen))
+    assert (told is not None) == (sum(worse) / len(worse) >= 0.9)
+
+
+def test_two_that_were_simulated_have_a_deviation_each() -> None:
+    """Half of the earlier ones were far slower than expected. A measured rival is what it is; a simulated one may be
+    slow too, where the candidate is not."""
+    seen = np.repeat([[2.0, 2.0], [0.0, 0.0]], 5, axis=0)
+    expected, values = (0.5, 0.5), (0.1, 0.1)
+    assert dominated(expected, 0.0, [Rival(7, values, 0.0)], OBJECTIVES, 0.0, seen) is not None
+    assert dominated(expected, 0.0, [Rival(7, values, 0.0, measured=False)], OBJECTIVES, 0.0, seen) is None
+    assert dominated(expected, 0.0, [Rival(7, values, 0.0, measured=False)], OBJECTIVES, 0.0, EXACT) is not None
+
+
 def test_each_objective_that_is_simulated_counts() -> None:
     """A latency at another percentile alone, and one that nothing is simulated of."""
-    assert dominated([1.3], 0.0, [], ("latency_p99", "quality"), 0.0) is not None
-    assert dominated([1.1], 0.0, [], ("latency_p99", "quality"), 0.0) is None
+    assert dominated([1.3], 0.0, [], ("latency_p99", "quality"), 0.0, EXACT[:, :1]) is not None
+    assert dominated([1.1], 0.0, [], ("latency_p99", "quality"), 0.0, EXACT[:, :1]) is None
     ratios = SimulatedRatios(0.1, 8.0, 0.2, 0.3, None, 5.0)
     assert simulated_values(ratios, OBJECTIVES) == [0.3, 0.2]
     assert simulated_values(ratios, ("latency_p50", "money_per_million")) == [0.2, 0.2]
@@ -98,3 +137,5 @@ def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured
     ]
     np.testing.assert_allclose(correction(trials, OBJECTIVES), [1.5, 1.25])
     np.testing.assert_allclose(correction([], OBJECTIVES), [1.0, 1.0])
+    np.testing.assert_allclose(np.exp(deviations(trials, OBJECTIVES)), [[2 / 3, 1], [1, 1], [8 / 3, 1]])
+    assert deviations([], OBJECTIVES).tolist() == [[0.0, 0.0]]

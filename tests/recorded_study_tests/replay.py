@@ -182,13 +182,16 @@ class Replay:
         workers: list[Any] = [RecordedWorker(self._recorded, self._cache) for _ in range(BUILDERS + 1)]
         self.study.passes = lambda seconds: self._clock.advance(workers, seconds)
         own = workers[1:], workers[0], 1, self.ended.append, lambda seconds: None, lambda: 0.0, self._clock
-        explorer = Explorer(jobs, costs, SPACE, self.study, *own)
+
+        def explorer() -> Explorer:
+            return Explorer(jobs, costs, SPACE, self.study, *own)
+
         if not any(trial.number > 0 for trial in self.study.measured_trials()):
-            run_first_trials(self.study, lambda count: explorer.run(float("inf"), count, 0.0))
+            run_first_trials(self.study, lambda count: explorer().run(float("inf"), count, 0.0))
             self.study.note(search_seconds=0.0)
             self.dry_trials = len(self.ended)
         spent = float(self.study.facts["search_seconds"])
-        explorer.run(60 * minutes - spent, None, spent)
+        explorer().run(60 * minutes - spent, None, spent)
 
     def hypervolume(self, minutes: float) -> float:
         """Return the hypervolume of the front after so many minutes of the search."""

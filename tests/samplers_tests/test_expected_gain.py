@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,16 +10,18 @@ import optuna
 import pytest
 
 from objectives.records import Outcome
+from search.front import BEST_P95_RATIO
 from search.samplers.drawn import Drawn, draw
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.gaussian_process import MOST_ROWS, ROWS_STEP
 from search.samplers.surrogates import NoEvidenceError, Surrogates, newest
 from search.study import Study
+from search.trials import EndedTrial
 from spaces.candidate import Candidate
 from spaces.serialization import to_plain
 from spaces.weights import Weights
 from tests.samplers_tests.problem import LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
-from tests.search_tests.measurements import in_memory
+from tests.search_tests.measurements import complete_outcome, in_memory
 
 
 def run(sampler: str, seed: int, seconds: float) -> Problem:
@@ -146,6 +149,36 @@ def test_what_was_measured_is_not_modelled() -> None:
     assert not predicted.cost_seconds.any()
     able = [place for place, trial in enumerate(measured) if trial.number in problem.study.able()]
     np.testing.assert_allclose(predicted.units[0, able], surrogates.measured())
+
+
+def test_what_was_simulated_is_as_uncertain_as_others_were() -> None:
+    """Of two candidates that were simulated, the p95 is drawn from it and the errors of those that were measured."""
+    problem = Problem("auto", 2)
+    for _ in range(12):
+        problem.step()
+    errors = [0.25, 1.0, 1.5]
+    trials = [trial for trial in problem.study.ended() if trial.outcome.simulated is not None]
+    baseline, *others = (trial for trial in trials if trial.measurement is not None)
+    assert len(others) >= 2
+    exact, off, far = (_measured_at(t, times) for t, times in zip((baseline, *others), (1.0, 0.25, 1.5), strict=False))
+    of = next(t for t in problem.study.ended() if t.outcome.simulated is not None and t.measurement is None)
+    surrogates = Surrogates([exact, off, far, of], OBJECTIVES, LIMITS, 0)
+    drawn = surrogates.predict([of.candidate]).units[:, 0, 0]
+    faster = np.array(errors) * _simulated_p95(of) / _simulated_p95(baseline)
+    possible = np.log(faster) / np.log(BEST_P95_RATIO)
+    np.testing.assert_allclose(np.unique(drawn.round(9)), np.sort(np.clip(possible, 0, 1)).round(9), atol=1e-8)
+
+
+def _simulated_p95(trial: EndedTrial) -> float:
+    simulated = trial.outcome.simulated
+    assert simulated is not None and simulated.p95_ratio is not None
+    return simulated.p95_ratio
+
+
+def _measured_at(trial: EndedTrial, times: float) -> EndedTrial:
+    """Return a trial whose p95 was measured at a multiple of the simulated one."""
+    measurement = complete_outcome(times * _simulated_p95(trial), 2.0).measurement
+    return replace(trial, outcome=replace(trial.outcome, measurement=measurement))
 
 
 @pytest.mark.slow
