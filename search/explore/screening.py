@@ -18,9 +18,10 @@ from search.front import Floats, loses_no_more
 from search.study import Study
 from search.trials import EndedTrial, sought
 
-# The least difference that counts, in each objective; and the share of the deviations in which a candidate is worse that
-# is not worth its benchmark.
-_MARGIN, _SURE = 1.15, 0.9
+# The least difference that counts, in each objective.
+_MARGIN = 1.15
+# A candidate that is worse in this share of the deviations is not worth its benchmark.
+_SURE = 0.9
 # Number of ways to run weights on the front, before new ones are worth more.
 _WAYS = 6
 
@@ -65,7 +66,7 @@ def dominated(
             continue
         # Of two that were simulated, each has a deviation of its own.
         its_own = 0.0 if rival.measured else np.roll(deviations, len(deviations) // 2, axis=0)
-        worse = worse | _worse(possible, np.multiply(rival.values, np.exp(its_own)))
+        worse |= _worse(possible, np.multiply(rival.values, np.exp(its_own)))
         if worse.mean() >= _SURE:
             has = "has" if rival.measured else "is simulated at"
             return f"{told}; trial {rival.trial} {has} {_words(others, rival.values)} at no higher loss"
@@ -74,7 +75,7 @@ def dominated(
 
 def _worse(ours: Floats, theirs: Floats) -> npt.NDArray[np.bool_]:
     """Return in which rows of values, (n, objectives), one is worse than another in all objectives: (n,)."""
-    worse: npt.NDArray[np.bool_] = (ours > _MARGIN * theirs).all(axis=1)
+    worse: npt.NDArray[np.bool_] = np.all(ours > _MARGIN * theirs, axis=1)
     return worse
 
 
