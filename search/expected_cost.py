@@ -48,8 +48,8 @@ def correction(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Float
 
 
 def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
-    """Return the logarithms of the ratios of measured over expected values, which are those simulated times the
-    correction: (n, objectives but quality), a row of each trial that has both, or a row of zeros where none has."""
+    """Return the errors of the simulation around their median, (n, objectives but quality): the logarithm of measured
+    over corrected simulated values, a row of each trial that has both; a row of zeros where none has."""
     errors = _errors(trials, objectives)
     return errors - np.median(errors, axis=0) if len(errors) else np.zeros((1, errors.shape[1]))
 

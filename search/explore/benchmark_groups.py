@@ -45,7 +45,8 @@ class BenchmarkQueue:
         Args:
             now: whether it does not wait for more trials, as the first, with the baseline, does
             elapsed: seconds of the search: the less of them benchmarks have taken, the sooner a group is complete
-            left: seconds in which the benchmark should end; one trial more is taken than fits, and one at least
+            left: seconds that are left for it, which decide how many trials are taken, rounded up, and one at least; a
+                half of a group that failed is taken as a whole
         """
         while self._halves:
             # Some of a half may have ended since, for what the other half has shown.

@@ -20,7 +20,7 @@ from search.trials import EndedTrial, sought
 
 # The least difference that counts, in each objective.
 _MARGIN = 1.15
-# A candidate that is worse in this share of the deviations is not worth its benchmark.
+# From this share of the deviations, a candidate that is worse with them is not worth its benchmark.
 _SURE = 0.9
 # Number of ways to run weights on the front, before new ones are worth more.
 _WAYS = 6
@@ -44,9 +44,9 @@ def dominated(
     resolution: float,
     deviations: Floats,
 ) -> str | None:
-    """Return the reason to prune a candidate for its cost, None to keep it: it is almost surely worse, by more than the
-    margin and in all objectives but quality, than the baseline, at any quality, or than a rival that loses no more at
-    the resolution of the data.
+    """Return the reason to prune a candidate for its cost, None to keep it: with nine of ten deviations, it is worse by
+    more than the margin, in all objectives but quality, than the baseline, at any quality, or than a rival that loses
+    no more at the resolution of the data.
 
     Args:
         expected: values of these objectives but quality, lower is better
@@ -61,15 +61,22 @@ def dominated(
     worse = _worse(possible, np.ones(len(others)))
     if worse.mean() >= _SURE:
         return told
+    by = ["the baseline"] if worse.any() else []
     for rival in rivals:
         if not loses_no_more(rival.loss, loss, resolution):
             continue
         # Of two that were simulated, each has a deviation of its own.
         its_own = 0.0 if rival.measured else np.roll(deviations, len(deviations) // 2, axis=0)
-        worse |= _worse(possible, np.multiply(rival.values, np.exp(its_own)))
-        if worse.mean() >= _SURE:
+        than_rival = _worse(possible, np.multiply(rival.values, np.exp(its_own)))
+        if than_rival.mean() >= _SURE:
             has = "has" if rival.measured else "is simulated at"
             return f"{told}; trial {rival.trial} {has} {_words(others, rival.values)} at no higher loss"
+        if than_rival.any():
+            worse |= than_rival
+            by.append(f"trial {rival.trial}")
+    if worse.mean() >= _SURE:
+        share = f"with {worse.mean():.0%} of the errors of simulations"
+        return f"{told}; {share}, {' or '.join(by)} is better at no higher loss"
     return None
 
 

@@ -15,7 +15,7 @@ from search.config.loss_limits import Limits
 from search.expected_cost import QUALITY, correction, deviations, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
-from search.samplers.gaussian_process import MOST_ROWS, ROWS_STEP, GaussianProcess
+from search.samplers.gaussian_process import DRAWS, MOST_ROWS, ROWS_STEP, GaussianProcess
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 
@@ -74,8 +74,10 @@ class Surrogates:
         # A long study has more simulated than the model takes, which are not to displace what was measured.
         measured = {of.untrained for of, t in zip(self._of, self._ended, strict=True) if t.measurement is not None}
         modelled = {key: self._costs[key] for key in newest([*self._costs], measured)}
-        self._measured, self._deviations = measured, deviations(self._ended, objectives)
-        self._random = np.random.default_rng(seed)
+        # Each draw has one of the errors of the simulation, the same for all candidates; each error as often as others.
+        seen = deviations(self._ended, objectives)
+        self._measured = measured
+        self._deviations = seen[np.resize(np.random.default_rng(seed).permutation(len(seen)), DRAWS)]
         self.cost_knobs = [by_cost[key].cost_knobs for key in modelled]
         self.loss_knobs = [by_loss[key].loss_knobs for key in self._losses]
         costs = np.array([*modelled.values()])
@@ -95,8 +97,8 @@ class Surrogates:
         return self._units(costs, np.array([m.quality.loss for m in able]))
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Predict the coordinates and the seconds of candidates. The cost of one that was not measured may be as far
-        from what is expected as that of others was."""
+        """Predict the coordinates and the seconds of candidates. To the cost of one that was not measured belong the
+        errors that the simulation of others had, on top of what the model itself does not know."""
         of = [encoded(candidate) for candidate in candidates]
         costs = self.cost.draw([each.cost_features for each in of])
         losses = self.loss.draw([each.loss_features for each in of])[..., 0]
@@ -104,7 +106,7 @@ class Surrogates:
             if each.untrained in self._costs:
                 costs[:, place] = self._costs[each.untrained]
             if each.untrained not in self._measured:
-                costs[:, place] += self._deviations[self._random.integers(len(self._deviations), size=len(costs))]
+                costs[:, place] += self._deviations
             if each.variant in self._losses:
                 losses[:, place] = self._losses[each.variant]
         return Prediction(

@@ -187,9 +187,10 @@ class MeterJobs:
         return requests.TransportRequest(self._holdout, self._deployment(*self.baseline), inputs)
 
     def limit_seconds(self, length: Length) -> float:
-        """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
+        """Return the longest duration of a benchmark in seconds, including the waits for undisturbed blocks, and for
+        undisturbed rates."""
         visits = self.window(length).visits
-        return visits * (self.config.workers.job_seconds + self.config.timing.patience_seconds)
+        return visits * (self.config.workers.job_seconds + 2 * self.config.timing.patience_seconds)
 
     def window(self, length: Length) -> Window:
         """The window has enough samples for the percentiles of the SLO and of the objectives."""

@@ -107,6 +107,15 @@ def test_it_is_pruned_where_it_is_worse_in_nine_of_ten_deviations(
     assert (told is not None) == (sum(worse) / len(worse) >= 0.9)
 
 
+def test_the_reason_names_the_rivals_that_are_better_together_only() -> None:
+    """With each of two errors another rival is better in both objectives."""
+    seen = np.log([[1.5, 0.7], [0.7, 1.5]])
+    rivals = [Rival(3, (0.6, 0.25), 0.0), Rival(4, (0.25, 0.6), 0.0), Rival(5, (0.6, 0.6), 0.0)]
+    told = dominated((0.5, 0.5), 0.0, rivals, OBJECTIVES, 0.0, seen)
+    assert told is not None and "with 100% of the errors of simulations, trial 3 or trial 4 is better" in told
+    assert dominated((0.5, 0.5), 0.0, rivals[1:], OBJECTIVES, 0.0, seen) is None
+
+
 def test_two_that_were_simulated_have_a_deviation_each() -> None:
     """Half of the earlier ones were far slower than expected. A measured rival is what it is; a simulated one may be
     slow too, where the candidate is not."""

@@ -72,7 +72,7 @@ def test_jobs_take_their_time(recorded: RecordedStudy) -> None:
 
 
 def test_one_seed_gives_one_search(recorded: RecordedStudy) -> None:
-    first, again, other = (searched(recorded, "auto", seed, 1.5) for seed in (1, 1, 2))
+    first, again, other = (searched(recorded, "auto", seed, 3) for seed in (1, 1, 2))
     ids = [[trial.candidate.id for trial in replay.ended] for replay in (first, again, other)]
     assert ids[0] == ids[1] != ids[2]
     assert [t.minutes for t in first.ended] == [t.minutes for t in again.ended]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,20 @@ def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:
         assert [response.result(SOON).status_code for response in sent] == [200] * 6
         assert server.process.wait(SOON) == 0
         assert "6 requests were answered, 0 were not" in server.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v2/models/toy/infer"])
+def test_a_client_that_was_refused_delays_no_end(path: str, tmp_path: Path) -> None:
+    """Its body turned out to be malformed while its request was being answered, and it keeps the connection."""
+    with serving(write_toy(tmp_path / "bundle"), tmp_path / "log") as server:
+        url = httpx.URL(server.root)
+        with socket.create_connection((url.host, url.port), timeout=SOON) as peer:
+            peer.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n".encode())
+            assert peer.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+            assert post(server.url).status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(SOON) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_the_end_under_load_loses_no_accepted_request(tmp_path: Path) -> None:

@@ -70,8 +70,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._joined = JoinedTransport(transport, lambda: self._answering and self.cycle.response_started)
-        super().connection_made(self._joined)  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._start_timer(self._limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -112,6 +111,7 @@ class Connection(HttpToolsProtocol):
             self.transport.write(_BUSY)
         else:
             super().on_headers_complete()
+            self._join_response()
             self._handed_on = True
 
     def on_body(self, body: bytes) -> None:
@@ -135,12 +135,25 @@ class Connection(HttpToolsProtocol):
                 self.scope["state"][RECEIPT] = self._gate.received(self.scope["path"])
             super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        self._joined.send()
-        super().on_response_complete()
+    def shutdown(self) -> None:
+        if self._refused and not self._answering:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "request: must be of HTTP/1.1, but cannot be read as such")
+
+    def _join_response(self) -> None:
+        """Let the response to the request whose headers are complete be sent at once; it begins later."""
+        cycle = self.cycle
+        response = JoinedTransport(self.transport, cycle)
+
+        def complete() -> None:
+            response.send()
+            self.on_response_complete()
+
+        cycle.transport, cycle.on_response = response, complete  # type: ignore[assignment]
 
     @property
     def _path(self) -> str:
@@ -149,7 +162,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
 
     def _length_to_infer(self) -> int | None:
         """Return the length of the body of a request that can be answered before its body is read; None for any other:
@@ -202,5 +215,9 @@ class Connection(HttpToolsProtocol):
         if self.pipeline or (self._answering and not self._handed_on):
             self.cycle.keep_alive = False
             return
+        if self._answering:
+            # Nothing more is read or written of the request, as if its client had gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.transport.write(_response(status, reason, "Connection: close\r\n"))
         self.transport.write_eof()

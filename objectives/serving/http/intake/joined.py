@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class JoinedTransport:
-    """Transport of a connection which holds what is written of a response until the response is complete.
+    """Transport of one response, which holds what is written of it until it is complete.
 
     uvicorn writes the head and the body one after another, and uvloop sends each by a system call of its own. A client
     wakes up for the first to wait for the second, and a server that hangs or dies in between leaves a response that no
@@ -16,28 +17,31 @@ class JoinedTransport:
 
     Args:
         transport: the connection's own
-        under_way: returns whether a part of a response is being written
+        cycle: the request and its response
     """
 
-    def __init__(self, transport: asyncio.Transport, under_way: Callable[[], bool]) -> None:
-        self._transport, self._under_way = transport, under_way
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport, self._cycle = transport, cycle
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if self._under_way():
+        """Hold a part of the response; what comes before it, which asks for the body, is sent at once."""
+        if self._cycle.response_started:
             self._parts.append(data)
         else:
             self._transport.write(data)
 
     def send(self) -> None:
         """Send what was held."""
-        if self._parts:
-            self._transport.write(b"".join(self._parts))
-            self._parts.clear()
+        parts, self._parts = self._parts, []
+        if parts:
+            self._transport.write(b"".join(parts))
 
     def close(self) -> None:
-        self.send()
+        """Close the connection, with the response if it is complete."""
+        if self._cycle.response_complete:
+            self.send()
         self._transport.close()

@@ -1,0 +1,124 @@
+"""Responses of a connection, each of which is one write, over a transport that records them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from uvicorn.server import ServerState
+
+from objectives.serving.http.intake.connection import Connection
+from objectives.serving.http.limits import Limits
+from objectives.serving.http.server import http_config
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Recorded(asyncio.Transport):
+    """Transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = self.ended = False
+
+    def write(self, data: Any) -> None:
+        assert not self.closed and not self.ended
+        self.writes.append(bytes(data))
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def application(scope: Any, receive: Any, send: Send) -> None:
+    """Answer with the path, in two parts with a pause before each, or fail after the head."""
+    if scope["method"] == "POST":
+        await receive()
+    body = scope["path"].encode()
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await asyncio.sleep(0.001)
+    if scope["path"] == "/fails":
+        raise ValueError
+    await send({"type": "http.response.body", "body": body[:2], "more_body": True})
+    await asyncio.sleep(0.001)
+    await send({"type": "http.response.body", "body": body[2:]})
+
+
+def answers(*parts: bytes) -> Recorded:
+    """Return the transport after a connection has got each part of its requests, some time after the one before."""
+    transport = Recorded()
+
+    async def connect() -> None:
+        config = http_config(application, Limits())  # type: ignore[arg-type]
+        config.load()
+        connection = Connection(config, ServerState(), {}, limits=Limits(), gate=None)
+        connection.connection_made(transport)
+        for part in parts:
+            connection.data_received(part)
+            await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.2)
+        connection.connection_lost(None)
+
+    asyncio.run(connect())
+    return transport
+
+
+def request(path: str, method: str = "GET", *headers: str) -> bytes:
+    lines = "".join(f"{header}\r\n" for header in ("Host: x", *headers))
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def bodies(writes: Sequence[bytes]) -> list[bytes]:
+    assert all(write.startswith(b"HTTP/1.1 200 OK\r\n") for write in writes)
+    return [write.partition(b"\r\n\r\n")[2] for write in writes]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_each_response_is_one_write_in_the_order_of_the_requests(apart: bool) -> None:
+    """The second comes while the first is being answered, and so on; or all at once."""
+    requests = [request(f"/path{number}") for number in range(3)]
+    found = answers(*requests) if apart else answers(b"".join(requests))
+    assert bodies(found.writes) == [b"/path0", b"/path1", b"/path2"]
+
+
+def test_one_without_a_body_is_one_write() -> None:
+    assert bodies(answers(request("/path", "HEAD")).writes) == [b""]
+
+
+def test_a_last_response_is_written_before_the_end() -> None:
+    found = answers(request("/path", "GET", "Connection: close"))
+    assert bodies(found.writes) == [b"/path"] and found.closed
+
+
+def test_a_client_is_asked_for_its_body_at_once() -> None:
+    found = answers(request("/path", "POST", "Expect: 100-continue", "Content-Length: 2"), b"{}")
+    asked, *responses = found.writes
+    assert asked == b"HTTP/1.1 100 Continue\r\n\r\n" and bodies(responses) == [b"/path"]
+
+
+def test_nothing_is_written_of_a_response_that_fails() -> None:
+    """Its client, or a balancer in between, may send the request again."""
+    found = answers(request("/fails"))
+    assert found.writes == [] and found.closed
+
+
+def test_nothing_is_written_after_a_refusal() -> None:
+    """Of a request whose body is found to be malformed while it is being answered."""
+    found = answers(request("/path", "POST", "Transfer-Encoding: chunked") + b"ZZZ\r\n")
+    (refusal,) = found.writes
+    assert refusal.startswith(b"HTTP/1.1 400 ") and found.ended and found.closed
