@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from objectives.serving.http.intake.connection import Connection
+from objectives.serving.http.intake.joined import JoinedTransport
 from objectives.serving.http.limits import Limits
 from objectives.serving.http.server import http_config
 
@@ -94,6 +96,16 @@ def test_each_response_is_one_write_in_the_order_of_the_requests(apart: bool) ->
     requests = [request(f"/path{number}") for number in range(3)]
     found = answers(*requests) if apart else answers(b"".join(requests))
     assert bodies(found.writes) == [b"/path0", b"/path1", b"/path2"]
+
+
+def test_what_was_sent_is_freed_without_a_garbage_collection() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        answers(*(request("/path") for _ in range(5)))
+        assert not [one for one in gc.get_objects() if type(one) is JoinedTransport]
+    finally:
+        gc.enable()
 
 
 def test_one_without_a_body_is_one_write() -> None:

@@ -151,6 +151,8 @@ class Connection(HttpToolsProtocol):
 
         def complete() -> None:
             response.send()
+            # Both would hold each other until a garbage collection.
+            cycle.transport = self.transport
             self.on_response_complete()
 
         cycle.transport, cycle.on_response = response, complete  # type: ignore[assignment]
