@@ -19,16 +19,16 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Recorded(asyncio.Transport):
-    """Transport that keeps what is written."""
+    """Transport that keeps what is written, and what came too late."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
-        self.closed = self.ended = False
+        self.late: list[bytes] = []
+        self.closed = self.ended = self.paused = False
 
     def write(self, data: Any) -> None:
-        assert not self.closed and not self.ended
-        self.writes.append(bytes(data))
+        (self.late if self.closed or self.ended else self.writes).append(bytes(data))
 
     def write_eof(self) -> None:
         self.ended = True
@@ -40,16 +40,21 @@ class Recorded(asyncio.Transport):
         return self.closed
 
     def pause_reading(self) -> None:
-        pass
+        self.paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.paused = False
 
 
 async def application(scope: Any, receive: Any, send: Send) -> None:
-    """Answer with the path, in two parts with a pause before each, or fail after the head."""
+    """Answer with the path, in two parts with a pause before each, or fail after the head; first read the body, unless
+    its client has gone."""
     if scope["method"] == "POST":
-        await receive()
+        message = {"more_body": True}
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
     body = scope["path"].encode()
     length = str(len(body)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
@@ -61,8 +66,9 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
     await send({"type": "http.response.body", "body": body[2:]})
 
 
-def answers(*parts: bytes) -> Recorded:
-    """Return the transport after a connection has got each part of its requests, some time after the one before."""
+def answers(*parts: bytes, end: int | None = None) -> Recorded:
+    """Return the transport after a connection has got each part of its requests, some time after the one before, and
+    after so many of them the server's end."""
     transport = Recorded()
 
     async def connect() -> None:
@@ -70,13 +76,20 @@ def answers(*parts: bytes) -> Recorded:
         config.load()
         connection = Connection(config, ServerState(), {}, limits=Limits(), gate=None)
         connection.connection_made(transport)
-        for part in parts:
+        for number, part in enumerate(parts):
+            if number == end:
+                connection.shutdown()
             connection.data_received(part)
             await asyncio.sleep(0.0005)
         await asyncio.sleep(0.2)
+        if len(parts) == end:
+            connection.shutdown()
+        closed = transport.closed
         connection.connection_lost(None)
+        transport.closed = closed
 
     asyncio.run(connect())
+    assert transport.late == []
     return transport
 
 
@@ -129,8 +142,37 @@ def test_nothing_is_written_of_a_response_that_fails() -> None:
     assert found.writes == [] and found.closed
 
 
-def test_nothing_is_written_after_a_refusal() -> None:
-    """Of a request whose body is found to be malformed while it is being answered."""
-    found = answers(request("/path", "POST", "Transfer-Encoding: chunked") + b"ZZZ\r\n")
+CHUNKED = request("/path", "POST", "Transfer-Encoding: chunked")
+LARGE = request("/path", "GET", f"X-Long: {'a' * 70_000}")
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        pytest.param([CHUNKED + b"ZZZ\r\n"], 400, id="malformed body at once"),
+        pytest.param([CHUNKED, b"ZZZ\r\n"], 400, id="malformed body later"),
+        pytest.param(
+            [CHUNKED + b"%x\r\n%b\r\n" % (100_000, b"a" * 100_000) + b"ZZZ\r\n"], 400, id="after a large chunk"
+        ),
+        pytest.param([CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\nZZZ\r\n"], 400, id="that was to be asked for"),
+        pytest.param([LARGE + request("/path")], 431, id="large headers and another request"),
+        pytest.param([LARGE + b"no HTTP at all\r\n\r\n"], 431, id="large headers and no request"),
+        pytest.param([LARGE + CHUNKED + b"ZZZ\r\n"], 431, id="large headers and a malformed body"),
+    ],
+)
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_refusal_is_the_last_word(
+    parts: list[bytes], status: int, ends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What still comes is read and dropped, and the server's end closes the connection."""
+    found = answers(*parts, end=len(parts) if ends else None)
+    refusal = found.writes[-1]
+    assert refusal.startswith(f"HTTP/1.1 {status} ".encode()) and found.ended
+    assert all(write.startswith(b"HTTP/1.1 100 ") for write in found.writes[:-1])
+    assert not found.paused and found.closed == ends and not caplog.records
+
+
+def test_a_refusal_while_the_server_ends_closes_the_connection() -> None:
+    found = answers(CHUNKED, b"ZZZ\r\n", end=1)
     (refusal,) = found.writes
-    assert refusal.startswith(b"HTTP/1.1 400 ") and found.ended and found.closed
+    assert refusal.startswith(b"HTTP/1.1 400 ") and found.closed

@@ -63,8 +63,9 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._gate = limits, gate
         # Whether a message has ever begun; one is under way, its headers are, it is being answered already, its body is
-        # dropped; and whether the connection is about to be closed.
+        # dropped; and whether the connection is about to be closed, or the server.
         self._begun = self._in_message = self._in_headers = self._handed_on = self._dropping = self._refused = False
+        self._ending = False
         # Messages that began in this read, and bytes of headers that are not complete.
         self._began = self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -101,6 +102,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        if self._refused:  # what follows in the same read
+            return
         self._unset_keepalive_if_required()
         if not self._check_header_bytes(len(self.url) + sum(len(name) + len(value) for name, value in self.headers)):
             return
@@ -136,6 +139,7 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def shutdown(self) -> None:
+        self._ending = True
         if self._refused and not self._answering:
             self.transport.close()
         else:
@@ -146,16 +150,14 @@ class Connection(HttpToolsProtocol):
 
     def _join_response(self) -> None:
         """Let the response to the request whose headers are complete be sent at once; it begins later."""
-        cycle = self.cycle
-        response = JoinedTransport(self.transport, cycle)
+        response = JoinedTransport(self.transport, self.cycle)
 
         def complete() -> None:
             response.send()
-            # Both would hold each other until a garbage collection.
-            cycle.transport = self.transport
             self.on_response_complete()
 
-        cycle.transport, cycle.on_response = response, complete  # type: ignore[assignment]
+        self.cycle.transport = response  # type: ignore[assignment]
+        self.cycle.on_response = complete
 
     @property
     def _path(self) -> str:
@@ -212,6 +214,8 @@ class Connection(HttpToolsProtocol):
         """Say why, and close once the client has; what it still sends is dropped, so that it can read the reason. Where
         the request before it is still being answered, that answer is the last word.
         """
+        if self._refused:
+            return
         self._refused = True
         self._start_timer(self._limits.header_seconds)
         if self.pipeline or (self._answering and not self._handed_on):
@@ -219,7 +223,10 @@ class Connection(HttpToolsProtocol):
             return
         if self._answering:
             # Nothing more is read or written of the request, as if its client had gone.
-            self.cycle.disconnected = True
+            self.cycle.disconnected, self.cycle.waiting_for_100_continue = True, False
             self.cycle.message_event.set()
+        self.flow.resume_reading()  # of what is dropped
         self.transport.write(_response(status, reason, "Connection: close\r\n"))
         self.transport.write_eof()
+        if self._ending:
+            self.transport.close()

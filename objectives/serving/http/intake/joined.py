@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -21,7 +22,8 @@ class JoinedTransport:
     """
 
     def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport, self._cycle = transport, cycle
+        # The cycle holds its transport.
+        self._transport, self._cycle = transport, weakref.proxy(cycle)
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
