@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import Any
+from typing import Any, Protocol
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+class ResponseState(Protocol):
+    """How far a response is: uvicorn's record of a request and its response."""
+
+    response_started: bool
+    response_complete: bool
 
 
 class JoinedTransport:
@@ -18,12 +23,11 @@ class JoinedTransport:
 
     Args:
         transport: the connection's own
-        cycle: the request and its response
+        state: of the response; it holds this transport
     """
 
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        # The cycle holds its transport.
-        self._transport, self._cycle = transport, weakref.proxy(cycle)
+    def __init__(self, transport: asyncio.Transport, state: ResponseState) -> None:
+        self._transport, self._state = transport, weakref.proxy(state)
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -31,7 +35,7 @@ class JoinedTransport:
 
     def write(self, data: bytes) -> None:
         """Hold a part of the response; what comes before it, which asks for the body, is sent at once."""
-        if self._cycle.response_started:
+        if self._state.response_started:
             self._parts.append(data)
         else:
             self._transport.write(data)
@@ -44,6 +48,6 @@ class JoinedTransport:
 
     def close(self) -> None:
         """Close the connection, with the response if it is complete."""
-        if self._cycle.response_complete:
+        if self._state.response_complete:
             self.send()
         self._transport.close()
