@@ -50,6 +50,8 @@ def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Fro
         try:
             search(session, console)
         finally:
+            # Once more, for a signal that came while the search closed its trials.
+            session.study.sweep()
             found = session.level(console)
     return session, found
 
