@@ -85,7 +85,7 @@ class Explorer:
                     # What waits for a benchmark is worth one more.
                     if closed or not self._waiting:
                         return "the budget is spent"
-                    closed = self._dispatch_benchmark(elapsed, True, left)
+                    closed = self._dispatch_benchmark(elapsed, now=True, left=left)
                 elif not self._timing:
                     closed = False  # the final benchmark of fewer points takes less time
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.

@@ -74,7 +74,7 @@ class Surrogates:
         # A long study has more simulated than the model takes, which are not to displace what was measured.
         measured = {of.untrained for of, t in zip(self._of, self._ended, strict=True) if t.measurement is not None}
         modelled = {key: self._costs[key] for key in newest([*self._costs], measured)}
-        # Each draw has one of the errors of the simulation, the same for all candidates; each error as often as others.
+        # Each draw has one of the errors of the simulation, the same for all candidates, and takes them in turn.
         seen = deviations(self._ended, objectives)
         self._measured = measured
         self._deviations = seen[np.resize(np.random.default_rng(seed).permutation(len(seen)), DRAWS)]
@@ -97,8 +97,8 @@ class Surrogates:
         return self._units(costs, np.array([m.quality.loss for m in able]))
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Predict the coordinates and the seconds of candidates. To the cost of one that was not measured belong the
-        errors that the simulation of others had, on top of what the model itself does not know."""
+        """Predict the coordinates and the seconds of candidates. The cost of one that was not measured has the errors
+        that the simulation of others had, besides the uncertainty of the model."""
         of = [encoded(candidate) for candidate in candidates]
         costs = self.cost.draw([each.cost_features for each in of])
         losses = self.loss.draw([each.loss_features for each in of])[..., 0]

@@ -157,11 +157,11 @@ def test_what_was_simulated_is_as_uncertain_as_others_were() -> None:
     problem = Problem("auto", 2)
     for _ in range(12):
         problem.step()
-    errors = [0.25, 1.0, 1.5]
+    errors = (1.0, 0.25, 1.5)
     trials = [trial for trial in problem.study.ended() if trial.outcome.simulated is not None]
     baseline, *others = (trial for trial in trials if trial.measurement is not None)
     assert len(others) >= 2
-    exact, off, far = (_measured_at(t, times) for t, times in zip((baseline, *others), (1.0, 0.25, 1.5), strict=False))
+    exact, off, far = (_measured_at(t, times) for t, times in zip((baseline, *others), errors, strict=False))
     of = next(t for t in problem.study.ended() if t.outcome.simulated is not None and t.measurement is None)
     surrogates = Surrogates([exact, off, far, of], OBJECTIVES, LIMITS, 0)
     drawn = surrogates.predict([of.candidate]).units[:, 0, 0]

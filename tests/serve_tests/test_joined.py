@@ -164,7 +164,7 @@ LARGE = request("/path", "GET", f"X-Long: {'a' * 70_000}")
 def test_a_refusal_is_the_last_word(
     parts: list[bytes], status: int, ends: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What still comes is read and dropped, and the server's end closes the connection."""
+    """The rest is read and dropped, and the end of the server closes the connection."""
     found = answers(*parts, end=len(parts) if ends else None)
     refusal = found.writes[-1]
     assert refusal.startswith(f"HTTP/1.1 {status} ".encode()) and found.ended

@@ -149,7 +149,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(400, "request: must be of HTTP/1.1, but cannot be read as such")
 
     def _join_response(self) -> None:
-        """Let the response to the request whose headers are complete be sent at once; it begins later."""
+        """Send the response to the request whose headers are complete in one write; none of it has been written yet."""
         response = JoinedTransport(self.transport, self.cycle)
 
         def complete() -> None:

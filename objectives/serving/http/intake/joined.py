@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class ResponseState(Protocol):
-    """How far a response is: uvicorn's record of a request and its response."""
+    """State of a response, in uvicorn's record of a request."""
 
     response_started: bool
     response_complete: bool
