@@ -297,6 +297,7 @@ class Prepared:
     warnings: what is probably not meant in a user's model or loss, as a dry run finds it
     split_refused: the reason why the graph cannot be split behind its tables, as a dry run finds it
     batches_per_epoch: number of batches of an epoch of train, as a dry run finds it
+    epoch_seconds: seconds of an epoch of a user's model, as the convergence check took them; 0 where it is not made
     unlearnable: the reason why the model cannot be trained quantization-aware, None where it can
     undertrained: the improvement by one more epoch of training, where it is significant
     even_tables: large tables whose rows are looked up about equally often
@@ -341,6 +342,7 @@ class Prepared:
     warnings: tuple[str, ...] = ()
     split_refused: str | None = None
     batches_per_epoch: int = 0
+    epoch_seconds: float = 0.0
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Return the reason why the technique cannot be applied to all of these modules, None where it can."""

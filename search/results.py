@@ -90,6 +90,8 @@ class Row:
     timings: the file of raw timings, relative to the home
     simulated: ratios to the baseline that were simulated before training and benchmark
     early: loss after the first epochs of its training, where that was looked at
+    loss: loss on validation, where it was evaluated
+    expected_loss: loss that the sampler expected; None where it expected none, or knew it
     widths, units: read back from the exported graph, by layer group
     """
 
@@ -112,6 +114,8 @@ class Row:
     timings: str | None = None
     simulated: SimulatedRatios | None = None
     early: EarlyLoss | None = None
+    loss: float | None = None
+    expected_loss: float | None = None
     widths: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -33,7 +33,8 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
 # Attributes of a trial that was enqueued as a starting point, and of one that a run left open.
-_START, _INTERRUPTED = "start", "interrupted"
+_START, _INTERRUPTED, EXPECTED_LOSS = "start", "interrupted", "expected_loss"
+_FAILED_NETWORKS = "failed_networks"
 # Fact: the sources of starting points whose points were enqueued.
 STARTED_FROM = "started_from"
 # Ended trials, the last ones, that a proposal is made from, besides all that were measured.
@@ -136,7 +137,8 @@ class Study:
             front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
             evidence = Evidence(space, ended, self._known, self._pending(), front)
-            return self._begin(self._sampler.propose(evidence, self._chosen()))
+            drawn = self._sampler.propose(evidence, self._chosen())
+            return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
             return trial, _candidate_of(trial)
@@ -148,7 +150,7 @@ class Study:
         """Count the trials but those that were interrupted, whose choices were asked for again."""
         return sum(_INTERRUPTED not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
 
-    def _begin(self, drawn: Drawn) -> tuple[Trial, Candidate]:
+    def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal: with all of its knobs in one transaction, since each may take 20 ms on a disk,
         and a kill between two would leave part of a choice.
         """
@@ -156,7 +158,7 @@ class Study:
             state=TrialState.RUNNING,
             params=dict(drawn.knobs),
             distributions=dict(drawn.distributions),
-            user_attrs={"candidate": to_plain(drawn.candidate)},
+            user_attrs={"candidate": to_plain(drawn.candidate), EXPECTED_LOSS: expected_loss},
         )
         identity = self._study._storage.create_new_trial(self._study._study_id, template)
         return Trial(self._study, identity), drawn.candidate
@@ -208,12 +210,26 @@ class Study:
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             trial.set_user_attr(_INTERRUPTED, True)
             self._close(trial, interrupted)
-            if "reference" in frozen.user_attrs:
-                kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
-                self._study.enqueue_trial({}, user_attrs=kept)
-            elif chosen := {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}:
-                kept = {key: frozen.user_attrs[key] for key in (_START,) if key in frozen.user_attrs}
-                self._study.enqueue_trial(chosen, user_attrs=kept)
+            self.ask_again(frozen.number)
+
+    def ask_again(self, number: int) -> None:
+        """Enqueue the choice of a trial that ended for no fault of its own."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        if "reference" in frozen.user_attrs:
+            kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
+            self._study.enqueue_trial({}, user_attrs=kept)
+        elif chosen := {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}:
+            kept = {key: frozen.user_attrs[key] for key in (_START, EXPECTED_LOSS) if key in frozen.user_attrs}
+            self._study.enqueue_trial(chosen, user_attrs=kept)
+
+    @property
+    def failed_networks(self) -> dict[str, str]:
+        """Reasons why elastic networks could not be trained, by the origin of their slices."""
+        return dict(self.facts.get(_FAILED_NETWORKS, {}))
+
+    @failed_networks.setter
+    def failed_networks(self, reasons: Mapping[str, str]) -> None:
+        self.note(**{_FAILED_NETWORKS: dict(reasons)})
 
     def finished(self) -> list[FrozenTrial]:
         return [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
@@ -236,9 +252,16 @@ class Study:
             return
         candidate = from_plain(Candidate, trial.user_attrs["candidate"])
         minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
-        start, times_ms = bool(trial.user_attrs.get(_START)), _times_ms(trial)
         told = EndedTrial(
-            trial.number, candidate, _outcome(trial), minutes, reference, trial.params, start=start, times_ms=times_ms
+            trial.number,
+            candidate,
+            _outcome(trial),
+            minutes,
+            reference,
+            trial.params,
+            start=bool(trial.user_attrs.get(_START)),
+            expected_loss=trial.user_attrs.get(EXPECTED_LOSS),
+            times_ms=_times_ms(trial),
         )
         final = self.facts.get(_FINAL + str(trial.number))
         told = told if final is None else told.with_final(from_plain(FinalNumbers, final))

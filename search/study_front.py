@@ -23,7 +23,7 @@ from search.verdict import doubts, interference_warnings
 from spaces.candidate import Candidate
 from spaces.serialization import Json, fields_in, from_plain
 
-_STAGES = ("cost", "fit", "export", "judge", "time")
+_STAGES = ("cost", "network", "fit", "export", "judge", "time")
 
 
 def study_front(config: StudyConfig, study: Study) -> Front:
@@ -145,6 +145,8 @@ def _row(
         suggested=one.knobs,
         source=source,
         minutes=one.minutes,
+        loss=None if outcome.evaluated is None else outcome.evaluated.loss,
+        expected_loss=one.expected_loss,
     )
     passed_over = row.feasible and one.number not in contenders
     return row if outcome.measurement is None else _point(row, outcome.measurement, one.final, passed_over, price)

@@ -52,6 +52,7 @@ class EndedTrial:
     knobs: as they were suggested
     final: whether the numbers are those of a final benchmark
     start: whether it is a starting point of the search
+    expected_loss: loss that the sampler expected of it; None where it expected none
     times_ms: begin and end, in milliseconds since the epoch; None where that is not known yet
     """
 
@@ -63,6 +64,7 @@ class EndedTrial:
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     final: bool = False
     start: bool = False
+    expected_loss: float | None = None
     times_ms: tuple[int, int] | None = None
 
     def with_final(self, final: FinalNumbers) -> EndedTrial:

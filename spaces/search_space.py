@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from spaces.candidate import Candidate
-from spaces.domains import Choice, Scalar, Suggester
+from spaces.domains import Choice, FixedValues, Scalar, Suggester
 from spaces.techniques.placement import PlacementSpace
 from spaces.techniques.quantization import STATIC, PrecisionSpace
-from spaces.weights import AWARE, WeightsSpace
+from spaces.weights import AWARE, CYCLES, WeightsSpace
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,27 @@ class SearchSpace:
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Return the knob values of the first trials: the baseline; then, for each technique of the weights and for the
-        baseline's own weights, the middle of the technique with narrower widths and a lean placement; then the same in
-        fp32, since a narrower width may cost more time than it saves; then the same in the baseline's placement, since
-        a small model with large requests has work enough for its threads.
+        baseline's own weights, the middle of the technique with narrower widths and a lean placement; the first of them
+        with a second cycle of training, which shows whether a longer one pays; then all in fp32, since a narrower width
+        may cost more time than it saves; then in the baseline's placement, since a small model with large requests has
+        work enough for its threads.
         """
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
         baseline |= self._unlearned()
         lean, narrow = self.placement.lean(), self.precision.narrow()
         ways: tuple[dict[str, Scalar], ...] = ({**lean, **narrow}, lean, {})
         roads: tuple[dict[str, Scalar], ...] = (*self.weights.starts(), {})
-        starts = [baseline, *({**baseline, **way, **road} for way in ways for road in roads)]
+        starts = [{**baseline, **way, **road} for way in ways for road in roads]
+        first = starts[: len(roads)]
+        starts = [baseline, *first, *self._longer(first), *starts[len(roads) :]]
         return tuple(start for i, start in enumerate(starts) if start not in starts[:i])
+
+    def _longer(self, starts: Sequence[dict[str, Scalar]]) -> list[dict[str, Scalar]]:
+        """Return the first start whose weights may be trained for a second cycle, with it."""
+        if 2 not in self.weights.cycles:
+            return []
+        longer = ({**start, CYCLES: 2} for start in starts)
+        return list(islice((start for start in longer if self.suggest(FixedValues(start)).weights.previous), 1))
 
     def weights_knobs(self, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Select the knobs that determine a candidate's weights; of the widths, those trained quantization-aware."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 # An object as `json.loads` gives it.
 Json = dict[str, Any]
-_FORMERLY = "formerly"
+_FORMERLY, _LATER = "formerly", "later"
 
 
 def to_plain(value: object) -> Any:
@@ -47,10 +47,29 @@ def formerly(key: str) -> dict[str, str]:
     return {_FORMERLY: key}
 
 
+def added_later() -> dict[str, bool]:
+    """Return metadata for a field that was added to a record later: `digest` leaves it out where it has its default, so
+    that records of before keep their hashes.
+    """
+    return {_LATER: True}
+
+
 def digest(*values: object) -> str:
     """Return the SHA-256 of the canonical JSON of the values, in hex."""
-    text = json.dumps([to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps([_canonical(v) for v in values], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: object) -> Any:
+    """Convert to plain data as `to_plain` does, without later fields that have their default."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _canonical(item) for f, item in given if not (_LATER in f.metadata and item == f.default)}
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return value
 
 
 def _read(kind: object, data: object) -> object:

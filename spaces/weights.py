@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
-from spaces.serialization import digest, formerly
+from spaces.serialization import added_later, digest, formerly
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
@@ -104,13 +104,37 @@ class Weights:
     @property
     def early(self) -> Weights | None:
         """The same weights after a quarter of their epochs, at least one; None where there is no such point: a training
-        of one epoch, one in several parts, or one that learns a projection of features besides.
+        of one epoch, one in several parts or cycles, or one that learns a projection of features besides.
         """
         learning = self.distillation
         in_parts = self.quantization_aware or self.elastic or (self.pruning is not None and self.pruning.steps > 1)
+        in_parts = in_parts or self.previous is not None
         if learning is None or in_parts or learning.feature_weight > 0 or learning.stopped_after or learning.epochs < 2:
             return None
         return replace(self, distillation=replace(learning, stopped_after=max(1, learning.epochs // _EARLY)))
+
+    @property
+    def previous(self) -> Weights | None:
+        """The weights that the last cycle of the training starts from, quantization-aware training being part of the
+        last one only; None where there is a single cycle.
+        """
+        learning = self.distillation
+        if learning is None or learning.cycles == 1:
+            return None
+        return replace(self, distillation=replace(learning, cycles=learning.cycles - 1), quantization_aware=())
+
+    @cached_property
+    def trainings(self) -> tuple[Weights, ...]:
+        """The weights after each cycle of their training, these last; none for the baseline's own weights."""
+        if self.distillation is None:
+            return ()
+        previous = self.previous
+        return (*(() if previous is None else previous.trainings), self)
+
+    @property
+    def first_cycle(self) -> Weights:
+        """The weights after the first cycle of their training, which all longer trainings of them begin with."""
+        return next(iter(self.trainings), self)
 
     @property
     def origin(self) -> str:
@@ -136,6 +160,7 @@ class Weights:
 
 
 FULL, SHARED, MIXED = "full", "quotient-remainder", "mixed-dimensions"
+CYCLES = "distillation.cycles"
 _NO, _ONCE, _MAGNITUDE = Choice((False,)), Choice((1,)), Choice(("magnitude",))
 _NONE = Choice((0,))
 # Fields of the space with a choice for each layer group, and the value that leaves the group whole.
@@ -172,6 +197,7 @@ class WeightsSpace:
     own: the baseline's sizes by name
     elastic_epochs: epochs of the elastic network of each origin that has one, whose shapes are sliced out of it
     fine_tuning: epochs of a slice by itself
+    cycles: cycles of a training that is no slice's, from 1 on; each is of `epochs`
     """
 
     architecture: Mapping[str, Domain]
@@ -189,11 +215,14 @@ class WeightsSpace:
     own: Mapping[str, Scalar] = field(default_factory=dict)
     elastic_epochs: Mapping[str, int] = field(default_factory=dict)
     fine_tuning: Choice = _NONE
+    cycles: Choice = field(default=_ONCE, metadata=added_later())
 
     def __post_init__(self) -> None:
         wanted = {"temperature", "teacher_weight", "feature_weight"}
         if set(self.distillation) != wanted:
             raise ValueError(f"distillation has {', '.join(sorted(wanted))}, but got {sorted(self.distillation)}.")
+        if list(self.cycles.values) != list(range(1, len(self.cycles.values) + 1)):
+            raise ValueError(f"{CYCLES} must be 1, 2, and so on, but got {list(self.cycles.values)}.")
         for knob, (value, domain) in {**self._whole, AWARE: (False, self.quantization_aware)}.items():
             if value not in domain:
                 raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
@@ -223,6 +252,7 @@ class WeightsSpace:
         whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
         whole |= {"distillation.fine_tuning": self.fine_tuning.values[0]} if self.elastic_epochs else {}
+        whole |= {CYCLES: 1} if len(self.cycles.values) > 1 else {}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
         roads = (
             ("student", "architecture", self.architecture, middle),
@@ -314,5 +344,9 @@ class WeightsSpace:
             return Distillation(temperature, weight, epochs, elastic_epochs=network)
         drawn = dict(draw(self.distillation, suggester, "distillation"))
         return Distillation(
-            float(drawn["temperature"]), float(drawn["teacher_weight"]), self.epochs, float(drawn["feature_weight"])
+            float(drawn["temperature"]),
+            float(drawn["teacher_weight"]),
+            self.epochs,
+            float(drawn["feature_weight"]),
+            cycles=int(pick(self.cycles, suggester, CYCLES)),
         )

@@ -7,7 +7,7 @@ from objectives.build.evaluate import evaluate, score
 from objectives.build.stages.graphs import export
 from objectives.build.stages.opened import open_once
 from objectives.build.stages.prepare import prepare
-from objectives.build.stages.weights import fit
+from objectives.build.stages.weights import fit, fit_network
 from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, Progress, serve, silent
 
@@ -20,6 +20,7 @@ def custom_metric(request: jobs.CustomMetricRequest, progress: Progress) -> jobs
 JOBS: Jobs = {
     jobs.PrepareRequest: prepare,
     jobs.FitRequest: fit,
+    jobs.FitNetworkRequest: fit_network,
     jobs.ExportRequest: export,
     jobs.EvaluateRequest: silent(evaluate),
     jobs.ScoreRequest: silent(score),

@@ -5,13 +5,14 @@ raise no error, and forms that are not available.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from objectives.build.custom_metric import custom_metric
 from objectives.compression.distillation import hidden_outputs
@@ -57,22 +58,33 @@ def check_metric(recommender: Recommender) -> None:
             raise FactoryError(f"{name} needs labels that are 0 and 1, but those of {part} are {some} ...")
 
 
-def undertrained(recommender: Recommender, seed: int) -> str | None:
-    """Train a copy of the model for one more epoch and describe the improvement on validation; the model itself is not
-    changed.
+@dataclass(frozen=True)
+class Convergence:
+    """Result of a convergence check.
 
-    Returns:
-        A sentence with the relative improvement where its whole interval is one; None where it is not, or where the
-        metric is undefined.
+    epoch_seconds: seconds of an epoch of training
+    improvement: a sentence with the relative improvement by it, where its whole interval is one; None where it is not,
+        or where the metric is undefined
     """
+
+    epoch_seconds: float
+    improvement: str | None
+
+
+def convergence_check(recommender: Recommender, seed: int) -> Convergence:
+    """Train a copy of the model for one more epoch, and evaluate it on validation; the model itself is not changed."""
     learner = copy.deepcopy(recommender.model).requires_grad_(True).train()
-    optimizer = recommender.optimizer(learner)
+    optimizer, start = recommender.optimizer(learner), time.monotonic()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for inputs, labels in recommender.train_rows().batches(torch.Generator().manual_seed(seed)):
             optimizer.zero_grad(set_to_none=True)
             recommender.loss(recommender.outputs(learner, inputs), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+    return Convergence(time.monotonic() - start, _improvement(recommender, learner, seed))
+
+
+def _improvement(recommender: Recommender, learner: nn.Module, seed: int) -> str | None:
     held = recommender.held_out("validation")
     ours, theirs = (main_scores(recommender, model, held.inputs) for model in (learner, recommender.model))
     try:

@@ -39,6 +39,8 @@ _MODEL, _MADE_OF, _RANGES = "model.pt", "anatomy.json", "ranges.json"
 TRAINING = "training.pt"
 # Number of batches for the importance of units.
 _EVIDENCE = 8
+# Each cycle of a training has another order of batches, and other drawn negatives, than the one before.
+_BETWEEN_CYCLES = 1_000_003
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,16 +123,18 @@ def fit(
     cache: Path | None = None,
     weight_bits: Int8WeightBits = 8,
     network: ElasticNetwork | None = None,
+    previous: Fitted | None = None,
     begun: Fitted | None = None,
 ) -> Fitted:
-    """Reshape the model, or slice it out of an elastic network, then distil it from the baseline, in the order of
-    `objectives.compression.pipeline`.
+    """Reshape the model, or slice it out of an elastic network, then distil it from the baseline for a cycle, in the
+    order of `objectives.compression.pipeline`.
 
     Args:
         cache: folder where the baseline's outputs on train are kept between fits; None evaluates the baseline batch by
             batch
         weight_bits: bits of the weights in int8 products, for quantization-aware training
         network: the trained elastic network, where the weights are a slice of one
+        previous: the weights that the last of several cycles starts from
         begun: the same weights after the first part of their training, which goes on from there
 
     Raises:
@@ -139,12 +143,12 @@ def fit(
     """
     given = weights.distillation
     assert given is not None and given.trained
-    seed += given.seed
+    seed += given.seed + _BETWEEN_CYCLES * (given.cycles - 1)
     torch.manual_seed(seed)
     (plain, rounding), training_data = epochs_of(weights), _training_data(recommender, given, cache)
     learn = _Learner(recommender, training_data, given, seed, progress, None if begun is None else begun.training)
-    if begun is not None:
-        model, structure = begun.model, begun.structure
+    if (found := begun or previous) is not None:
+        model, structure = found.model, found.structure
     elif network is not None:
         model, structure = elastic.sliced(recommender, network, weights, seed)
     else:

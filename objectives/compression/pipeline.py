@@ -29,14 +29,15 @@ from spaces.weights import Weights
 
 
 def epochs_of(weights: Weights) -> tuple[int, int]:
-    """Return the numbers of epochs in the final shape, and quantization-aware; each stage has at least one, which may
-    exceed the distillation's total, but a slice of an elastic network may have none in its final shape.
+    """Return the numbers of epochs of the last cycle in the final shape, and quantization-aware; each stage has at
+    least one, which may exceed the distillation's total, but a slice of an elastic network may have none in its final
+    shape.
 
-    One epoch comes after each step of pruning but the last; of the rest, a third are quantization-aware, where any
-    group is.
+    One epoch comes after each step of pruning but the last, in the first cycle; of the rest, a third are
+    quantization-aware, where any group is.
     """
     assert weights.distillation is not None
-    steps = weights.pruning.steps - 1 if weights.pruning is not None else 0
+    steps = weights.pruning.steps - 1 if weights.pruning is not None and weights.previous is None else 0
     left = weights.distillation.epochs - steps
     rounding = max(1, left // 3) if weights.quantization_aware else 0
     return max(0 if weights.elastic else 1, left - rounding), rounding

@@ -51,6 +51,22 @@ class FitRequest(Request[FitResponse]):
 
 
 @dataclass(frozen=True)
+class FitNetworkResponse:
+    """Result of an elastic network's training; `reused` is True if it was in the cache."""
+
+    reused: bool
+
+
+@dataclass(frozen=True)
+class FitNetworkRequest(Request[FitNetworkResponse]):
+    """Train the elastic network that weights are a slice of."""
+
+    task: Task
+    weights: Weights
+    threads: int
+
+
+@dataclass(frozen=True)
 class ExportResponse:
     artifact: Artifact
     reused: bool

@@ -12,7 +12,7 @@ from objectives.bags import Bags
 from objectives.records import LEARNED_ROUNDING, Prepared
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console
-from search.config.defaults import EPOCHS
+from search.config.defaults import epochs_for
 from search.config.sections import StudyConfig
 from search.explore.dry_run import DryRun, dry_run
 from search.explore.estimate import StageSeconds, TrialRange, trials_in
@@ -150,8 +150,9 @@ def _group(group: Group, prepared: Prepared, share: float | None) -> GroupReport
 def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
     """About how many fit into the budget."""
     prepared, request = found.prepared, found.profile.p50_ms / 1000
+    epoch = prepared.batches_per_epoch * found.batch_seconds
     stages = StageSeconds(
-        fit=(config.space.distillation.epochs or EPOCHS) * prepared.batches_per_epoch * found.batch_seconds,
+        fit=epoch * (config.space.distillation.epochs or epochs_for({}, epoch)),
         export=found.seconds["export"],
         evaluate=prepared.rows["validation"] / found.profile.rows * request,
         cost=found.seconds["service curve"],

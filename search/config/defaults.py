@@ -19,9 +19,9 @@ from spaces.techniques.pruning import IMPORTANCES, ways_to_prune
 from spaces.techniques.quantization import CALIBRATIONS, WIDTHS, PrecisionSpace
 from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
-# Fewest passes over train of a smaller model's training; more where the baseline took more to its best, as far as they
-# take no longer than this at the baseline's speed.
-EPOCHS = 5
+# Passes over train in a cycle of a smaller model's training; more where the baseline took more to its best, and fewer
+# where they would take longer than this at the baseline's speed. The search goes on for another cycle where it pays.
+_EPOCHS, _CYCLES = 5, 4
 _FIT_SECONDS = 30.0
 # 0 leaves a group whole while another is pruned. The remaining size of a dimension is rounded to what kernels handle
 # well, which may be half of it: in a dimension of two such steps, 0.25 and less round to nothing, and the trial fails.
@@ -43,26 +43,39 @@ FULL_ROWS = Choice((0.05, 0.15, 0.3, 0.5))
 TABLE_TEMPERATURE = Choice((0.15, 0.3, 0.6))
 
 
-def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
+def space_for(given: SpaceConfig, prepared: Prepared, epochs: int | None = None) -> SearchSpace:
     """Build every knob of the study; the row limits of a placement follow the median request.
+
+    Args:
+        epochs: epochs of a cycle of training, where the study file gives none; None for those of `epochs_for`
 
     Raises:
         ConfigError: the study file names an unavailable group, size, engine or width; it lists the available ones.
     """
-    return SearchSpace(_weights(given, prepared), _precision(given, prepared), _placement(given.placement, prepared))
+    epochs = epochs or epochs_for(prepared.training, prepared.epoch_seconds)
+    return SearchSpace(
+        _weights(given, prepared, given.distillation.epochs or epochs),
+        _precision(given, prepared),
+        _placement(given.placement, prepared),
+    )
 
 
-def epochs_like(training: Mapping[str, object]) -> int:
-    """Return the epochs of a smaller model's training, each one pass over train, from facts of the baseline's."""
+def epochs_for(training: Mapping[str, object], epoch_seconds: float) -> int:
+    """Return the epochs of a cycle of a smaller model's training, each one pass over train.
+
+    Args:
+        training: facts of the baseline's, as far as they are known
+        epoch_seconds: seconds of an epoch at the baseline's speed; 0 where they are neither known nor in `training`
+    """
     best, history, seconds, passes = (training.get(name) for name in ("best_epoch", "history", "seconds", "passes"))
-    if not (isinstance(best, int) and isinstance(history, Sequence) and isinstance(seconds, int | float)):
-        return EPOCHS  # a user's model, of whose training nothing is known
-    of_epoch = passes if isinstance(passes, int) else 1
-    affordable = _FIT_SECONDS * len(history) * of_epoch / max(float(seconds), 1e-3)
-    return max(EPOCHS, min((best + 1) * of_epoch, int(affordable)))
+    wanted = _EPOCHS
+    if isinstance(best, int) and isinstance(history, Sequence) and isinstance(seconds, int | float):
+        of_epoch = passes if isinstance(passes, int) else 1
+        wanted, epoch_seconds = max(_EPOCHS, (best + 1) * of_epoch), float(seconds) / (len(history) * of_epoch)
+    return max(1, min(wanted, int(_FIT_SECONDS / max(epoch_seconds, 1e-3))))
 
 
-def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
+def _weights(given: SpaceConfig, prepared: Prepared, epochs: int) -> WeightsSpace:
     groups = prepared.structure.groups
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
     unit = kernel_unit()
@@ -86,7 +99,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
             "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
         },
-        epochs=learning.epochs or epochs_like(prepared.training),
+        epochs=epochs,
         importance=Choice(given.pruning_importance or IMPORTANCES),
         steps=Choice(given.pruning_steps or STEPS.values),
         multiple=unit,
@@ -97,6 +110,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         quantization_aware=_allowed(
             "space.quantization_aware", given.quantization_aware, (False, True), prepared.unlearnable
         ),
+        cycles=Choice(tuple(range(1, 1 + (learning.cycles or (_CYCLES if learning.epochs is None else 1))))),
     )
     return space if learning.train == "separate" else _elastic(space, learning, prepared)
 

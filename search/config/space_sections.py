@@ -88,6 +88,7 @@ class DistillationConfig(Section):
     teacher_weight: Shares | None = None
     feature_weight: Weights | None = None
     epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
+    cycles: int | None = Field(default=None, ge=1, le=20, description="a whole number from 1 to 20, or null")
     train: Train = Field(default="separate", description=f"one of {', '.join(get_args(Train))}")
     elastic_epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     early_stopping: bool = Field(default=True, description="true or false")

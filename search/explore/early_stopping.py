@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,6 +14,7 @@ from objectives.records import EarlyLoss, Outcome
 from search.explore.running_trial import RunningTrial
 from search.explore.screening import Screening
 from search.study import Study
+from search.trials import EndedTrial
 
 # Trainings that were evaluated early and ended, before one is stopped, and those that count, the last ones.
 _FEWEST, _MOST = 8, 300
@@ -24,10 +26,14 @@ _GOES_ON = 10
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Decisions after the first epochs of a training."""
+    """Decisions after the first epochs of a training.
+
+    cycles: most cycles that a training may have
+    """
 
     study: Study
     screening: Screening
+    cycles: int = 1
 
     def applies(self, running: RunningTrial) -> bool:
         """Return whether a trial's training is evaluated early: where it may be stopped, and that is expected to save
@@ -38,27 +44,26 @@ class EarlyStopping:
         if not self.screening.config.space.distillation.early_stopping:
             return False
         learning = early.distillation
-        return saves(self._outcomes(), 1 - learning.stopped_after / learning.epochs)
+        one_cycle = [t.outcome for t in self.study.ended() if len(t.candidate.weights.trainings) == 1]
+        return saves(one_cycle, 1 - learning.stopped_after / learning.epochs)
 
     def decide(
         self, running: RunningTrial, loss: float, waiting: Sequence[RunningTrial]
     ) -> tuple[EarlyLoss, str | None]:
         """Return what a loss after the first epochs tells, and the reason if the training is stopped for it."""
-        pairs = [
-            (o.early.loss, q.loss) for o in self._outcomes() if o.early is not None and (q := o.evaluated) is not None
-        ]
+        outcomes = [trial.outcome for trial in self.study.ended()]
+        pairs = [(o.early.loss, q.loss) for o in outcomes if o.early is not None and (q := o.evaluated) is not None]
         expected = loss_at_the_end(pairs, loss)
         if expected is None:
             return EarlyLoss(loss), None
         middle, least = expected
-        reason = self._prunes(running, least, waiting)
+        further = further_gain(self.study.ended(), self.cycles)
+        reason = self._prunes(running, least - further, waiting)
         found = EarlyLoss(loss, middle, least, reason is not None)
         if reason is None or goes_on(running.candidate.weights.id):
             return found, None
-        return found, f"pruned: lost {loss:.2%} after its first epochs, and at best {least:.2%} is expected; {reason}"
-
-    def _outcomes(self) -> list[Outcome]:
-        return [trial.outcome for trial in self.study.ended()]
+        at_best = f"at best {max(0.0, least - further):.2%} is expected" + (" after further cycles" if further else "")
+        return found, f"pruned: lost {loss:.2%} after its first epochs, and {at_best}; {reason}"
 
     def _prunes(self, running: RunningTrial, least: float, waiting: Sequence[RunningTrial]) -> str | None:
         tolerated = self.screening.config.quality.max_loss
@@ -80,6 +85,22 @@ def loss_at_the_end(pairs: Sequence[tuple[float, float]], loss: float) -> tuple[
     deviations = final - slope * early
     middle, least = np.quantile(deviations, (0.5, _BEST))
     return float(slope * loss + middle), float(slope * loss + least)
+
+
+def further_gain(ended: Sequence[EndedTrial], cycles: int) -> float:
+    """Return how much less than after its first cycle a training may lose after the last one: in each further cycle,
+    the largest gain of one that was seen, without quantization-aware training; infinite where none was.
+    """
+    if cycles == 1:
+        return 0.0
+    plain = [t for t in ended if not t.candidate.weights.quantization_aware]
+    losses = {(t.candidate.weights, t.candidate.precision): q.loss for t in plain if (q := t.outcome.evaluated)}
+    gains = [
+        shorter - loss
+        for (weights, precision), loss in losses.items()
+        if weights.previous is not None and (shorter := losses.get((weights.previous, precision))) is not None
+    ]
+    return (cycles - 1) * max(0.0, *gains) if gains else math.inf
 
 
 def goes_on(weights: str) -> bool:

@@ -81,8 +81,10 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
     def mean(stage: str, of: Sequence[Outcome]) -> float:
         return sum(outcome.seconds.get(stage, 0.0) for outcome in of) / len(of)
 
-    cost, fit, export, evaluate = (mean(stage, built) for stage in ("cost", "fit", "export", "judge"))
-    stages = StageSeconds(fit, export, evaluate, cost, mean("time", measured))
+    cost, network, fit, export, evaluate = (
+        mean(stage, built) for stage in ("cost", "network", "fit", "export", "judge")
+    )
+    stages = StageSeconds(network + fit, export, evaluate, cost, mean("time", measured))
     share = len(stopped) / len(built)
     sway = 1.96 * math.sqrt(share * (1 - share) / len(built))
     return Observed(stages, share, (max(0.0, share - sway), min(1.0, share + sway)))

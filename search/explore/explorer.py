@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from objectives.jobs.protocol import Request
 from objectives.records import Outcome
@@ -11,7 +12,15 @@ from search.errors import JobError
 from search.explore.benchmark_groups import MOST_WAITING, BenchmarkQueue
 from search.explore.cost_model import CostModel
 from search.explore.early_stopping import EarlyStopping
-from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, next_job
+from search.explore.running_trial import (
+    BUILDING,
+    FITS,
+    LONG,
+    TIMING,
+    RunningTrial,
+    next_job,
+    waiting_for_network,
+)
 from search.explore.screening import Screening
 from search.explore.stages import Stages, seconds_name
 from search.study import Study
@@ -19,13 +28,15 @@ from search.trials import EndedTrial
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Clock, SystemClock, Worker
 from spaces.candidate import Candidate
-from spaces.domains import Scalar
+from spaces.domains import Choice, Scalar
 from spaces.search_space import SearchSpace
 
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
 _WAITS = "waits for its benchmark"
+# Slices that wait for their elastic network while other trials begin.
+_MOST_SLICES = 8
 
 
 class Explorer:
@@ -46,9 +57,19 @@ class Explorer:
         clock: Clock | None = None,
     ) -> None:
         self._config, self._jobs, self._costs = jobs.config, jobs, costs
-        self._space, self._study, self._screening = space, study, Screening(jobs.config, study)
+        if jobs.config.sampler != "auto" and jobs.config.space.distillation.cycles is None:
+            # Only `auto` lets a training go on by what it has reached.
+            space = replace(space, weights=replace(space.weights, cycles=Choice((1,))))
+        self._space, self._study = without_networks(space, study.failed_networks), study
+        self._screening = Screening(jobs.config, study)
         self._builders, self._meter = builders, meter
-        self._stages = Stages(jobs, costs, self._screening, EarlyStopping(study, self._screening), threads)
+        self._stages = Stages(
+            jobs,
+            costs,
+            self._screening,
+            EarlyStopping(study, self._screening, len(space.weights.cycles.values)),
+            threads,
+        )
         self._record, self._tick, self._reserve = record, tick, reserve
         self._clock = clock or SystemClock()
         self._benchmarks = BenchmarkQueue(jobs, study, self._screening)
@@ -89,6 +110,7 @@ class Explorer:
                 elif not self._timing:
                     closed = False  # the final benchmark of fewer points takes less time
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
+                    self._after_networks((elapsed + spent_seconds) / 60)
                     self._told += self._fill(elapsed + spent_seconds)
                     self._dispatch(elapsed)
                 self._clock.wait([*self._builders, self._meter], _POLL_SECONDS)
@@ -117,9 +139,10 @@ class Explorer:
 
     def _may_ask(self) -> bool:
         """Return whether another trial may begin."""
-        waiting = len(self._waiting)
-        # One more than the builders, so that the meter has work.
-        free = waiting < MOST_WAITING and len(self._running_trials) - waiting <= len(self._builders)
+        waiting, slices = len(self._waiting), waiting_for_network(self._running_trials)
+        # One more than the builders, so that the meter has work; slices leave theirs to others for a while.
+        busy = len(self._running_trials) - waiting - min(sum(one.worker is None for one in slices), _MOST_SLICES)
+        free = waiting < MOST_WAITING and busy <= len(self._builders)
         return free and self._duplicates < _DUPLICATES and (self._within_limit or self._study.reference_waits)
 
     @property
@@ -174,16 +197,23 @@ class Explorer:
 
     def _dispatch(self, elapsed: float) -> None:
         while not self._timing:
-            idle = len(self._waiting) == len(self._running_trials) and not self._may_ask()
+            slices = waiting_for_network(self._running_trials)
+            idle = len(self._waiting) + len(slices) == len(self._running_trials) and not self._may_ask()
             if self._dispatch_benchmark(elapsed, idle):
                 return
             builders = [b for b in self._builders if not b.busy]
             running = next_job(self._running_trials, len(builders), not self._meter.busy)
             if running is None:
                 return
-            worker, workers = builders[0] if running.stage in BUILDING else self._meter, self._config.workers
-            limit = workers.fit_seconds if running.stage in LONG else workers.job_seconds
-            self._start([running], worker, self._stages.request(running), limit)
+            worker = builders[0] if running.stage in BUILDING else self._meter
+            self._start([running], worker, self._stages.request(running), self._limit_seconds(running))
+
+    def _limit_seconds(self, running: RunningTrial) -> float:
+        """Return the longest duration of a trial's job."""
+        if running.stage in FITS:
+            return self._jobs.fit_limit_seconds(running.candidate.weights)
+        workers = self._config.workers
+        return workers.fit_seconds if running.stage in LONG else workers.job_seconds
 
     def _dispatch_benchmark(self, elapsed: float, now: bool, left: float = math.inf) -> bool:
         """Begin the benchmark of a group if one is due; return whether it began."""
@@ -231,6 +261,19 @@ class Explorer:
             ended += self._close(outcomes, minutes)
         return ended
 
+    def _after_networks(self, minutes: float) -> None:
+        """Let slices go on whose elastic network is trained. Those whose network failed are asked for again: the study
+        remembers it, and what would be a slice is trained separately from then on."""
+        if self._stages.failed != self._study.failed_networks:
+            self._study.failed_networks = self._stages.failed
+            self._space = without_networks(self._space, self._stages.failed)
+        slices = [(running, self._stages.after_network(running)) for running in self._running_trials]
+        again = [(running, outcome) for running, outcome in slices if outcome is not None]
+        if again:
+            self._close(again, minutes)
+        for running, _ in again:
+            self._study.ask_again(running.number)
+
     def _close(self, outcomes: Sequence[tuple[RunningTrial, Outcome]], minutes: float) -> int:
         """End trials; return how many are no reference points."""
         for running, _ in outcomes:
@@ -271,14 +314,15 @@ class Explorer:
         # Only between benchmarks: a write to the database would disturb one.
         self._study.note(search_seconds=60 * minutes)
         for running, outcome in outcomes:
-            self._record(EndedTrial(running.number, running.candidate, outcome, minutes, running.reference))
+            of = running.number, running.candidate, outcome, minutes, running.reference
+            self._record(EndedTrial(*of, expected_loss=running.expected_loss))
 
     def _learn(self, candidate: Candidate, outcome: Outcome) -> None:
         """Keep what need not be asked, trained or compared again."""
         if outcome.state == "complete" or (outcome.state == "stopped" and outcome.informative):
             self._known.add(candidate.id)
         if outcome.artifact is not None:
-            self._trained.add(candidate.weights.id)
+            self._trained.update(weights.id for weights in candidate.weights.trainings)
 
     def _stop_workers(self) -> None:
         """Stop the jobs of the running trials; the next run asks for the same choices again."""
@@ -289,3 +333,9 @@ class Explorer:
         for builder in self._builders:
             builder.resume()
         self._running_trials.clear()
+
+
+def without_networks(space: SearchSpace, origins: Collection[str]) -> SearchSpace:
+    """Return the space in which weights of these origins are trained separately, and not as slices."""
+    kept = {origin: epochs for origin, epochs in space.weights.elastic_epochs.items() if origin not in origins}
+    return replace(space, weights=replace(space.weights, elastic_epochs=kept))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from objectives.records import Measurement
+from objectives.records import Measurement, Prepared
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console, SearchBar
-from search.config.defaults import space_for
+from search.config.defaults import epochs_for, space_for
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.errors import ConfigError
@@ -78,7 +78,7 @@ def search(session: Session, console: Console) -> None:
         prepared = prepare(session, workers.builder, console)
         check_slices(config.quality.slices, prepared.parts)
         jobs = jobs_of(config, home, prepared)
-        space = space_for(config.space, prepared)
+        space = space_for(config.space, prepared, _epochs(study, prepared))
         if config.space.focus > 0:
             space = focused(space, profiled(study, jobs, meter, console), prepared.structure, console)
         _same_choices(study, space, config.name)
@@ -159,6 +159,15 @@ def _enqueue_others(study: Study, space: SearchSpace, pairs: PairedComparison) -
             done.append(source)
             study.note(**{STARTED_FROM: done})
             pairs.console.say(f"start: {count(len(points), 'point')} of {source}")
+
+
+def _epochs(study: Study, prepared: Prepared) -> int:
+    """Return the epochs of a cycle of training, decided once for a study: they depend on the speed of the machine."""
+    known = study.facts.get("epochs")
+    if known is None or not study.finished():
+        known = epochs_for(prepared.training, prepared.epoch_seconds)
+        study.note(epochs=known)
+    return int(known)
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:

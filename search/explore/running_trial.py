@@ -11,24 +11,28 @@ from optuna.trial import Trial
 
 from objectives.jobs.requests import ScoreResponse
 from objectives.records import Artifact, EarlyLoss, Quality, SimulatedRatios
+from search.study import EXPECTED_LOSS
 from search.workers.meter_jobs import CurvePart
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
 # The cost of new weights is simulated before they are trained, from a service curve for each instance group. A training
-# may be judged after its first epochs. Evaluation is one stage, or two with a custom metric.
+# may be judged after its first epochs; before that of a slice, its elastic network is trained. Evaluation is one stage,
+# or two with a custom metric.
 Stage = Literal[
-    "export_untrained", "curve", "fit_early", "export_early", "evaluate_early", "fit", "export", "evaluate", "score",
-    "custom_metric", "benchmark",
+    "export_untrained", "curve", "fit_network", "fit_early", "export_early", "evaluate_early", "fit", "export",
+    "evaluate", "score", "custom_metric", "benchmark",
 ]  # fmt: skip
-# The shorter ones first.
+# The shorter ones first; of fits, that which others wait for.
 BUILDING: tuple[Stage, ...] = (
-    "custom_metric", "export_untrained", "evaluate_early", "evaluate", "score", "export_early", "export", "fit_early",
-    "fit",
+    "custom_metric", "export_untrained", "evaluate_early", "evaluate", "score", "export_early", "export",
+    "fit_network", "fit_early", "fit",
 )  # fmt: skip
 # Evaluation of many users takes as long as training.
-LONG: tuple[Stage, ...] = ("fit_early", "evaluate_early", "fit", "evaluate", "score", "custom_metric")
-_FITS: tuple[Stage, ...] = ("fit_early", "fit")
+LONG: tuple[Stage, ...] = (
+    "fit_network", "fit_early", "evaluate_early", "fit", "evaluate", "score", "custom_metric",
+)  # fmt: skip
+FITS: tuple[Stage, ...] = ("fit_network", "fit_early", "fit")
 # Stages that have the machine to themselves.
 TIMING: tuple[Stage, ...] = ("benchmark", "curve")
 
@@ -62,6 +66,12 @@ class RunningTrial:
         return name
 
     @property
+    def expected_loss(self) -> float | None:
+        """Loss that the sampler expected of the candidate."""
+        loss: float | None = self.trial.user_attrs.get(EXPECTED_LOSS)
+        return loss
+
+    @property
     def early_candidate(self) -> Candidate | None:
         """The candidate after the first epochs of its training; None where it cannot be judged then."""
         weights = self.candidate.weights.early
@@ -75,16 +85,27 @@ class RunningTrial:
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
     """Select the trial to advance by itself, of one stage the oldest: measuring before building, short stages before
-    fits, never two fits of the same weights, or of slices of one elastic network, the first of which trains it."""
+    fits, never two fits of the same weights after any number of cycles, or of slices while their elastic network is
+    trained."""
     waiting = [f for f in running_trials if f.worker is None]
-    fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage in _FITS}
+    fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage in FITS}
     measuring = (f for f in waiting if meter_idle and f.stage == "curve")
-    free = [f for f in waiting if builders_idle and not (f.stage in _FITS and _fitted(f) in fitting)]
+    free = [f for f in waiting if builders_idle and not (f.stage in FITS and _fitted(f) in fitting)]
+    if builders_idle < 2 and any(f.worker is not None and f.stage == "fit_network" for f in running_trials):
+        free = [f for f in free if f.stage != "fit_network"]  # the last builder is for other trials
     building = (f for stage in BUILDING for f in free if f.stage == stage)
     return next(itertools.chain(measuring, building), None)
+
+
+def waiting_for_network(running_trials: Sequence[RunningTrial]) -> list[RunningTrial]:
+    """Return the trials that cannot go on before an elastic network is trained: those whose jobs train one, and further
+    slices."""
+    of_networks = [running for running in running_trials if running.stage == "fit_network"]
+    training = {_fitted(running) for running in of_networks if running.worker is not None}
+    return [running for running in of_networks if _fitted(running) in training]
 
 
 def _fitted(running: RunningTrial) -> str:
     """Identify what a fit trains: the weights, or an elastic network of students or of pruned models."""
     weights = running.candidate.weights
-    return weights.origin if weights.elastic else weights.id
+    return weights.origin if running.stage == "fit_network" else weights.first_cycle.id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
@@ -20,23 +20,37 @@ from search.workers.processes import Done
 from spaces.candidate import Candidate
 
 # Stages of trained weights, of which a trial records whether the cache had their results.
-_WHOLE: tuple[Stage, ...] = ("fit", "export", "evaluate", "score", "custom_metric")
-_CACHED = (requests.FitResponse, requests.ExportResponse, requests.EvaluateResponse, requests.ScoreResponse)
+_WHOLE: tuple[Stage, ...] = ("fit_network", "fit", "export", "evaluate", "score", "custom_metric")
+_CACHED = (
+    requests.FitNetworkResponse,
+    requests.FitResponse,
+    requests.ExportResponse,
+    requests.EvaluateResponse,
+    requests.ScoreResponse,
+)
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Stages of the trials of one study; builders run `threads` threads."""
+    """Stages of the trials of one study; builders run `threads` threads.
+
+    networks: origins of slices whose elastic network is trained
+    failed: those whose network could not be trained, with the reason
+    """
 
     jobs: MeterJobs
     costs: CostModel
     screening: Screening
     early: EarlyStopping
     threads: int
+    networks: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def request(self, running: RunningTrial) -> Request[object]:
         """Return the request of a trial's stage, which is not the benchmark."""
         candidate, threads = running.candidate, self.threads
+        if running.stage == "fit_network":
+            return requests.FitNetworkRequest(self.jobs.task, candidate.weights, threads)
         if running.stage == "fit":
             return requests.FitRequest(self.jobs.task, candidate.weights, threads)
         if running.stage in ("fit_early", "export_early", "evaluate_early"):
@@ -79,6 +93,8 @@ class Stages:
         if result is None and running.stage in ("export_early", "evaluate_early"):
             running.artifact, running.stage = None, "fit"  # neither need weights that are half trained
             return None
+        if result is None and running.stage == "fit_network":
+            self.failed[running.candidate.weights.origin] = str(done.error)
         if result is None:
             return self.ended(running, "failed", done.error)
         if isinstance(result, _CACHED) and result.reused and running.stage in _WHOLE:
@@ -91,6 +107,9 @@ class Stages:
     def _next(self, running: RunningTrial, result: object, waiting: Sequence[RunningTrial]) -> Outcome | None:
         """Keep the result of a stage and set the next stage, or return the outcome."""
         match result:
+            case requests.FitNetworkResponse():
+                self.networks.add(running.candidate.weights.origin)
+                running.stage = "fit"
             case requests.FitResponse() if running.stage == "fit_early":
                 running.stage = "fit" if result.whole else "export_early"
             case requests.FitResponse():
@@ -155,7 +174,21 @@ class Stages:
 
     def training(self, running: RunningTrial) -> Stage:
         """Return the first stage of a trial's training."""
+        weights = running.candidate.weights
+        if weights.elastic:
+            return "fit" if weights.origin in self.networks else "fit_network"
         return "fit_early" if not self.jobs.prepared.custom_metric and self.early.applies(running) else "fit"
+
+    def after_network(self, running: RunningTrial) -> Outcome | None:
+        """Let a slice go on whose elastic network is trained; return the outcome of one whose network failed."""
+        origin = running.candidate.weights.origin
+        if running.stage != "fit_network" or running.worker is not None:
+            return None
+        if origin in self.networks:
+            running.stage = "fit"
+        if origin not in self.failed:
+            return None
+        return Outcome("stopped", "its elastic network failed; asked for again, to be trained separately")
 
     @property
     def evaluation(self) -> Stage:
@@ -167,5 +200,7 @@ def seconds_name(stage: Stage) -> str:
     """Return the name that the seconds of the stage are recorded under."""
     if stage in ("export_untrained", "curve"):
         return "cost"
+    if stage == "fit_network":
+        return "network"
     own = stage.removesuffix("_early")
     return "time" if stage in TIMING else "judge" if own in ("evaluate", "score", "custom_metric") else own

@@ -12,6 +12,7 @@ from search.home import Home
 from search.samplers.drawn import draw
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
+from spaces.weights import CYCLES
 
 Knobs = Mapping[str, Scalar]
 _WHAT = "must be a study of this home, its front.json, or a JSON file with a list of mappings from knob to value"
@@ -21,7 +22,8 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
     """Return the knobs of the points of one source, each different.
 
     A knob that the space does not offer, or not with that value, is drawn at random, as is one that the source lacks:
-    the other study may have been of other data, on another machine, or with other techniques.
+    the other study may have been of other data, on another machine, or with other techniques. A training whose cycles
+    are not given has one.
 
     Args:
         source: name of a study of this home, or a file
@@ -30,7 +32,7 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
         ConfigError: there is no such study or file, or it holds something else.
     """
     random = Random(f"{seed} {source}")
-    drawn = [draw(space, random, near, 0.0) for near in _read(source, home)]
+    drawn = [draw(space, random, {CYCLES: 1, **near}, 0.0) for near in _read(source, home)]
     found = {one.candidate: dict(one.knobs) for one in drawn}
     return [*found.values()]
 

@@ -83,6 +83,8 @@ def trial_data(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:
         tags["reused"] = ", ".join(outcome.reused)
     if trial.minutes is not None:
         metrics["minutes"] = trial.minutes
+    if trial.expected_loss is not None:
+        metrics["expected_loss"] = trial.expected_loss
     if outcome.artifact is not None:
         metrics["quality/parity"] = outcome.artifact.parity
         metrics["model_bytes"] = float(outcome.artifact.model_bytes)

@@ -17,6 +17,7 @@ from search.results import Front
 # Stages by the worker that runs them, in the order of a trial.
 _STAGES = {
     "cost": "cost: untrained export, service curve",
+    "network": "training of elastic networks",
     "fit": "training",
     "export": "export",
     "judge": "evaluation",

@@ -34,6 +34,7 @@ from search.report.front import FONT, GRID, LEGEND, LOOK, PALETTE, Description, 
 from search.report.importance import importance_columns, importance_rows
 from search.report.measures import pair_names
 from search.report.page_data import Links, page_data
+from search.report.predictions import longer_sentence, loss_figure, loss_predictions
 from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
 from search.report.render import render
 from search.report.theme import DARK, DARK_FOR, LIGHT
@@ -129,6 +130,8 @@ def write_report(
         importance_columns=importance_columns(front),
         simulations=simulations(front),
         simulation_columns=SIMULATION_COLUMNS,
+        losses=loss_predictions(front),
+        longer=longer_sentence(front),
         left_alone_columns=LEFT_ALONE_COLUMNS,
     )
 
@@ -145,6 +148,8 @@ def _study_figures(front: Front, baseline_profile: StudyProfile | None) -> dict[
         figures["effort"] = go.Figure(effort_figure(front))
     if found := drawn_simulations(simulations(front)):
         figures["simulation"] = go.Figure(simulation_figure(found))
+    if (losses := loss_predictions(front)) is not None:
+        figures["losses"] = go.Figure(loss_figure(losses, front.max_loss))
     if baseline_profile is not None:
         figures["profile"] = go.Figure(profile_figure(baseline_profile))
     if front.ablation and dots(front.ablation):

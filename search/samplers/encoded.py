@@ -42,7 +42,8 @@ class Encoded:
     untrained: key of the cost
     variant: key of the loss, and of an export
     graph: key of the export of untrained weights
-    weights: key of a training; `learns` says whether there is one
+    trainings: keys of the trainings, one for each cycle, the last of which gives the weights
+    network: origin of the elastic network that the weights are a slice of; None where they are none
     parts: parts of the placement that have service curves
     cost_knobs, loss_knobs: by which the models predict, and their features
     """
@@ -50,8 +51,8 @@ class Encoded:
     untrained: Hashable
     variant: Hashable
     graph: Hashable
-    weights: Hashable
-    learns: bool
+    trainings: tuple[Hashable, ...]
+    network: str | None
     parts: tuple[CurvePart, ...]
     cost_knobs: Mapping[str, Scalar]
     loss_knobs: Mapping[str, Scalar]
@@ -70,8 +71,8 @@ def encoded(candidate: Candidate) -> Encoded:
         untrained=(graph, Key(candidate.placement)),
         variant=(weights, Key(candidate.precision)),
         graph=graph,
-        weights=weights,
-        learns=candidate.weights.distillation is not None,
+        trainings=tuple(map(Key, candidate.weights.trainings)),
+        network=candidate.weights.origin if candidate.weights.elastic else None,
         parts=_parts(candidate.placement),
         cost_knobs=cost_knobs,
         loss_knobs=loss_knobs,

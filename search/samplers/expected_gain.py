@@ -6,9 +6,9 @@ often, other widths less often, and new weights rarely, as far as each pays.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Any
@@ -26,10 +26,14 @@ from search.samplers.hypervolume_gain import HypervolumeGain
 from search.samplers.surrogates import NoEvidenceError, Prediction, Surrogates
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
+from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
+from spaces.weights import AWARE, CYCLES, Weights
 
 # Candidates of the pool that are drawn at random, and neighbours of members of the front.
 _RANDOM, _NEIGHBOURS = 100, 200
+# Most trained weights whose training may go on for another cycle.
+_CONTINUED = 15
 # Probability that a neighbour changes a knob: one in ten, or a third.
 _CHANGES = (0.1, 0.33)
 # Share of the proposals that are random, so that no part of the space is excluded by a wrong model.
@@ -62,7 +66,8 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
     is set before an ask.
 
     `gain_per_second` is the expected gain in hypervolume per second of the last candidate that was proposed by it; None
-    before the first one.
+    before the first one. `expected_loss` is the loss that is expected of the last proposal; None where it was random,
+    or its loss is known.
 
     A proposal depends on the seed, its number and the evidence only, so a resumed study goes on as one that was not
     interrupted.
@@ -70,6 +75,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
 
     evidence: Evidence | None = None
     gain_per_second: float | None = None
+    expected_loss: float | None = None
 
     def __init__(self, objectives: Sequence[str], limits: Limits, seed: int, explored: float = _EXPLORED) -> None:
         """Make the sampler; `explored` is the share of its proposals that are random."""
@@ -104,20 +110,21 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
             return self._propose(evidence, Random(f"{self._seed} {number}"))
 
     def _propose(self, evidence: Evidence, random: Random) -> Drawn:
-        pool = _pool(evidence, random)
+        pool, self.expected_loss = _pool(evidence, random), None
         if random.random() < self._explored:
-            return pool[0]
+            return pool[0].step
         try:
             surrogates = Surrogates(evidence.ended, self._objectives, self._limits, random.randrange(1 << 31))
         except NoEvidenceError:
-            return pool[0]
-        predicted = surrogates.predict([*(drawn.candidate for drawn in pool), *evidence.pending])
+            return pool[0].step
+        predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])
         # A trial under way counts as measured where it is expected.
         front = np.concatenate([surrogates.measured(), predicted.units[:, len(pool) :].mean(axis=0)])
         rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)[: len(pool)]
         best = int(np.argmax(rates))
         self.gain_per_second = float(rates[best])
-        return pool[best]
+        self.expected_loss = surrogates.expected_loss(pool[best].step.candidate)
+        return pool[best].step
 
 
 @cache
@@ -136,22 +143,66 @@ def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
     return np.asarray(gains.mean(axis=0) / np.maximum(seconds, 1e-3))
 
 
-def _pool(evidence: Evidence, random: Random) -> list[Drawn]:
-    """Draw different candidates that are neither known nor under way; the first is random. Where the space has no other
-    candidate, the pool is one that is known.
+@dataclass(frozen=True, eq=False)
+class Option:
+    """A candidate that a proposal weighs, and what is proposed on the way to it: the same after the next cycle of its
+    training, so that no training goes on before what it has reached is known.
+    """
+
+    target: Drawn
+    step: Drawn
+
+
+def _pool(evidence: Evidence, random: Random) -> list[Option]:
+    """Draw different candidates whose next steps are neither known nor under way; the first is random, the last ones
+    are longer trainings. Where the space has no other candidate, the pool is one that is known.
     """
     space, members = evidence.space, [t.knobs for t in evidence.ended if t.number in evidence.front and t.knobs]
-    pool: dict[Candidate, Drawn] = {}
+    evaluated = {t.candidate.weights for t in evidence.ended if t.outcome.evaluated is not None}
+    pool: dict[Candidate, Option] = {}
+
+    def option(target: Drawn) -> Option:
+        trainings = target.candidate.weights.trainings
+        reached = max((n for n, weights in enumerate(trainings, 1) if weights in evaluated), default=0)
+        if reached + 1 >= len(trainings):
+            return Option(target, target)
+        unaware = {name: False for name in target.knobs if name.startswith(AWARE)}
+        return Option(target, draw(space, random, {**target.knobs, **unaware, CYCLES: reached + 1}, change=0.0))
+
+    def add(target: Drawn) -> None:
+        found = option(target)
+        if found.step.candidate not in evidence.known and found.step.candidate not in evidence.pending:
+            pool.setdefault(target.candidate, found)
+
     for turn in range(_TRIES):
         if len(pool) >= _RANDOM + (_NEIGHBOURS if members else 0):
             break
         if turn < _RANDOM or not members:
-            drawn = draw(space, random)
-        else:
-            near = random.choice(members)
-            if random.random() < 0.5:
-                near = space.weights_knobs(near)
-            drawn = draw(space, random, near, _CHANGES[turn % len(_CHANGES)])
-        if drawn.candidate not in evidence.known and drawn.candidate not in evidence.pending:
-            pool.setdefault(drawn.candidate, drawn)
-    return [*pool.values()] or [draw(space, random)]
+            add(draw(space, random))
+            continue
+        near = random.choice(members)
+        if random.random() < 0.5:
+            near = space.weights_knobs(near)
+        add(draw(space, random, near, _CHANGES[turn % len(_CHANGES)]))
+    for knobs in _longer(evidence, evaluated):
+        add(draw(space, random, knobs, change=0.0))
+    return [*pool.values()] or [option(draw(space, random))]
+
+
+def _longer(evidence: Evidence, evaluated: AbstractSet[Weights]) -> list[Mapping[str, Scalar]]:
+    """Return the knobs of evaluated trials with each number of further cycles of training: of the weights that lose
+    something and did not go on yet, those of the least loss, once each.
+    """
+    found: dict[Weights, list[Mapping[str, Scalar]]] = {}
+    losses = [(quality.loss, t.number, t) for t in evidence.ended if (quality := t.outcome.evaluated) is not None]
+    for loss, _, trial in sorted(losses):
+        if len(found) == _CONTINUED:
+            break
+        weights, learning = trial.candidate.weights, trial.candidate.weights.distillation
+        if loss <= 0 or CYCLES not in trial.knobs or learning is None:
+            continue
+        following = replace(weights, distillation=replace(learning, cycles=learning.cycles + 1))
+        further = [cycles for cycles in evidence.space.weights.cycles.values if int(cycles) > learning.cycles]
+        if further and following not in evaluated:
+            found.setdefault(weights, [{**trial.knobs, CYCLES: cycles} for cycles in further])
+    return [knobs for of in found.values() for knobs in of]

@@ -20,7 +20,7 @@ from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
 
 # Multiple of the tolerated loss beyond which no loss is worse.
-_WORST_LOSS = 5.0
+WORST_LOSS = 5.0
 # Most seconds of a fit that only read what was trained.
 _REUSED = 0.5
 # Smallest value whose logarithm is taken.
@@ -66,7 +66,9 @@ class Surrogates:
         self._of = [encoded(trial.candidate) for trial in self._ended]
         self._costs, self._losses = self._known_costs(), self._known_losses()
         built = [of for of, trial in zip(self._of, self._ended, strict=True) if trial.outcome.artifact is not None]
-        self._trained, self._exported = {of.weights for of in built}, {of.variant for of in built}
+        self._trained = {training for of in built for training in of.trainings}
+        self._exported = {of.variant for of in built}
+        self._networks = {of.network for of in built}
         by_cost, by_loss = {of.untrained: of for of in self._of}, {of.variant: of for of in self._of}
         costed = [by_cost[key] for key in self._costs]
         self._graphs = {of.graph for of in costed}
@@ -82,7 +84,7 @@ class Surrogates:
         self.loss_knobs = [by_loss[key].loss_knobs for key in self._losses]
         costs = np.array([*modelled.values()])
         self.cost = GaussianProcess([by_cost[key].cost_features for key in modelled], costs, seed)
-        losses = np.minimum([[loss] for loss in self._losses.values()], _WORST_LOSS * limits.max_loss)
+        losses = np.minimum([[loss] for loss in self._losses.values()], WORST_LOSS * limits.max_loss)
         self.loss = GaussianProcess([by_loss[key].loss_features for key in self._losses], losses, seed + 1)
 
     @property
@@ -117,6 +119,13 @@ class Surrogates:
             np.full(len(of), self._seconds["time"]),
         )
 
+    def expected_loss(self, candidate: Candidate) -> float | None:
+        """Return the loss that is expected of a candidate, None where it is known; losses beyond `WORST_LOSS` count as
+        that.
+        """
+        of = encoded(candidate)
+        return None if of.variant in self._losses else float(self.loss.mean([of.loss_features])[0, 0])
+
     def _cost_seconds(self, of: Encoded) -> float:
         """Return the expected seconds until the cost is known: without those of a service curve, or of an export, that
         another placement of the same graph has had."""
@@ -126,9 +135,12 @@ class Surrogates:
 
     def _build_seconds(self, of: Encoded) -> float:
         """Return the expected seconds from training to evaluation."""
-        trains = of.learns and of.weights not in self._trained
+        cycles = sum(training not in self._trained for training in of.trainings)
         export = 0.0 if of.variant in self._exported else self._seconds["export"]
-        return self._seconds["fit"] * trains + export + self._seconds["judge"]
+        fit = self._seconds["fit"] * cycles
+        if of.network is not None and cycles:
+            fit = self._seconds["slice"] + (0.0 if of.network in self._networks else self._seconds["network"])
+        return fit + export + self._seconds["judge"]
 
     def _known_costs(self) -> dict[Hashable, list[float]]:
         """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
@@ -165,14 +177,22 @@ class Surrogates:
 
     @cached_property
     def _seconds(self) -> Mapping[str, float]:
-        """Mean seconds of the stages where they ran; `curve` is the cost of a graph that was exported before, `cost`
+        """Mean seconds of the stages where they ran; `fit` is a cycle of a training, `slice` the fit of one from an
+        elastic network, `network` the training of that, `curve` the cost of a graph that was exported before, `cost`
         that of an untrained one, with its export."""
         by_stage: dict[str, list[float]] = {}
-        for outcome in (trial.outcome for trial in self._ended):
+        trained: set[Hashable] = set()
+        for of, outcome in zip(self._of, (trial.outcome for trial in self._ended), strict=True):
+            cycles = sum(training not in trained for training in of.trainings)
+            trained.update(of.trainings if outcome.artifact is not None else ())
             for stage, seconds in outcome.seconds.items():
+                if seconds <= 0 or stage in outcome.reused:
+                    continue
                 known = stage == "cost" and outcome.artifact is not None and outcome.seconds.get("fit", 0.0) <= _REUSED
-                if seconds > 0 and stage not in outcome.reused:
-                    by_stage.setdefault("curve" if known else stage, []).append(seconds)
+                if stage == "fit" and of.network is None:
+                    seconds /= max(1, cycles)
+                name = "curve" if known else "slice" if stage == "fit" and of.network is not None else stage
+                by_stage.setdefault(name, []).append(seconds)
         means = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
         return defaultdict(lambda: 1.0, means)
 

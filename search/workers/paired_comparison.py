@@ -37,7 +37,8 @@ class PairedComparison:
         """Return a candidate's model file, built or from the cache."""
         limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
         if candidate.weights.distillation is not None:
-            call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limits.fit_seconds, say)
+            limit = self.jobs.fit_limit_seconds(candidate.weights)
+            call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limit, say)
         return call(self.builder, ExportRequest(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from spaces.domains import Scalar
-from spaces.serialization import formerly
+from spaces.serialization import added_later, formerly
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Distillation:
     elastic_epochs: epochs of the elastic network that the weights are a slice of, before their own epochs, of which
         there may be none; 0 for weights that are trained separately
     stopped_after: epochs after which the training was stopped, without the rest; 0 where it ran to its end
+    cycles: cycles of the learning rate, of so many epochs each; a cycle starts from the weights that the one before it
+        left (warm restarts, Loshchilov and Hutter 2017)
     """
 
     temperature: float
@@ -29,6 +31,7 @@ class Distillation:
     seed: int = 0
     elastic_epochs: int = 0
     stopped_after: int = 0
+    cycles: int = field(default=1, metadata=added_later())
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 1.0):
@@ -43,6 +46,11 @@ class Distillation:
         if not 0 <= self.stopped_after <= max(0, self.epochs - 1):
             stopped = self.stopped_after
             raise ValueError(f"A training is stopped before its last of {self.epochs} epochs, but got {stopped}.")
+        if self.cycles < 1 or (self.cycles > 1 and (self.elastic_epochs or self.stopped_after)):
+            raise ValueError(
+                "A training has 1 cycle, or more where it is neither stopped nor of a slice of an elastic network, but "
+                f"got {self.cycles}."
+            )
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):
@@ -61,5 +69,5 @@ class Distillation:
         where there is one, and the epochs of a training that was stopped.
         """
         optional = tuple(name for name in ("seed", "elastic_epochs", "stopped_after") if getattr(self, name))
-        names = ("temperature", "teacher_weight", "feature_weight", "epochs", *optional)
+        names = ("temperature", "teacher_weight", "feature_weight", "epochs", "cycles", *optional)
         return {f"distillation.{name}": getattr(self, name) for name in names}

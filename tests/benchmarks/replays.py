@@ -1,13 +1,14 @@
 """The virtual clock against reality: replays of plans by simulation and on a real server.
 
     python tests/benchmarks/replays.py STUDY BUNDLE... [--home FOLDER] [--seconds 600] [--repeats 2] [--rates 100,250]
-                                       [--shapes steady,sine,ramp,surges,azure] [--policy elastic]
+                                       [--shapes steady,sine,ramp,surges,azure] [--policy elastic] [--results FILE]
 
 For each shape of traffic and mean rate a trace of five times --seconds is drawn, Poisson within each second; `leanrec
 plan` plans its last fifth from the first four, in phases of a tenth of it, of the bundles' points, and `leanrec replay`
 serves that fifth on the virtual clock and on `leanrec serve`. Printed: p50, p95, p99 and the share of late requests of
 both, the error of the simulated value to the median of the served ones, and next to it how far the repeats of the
-server lie apart (the largest over the smallest). In the end the medians over all plans.
+server lie apart (the largest over the smallest). In the end the medians over all plans. A file of results is added to,
+and what it holds already counts as well, so that plans may be replayed a few at a time.
 """
 
 from __future__ import annotations
@@ -87,8 +88,11 @@ def leanrec(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path) -> tuple[list[Any], list[Any]]:
-    """Return the rows of the virtual clock, and those of the server, one for each repeat."""
+Found = dict[tuple[str, float], dict[str, list[Any]]]
+
+
+def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path) -> list[Any]:
+    """Return the rows of the virtual clock and of the server."""
     trace, history = folder / "trace.csv", folder / "history.csv"
     write_traces(history, trace, rates(shape, rate, options.seconds), options.rows, options.seed)
     bundles = [part for bundle in options.bundles for part in ("--with-bundle", bundle)]
@@ -97,18 +101,66 @@ def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path)
     plan += ["--held-out", "0.1"]  # of the history, which is short
     leanrec("plan", options.study, "--trace", str(history), *plan, *bundles, *home)
     again = ["--plan", str(folder / "plan.json"), "--policy", options.policy]
-    virtual: list[Any] = []
-    server: list[Any] = []
-    for _ in range(options.repeats):
-        rows = leanrec("replay", options.study, "--trace", str(trace), *again, *bundles, *home)["rows"]
-        virtual += [row for row in rows if row["clock"] == "virtual"]
-        server += [row for row in rows if row["clock"] == "server"]
-    return virtual, server
+    rows: list[Any] = leanrec("replay", options.study, "--trace", str(trace), *again, *bundles, *home)["rows"]
+    return rows
 
 
-def compared(virtual: Sequence[float], server: Sequence[float]) -> tuple[float, float]:
-    """Return the error of the simulated value, and the spread of the served ones."""
-    return median(virtual) / median(server) - 1, max(server) / min(server) - 1
+def read_results(file: Path | None) -> Found:
+    """Return the rows of earlier replays by plan and clock."""
+    found: Found = {}
+    for line in file.read_text().splitlines() if file is not None and file.exists() else ():
+        add(found, json.loads(line))
+    return found
+
+
+def add(found: Found, record: Any) -> None:
+    by_clock = found.setdefault((record["shape"], record["rate"]), {"virtual": [], "server": []})
+    for row in record["rows"]:
+        by_clock[row["clock"]].append(row)
+
+
+def compared(virtual: Sequence[float], server: Sequence[float]) -> tuple[float, float | None]:
+    """Return the error of the simulated value, and the spread of the served ones where there are several."""
+    spread = max(server) / min(server) - 1 if len(server) > 1 else None
+    return median(virtual) / median(server) - 1, spread
+
+
+def summarize(found: Found) -> None:
+    """Print a line of each plan, and the medians over all."""
+    errors: dict[int, list[float]] = {percent: [] for percent in _PERCENTS}
+    spreads: dict[int, list[float]] = {percent: [] for percent in _PERCENTS}
+    late: list[float] = []
+    heads = "".join(f"{f'p{p} ms: virtual, server, error (spread)':>44}" for p in _PERCENTS)
+    print(f"{'plan':<14}{'':>10}{'requests':>10}{heads}")
+    for (shape, rate), rows in found.items():
+        cells = []
+        for percent in _PERCENTS:
+            simulated, served = ([row[f"p{percent}_ms"] for row in rows[clock]] for clock in ("virtual", "server"))
+            if None in (*simulated, *served):
+                cells.append("refused")
+                continue
+            error, spread = compared(simulated, served)
+            errors[percent].append(abs(error))
+            spreads[percent].extend([] if spread is None else [spread])
+            known = "once" if spread is None else f"{spread:.0%}"
+            cells.append(f"{median(simulated):.2f}, {median(served):.2f}, {error:+.0%} ({known})")
+        shares = [median(row["late"] for row in rows[clock]) for clock in ("virtual", "server")]
+        late.append(abs(shares[0] - shares[1]))
+        print(
+            f"{shape:<14}{rate:>10g}{rows['virtual'][0]['requests']:>10}" + "".join(f"{cell:>44}" for cell in cells)
+            + f"  late {shares[0]:.3%}, {shares[1]:.3%}; switches {rows['virtual'][0]['switches']}, "
+            f"{rows['server'][0]['switches']}; {len(rows['server'])} served"
+        )  # fmt: skip
+    for percent in _PERCENTS:
+        if errors[percent]:
+            repeats = "not repeated"
+            if spreads[percent]:
+                repeats = f"repeats {median(spreads[percent]):.1%} apart, {max(spreads[percent]):.1%} at most"
+            print(
+                f"p{percent}: error {median(errors[percent]):.1%} in the median of {len(errors[percent])} plans, "
+                f"{max(errors[percent]):.1%} at most; {repeats}"
+            )
+    print(f"late: {median(late):.3%} of the requests apart in the median, {max(late):.3%} at most")
 
 
 def main() -> None:
@@ -123,44 +175,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--policy", default="elastic")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="a file of JSON lines that is added to")
     options = parser.parse_args()
-    found: dict[int, list[tuple[float, float]]] = {percent: [] for percent in _PERCENTS}
-    late: list[tuple[float, float]] = []
-    print(
-        f"{'plan':<14}{'':>10}{'requests':>10}"
-        + "".join(f"{f'p{p} ms: virtual, server, error (spread)':>44}" for p in _PERCENTS)
-    )
+    found = read_results(options.results)
     for shape in options.shapes.split(","):
         for rate in map(float, options.rates.split(",")):
-            start = time.monotonic()
-            with tempfile.TemporaryDirectory() as scratch:
-                virtual, server = replayed(options, shape, rate, Path(scratch))
-            cells = []
-            for percent in _PERCENTS:
-                simulated = [row[f"p{percent}_ms"] for row in virtual]
-                served = [row[f"p{percent}_ms"] for row in server]
-                if None in (*simulated, *served):
-                    cells.append("refused")
-                    continue
-                error, spread = compared(simulated, served)
-                found[percent].append((error, spread))
-                cells.append(f"{median(simulated):.2f}, {median(served):.2f}, {error:+.0%} ({spread:.0%})")
-            late.append((median(row["late"] for row in virtual), median(row["late"] for row in server)))
-            print(
-                f"{shape:<14}{rate:>10g}{virtual[0]['requests']:>10}" + "".join(f"{cell:>44}" for cell in cells)
-                + f"  late {late[-1][0]:.3%}, {late[-1][1]:.3%}; switches {virtual[0]['switches']}, "
-                f"{server[0]['switches']}; {time.monotonic() - start:.0f} s",
-                flush=True,
-            )  # fmt: skip
-    for percent, pairs in found.items():
-        if pairs:
-            errors, spreads = [abs(error) for error, _ in pairs], [spread for _, spread in pairs]
-            print(
-                f"p{percent}: error {median(errors):.1%} in the median, {max(errors):.1%} at most; repeats of the "
-                f"server {median(spreads):.1%} apart, {max(spreads):.1%} at most"
-            )
-    differences = [abs(simulated - served) for simulated, served in late]
-    print(f"late: {median(differences):.3%} of the requests apart in the median, {max(differences):.3%} at most")
+            for _ in range(options.repeats):
+                start = time.monotonic()
+                with tempfile.TemporaryDirectory() as scratch:
+                    record = {"shape": shape, "rate": rate, "rows": replayed(options, shape, rate, Path(scratch))}
+                add(found, record)
+                if options.results is not None:
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(record) + "\n")
+                print(f"{shape} {rate:g}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    summarize(found)
 
 
 if __name__ == "__main__":

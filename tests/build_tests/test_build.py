@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from objectives.build.stages.opened import open_once
 from objectives.build.stages.prepare import even_tables
 from objectives.build.stages.weights import weights_folder
 from objectives.build.technique_checks import TechniqueChecks
+from objectives.compression.distillation import distil
 from objectives.held_out_rows import read_held_out, read_requests
 from objectives.jobs.requests import EvaluateRequest, FitRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
@@ -568,6 +570,43 @@ def test_a_part_of_a_training_that_is_in_the_cache_to_its_end_is_not_trained(tas
     found = fit(task, whole.early, _silent)
     assert found.whole and found.reused
     assert not weights_folder(task, open_once(task, _silent), whole.early).exists()
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_a_second_cycle_starts_from_the_weights_of_the_first(
+    aware: bool, family: str, task_of: TaskOf, opened: Callable[[str], Recommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is trained by the way, and kept; quantization-aware training is part of the last cycle only."""
+    task, recommender, starts, seeds = task_of(family), opened(family), [], list[int]()
+    once = replace(_reshaped(family)["student"], distillation=Distillation(2.0, 0.5, 3, seed=10 + aware))
+    assert once.distillation is not None
+    groups = (LINEAR[family],) if aware else ()
+    twice = replace(once, distillation=replace(once.distillation, cycles=2), quantization_aware=groups)
+
+    def seen(*given: Any, previous: Fitted | None, **more: Any) -> Fitted:
+        starts.append(None if previous is None else copy.deepcopy(previous.model.state_dict()))
+        return fit_weights(*given, previous=previous, **more)
+
+    def noted(model: nn.Module, data: Any, optimizer: Any, learning: Any, seed: int, *more: Any, **named: Any) -> Any:
+        seeds.append(seed)
+        return distil(model, data, optimizer, learning, seed, *more, **named)
+
+    monkeypatch.setattr(weights_stage, "fit_weights", seen)
+    monkeypatch.setattr("objectives.build.fit.distil", noted)
+    lines: list[str] = []
+    assert not weights_stage.fit(FitRequest(task, twice, torch.get_num_threads()), lines.append).reused
+    epochs = [line.split(",")[0] for line in lines if line.startswith("distilling")]
+    last = [2, 1] if aware else [3]
+    expected = [f"distilling: epoch {n} of {of}" for of in (3, *last) for n in range(1, of + 1)]
+    assert epochs == expected
+    assert seeds[0] not in seeds[1:], "the batches come in another order"
+    first, second = (Fitted.load(weights_folder(task, recommender, weights)) for weights in (once, twice))
+    none, start = starts
+    assert none is None and start is not None and fit(task, once, _silent).reused
+    states = first.model.state_dict(), start
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+    assert any(not torch.equal(tensor, second.model.state_dict()[name]) for name, tensor in states[0].items())
+    assert (first.ranges == {}) and bool(second.ranges) == aware
 
 
 def test_the_newest_states_of_stopped_trainings_are_kept(tmp_path: Path) -> None:

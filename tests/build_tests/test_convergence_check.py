@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.build.baseline_checks import undertrained
+from objectives.build.baseline_checks import convergence_check
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.load import open_user_model
 from objectives.recommenders.user_model.recommender import UserRecommender
@@ -62,7 +62,7 @@ def _opened(given: Given, monkeypatch: pytest.MonkeyPatch) -> UserRecommender:
 def test_an_untrained_baseline_is_told_and_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Given()
     before = [parameter.clone() for parameter in given.model.parameters()]
-    found = undertrained(_opened(given, monkeypatch), 0)
+    found = convergence_check(_opened(given, monkeypatch), 0).improvement
     assert found is not None and re.search(r"auc by \d", found)
     assert all(torch.equal(a, b) for a, b in zip(before, given.model.parameters(), strict=True))
 
@@ -72,11 +72,11 @@ def test_a_trained_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         given.model.layer.weight.copy_(torch.tensor([[2.0, -2, 1, 0, 0, 1]]))  # type: ignore[union-attr, operator]
         given.model.layer.bias.zero_()  # type: ignore[union-attr, operator]
-    assert undertrained(_opened(given, monkeypatch), 0) is None
+    assert convergence_check(_opened(given, monkeypatch), 0).improvement is None
 
 
 def test_a_metric_of_ones_own_tells_too(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Given()
     given.metric = lambda scores, labels, groups: float(np.mean((scores > 0) == (labels > 0)))  # type: ignore[assignment]
-    found = undertrained(_opened(given, monkeypatch), 0)
+    found = convergence_check(_opened(given, monkeypatch), 0).improvement
     assert found is not None and "<lambda>" in found

@@ -20,12 +20,13 @@ from objectives.build.elastic import sliced
 from objectives.build.fit import fit, fit_elastic
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.nested_shapes import network_of, part_of, shapes_of, student
-from objectives.build.stages.weights import elastic_key, fitted_weights, weights_folder
+from objectives.build.stages.weights import elastic_key, fit_network, fitted_weights, weights_folder
 from objectives.compression.distillation import Training
 from objectives.compression.elastic.network import ElasticNetwork, Slice
 from objectives.compression.elastic.prunable import dims_of
 from objectives.compression.importance import Evidence
 from objectives.compression.pruning import prune
+from objectives.jobs.requests import FitNetworkRequest
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.task import Task
@@ -224,6 +225,17 @@ def test_the_network_is_trained_once_for_all_shapes(
     shutil.rmtree(task.cache / "elastic_networks" / elastic_key(task, recommender, small))
     assert told(small) == ["elastic network"] * 3
     assert torch.equal(first, _scores(recommender, fitted_weights(task, recommender, small).model))
+
+
+def test_a_network_is_trained_before_its_slices(opened: Opened, task_of: Callable[[str], Task]) -> None:
+    task, lines, threads = task_of("dlrm"), list[str](), torch.get_num_threads()
+    weights = _student(SMALL["dlrm"], replace(LEARNING, elastic_epochs=4))
+    found = [fit_network(FitNetworkRequest(task, weights, threads), lines.append) for _ in range(2)]
+    assert [one.reused for one in found] == [False, True]
+    assert sum(line.startswith("elastic network: epoch") for line in lines) == 4
+    lines.clear()
+    assert not staged.fit(task, weights, lines.append).reused
+    assert not any("epoch" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.build.baseline_checks import undertrained
+from objectives.build.baseline_checks import convergence_check
 from objectives.build.fit import Fitted, fit, untrained
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages.weights import weights_key
@@ -390,7 +390,7 @@ def test_tables_of_sparse_gradients_are_learned(importance: Any, home: Path, mon
         table = fitted.model.get_submodule(name)
         assert isinstance(table, nn.Embedding) and table.sparse
         assert not torch.equal(table.weight, found.model.get_submodule(name).get_parameter("weight"))
-    undertrained(found, 0)
+    convergence_check(found, 0)
 
 
 def test_features_are_learned_beside_sparse_tables(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

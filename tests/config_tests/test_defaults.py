@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial
 from objectives.compression.low_rank import rank_of
 from objectives.records import Artifact, InputSpec, Prepared
 from search.config import defaults
-from search.config.defaults import RANKS, RATIOS, epochs_like, space_for
+from search.config.defaults import RANKS, RATIOS, epochs_for, space_for
 from search.config.study_file import parse
 from search.errors import ConfigError
 from spaces.candidate import Candidate
@@ -470,13 +470,15 @@ def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None
     candidates = [whole.suggest(FixedTrial(knobs)) for knobs in whole.starts()]
     assert candidates[0].is_baseline
     roads = ["student", "pruned", "pruned", "student", "baseline"]
-    assert [candidate.weights.origin for candidate in candidates] == ["baseline", *roads, *roads, *roads[:-1]]
+    origins = [candidate.weights.origin for candidate in candidates]
+    assert origins == ["baseline", *roads, "student", *roads, *roads[:-1]]
+    assert candidates[6].weights.previous == candidates[1].weights
     pruning = candidates[2].weights.pruning
     assert pruning is not None and pruning.ratios == (("mlp", 0.3), ("tables", 0.3))
     for number, candidate in enumerate(candidates):
         weights = candidate.weights
         assert (weights.low_rank, weights.table_forms) == (None, ())
-        assert weights.attention == (Attention(None, 6) if number in (3, 8, 13) else None)
+        assert weights.attention == (Attention(None, 6) if number in (3, 9, 14) else None)
 
 
 # --- narrowed to what is worth compressing ---
@@ -526,18 +528,30 @@ def test_layers_that_cannot_be_factors_have_no_ranks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "epochs"),
+    ("training", "epoch_seconds", "epochs"),
     [
-        ({}, 5),
-        ({"best_epoch": 1, "history": [0.6, 0.7, 0.6], "seconds": 30.0}, 5),
-        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 20.0}, 15),
-        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 20.0, "passes": 3}, 45),
-        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 200.0, "passes": 3}, 9),
-        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 2000.0, "passes": 1}, 5),
+        ({}, 0.0, 5),
+        ({}, 5.9, 5),
+        ({}, 12.0, 2),
+        ({}, 500.0, 1),
+        ({"best_epoch": 1, "history": [0.6, 0.7, 0.6], "seconds": 15.0}, 0.0, 5),
+        ({"best_epoch": 1, "history": [0.6, 0.7, 0.6], "seconds": 30.0}, 0.0, 3),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 20.0}, 0.0, 15),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 20.0, "passes": 3}, 0.0, 45),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 200.0, "passes": 3}, 0.0, 9),
+        ({"best_epoch": 14, "history": [0.1] * 20, "seconds": 2000.0, "passes": 1}, 0.0, 1),
     ],
 )
-def test_a_smaller_model_trains_as_long_as_the_baseline_did_as_far_as_that_is_short(
-    training: dict[str, object], epochs: int
+def test_a_cycle_takes_as_long_as_the_baseline_did_as_far_as_that_is_short(
+    training: dict[str, object], epoch_seconds: float, epochs: int
 ) -> None:
     """Twenty validations, so 60 passes of three in each, in 200 s: 9 passes take 30 s."""
-    assert epochs_like(training) == epochs
+    assert epochs_for(training, epoch_seconds) == epochs
+
+
+def test_a_training_may_go_on_unless_the_study_file_gives_its_epochs() -> None:
+    def cycles(**given: Any) -> tuple[Any, ...]:
+        return values(space({"distillation": given}).weights.cycles)
+
+    assert cycles() == (1, 2, 3, 4) and cycles(epochs=3) == (1,)
+    assert cycles(cycles=2) == (1, 2) == cycles(cycles=2, epochs=3)

@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from objectives.records import EarlyLoss, Outcome
 from search.config.study_file import load
 from search.explore import early_stopping
-from search.explore.early_stopping import goes_on, loss_at_the_end, saves
+from search.explore.early_stopping import further_gain, goes_on, loss_at_the_end, saves
+from search.trials import EndedTrial
+from spaces.candidate import Candidate
+from spaces.domains import Choice
 from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
+from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 from tests.explore_tests.test_explorer import answers, each, parts, search, timed
 from tests.search_tests.measurements import complete_outcome
@@ -53,6 +57,42 @@ def test_one_training_in_ten_goes_on() -> None:
     ids = [Weights(pruning=Pruning((("mlp", 0.001 * n),)), distillation=learning).id for n in range(1, 900)]
     assert 0.07 < np.mean([goes_on(one) for one in ids]) < 0.13
     assert [goes_on(one) for one in ids] == [goes_on(one) for one in ids]
+
+
+def _evaluated(loss: float, cycles: int, ratio: float, width: str = "fp32") -> EndedTrial:
+    learning = Distillation(1.0, 0.5, 2, cycles=cycles)
+    weights = Weights(pruning=Pruning((("mlp", ratio),)), distillation=learning)
+    candidate = Candidate(weights, Precision((("mlp", width),)))
+    return EndedTrial(0, candidate, complete_outcome(loss=loss), 1.0)
+
+
+def test_further_cycles_gain_at_most_what_others_gained_in_each() -> None:
+    """Two shapes gain 1% and 0.4% by a second cycle and 0.2% by a third; another width of one, and a shape whose first
+    cycle was not evaluated, tell nothing."""
+    ended = [_evaluated(0.05, 1, 0.5), _evaluated(0.04, 2, 0.5), _evaluated(0.038, 3, 0.5), _evaluated(0.2, 1, 0.3)]
+    ended += [_evaluated(0.196, 2, 0.3), _evaluated(0.0, 2, 0.5, "int8-dynamic"), _evaluated(0.0, 2, 0.7)]
+    assert further_gain(ended, 4) == pytest.approx(0.03) and further_gain(ended, 2) == pytest.approx(0.01)
+    assert further_gain(ended, 1) == 0.0
+
+
+def test_without_evidence_any_gain_is_possible() -> None:
+    assert further_gain([_evaluated(0.05, 1, 0.5)], 4) == np.inf
+    worse = [_evaluated(0.05, 1, 0.5), _evaluated(0.06, 2, 0.5)]
+    assert further_gain(worse, 4) == 0.0
+
+
+def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search of the test below, where trainings may go on, and none has shown what that gains."""
+    monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
+    space = parts["space"]
+    parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2))))
+    parts["config"] = load("ml-100k", ["sampler=tpe", "space.distillation.cycles=2"])
+    monkeypatch.setattr(early_stopping, "further_gain", lambda ended, cycles: np.inf if cycles == 2 else 0.0)
+    told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3)
+    assert len(evaluated) > 8
+    assert not any("is tolerated" in (t.outcome.reason or "") for t in told)
 
 
 def ended(state: Any, fit: float, evaluating: float, reused: tuple[str, ...] = ()) -> Outcome:

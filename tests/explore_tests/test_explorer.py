@@ -25,7 +25,7 @@ from search.errors import JobError
 from search.explore import benchmark_groups
 from search.explore.benchmark_groups import BenchmarkQueue
 from search.explore.explorer import Explorer
-from search.explore.running_trial import RunningTrial, next_job
+from search.explore.running_trial import RunningTrial, next_job, waiting_for_network
 from search.explore.screening import Screening
 from search.study import Study
 from search.trials import EndedTrial
@@ -70,16 +70,22 @@ def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
 
 
 def test_slices_wait_for_the_fit_that_trains_their_network() -> None:
-    """Others do not, and neither do slices of the other network."""
+    """Others do not, and neither do slices of the other network where two builders are free."""
 
     def sliced(number: int, flying: bool = False, **of: Any) -> RunningTrial:
         weights = Weights(distillation=Distillation(2.0, 0.5, 0, elastic_epochs=3), **of)
-        return replace(running(number, "fit", flying=flying), candidate=Candidate(weights))
+        return replace(running(number, "fit_network", flying=flying), candidate=Candidate(weights))
 
     first, second = (sliced(n, n == 0, pruning=Pruning((("mlp", ratio),))) for n, ratio in enumerate((0.5, 0.25)))
     assert next_job([first, second], 1, True) is None
-    for other in (running(2, "fit"), sliced(2, architecture=Architecture((("width", 8),)))):
-        chosen = next_job([first, second, other], 1, True)
+    assert waiting_for_network([first, second]) == [first, second] and waiting_for_network([second]) == []
+    fitted = [replace(one, stage="fit") for one in (first, second)]
+    chosen = next_job(fitted, 1, True)
+    assert chosen is not None and chosen.number == 1, "slices of a trained network do not wait for each other"
+    other = sliced(2, architecture=Architecture((("width", 8),)))
+    assert next_job([first, second, other], 1, True) is None, "one builder stays free for other trials"
+    for third, builders in ((running(2, "fit"), 1), (other, 2)):
+        chosen = next_job([first, second, third], builders, True)
         assert chosen is not None and chosen.number == 2
 
 
@@ -205,6 +211,7 @@ def answers(**changes: Any) -> dict[str, Any]:
     artifact = to_plain(Artifact("x", "x/model.onnx", {"mlp": "fp32"}, 900, 0.0))
     good = {
         "fit": lambda a: {"reused": False},
+        "fit_network": lambda a: {"reused": False},
         "export": lambda a: {"artifact": artifact, "reused": True},
         "evaluate": lambda a: {"quality": to_plain(measured.quality), "reused": False},
         "service_curve": lambda a: curve_answer(0.5),
@@ -288,6 +295,71 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(parts: dict[s
     assert failed
     assert all(t.outcome.reason == "SIGSEGV" for t in failed)
     assert any(t.outcome.state == "complete" for t in told)
+
+
+def _elastic(space: SearchSpace) -> SearchSpace:
+    return replace(space, weights=replace(space.weights, elastic_epochs={"pruned": 3}, fine_tuning=Choice((0,))))
+
+
+def test_other_trials_go_on_while_an_elastic_network_is_trained(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network takes long; meanwhile the baseline's own weights are exported, evaluated and benchmarked, and no
+    slice of it is fitted."""
+    parts["space"] = _elastic(parts["space"])
+    looks, during, poll = [0], [], Scripted.poll
+
+    def slow(worker: Scripted) -> Done | None:
+        job = job_of(worker.request)
+        if job == "fit_network" and looks[0] < 200:
+            looks[0] += 1
+            return None
+        if 0 < looks[0] < 200:
+            during.append(job)
+        return poll(worker)
+
+    monkeypatch.setattr(Scripted, "poll", slow)
+    _, told, log = search(parts, answers(), 14)
+    assert log.count(("builder", "fit_network")) == 1
+    assert {"export", "evaluate", "group_benchmark"} <= set(during) and "fit" not in during
+    sliced = [t for t in told if t.candidate.weights.elastic and t.outcome.state == "complete"]
+    assert len(sliced) >= 2 and sum("network" in t.outcome.seconds for t in told) == 1
+
+
+def test_what_would_be_a_slice_is_trained_separately_once_its_network_failed(parts: dict[str, Any]) -> None:
+    """The trial whose job it was fails, others that waited are asked for again, and a later run does not try again."""
+    parts["space"] = _elastic(parts["space"])
+    script = answers(fit_network=lambda a: "its loss is nan")
+    for trials in (6, 10):
+        _, _, log = search(parts, script, trials)
+        assert log.count(("builder", "fit_network")) == (trials == 6)
+    ended = parts["study"].ended()
+    sliced = [t for t in ended if t.candidate.weights.elastic]
+    assert [t.outcome.reason for t in sliced if t.outcome.state == "failed"] == ["its loss is nan"]
+    assert all("asked for again" in (t.outcome.reason or "") for t in sliced if t.outcome.state == "stopped")
+    separate = [t for t in ended if t.candidate.weights.origin == "pruned" and t not in sliced]
+    assert any(t.outcome.state == "complete" for t in separate)
+
+
+def test_other_samplers_train_one_cycle_unless_more_are_given(parts: dict[str, Any]) -> None:
+    space = parts["space"]
+    parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2, 3))))
+    _, told, _ = search(parts, answers(), 12)
+    assert len(told) >= 12 and {len(t.candidate.weights.trainings) for t in told} == {0, 1}
+    parts["config"] = load("ml-100k", ["sampler=tpe", "space.distillation.cycles=3"])
+    _, told, _ = search(parts, answers(), 12)
+    assert max(len(t.candidate.weights.trainings) for t in told) > 1
+
+
+def test_a_fit_may_take_its_time_for_each_cycle_and_each_shape(parts: dict[str, Any]) -> None:
+    config = load("ml-100k", ["workers.fit_seconds=10"])
+    jobs = MeterJobs(config, parts["task"], parts["prepared"], Traffic())
+    learning, pruning = Distillation(2.0, 0.5, 1), Pruning((("mlp", 0.5),))
+
+    def limit(**given: int) -> float:
+        return jobs.fit_limit_seconds(Weights(pruning=pruning, distillation=replace(learning, **given)))  # type: ignore[arg-type]
+
+    assert (limit(), limit(cycles=3), limit(elastic_epochs=2)) == (10, 30, 50)
 
 
 def test_a_full_disk_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

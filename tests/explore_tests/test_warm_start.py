@@ -16,6 +16,7 @@ from search.samplers.drawn import draw
 from spaces.domains import Choice
 from spaces.search_space import SearchSpace
 from spaces.techniques.quantization import PrecisionSpace
+from spaces.weights import CYCLES
 from tests.search_tests.measurements import small_space
 
 SPACE = small_space()
@@ -85,3 +86,10 @@ def test_a_front_of_the_version_before_is_refused_by_its_age(home: Home, tmp_pat
 def test_a_source_that_is_not_there_is_refused_in_one_line(home: Home) -> None:
     with pytest.raises(ConfigError, match=r"^start_from: 'nobody' must be a study of this home, .*No such file"):
         starting_points("nobody", home, SPACE, 0)
+
+
+def test_a_training_whose_cycles_are_not_given_has_one(home: Home, tmp_path: Path) -> None:
+    space = replace(SPACE, weights=replace(SPACE.weights, cycles=Choice((1, 2, 3))))
+    for seed in range(5):
+        source = written(tmp_path / f"{seed}.json", [PRUNED, {**PRUNED, CYCLES: 3}])
+        assert [found[CYCLES] for found in starting_points(source, home, space, seed)] == [1, 3]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from search import format as words
@@ -176,6 +176,11 @@ magnitudes = st.builds(lambda digits, power: digits * 10.0**power, st.floats(1, 
 
 
 @given(st.sampled_from([*FORMS]), magnitudes)
+@example("significant", 1.25)
+@example("columnRatio", 1.125)
+@example("columnRatio", 0.0625)
+@example("milliseconds", 2.125)
+@example("columnMilliseconds", 12.25)
 def test_numbers_are_written_in_the_words_of_the_console(form: str, value: float) -> None:
     _, scripts = fronts()[0]
     assert scripts.run(f"{form}(value)", value=value) == FORMS[form](value)

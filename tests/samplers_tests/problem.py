@@ -16,7 +16,7 @@ from spaces.domains import Choice, Float
 from spaces.search_space import SearchSpace
 from spaces.techniques.placement import PlacementSpace, layouts
 from spaces.techniques.quantization import PrecisionSpace
-from spaces.weights import WeightsSpace
+from spaces.weights import Weights, WeightsSpace
 from tests.search_tests.measurements import complete_outcome, in_memory
 
 OBJECTIVES = ("latency_p95", "throughput", "quality")
@@ -59,9 +59,11 @@ def loss(candidate: Candidate) -> float:
 
 
 class Problem:
-    """A study of one worker: a candidate whose cost cannot gain is stopped before it is trained."""
+    """A study of one worker: a candidate whose cost cannot gain is stopped before it is trained. With `halved`, a
+    model that is trained loses 4% more after a cycle, and half as much more after each further one."""
 
-    def __init__(self, sampler: Any, seed: int, space: SearchSpace = SPACE) -> None:
+    def __init__(self, sampler: Any, seed: int, space: SearchSpace = SPACE, halved: bool = False) -> None:
+        self.halved = halved
         self.study, self.space = Study("s", in_memory(), OBJECTIVES, LIMITS, seed, sampler), space
         self.seconds, self.trained, self.known = 0.0, set[str](), set[str]()
         for start in space.starts()[:4]:
@@ -71,6 +73,9 @@ class Problem:
         """Ask for one trial, and tell its outcome."""
         trial, candidate = self.study.ask(self.space)
         (p95, throughput), lost = costs(candidate), loss(candidate)
+        learning = candidate.weights.distillation
+        if self.halved and learning is not None:
+            lost += 0.04 / 2 ** (learning.cycles - 1)
         spent: dict[str, float] = {}
         slower, faster = p95 * 0.95, throughput * 1.02
         simulated = SimulatedRatios(slower, faster, slower, slower, slower, faster)
@@ -79,7 +84,7 @@ class Problem:
             m.latency.p95_ratio < p95 / 1.25 and m.throughput.ratio > throughput * 1.25 and m.quality.loss <= 0
             for m in front.values()
         )
-        outcome = complete_outcome(p95, throughput, lost)
+        outcome = replace(complete_outcome(p95, throughput, lost), reused=())
         assert outcome.measurement is not None
         if candidate.id in self.known:
             outcome = Outcome("stopped", "the same choice was made before")
@@ -87,9 +92,9 @@ class Problem:
             spent = {"cost": COST}
             outcome = Outcome("stopped", "slow", None, None, spent, simulated=simulated)
         else:
-            new = candidate.weights.distillation is not None and candidate.weights.id not in self.trained
-            spent = {"cost": COST, "fit": FIT * new, "export": 1.0, "judge": BUILD - 1.0}
-            self.trained.add(candidate.weights.id)
+            cycles = [one.id for one in _cycles(candidate.weights)]
+            spent = {"cost": COST, "fit": FIT * len({*cycles} - self.trained), "export": 1.0, "judge": BUILD - 1.0}
+            self.trained.update(cycles)
             if lost > LIMITS.max_loss:
                 outcome = replace(
                     outcome, state="stopped", reason="lossy", measurement=None, quality=outcome.evaluated,
@@ -105,6 +110,12 @@ class Problem:
 
     def hypervolume(self) -> float:
         return hypervolume_of(list(self.study.able().values()))
+
+
+def _cycles(weights: Weights) -> list[Weights]:
+    if weights.distillation is None:
+        return []
+    return [weights, *([] if weights.previous is None else _cycles(weights.previous))]
 
 
 def hypervolume_of(measured: list[Measurement]) -> float:

@@ -12,15 +12,18 @@ import pytest
 from objectives.records import Outcome
 from search.front import BEST_P95_RATIO
 from search.samplers.drawn import Drawn, draw
-from search.samplers.expected_gain import Evidence, ExpectedGainSampler
+from search.samplers.expected_gain import Evidence, ExpectedGainSampler, _pool
 from search.samplers.gaussian_process import MOST_ROWS, ROWS_STEP
 from search.samplers.surrogates import NoEvidenceError, Surrogates, newest
 from search.study import Study
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
+from spaces.domains import Choice
+from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
-from spaces.weights import Weights
-from tests.samplers_tests.problem import LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
+from spaces.techniques.quantization import PrecisionSpace
+from spaces.weights import CYCLES, Weights
+from tests.samplers_tests.problem import BUILD, FIT, LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
 from tests.search_tests.measurements import complete_outcome, in_memory
 
 
@@ -114,7 +117,9 @@ def test_a_proposal_begins_as_a_whole_trial() -> None:
     frozen = problem.study._study.get_trials(deepcopy=False)[trial.number]
     assert frozen.state == optuna.trial.TrialState.RUNNING
     assert SPACE.suggest(optuna.trial.FixedTrial(frozen.params)) == candidate
-    assert frozen.user_attrs == {"candidate": to_plain(candidate)}
+    sampler = problem.study._sampler
+    assert isinstance(sampler, ExpectedGainSampler)
+    assert frozen.user_attrs == {"candidate": to_plain(candidate), "expected_loss": sampler.expected_loss}
 
 
 def test_optuna_asks_for_the_same_proposal() -> None:
@@ -182,6 +187,105 @@ def _measured_at(trial: EndedTrial, times: float) -> EndedTrial:
     """Return a trial whose p95 was measured at a multiple of the simulated one."""
     measurement = complete_outcome(times * _simulated_p95(trial), 2.0).measurement
     return replace(trial, outcome=replace(trial.outcome, measurement=measurement))
+
+
+CYCLED = replace(SPACE, weights=replace(SPACE.weights, cycles=Choice((1, 2, 3, 4))))
+
+
+def _with_cycles(candidate: Candidate, **given: float) -> Candidate:
+    learning = candidate.weights.distillation
+    assert learning is not None
+    return replace(candidate, weights=replace(candidate.weights, distillation=replace(learning, **given)))
+
+
+def test_a_further_cycle_is_proposed_only_of_weights_that_were_evaluated() -> None:
+    """Of all candidates of a pool, however long their training, the next step is a first cycle or one after a cycle
+    that was evaluated; and each training that loses something may go on."""
+    problem = Problem("auto", 3, CYCLED, halved=True)
+    while problem.seconds < 900:
+        problem.step()
+    ended = problem.study.ended()
+    known = {trial.candidate for trial in ended}
+    evaluated = {t.candidate.weights for t in ended if t.outcome.evaluated is not None}
+    pool = _pool(Evidence(CYCLED, ended, known, [], problem.study.able()), Random(0))
+    assert {len(option.target.candidate.weights.trainings) for option in pool} >= {1, 2, 3, 4}
+    for option in pool:
+        target, step = option.target.candidate, option.step.candidate
+        assert step not in known and (step.weights.previous in evaluated or len(step.weights.trainings) < 2)
+        assert step.weights in (*target.weights.trainings, target.weights) and step.placement == target.placement
+    offered = {option.step.candidate.weights for option in pool}
+    longer = [weights for weights in evaluated if len(weights.trainings) in (1, 2, 3)]
+    assert sum(_with_cycles(Candidate(w), cycles=len(w.trainings) + 1).weights in offered for w in longer) >= 5
+
+
+def test_the_next_step_of_a_training_follows_the_longest_that_was_evaluated() -> None:
+    """Of weights that were evaluated after their third cycle only, that one and the fourth need no other first; a
+    quantization-aware second cycle needs the first one without it."""
+    precision = PrecisionSpace({group: Choice(("fp32", "int8-static")) for group in ("mlp", "cross", "top")})
+    weights = replace(CYCLED.weights, quantization_aware=Choice((False, True)))
+    space = SearchSpace(weights, precision, CYCLED.placement)
+    random = Random(1)
+    while len((drawn := draw(space, random)).candidate.weights.trainings) != 3 or drawn.candidate.precision.groups(
+        "int8-static"
+    ):
+        continue
+    evaluated = drawn.candidate.weights
+    ended = [EndedTrial(7, drawn.candidate, complete_outcome(), 1.0, knobs=drawn.knobs)]
+    pool = _pool(Evidence(space, ended, set(), [], [7]), Random(0))
+    same = [option for option in pool if evaluated.first_cycle in option.target.candidate.weights.trainings]
+    assert {len(option.step.candidate.weights.trainings) for option in same} >= {1, 3, 4}
+    for option in pool:
+        target, step = option.target.candidate.weights, option.step.candidate.weights
+        assert step in (*target.trainings, target)
+        assert len(step.trainings) < 2 or step == evaluated or step.previous == evaluated
+    assert any(option.target.candidate.weights.quantization_aware and option.step != option.target for option in pool)
+
+
+def test_the_loss_that_is_expected_is_kept_with_the_trial() -> None:
+    """Also where the trial is asked for again after an interruption; a random proposal has none."""
+    problem = Problem("auto", 0)
+    for _ in range(12):
+        problem.step()
+    study = problem.study
+    expected = [trial.expected_loss for trial in study.ended()]
+    assert expected[:4] == [None] * 4 and any(loss is not None for loss in expected[4:])
+    while (trial := study.ask(SPACE)[0]).user_attrs["expected_loss"] is None:
+        continue
+    kept = trial.user_attrs["expected_loss"]
+    study.sweep()
+    asked = [study.ask(SPACE)[0] for _ in range(len(study.finished()))]
+    assert kept in [trial.user_attrs.get("expected_loss") for trial in asked]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_training_goes_on_where_that_pays(seed: int) -> None:
+    """Every trained model loses at least 4% after a cycle, of which 1% is tolerated, and half as much after each
+    further one: only the fourth gives one that is feasible."""
+    problem = Problem("auto", seed, CYCLED, halved=True)
+    while problem.seconds < 1200:
+        problem.step()
+    able = problem.study.able()
+    cycles = [t.knobs[CYCLES] for t in problem.study.ended() if t.number in able and CYCLES in t.knobs]
+    assert len(cycles) >= 2 and set(cycles) == {4}
+
+
+def test_a_further_cycle_takes_the_seconds_of_one() -> None:
+    problem = Problem("auto", 0, CYCLED, halved=True)
+    for _ in range(30):
+        problem.step()
+    trained = {t.candidate.weights: t.candidate for t in problem.study.ended() if t.outcome.seconds.get("fit")}
+    surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)
+    once = next(iter(trained.values()))
+    new = [_with_cycles(once, temperature=7.9, cycles=cycles) for cycles in (1, 2, 4)]
+    np.testing.assert_allclose(surrogates.predict(new).build_seconds, [FIT + BUILD, 2 * FIT + BUILD, 4 * FIT + BUILD])
+    last = [candidate for weights, candidate in trained.items() if weights.previous is not None]
+    known = replace(last[0], precision=replace(last[0].precision, compute="bf16"))
+    np.testing.assert_allclose(surrogates.predict([known]).build_seconds, BUILD)
+    cycles = [len(candidate.weights.trainings) for candidate in last]
+    longer = [_with_cycles(c, cycles=n + 1) for c, n in zip(last, cycles, strict=True) if n < 4]
+    new = [candidate for candidate in longer if candidate.weights not in trained]
+    assert new
+    np.testing.assert_allclose(surrogates.predict(new).build_seconds, FIT + BUILD)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from torch import nn
 
-from objectives.build.baseline_checks import check_metric, dry_facts, split_refused, undertrained, unlearnable
+from objectives.build.baseline_checks import check_metric, convergence_check, dry_facts, split_refused, unlearnable
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages.graphs import EXPORT_STAGE, arrays_of, export_graph, signature_of, user_inputs
 from objectives.build.stages.opened import open_once
@@ -40,6 +40,8 @@ from spaces.weights import Weights
 
 # Version of the checks, raised when their result changes, so that older cache entries are not used.
 TECHNIQUES_STAGE = 3
+# Version of the facts that are written with the held-out rows.
+FACTS_STAGE = 1
 # Serving rows on which a form of the graph is compared.
 _ROWS = 512
 # Users of a ranking that a dry run scores at most.
@@ -60,7 +62,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     task = request.task
     recommender = open_once(task, progress, request.threads)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
-    key = digest(recommender.key, task.key(), _of_slices(held), EXPORT_STAGE)[:20]
+    key = digest(recommender.key, task.key(), _of_slices(held), EXPORT_STAGE, FACTS_STAGE)[:20]
     holdout = task.cache / "holdouts" / key
     make_once(holdout, lambda into: _write_holdout(task, recommender, held, progress, into))
     progress("baseline: exporting it")
@@ -120,7 +122,8 @@ def _facts(task: Task, recommender: Recommender, progress: Progress) -> Json:
     facts: Json = to_plain(recommender.facts())
     if not facts["training"]:  # a built-in baseline was trained until validation stopped improving
         progress("baseline: checking its convergence with one more epoch of training")
-        facts["undertrained"] = undertrained(recommender, task.seed)
+        found = convergence_check(recommender, task.seed)
+        facts |= {"undertrained": found.improvement, "epoch_seconds": found.epoch_seconds}
     return facts
 
 

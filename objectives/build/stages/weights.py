@@ -16,7 +16,7 @@ from objectives.build.model_structure import of_baseline
 from objectives.build.stages.opened import open_once
 from objectives.compression.elastic.network import ElasticNetwork
 from objectives.jobs.protocol import Progress
-from objectives.jobs.requests import FitRequest, FitResponse
+from objectives.jobs.requests import FitNetworkRequest, FitNetworkResponse, FitRequest, FitResponse
 from objectives.recommenders.protocol import Recommender
 from objectives.store import make_once
 from objectives.task import Task
@@ -41,14 +41,19 @@ def fit(request: FitRequest, progress: Progress) -> FitResponse:
         whole = replace(weights, distillation=replace(weights.distillation, stopped_after=0))
         if weights_folder(task, recommender, whole).exists():
             return FitResponse(True, whole=True)
-    # A dry run trains on a few batches, whose teacher's outputs are not worth those of all of train.
-    cache, bits = None if task.dry_run else task.cache, task.int8_weight_bits
+    cache, bits = _cache(task), task.int8_weight_bits
     seconds: list[float] = []
 
     def write(into: Path) -> None:
-        network = _elastic(task, recommender, weights, progress, cache) if weights.elastic else None
+        network = _network(task, recommender, weights, progress) if weights.elastic else None
         begun = None if early is None else Fitted.load_begun(early)
-        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits, network, begun)
+        previous = None
+        if weights.previous is not None:
+            fit(replace(request, weights=weights.previous), progress)
+            previous = fitted_weights(task, recommender, weights.previous)
+        fitted = fit_weights(
+            recommender, weights, task.seed, progress, cache, bits, network=network, previous=previous, begun=begun
+        )
         fitted.save(into)
         seconds.append(fitted.batch_seconds)
 
@@ -62,6 +67,13 @@ def fit(request: FitRequest, progress: Progress) -> FitResponse:
     return FitResponse(reused, sum(seconds))
 
 
+def fit_network(request: FitNetworkRequest, progress: Progress) -> FitNetworkResponse:
+    """Train the elastic network that the weights are a slice of, unless it is in the cache."""
+    task, weights = request.task, request.weights
+    recommender = open_once(task, progress, request.threads)
+    return FitNetworkResponse(_make_network(task, recommender, weights, progress)[1])
+
+
 def _forget_trainings(folder: Path) -> None:
     """Delete the states of stopped trainings but for the newest."""
     dated: list[tuple[float, Path]] = []
@@ -72,19 +84,30 @@ def _forget_trainings(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _elastic(
-    task: Task, recommender: Recommender, weights: Weights, progress: Progress, cache: Path | None
-) -> ElasticNetwork:
+def _network(task: Task, recommender: Recommender, weights: Weights, progress: Progress) -> ElasticNetwork:
     """Return the elastic network that the weights are a slice of, trained on the first call."""
-    folder = task.cache / "elastic_networks" / elastic_key(task, recommender, weights)
-    made: list[ElasticNetwork] = []
+    folder, _, made = _make_network(task, recommender, weights, progress)
+    return elastic.load(folder) if made is None else made
+
+
+def _make_network(
+    task: Task, recommender: Recommender, weights: Weights, progress: Progress
+) -> tuple[Path, bool, ElasticNetwork | None]:
+    """Train the network unless it is in the cache; return its folder, whether it was there, and what was trained."""
+    folder, made = task.cache / "elastic_networks" / elastic_key(task, recommender, weights), list[ElasticNetwork]()
 
     def write(into: Path) -> None:
-        made.append(fit_elastic(recommender, weights, task.seed, progress, cache))
+        made.append(fit_elastic(recommender, weights, task.seed, progress, _cache(task)))
         elastic.save(made[0], into)
 
-    make_once(folder, write)
-    return made[0] if made else elastic.load(folder)
+    reused = make_once(folder, write)
+    return folder, reused, next(iter(made), None)
+
+
+def _cache(task: Task) -> Path | None:
+    """Return the cache of the teacher's outputs; a dry run trains on a few batches, which is not worth those of all of
+    train."""
+    return None if task.dry_run else task.cache
 
 
 def elastic_key(task: Task, recommender: Recommender, weights: Weights) -> str:

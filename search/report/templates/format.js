@@ -3,7 +3,18 @@
 const MISSING = '–';
 
 const grouped = (text) => text.replace(/^-?\d+/, (whole) => whole.replace(/\B(?=(\d{3})+$)/g, ','));
-const fixed = (value, decimals) => grouped(value.toFixed(decimals));
+
+// A tie goes to the even digit, as in Python, where toFixed rounds up. A number is a tie if its exact digits, as toFixed
+// gives them, end with a 5 behind the last one that is kept.
+function rounded(value, decimals) {
+  const text = value.toFixed(decimals);
+  if (decimals > 75) return text; // toFixed has at most 100 digits
+  const exact = value.toFixed(decimals + 25);
+  const tie = /50{24}$/.test(exact) && /[13579]$/.test(text);
+  return tie ? exact.slice(0, -25).replace(/\.$/, '') : text;
+}
+
+const fixed = (value, decimals) => grouped(rounded(value, decimals));
 
 function significant(value, digits = 2) {
   if (value === 0) return '0';
@@ -18,11 +29,11 @@ const milliseconds = (value) => `${significant(value, 3)} ms`;
 const perSecond = (value) => `${fixed(value, 0)}/s`;
 
 function columnRatio(value) {
-  return `${value < 1 ? value.toFixed(3) : value < 10 ? value.toFixed(2) : fixed(value, 1)}x`;
+  return `${value < 1 ? rounded(value, 3) : value < 10 ? rounded(value, 2) : fixed(value, 1)}x`;
 }
 
-const columnPercent = (share) => `${(100 * share).toFixed(2).replace(/^-(0\.00)$/, '$1')}%`;
-const columnMilliseconds = (value) => `${value < 10 ? value.toFixed(3) : fixed(value, 1)} ms`;
+const columnPercent = (share) => `${rounded(100 * share, 2).replace(/^-(0\.00)$/, '$1')}%`;
+const columnMilliseconds = (value) => `${value < 10 ? rounded(value, 3) : fixed(value, 1)} ms`;
 
 function size(count) {
   for (const unit of ['B', 'kB', 'MB']) {
