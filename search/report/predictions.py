@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from search.format import count, percent
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
@@ -41,12 +41,18 @@ class LossPredictions:
         return median(abs(loss - middle) for loss in self.found)
 
     @property
+    def excess(self) -> float:
+        """Mean of the found losses less that of the expected ones."""
+        return fmean(self.found) - fmean(self.expected)
+
+    @property
     def sentence(self) -> str:
         """Return the errors in words."""
         return (
             f"Half of the {len(self.trials)} expected losses are within {percent(self.error)} of what was found; the "
             f"median loss of all, had it been expected of each, is within {percent(self.spread)} of half of them. "
-            f"Losses above {percent(self.most)} count as that."
+            f"Candidates are chosen for what is expected of them: on average, the found loss less the "
+            f"expected one is {self.excess:+.2%}. Losses above {percent(self.most)} count as that."
         )
 
 

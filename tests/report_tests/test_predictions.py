@@ -28,6 +28,8 @@ def test_losses_are_told_where_both_are_known(rows: tuple[Front, Row, Row]) -> N
     assert found is not None and found.trials == (0, 1, 2, 3)
     assert found.found[3] == pytest.approx(0.05), "five times the tolerated loss of 1%"
     assert found.error == pytest.approx(0.0015) and found.spread == pytest.approx(0.0055)
+    assert found.excess == pytest.approx((0.073 - 0.079) / 4)
+    assert "expected one is -0.15%." in found.sentence
     assert "Half of the 4 expected losses are within 0.15%" in found.sentence and "above 5%" in found.sentence
     figure = loss_figure(found, 0.005)
     marks = figure["data"][-1]
