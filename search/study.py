@@ -32,11 +32,12 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 # last one, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
-# Attributes of a trial that was enqueued as a starting point, and of one that a run left open.
+# Attributes of a trial that was enqueued as a starting point, that a run left open, and that was proposed.
 _START, _INTERRUPTED, EXPECTED_LOSS = "start", "interrupted", "expected_loss"
-_FAILED_NETWORKS = "failed_networks"
-# Fact: the sources of starting points whose points were enqueued.
-STARTED_FROM = "started_from"
+# Facts: the sources of starting points whose points were enqueued, and elastic networks that could not be trained.
+STARTED_FROM, _FAILED_NETWORKS = "started_from", "failed_networks"
+# Facts that begin so belong to the trials, and are forgotten with them.
+_OF_TRIALS = (_FINAL, STARTED_FROM, _FAILED_NETWORKS)
 # Ended trials, the last ones, that a proposal is made from, besides all that were measured.
 _RECENT = 1000
 
@@ -72,8 +73,8 @@ class Study:
         )
 
     def restart(self) -> None:
-        """Forget all trials; what is known of the study as a whole stays."""
-        facts = {key: value for key, value in self.facts.items() if not key.startswith((_FINAL, STARTED_FROM))}
+        """Forget all trials and what belongs to them; what else is known of the study stays."""
+        facts = {key: value for key, value in self.facts.items() if not key.startswith(_OF_TRIALS)}
         self.forget()
         self.note(**facts)
 
@@ -212,15 +213,17 @@ class Study:
             self._close(trial, interrupted)
             self.ask_again(frozen.number)
 
-    def ask_again(self, number: int) -> None:
-        """Enqueue the choice of a trial that ended for no fault of its own."""
+    def ask_again(self, number: int, changed: Mapping[str, Scalar] | None = None) -> None:
+        """Enqueue the choice of a trial that ended for no fault of its own, with some knobs changed: then it is another
+        choice, of which nothing was expected."""
         frozen = self._study.get_trials(deepcopy=False)[number]
         if "reference" in frozen.user_attrs:
             kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
             self._study.enqueue_trial({}, user_attrs=kept)
         elif chosen := {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}:
-            kept = {key: frozen.user_attrs[key] for key in (_START, EXPECTED_LOSS) if key in frozen.user_attrs}
-            self._study.enqueue_trial(chosen, user_attrs=kept)
+            names = (_START,) if changed else (_START, EXPECTED_LOSS)
+            kept = {key: frozen.user_attrs[key] for key in names if key in frozen.user_attrs}
+            self._study.enqueue_trial({**chosen, **(changed or {})}, user_attrs=kept)
 
     @property
     def failed_networks(self) -> dict[str, str]:

@@ -30,6 +30,7 @@ from search.workers.processes import Clock, SystemClock, Worker
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Scalar
 from spaces.search_space import SearchSpace
+from spaces.weights import CYCLES
 
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
@@ -63,13 +64,8 @@ class Explorer:
         self._space, self._study = without_networks(space, study.failed_networks), study
         self._screening = Screening(jobs.config, study)
         self._builders, self._meter = builders, meter
-        self._stages = Stages(
-            jobs,
-            costs,
-            self._screening,
-            EarlyStopping(study, self._screening, len(space.weights.cycles.values)),
-            threads,
-        )
+        early = EarlyStopping(study, self._screening, len(space.weights.cycles.values))
+        self._stages = Stages(jobs, costs, self._screening, early, threads, failed=study.failed_networks)
         self._record, self._tick, self._reserve = record, tick, reserve
         self._clock = clock or SystemClock()
         self._benchmarks = BenchmarkQueue(jobs, study, self._screening)
@@ -122,6 +118,7 @@ class Explorer:
             # The workers first: on a full disk nothing can be noted.
             self._stop_workers()
             self._study.note(search_seconds=self._clock.now() - start + spent_seconds)
+            self._note_failed_networks()
             self._study.sweep()
 
     def _end(self) -> str | None:
@@ -264,15 +261,21 @@ class Explorer:
     def _after_networks(self, minutes: float) -> None:
         """Let slices go on whose elastic network is trained. Those whose network failed are asked for again: the study
         remembers it, and what would be a slice is trained separately from then on."""
-        if self._stages.failed != self._study.failed_networks:
-            self._study.failed_networks = self._stages.failed
+        if self._note_failed_networks():
             self._space = without_networks(self._space, self._stages.failed)
         slices = [(running, self._stages.after_network(running)) for running in self._running_trials]
         again = [(running, outcome) for running, outcome in slices if outcome is not None]
+        for running, _ in again:
+            self._study.ask_again(running.number, {CYCLES: 1})
         if again:
             self._close(again, minutes)
-        for running, _ in again:
-            self._study.ask_again(running.number)
+
+    def _note_failed_networks(self) -> bool:
+        """Note elastic networks that failed; return whether one did that the study did not know of."""
+        new = self._stages.failed != self._study.failed_networks
+        if new:
+            self._study.failed_networks = self._stages.failed
+        return new
 
     def _close(self, outcomes: Sequence[tuple[RunningTrial, Outcome]], minutes: float) -> int:
         """End trials; return how many are no reference points."""

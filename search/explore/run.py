@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from objectives.records import Measurement, Prepared
@@ -33,6 +34,7 @@ from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker, call, open_workers
 from spaces.candidate import Candidate
+from spaces.domains import Choice
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import digest, to_plain
@@ -171,8 +173,10 @@ def _epochs(study: Study, prepared: Prepared) -> int:
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
-    """Note the choices of the space; ConfigError where the study has trials from a space of others."""
-    before, now = study.facts.get("space"), digest(space)
+    """Note the choices of the space; ConfigError where the study has trials from a space of others. How long trainings
+    may go on is no choice of those, and depends on the sampler."""
+    once = replace(space, weights=replace(space.weights, cycles=Choice((1,))))
+    before, now = study.facts.get("space"), digest(once)
     if before not in (None, now) and study.finished():
         raise ConfigError(
             f"space: the study {name!r} was begun where the knobs had other choices (by another machine, engines or "

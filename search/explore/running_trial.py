@@ -99,10 +99,9 @@ def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_i
 
 def waiting_for_network(running_trials: Sequence[RunningTrial]) -> list[RunningTrial]:
     """Return the trials that cannot go on before an elastic network is trained: those whose jobs train one, and further
-    slices."""
+    slices, of another network too; none where no network is being trained."""
     of_networks = [running for running in running_trials if running.stage == "fit_network"]
-    training = {_fitted(running) for running in of_networks if running.worker is not None}
-    return [running for running in of_networks if _fitted(running) in training]
+    return of_networks if any(running.worker is not None for running in of_networks) else []
 
 
 def _fitted(running: RunningTrial) -> str:

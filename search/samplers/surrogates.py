@@ -17,6 +17,7 @@ from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
 from search.samplers.gaussian_process import DRAWS, MOST_ROWS, ROWS_STEP, GaussianProcess
 from search.trials import EndedTrial, sought
+from search.workers.meter_jobs import SHAPES_IN_STEP
 from spaces.candidate import Candidate
 
 # Multiple of the tolerated loss beyond which no loss is worse.
@@ -139,7 +140,9 @@ class Surrogates:
         export = 0.0 if of.variant in self._exported else self._seconds["export"]
         fit = self._seconds["fit"] * cycles
         if of.network is not None and cycles:
-            fit = self._seconds["slice"] + (0.0 if of.network in self._networks else self._seconds["network"])
+            # Before one was trained, a network is expected to take as long as trainings of all shapes of its steps.
+            network = self._seconds.get("network", SHAPES_IN_STEP * self._seconds["fit"])
+            fit = self._seconds["slice"] + (0.0 if of.network in self._networks else network)
         return fit + export + self._seconds["judge"]
 
     def _known_costs(self) -> dict[Hashable, list[float]]:

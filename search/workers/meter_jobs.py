@@ -21,9 +21,9 @@ from spaces.techniques.placement import Placement
 from spaces.weights import Weights
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
-# Number of rates that a visit tries for the rate under the SLO.
 # Shapes that a step of an elastic network trains.
-_SHAPES_IN_STEP = 4
+SHAPES_IN_STEP = 4
+# Number of rates that a visit tries for the rate under the SLO.
 _PROBES = {"screen": 3, "final": 3, "confirm": 4}
 # brief: the fewest requests that show a percentile, for a dry run; screen: one visit, in the search; final: several
 # visits, for the numbers of a front; confirm: more visits.
@@ -192,7 +192,7 @@ class MeterJobs:
     def fit_limit_seconds(self, weights: Weights) -> float:
         """Return the longest duration of a fit: `fit_seconds` for each cycle of a training, and for each shape that a
         step of an elastic network trains before a slice."""
-        shapes = _SHAPES_IN_STEP if weights.elastic else 0
+        shapes = SHAPES_IN_STEP if weights.elastic else 0
         return (shapes + max(1, len(weights.trainings))) * self.config.workers.fit_seconds
 
     def limit_seconds(self, length: Length) -> float:

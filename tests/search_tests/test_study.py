@@ -115,10 +115,12 @@ def test_a_failed_and_a_stopped_trial_have_no_values(space: SearchSpace, storage
 def test_restart_forgets_trials_and_keeps_facts(space: SearchSpace, storage: str) -> None:
     study = open_study(storage)
     study.note(colour="blue")
+    study.failed_networks = {"student": "its loss is nan"}
+    assert open_study(storage).failed_networks == {"student": "its loss is nan"}
     trial, _ = study.ask(space)
     study.tell(trial.number, complete_outcome(), 0)
     study.restart()
-    assert study.finished() == []
+    assert study.finished() == [] and study.failed_networks == {}
     assert study.facts["colour"] == "blue"
     assert study.ask(space)[0].number == 0
 
