@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from objectives.errors import InputError
@@ -91,7 +91,8 @@ class World:
 
     def withdraw(self, work: Work, outcome: Outcome) -> None:
         self.tick()
-        assert work.reason and outcome == ("undecided" if "slow" in work.checkpoint else "refused")
+        waits = "slow" in work.checkpoint and "cut short" not in work.reason
+        assert work.reason and outcome == ("undecided" if waits else "refused")
         if self.challenger == work.checkpoint:
             self.challenger = None
         self.tick()
@@ -152,6 +153,7 @@ def test_a_kill_at_any_instant_changes_nothing(tmp_path: Path) -> None:
 
 
 @given(kills=st.sets(st.integers(1, 250), max_size=40))
+@example(kills={104, 106, 108})  # all builds of the one that waits in vain
 def test_many_kills_change_nothing_but_builds_that_never_end(
     kills: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
