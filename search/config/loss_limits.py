@@ -9,6 +9,9 @@ from objectives.records import Interval, Quality
 from search.config.yaml_reader import nearest, show
 from search.errors import ConfigError
 
+# Multiple of the tolerated loss beyond which the search takes no loss to be worse.
+WORST_LOSS = 5.0
+
 
 @dataclass(frozen=True)
 class Limits:

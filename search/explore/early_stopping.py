@@ -51,13 +51,14 @@ class EarlyStopping:
         self, running: RunningTrial, loss: float, waiting: Sequence[RunningTrial]
     ) -> tuple[EarlyLoss, str | None]:
         """Return what a loss after the first epochs tells, and the reason if the training is stopped for it."""
-        outcomes = [trial.outcome for trial in self.study.ended()]
+        ended = self.study.ended()
+        outcomes = [trial.outcome for trial in ended]
         pairs = [(o.early.loss, q.loss) for o in outcomes if o.early is not None and (q := o.evaluated) is not None]
         expected = loss_at_the_end(pairs, loss)
         if expected is None:
             return EarlyLoss(loss), None
         middle, least = expected
-        further = further_gain(self.study.ended(), self.cycles)
+        further = further_gain(ended, self.cycles)
         reason = self._prunes(running, least - further, waiting)
         found = EarlyLoss(loss, middle, least, reason is not None)
         if reason is None or goes_on(running.candidate.weights.id):

@@ -105,8 +105,8 @@ class Explorer:
                     closed = self._dispatch_benchmark(elapsed, now=True, left=left)
                 elif not self._timing:
                     closed = False  # the final benchmark of fewer points takes less time
-                    # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
                     self._after_networks((elapsed + spent_seconds) / 60)
+                    # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
                     self._told += self._fill(elapsed + spent_seconds)
                     self._dispatch(elapsed)
                 self._clock.wait([*self._builders, self._meter], _POLL_SECONDS)

@@ -47,7 +47,7 @@ class Simulation:
 
     @property
     def drawn(self) -> Simulation:
-        """Those of so many trials that a figure stays readable."""
+        """The values of so many trials that a figure stays readable."""
         step = -(-len(self.trials) // _MOST_MARKS) or 1
         drawn = self.trials[::step], self.simulated[::step], self.measured[::step]
         return Simulation(self.name, *drawn)

@@ -6,10 +6,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from search.config.loss_limits import WORST_LOSS
 from search.format import count, percent
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
 from search.results import Front, Row
-from search.samplers.surrogates import WORST_LOSS
 from spaces.weights import CYCLES
 
 _SERVING = "placement."

@@ -11,7 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from search.config.loss_limits import Limits
+from search.config.loss_limits import WORST_LOSS, Limits
 from search.expected_cost import QUALITY, correction, deviations, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
@@ -20,8 +20,6 @@ from search.trials import EndedTrial, sought
 from search.workers.meter_jobs import SHAPES_IN_STEP
 from spaces.candidate import Candidate
 
-# Multiple of the tolerated loss beyond which no loss is worse.
-WORST_LOSS = 5.0
 # Most seconds of a fit that only read what was trained.
 _REUSED = 0.5
 # Smallest value whose logarithm is taken.

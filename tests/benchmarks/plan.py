@@ -1,7 +1,6 @@
 """Policies of serving, on two real traces and on made-up weeks with launches.
 
-    python -m tests.benchmarks.plan [code] [conv] [week] [--seeds 0 1 2] [--headroom 0.9]
-                                    [--study STUDY --home FOLDER --rate RPS]
+    python -m tests.benchmarks.plan [code] [conv] [week] [--seeds 0 1 2] [--study STUDY --home FOLDER --rate RPS]
 
 The deployments are made up: four variants, each half as slow as the one before, on replicas of one core. With --study
 they are those of a study's front, with the service curves and load times that were measured, its requests and its SLO,
@@ -118,13 +117,11 @@ def judged(menu: Menu, log: RequestLog, terms: Terms) -> Backtested:
     )
 
 
-def cases(
-    names: list[str], seed: int, menu: Menu | None = None, headroom: float = 0.9
-) -> dict[str, tuple[RequestLog, Terms]]:
+def cases(names: list[str], seed: int, menu: Menu | None = None) -> dict[str, tuple[RequestLog, Terms]]:
     """Return the logs that were asked for, with their terms."""
     menu = menu or made_up()
     folder = Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data")) / "arrivals"
-    limits, objective = Limits(menu.max_loss, headroom=headroom), menu.objective
+    limits, objective = Limits(menu.max_loss, headroom=0.9), menu.objective
     found = {}
     for name in names:
         if name == "week":
@@ -142,7 +139,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["code", "conv", "week"], metavar="code|conv|week")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--headroom", type=float, default=0.9, help="quantile of the forecast that machines are for")
     parser.add_argument("--study", help="whose deployments are planned with")
     parser.add_argument("--home", type=Path, default=Path(), help="of the study")
     parser.add_argument("--rate", type=float, default=5_000.0, help="mean requests a second of a trace, of a study")
@@ -152,7 +148,7 @@ def main() -> None:
         group = one.placement.instance_group
         print(f"{one.name}: loss {one.loss:.3%}, loaded in {one.load_seconds:.2f} s, {group.place}, {group.layout}")
     for seed in options.seeds:
-        for name, (log, terms) in cases(options.names, seed, menu, options.headroom).items():
+        for name, (log, terms) in cases(options.names, seed, menu).items():
             began = time.perf_counter()
             found = judged(menu, log, terms)
             took = time.perf_counter() - began

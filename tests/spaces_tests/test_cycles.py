@@ -84,7 +84,7 @@ def test_the_first_start_that_is_no_slice_is_tried_with_a_second_cycle() -> None
 
 
 def test_one_cycle_leaves_the_hash_as_it_was_before_there_were_several() -> None:
-    """Of the JSON without the field."""
+    """The hash is that of the JSON without the field."""
     learning = replace(LEARNING, cycles=1)
     plain = to_plain(learning)
     assert plain.pop("cycles") == 1 and digest(learning) == digest(plain)
