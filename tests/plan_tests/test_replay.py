@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from objectives.errors import InputError
 from objectives.serving.control.windows import Windows
@@ -22,7 +25,7 @@ from search.cli.parser import run_command
 from search.errors import ConfigError
 from search.home import Home
 from search.plan.deployments import Menu
-from search.plan.replay import run
+from search.plan.replay import run, server
 from search.plan.replay.page import timeline_figure
 from search.plan.replay.run import ReplayRequest
 from tests.control_tests.plans import PLACEMENT, document, write_bundles, write_plan
@@ -163,11 +166,27 @@ def test_requests_travel_one_at_a_time() -> None:
     assert run._travelled(np.array([0.0, 0.0]), np.zeros(1), 0).tolist() == [0, 0]
 
 
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=30))
+def test_the_own_times_of_a_queue_are_found_again(drawn: list[tuple[int, int]]) -> None:
+    """The queue is played request by request."""
+    arrivals, free, latency = np.cumsum([gap for gap, _ in drawn]).astype(float), 0.0, []
+    for arrival, (_, takes) in zip(arrivals, drawn, strict=True):
+        free = max(free, arrival) + takes
+        latency.append(free - arrival)
+    assert run.own_times(arrivals, np.array(latency)).tolist() == [takes for _, takes in drawn]
+
+
 @pytest.mark.slow
-def test_real_servers_follow_the_policies(session: Any, tmp_path: Path) -> None:
-    """12 s for 3 minutes; the bundles' runs take less than a millisecond, so that all is in time."""
+def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 s for 3 minutes; the bundles' runs take less than a millisecond, so that all is in time. No garbage is
+    collected meanwhile: with the requests of a long trace that takes 0.2 s, in which none is sent.
+    """
+    collected: list[bool] = []
+    play = server.open_loop
+    monkeypatch.setattr(server, "open_loop", lambda *args: collected.append(gc.isenabled()) or play(*args))
     request = asked(tmp_path, bundles=write_bundles(tmp_path), speed=15.0, policies=(STATIC_PEAK, ELASTIC))
     found = run.replay(session, request, tmp_path / "out", QUIET)
+    assert collected == [False] * 3 and gc.isenabled()
     rows = {(row.policy, row.clock): row for row in found.rows}
     assert list(rows) == [(policy, clock) for policy in (STATIC_PEAK, ELASTIC) for clock in ("virtual", "server")]
     for row in found.rows:

@@ -38,14 +38,16 @@ from search.home import write_json
 from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
-from search.plan.replay.server import APART_SECONDS, ServerSettings, alone_ms, serve_policy
+from search.plan.replay.server import ServerSettings, serve_policy, spaced_ms
 from search.session import Session
 from spaces.serialization import Json
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
-# Requests that are sent one at a time, to know what transport takes.
-_ALONE = 100
+# Seconds of requests that are sent evenly apart, to know what transport takes.
+_SPACED_SECONDS = 10.0
+# Bounds of the seconds between them: further apart they would be few, and closer most would wait for one another.
+_LEAST_APART_S, _MOST_APART_S = 0.004, 0.1
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,10 @@ def _rows(
     if request.bundles:
         settings.folder.mkdir(parents=True, exist_ok=True)
         requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
-        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], requests[:_ALONE], traffic.rows[:_ALONE], service)
+        apart_s = min(max(traffic.end_s / len(requests), _LEAST_APART_S), _MOST_APART_S)
+        first = slice(round(_SPACED_SECONDS / apart_s))
+        spaced = requests[first], traffic.rows[first]
+        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *spaced, apart_s, service)
         console.say(f"transport: {np.median(transport_ms):.3g} ms of a request")
     travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
     for name, policy in compared.items():
@@ -216,18 +221,36 @@ def _transport_ms(
     static: ControlPlan,
     requests: Sequence[Request],
     rows: Counts,
+    apart_s: float,
     service: Callable[[Option], ServiceTime],
 ) -> Floats:
-    """Measure the milliseconds that requests take on a server beyond the pool's simulated times, one at a time.
+    """Measure the milliseconds that requests take on a server beyond the pool's simulated times.
 
-    The n-th is the difference of the n-th fastest on both sides, since one side's request is not the other's.
+    They come at the mean rate of the trace: processes that have slept longer take longer (on one machine 2.1 ms of
+    requests 100 ms apart, 1.0 of those 10 ms apart, 0.75 of those 4 ms apart). The n-th fastest on both sides belong
+    together, since one side's request is not the other's.
     """
-    apart = _simulated(static, KPA, np.arange(len(rows), dtype=np.float64) * APART_SECONDS, rows, service).latency_ms
-    served = alone_ms(settings, static, requests)
+    seconds = np.arange(len(rows), dtype=np.float64) * apart_s
+    apart = _simulated(static, KPA, seconds, rows, service).latency_ms
+    served = spaced_ms(settings, static, requests, apart_s)
     answered = np.isfinite(served) & np.isfinite(apart)
     if not answered.any():
         raise ConfigError("--with-bundle: must be of points that answer a single request, but all were refused")
-    return np.maximum(np.sort(served[answered]) - np.sort(apart[answered]), 0.0)
+    beyond_ms, order = np.zeros(int(answered.sum())), np.argsort(served[answered], kind="stable")
+    beyond_ms[order] = np.maximum(np.sort(served[answered]) - np.sort(apart[answered]), 0.0)
+    return own_times(1e3 * seconds[answered], beyond_ms)
+
+
+def own_times(arrivals: Floats, latency: Floats) -> Floats:
+    """Return the times that requests take by themselves, without the wait for those before, where one is served at a
+    time.
+
+    Args:
+        arrivals: (n,) ascending
+        latency: (n,) from the arrival to the end, waits included, in the unit of the arrivals
+    """
+    ends = np.maximum.accumulate(arrivals + latency)
+    return np.asarray(ends - np.maximum(arrivals, np.concatenate(([-np.inf], ends[:-1]))))
 
 
 def _simulated(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from objectives.measure.deployment import quiet
 from objectives.measure.remote_model import RemoteModel
 from objectives.measurement.load_generator import Request, closed_loop, open_loop
 from objectives.serving.control.options import ControlPlan, Option
@@ -29,8 +30,6 @@ from search.plan.replay.document import ReplayDecision
 # Seconds from the start of a server to that of its plan; the next one is taken where a server was not up by then.
 _STARTS = (4.0, 10.0, 30.0)
 _STOP_SECONDS = 60.0
-# Between requests that are to find the server at rest.
-APART_SECONDS = 0.1
 # Seconds before the first request at which the server has to be up.
 _EARLY = 0.3
 
@@ -94,7 +93,8 @@ def serve_policy(
         start_s = time.time() + margin_s
         plan = settings.folder / f"{name}.plan.json"
         write_json(document_of(settings, policy, start_s), plan)
-        with _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as url:
+        # Garbage is collected before the server starts, since it takes long beside the requests of a long trace.
+        with quiet(), _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as url:
             if time.time() + _EARLY > start_s:
                 continue
             with RemoteModel(url) as model:
@@ -103,18 +103,18 @@ def serve_policy(
     raise JobError(f"a server needs more than {_STARTS[-1]:.0f} s to start: see {settings.folder}")
 
 
-def alone_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request]) -> Floats:
-    """Measure the milliseconds of requests, far apart, on a server of a plan with a single option.
+def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request], apart_s: float) -> Floats:
+    """Measure the milliseconds of requests, evenly apart, on a server of a plan with a single option.
 
     Raises:
         JobError: the server did not start, or a request failed.
     """
-    plan, timeline, log = (settings.folder / f"alone.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
+    plan, timeline, log = (settings.folder / f"spaced.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
     write_json(document_of(settings, static, 0.0), plan)
-    with _serving(settings, _needed(settings, static), plan, timeline, log) as url, RemoteModel(url) as model:
+    with quiet(), _serving(settings, _needed(settings, static), plan, timeline, log) as url, RemoteModel(url) as model:
         try:
             closed_loop(model.submit, requests)  # connections are open then
-            gaps_ns = np.full(len(requests), round(APART_SECONDS * 1e9), np.int64)
+            gaps_ns = np.full(len(requests), round(apart_s * 1e9), np.int64)
             return open_loop(model.submit, requests, gaps_ns).latency_ms
         except Exception as error:
             raise JobError(f"a request failed: {error}") from error
