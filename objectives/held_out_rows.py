@@ -71,8 +71,10 @@ def runs(
     groups: NDArray[np.int64] | None = None,
     most: int = 4096,
 ) -> list[NDArray[np.int64]]:
-    """Split rows of one shape into batches of row indices that may be scored together: at most `most` rows each, or,
-    where a model takes some inputs once a request, all rows that are equal in these.
+    """Split rows of one shape into batches of row indices that may be scored together.
+
+    A batch has at most `most` rows. Where a model takes some inputs once a request, or `groups` are given, a batch is
+    all rows that are equal in these instead.
 
     Args:
         inputs: (rows, ...) by name

@@ -109,8 +109,10 @@ def has_control_flow(model: ir.Model) -> bool:
 def infer(
     model: ir.Model, rows: int | str | None = None, lengths: Mapping[str, Sequence[int]] | None = None
 ) -> ir.Model:
-    """Copy a graph with all shapes inferred anew; `rows` replaces each input's first dimension that is not fixed, and
-    `lengths` the dimensions after it, by the input's name.
+    """Copy a graph with all shapes inferred anew.
+
+    `rows` replaces each input's first dimension that is not fixed, and `lengths` the dimensions after it, by the
+    input's name.
     """
     bound = model.clone()
     forget_shapes(bound.graph)
@@ -135,8 +137,9 @@ def forget_shapes(graph: ir.Graph) -> None:
 
 
 def multiply_adds(model: ir.Model, rows: int, lengths: Mapping[str, Sequence[int]] | None = None) -> int:
-    """Count the multiply-adds of all matrix products and recurrent layers in a request of `rows` rows; inputs taken
-    once have one row.
+    """Count the multiply-adds of all matrix products and recurrent layers in a request of `rows` rows.
+
+    Inputs taken once have one row.
 
     Args:
         lengths: sizes after the rows of inputs whose length differs between requests

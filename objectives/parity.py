@@ -61,8 +61,9 @@ def compare_scores(
 
 
 def score_unit(deviation: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the unit of differences of scores, (outputs,): the standard deviation of these; of scores that hardly
-    differ, 0.2% of their mean, and never under 2.4e-4.
+    """Return the unit of differences of scores, (outputs,): the standard deviation of the scores.
+
+    Of scores that hardly differ, it is 0.2% of their absolute mean. It is never below 2.4e-4.
 
     Args:
         deviation, mean: (outputs,)

@@ -237,9 +237,9 @@ WEIGHTS = "weights.bin"
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported model file (its path relative to the home), with facts read back from its graph; large weights are
-    in a file next to it.
+    """One exported model file, with facts read back from its graph; large weights are in a file next to it.
 
+    path: relative to the home
     parity: the largest difference of its scores from those expected, in standard deviations of these
     units: of the widths of each group that can be pruned, by group, as they are in the fitted model
     int8_weight_bits: of its int8 products, None where it has none
@@ -353,9 +353,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class SimulatedRatios(_Finite):
-    """Ratios of candidate to baseline from a simulation with measured service times: of latency one request at a time
-    and at the study's load, of the rate under the SLO, and of capacity. None where requests are refused, or the
-    baseline keeps the SLO at no rate. There are no intervals, and none is reported as a measurement.
+    """Ratios of candidate to baseline from a simulation with measured service times.
+
+    They are of latency one request at a time and at the study's load, of the rate under the SLO, and of capacity. A
+    ratio is None where requests are refused, or the baseline keeps the SLO at no rate. There are no intervals, and no
+    ratio is reported as a measurement.
     """
 
     service_p50_ratio: float
@@ -410,8 +412,7 @@ class Outcome:
 
     @property
     def informative(self) -> bool:
-        """Return True if it tells something of its candidate, which was built or half trained, or whose cost was
-        simulated."""
+        """Whether the candidate was built or half trained, or its cost simulated, so that the trial says something."""
         return self.artifact is not None or self.simulated is not None or self.early is not None
 
     def __post_init__(self) -> None:

@@ -63,8 +63,10 @@ def _sizes(folder: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Return whether the files of a folder have the sizes that they had when it was made, as far as that is known; some
-    are deleted once nobody needs them."""
+    """Return whether the files of a folder have the sizes that they had when it was made, as far as that is known.
+
+    A file that is missing does not count, since some are deleted once nobody needs them.
+    """
     try:
         sizes = json.loads(_sizes(folder).read_text())
     except (OSError, ValueError):
@@ -77,8 +79,11 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _is_full(error: BaseException | None, folder: Path) -> bool:
-    """Return whether an error was raised since the disk is full: by its number or a cause's, or, since libraries raise
-    errors of many classes, by what is left."""
+    """Return whether an error was raised because the disk is full.
+
+    The number of the error or of one of its causes tells it, or else the space left on the disk, since libraries raise
+    errors of many classes.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -88,8 +93,10 @@ def _is_full(error: BaseException | None, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a file beside the path that takes its place in the end, so that a reader never finds half of it; after an
-    error it is deleted instead. The folder is made where there is none.
+    """Yield the path of a temporary file that replaces the file at `path` at the end of the block.
+
+    A reader thus never finds half a file. After an error the temporary file is deleted instead. The folder is made
+    where there is none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")

@@ -74,8 +74,9 @@ class TrainingRows:
         return every if self.most_batches is None else min(every, self.most_batches)
 
     def epoch(self, generator: torch.Generator) -> Iterator[NumberedBatch]:
-        """Iterate over each row once, in an order that the generator draws, or over the first batches of that order;
-        batches of one row are left out.
+        """Iterate over the batches of an epoch, in an order that the generator draws.
+
+        They hold each row once, or are the first `most_batches` of that order. Batches of one row are left out.
         """
         picks = [
             (block, first, pick)

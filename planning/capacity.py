@@ -97,8 +97,10 @@ def capacity_rps(
 
 @dataclass
 class CapacityTable:
-    """Capacity of an offer by its number of machines; each entry is simulated when it is first asked for.
-    Between the numbers of instances that are simulated, the capacity of each is interpolated.
+    """Capacity of an offer by its number of machines.
+
+    Each entry is simulated when it is first asked for. Between the numbers of instances that are simulated, the
+    capacity of each instance is interpolated.
 
     known: requests per second by number of instances, which a caller may keep
     """

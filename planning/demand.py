@@ -98,8 +98,10 @@ def demand_of(log: RequestLog, phase_seconds: float) -> Demand:
 
 
 def unit_gaps(seconds: Floats, phase_seconds: float) -> Floats:
-    """Return the gaps of arrivals, (n,) to (n - 1,), on the clock of the expected count, which runs at each phase's own
-    rate: what is left is the burstiness within phases (time-rescaling theorem; Brown et al. 2002).
+    """Return the gaps of arrivals, (n,) to (n - 1,), on the clock of the expected count.
+
+    This clock runs at each phase's own rate, so that only the burstiness within phases is left (time-rescaling theorem;
+    Brown et al. 2002).
     """
     position = seconds / phase_seconds
     phase = position.astype(np.int64)

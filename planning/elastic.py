@@ -1,5 +1,6 @@
-"""An elastic server on the virtual clock: the controller of `leanrec serve` and the scheduler of its pool, with service
-times in place of models.
+"""An elastic server on the virtual clock.
+
+The controller of `leanrec serve` and the scheduler of its pool run here with service times in place of models.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ class MachineOutcome:
 
 
 def policies(plan: ControlPlan) -> dict[str, ControlPlan]:
-    """Return the plans of a machine without and with a controller: what is best for the mean and for the highest rate
-    that was planned, a rule that only reacts, and the plan itself.
+    """Return the plans of a machine without and with a controller.
+
+    These are what is best for the mean and for the highest planned rate, a rule that only reacts, and the plan itself.
     """
     rates = [phase.rate_rps for phase in plan.phases] or [0.0]
 
@@ -118,8 +120,10 @@ def simulate_elastic(
 
 
 class _Machine:
-    """A machine on the virtual clock. A switch takes the seconds of the new option's load, in which the old one serves;
-    requests that it has accepted are answered by it.
+    """A machine on the virtual clock.
+
+    A switch takes the load time of the new option. Meanwhile the old option serves, and it answers all requests that it
+    has accepted.
     """
 
     def __init__(self, plan: ControlPlan, windows: Windows, service: Callable[[Option], ServiceTime]) -> None:
@@ -185,8 +189,10 @@ class _Machine:
         self._segments.append(segment)
 
     def _count_answers(self, now_ns: float) -> tuple[int, int]:
-        """Count what was answered since the last call, and return the requests so far that ended or are overdue, and
-        the late ones among them."""
+        """Count the answers since the last call, and return the counts of ended and of late requests.
+
+        These are the requests so far that ended or are overdue, and the late ones among them.
+        """
         for number, request in list(self._unanswered.items()):
             if (at_ns := self._pool.answer_ns(number)) is not None:
                 self._lateness.answered(request, at_ns)

@@ -126,8 +126,10 @@ def offers_of(deployments: Sequence[Deployment], kinds: Sequence[MachineKind]) -
 
 
 def layouts_of(offer: Offer) -> tuple[Offer, ...]:
-    """Return the offer as one process on a machine, with one replica up to those of all copies; a placement that routes
-    has the replicas that it has.
+    """Return the layouts of an offer as one process on a machine.
+
+    They have from one replica up to as many as all copies together; a placement that routes keeps the replicas that it
+    has.
     """
     one, placement = offer.deployment, offer.deployment.placement
     if placement.route is not None:

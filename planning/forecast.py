@@ -81,16 +81,18 @@ def candidates(per_day: int, phases: int, horizon: int) -> tuple[tuple[PointFore
 
 
 def origins_of(phases: int, needed: int, horizon: int) -> list[int]:
-    """Return the ends of the histories of a backtest, ascending; the horizons behind them do not overlap, and the last
-    ends with the history.
+    """Return the ends of the histories of a backtest, ascending.
+
+    The horizons behind them do not overlap, and the last one ends with the history.
     """
     most = (phases - needed) // horizon
     return [phases - horizon * back for back in range(min(most, _ORIGINS), 0, -1)]
 
 
 def backtest(model: PointForecaster, history: Floats, horizon: int, origins: Sequence[int]) -> NDArray[np.float64]:
-    """Return a model's errors, log((actual + 1) / (forecast + 1)), (origins, horizon); it is fitted on what lies before
-    each origin only.
+    """Return a model's errors, log((actual + 1) / (forecast + 1)), (origins, horizon).
+
+    For each origin the model is fitted only on what lies before it.
     """
     found = [model.forecast(history[:at], horizon) for at in origins]
     actual = np.array([history[at : at + horizon] for at in origins])

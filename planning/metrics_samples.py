@@ -82,8 +82,9 @@ def intervals(samples: Sequence[MetricsSample]) -> tuple[Interval, ...]:
 
 
 def histogram_quantile(buckets: Mapping[float, float], quantile: float) -> float | None:
-    """Return a quantile of a cumulative histogram, linear within a bucket as in PromQL's `histogram_quantile`; None
-    where it is empty or the quantile lies in the bucket without a limit.
+    """Return a quantile of a cumulative histogram, linear within a bucket as in PromQL's `histogram_quantile`.
+
+    None where the histogram is empty or the quantile lies in the bucket without a limit.
     """
     limits = sorted(buckets)
     total = buckets[limits[-1]] if limits else 0.0

@@ -188,8 +188,10 @@ def reactive(
 
 
 def reactive_floor(begins_with: Trajectory, windows: Windows) -> Trajectory:
-    """Return the floor of a policy that only reacts: what it begins with until its stable window is full, and a single
-    machine of the same offer from then on.
+    """Return the floor of a policy that only reacts.
+
+    It is what the policy begins with until its stable window is full, and a single machine of the same offer from then
+    on.
     """
     first = begins_with.machines[0]
     starts = np.array([0.0, windows.stable_s])

@@ -71,8 +71,10 @@ class Outcome:
 
 
 def windows(seconds: Floats, rows: Counts, phase_seconds: float, end_s: float, most: int, seed: int) -> Arrivals:
-    """Draw at most about `most` of the requests: a window of each phase, of the same length in all and at a place that
-    the seed chooses; all requests where they are no more.
+    """Draw at most about `most` of the requests, as a window of each phase.
+
+    The windows have the same length in all phases, at places that the seed chooses. All requests are taken where they
+    are no more than `most`.
 
     A window's requests stand for those of its phase. Queues are empty where a window begins.
     """

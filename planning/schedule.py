@@ -110,8 +110,10 @@ def without_dominated(problem: Problem) -> Problem:
 
 
 def cheapest(problem: Problem, max_loss: float) -> Schedule:
-    """Return the schedule of least money whose mean loss is at most `max_loss` on every day; of schedules whose money
-    differs by less than a hundredth of a per cent it may be the one of less loss.
+    """Return the schedule of least money whose mean loss is at most `max_loss` on every day.
+
+    It may be one of less loss whose money is higher by less than a hundredth of a per cent of what the dearest offer
+    would cost in all phases.
 
     Raises:
         NoScheduleError: a phase is served by no offer, or the loss is too large with every choice.
@@ -121,8 +123,9 @@ def cheapest(problem: Problem, max_loss: float) -> Schedule:
 
 
 def least_loss(problem: Problem, max_money: float) -> Schedule:
-    """Return the schedule of least loss whose money is at most `max_money`; of schedules of nearly the same loss it may
-    be the one of less money.
+    """Return the schedule of least loss whose money is at most `max_money`.
+
+    Of schedules of nearly the same loss it may be the one of less money.
 
     Raises:
         NoScheduleError: a phase is served by no offer, or every choice is dearer.

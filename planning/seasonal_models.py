@@ -83,8 +83,9 @@ class ExponentialSmoothing:
 
 @dataclass(frozen=True)
 class DecompositionETS:
-    """MSTL of the logarithm, whose seasons are repeated, and ETS of what is left; with one period MSTL is STL
-    (Bandara, Hyndman and Bergmeir 2021; Cleveland et al. 1990).
+    """MSTL of the logarithm, whose seasons are repeated, and ETS of the seasonally adjusted series.
+
+    With one period MSTL is STL (Bandara, Hyndman and Bergmeir 2021; Cleveland et al. 1990).
     """
 
     periods: tuple[int, ...]
@@ -99,8 +100,10 @@ class DecompositionETS:
 
     @property
     def _jumps(self) -> dict[str, int]:
-        """Return the steps at which local regressions are computed, a tenth of the windows of the shortest period and
-        less of any other (Cleveland et al. 1990, 3.6); between them they are interpolated.
+        """Steps at which local regressions are computed; between them they are interpolated.
+
+        They are about a tenth of the windows of the shortest period, and less of any other (Cleveland et al. 1990,
+        3.6).
         """
         step = max(1, min(self.periods) // 10)
         return {"seasonal_jump": 2, "trend_jump": step, "low_pass_jump": step}

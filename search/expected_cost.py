@@ -48,8 +48,11 @@ def correction(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Float
 
 
 def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
-    """Return the errors of the simulation around their median, (n, objectives but quality): the logarithm of measured
-    over corrected simulated values, a row of each trial that has both; a row of zeros where none has."""
+    """Return the errors of the simulation around their median, (n, objectives but quality).
+
+    An error is the logarithm of measured over corrected simulated values. Each trial that has both gives a row. Where
+    none has, there is one row of zeros.
+    """
     errors = _errors(trials, objectives)
     return errors - np.median(errors, axis=0) if len(errors) else np.zeros((1, errors.shape[1]))
 

@@ -202,8 +202,11 @@ def numbers_of(measured: Measurement) -> Json:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(Timing):
-    """A chosen point's numbers from a long window and from test; `looks` are those at test until then, this one among
-    them, and `tuned_baseline` the ratios to the tuned baseline, None where it was not timed beside it."""
+    """A chosen point's numbers from a long window and from test.
+
+    looks: number of evaluations on test until then, this one included
+    tuned_baseline: ratios to the tuned baseline; None where the point was not timed beside it
+    """
 
     loss: float
     loss_interval: Interval
@@ -228,8 +231,10 @@ class Confirmation(Timing):
 
 @dataclass(frozen=True)
 class Choice:
-    """The point that was chosen and deployed as a bundle, as it was then; `control` is what distillation gained over
-    the labels alone, if measured, `registered` the name, version and alias in the registry of models, if there is one.
+    """The point that was chosen and deployed as a bundle, as it was then.
+
+    control: what distillation gained over the labels alone, if measured
+    registered: name, version and alias in the registry of models, if there is one
     """
 
     bundle: str

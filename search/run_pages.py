@@ -26,8 +26,9 @@ def is_server(tracking_uri: str) -> bool:
 
 
 def ui_of(tracking_uri: str) -> str:
-    """Return the address of MLflow's UI without a user's name and password; for a store that is no server, where
-    `leanrec ui` shows it unless told otherwise.
+    """Return the address of MLflow's UI without a user's name and password.
+
+    For a store that is no server, this is where `leanrec ui` shows it unless told otherwise.
     """
     if not is_server(tracking_uri):
         return f"http://127.0.0.1:{MLFLOW_PORT}"

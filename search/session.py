@@ -158,8 +158,11 @@ def prepared_by(builder: Worker, config: StudyConfig, home: Home, console: Conso
 
 
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
-    """Train the baseline, evaluate it and the simple references, and export it; ConfigError where the study was begun
-    with another checkpoint or other data."""
+    """Train the baseline, evaluate it and the simple references, and export it.
+
+    Raises:
+        ConfigError: the study was begun with another checkpoint or other data.
+    """
     config, study = session.config, session.study
     prepared, before = prepared_by(builder, config, session.home, console), study.facts.get("prepared")
     if before is not None and before["key"] != prepared.key and study.finished():
@@ -184,8 +187,11 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
 
 
 def prepared_of(session: Session, front: Front) -> Prepared:
-    """Return the prepared study that every later benchmark is compared with; ConfigError where nothing was measured
-    yet, or the baseline's model file or the requests are gone."""
+    """Return the prepared study that every later benchmark is compared with.
+
+    Raises:
+        ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
+    """
     name, facts = session.config.name, session.study.facts
     if "prepared" not in facts or front.baseline is None:
         raise ConfigError(f"STUDY: {name!r} has no measured baseline yet; leanrec run does that")

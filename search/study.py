@@ -152,8 +152,9 @@ class Study:
         return sum(_INTERRUPTED not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
 
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
-        """Begin the trial of a proposal: with all of its knobs in one transaction, since each may take 20 ms on a disk,
-        and a kill between two would leave part of a choice.
+        """Begin the trial of a proposal, with all of its knobs in one transaction.
+
+        Each transaction may take 20 ms on a disk, and a kill between two would leave part of a choice.
         """
         template = create_trial(
             state=TrialState.RUNNING,
@@ -214,8 +215,10 @@ class Study:
             self.ask_again(frozen.number)
 
     def ask_again(self, number: int, changed: Mapping[str, Scalar] | None = None) -> None:
-        """Enqueue the choice of a trial that ended for no fault of its own, with some knobs changed: then it is another
-        choice, of which nothing was expected."""
+        """Enqueue the choice of a trial that ended for no fault of its own.
+
+        With some knobs changed, it is another choice, of which nothing was expected.
+        """
         frozen = self._study.get_trials(deepcopy=False)[number]
         if "reference" in frozen.user_attrs:
             kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
@@ -308,8 +311,11 @@ class Study:
         return not self.front(self.contenders()).keys() <= final
 
     def spent(self) -> int:
-        """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference
-        point nor the baseline, nor a choice that was made before or was interrupted."""
+        """Count the trials against `budget.trials`.
+
+        These are the trials of the search that ended, in any state. The baseline and reference points do not count, nor
+        do trials that were stopped and tell nothing, such as a choice that was made before or was interrupted.
+        """
         outcomes = (trial.outcome for trial in self.ended() if trial.number > 0 and trial.reference is None)
         return sum(outcome.state != "stopped" or outcome.informative for outcome in outcomes)
 

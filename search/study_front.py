@@ -108,8 +108,10 @@ def _median(numbers: Sequence[float]) -> float | None:
 
 
 def _sources(settled: Sequence[EndedTrial]) -> dict[int, Source | None]:
-    """Return what proposed each trial; None in a study that did not record its starting points. Weights are known that
-    an earlier trial trained, and the baseline's own."""
+    """Return what proposed each trial; None for all in a study that did not record its starting points.
+
+    Known weights are those that an earlier trial trained, and the baseline's own.
+    """
     trained, found = {Candidate().weights.id}, dict[int, Source | None]()
     if not any(one.start for one in settled):
         return dict.fromkeys(one.number for one in settled)

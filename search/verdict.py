@@ -223,8 +223,10 @@ def _other_points(front: Front, subject: Point, gains: Sequence[Point]) -> list[
 
 
 def alike_trials(front: Front, best: Point) -> list[int]:
-    """Trials of the front whose intervals overlap those of `best` on latency, throughput and loss, `best` first. Losses
-    within the resolution overlap too."""
+    """Return the trials of the front whose intervals overlap those of `best` on latency, throughput and loss.
+
+    `best` comes first. Losses within the resolution overlap too.
+    """
     points = [best, *(point for point in front.members if point.trial != best.trial)]
     half = (front.resolution or 0.0) / 2
     intervals = [(p.p95_ratio_interval, _widened(p.quality, half), p.throughput_ratio_interval) for p in points]

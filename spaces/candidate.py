@@ -45,8 +45,10 @@ class Candidate:
 
     @property
     def untrained(self) -> Candidate:
-        """The same choice with weights before training, which cost as much to run; that the model's own weights stay in
-        fp32 is said in one way."""
+        """The same choice with weights before training, which cost as much to run.
+
+        Where the model's own weights stay in fp32, the precision is the default one, so that equal choices are equal.
+        """
         if self.keeps_model:
             return Candidate(placement=self.placement)
         return Candidate(self.weights.untrained, self.precision, self.placement)

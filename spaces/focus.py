@@ -6,8 +6,9 @@ SHARE = 0.05
 
 
 def in_focus(time_share: float, bytes_share: float, share: float = SHARE) -> bool:
-    """Return whether a group takes at least this share of the time of a request or of the bytes of the weights, all in
-    [0, 1]; a share of 0 keeps every group.
+    """Return whether a group takes at least `share` of a request's time or of the weights' bytes.
+
+    All shares lie in [0, 1]. A share of 0 keeps every group.
 
     Raises:
         ValueError: a share lies outside [0, 1].

@@ -63,8 +63,9 @@ class PrunableDim:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, one recurrent encoder
-    or all tables; and the dimensions that pruning the group narrows.
+    """Layers that are treated alike, and the dimensions that pruning the group narrows.
+
+    The layers are the modules (dotted names) of one tower, one cross network, one recurrent encoder or all tables.
 
     unprunable_reason: the reason why the group has no prunable dimension, None where it has one
     unfactorable_reason: the reason why its linear layers cannot be replaced by two low-rank factors; None where they

@@ -15,8 +15,10 @@ from spaces.weights import AWARE, CYCLES, WeightsSpace
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Domains by knob. Every domain contains the baseline's value: the origin of the weights always offers it, widths
-    include fp32. Where no width may be static int8, quantization-aware training is disabled.
+    """Domains by knob.
+
+    Every domain contains the baseline's value: the origin of the weights always offers it, widths include fp32. Where
+    no width may be static int8, quantization-aware training is disabled.
     """
 
     weights: WeightsSpace
@@ -28,10 +30,12 @@ class SearchSpace:
             object.__setattr__(self, "weights", replace(self.weights, quantization_aware=Choice((False,))))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Return the knob values of the first trials: the baseline; then, for each technique of the weights and for the
-        baseline's own weights, the middle of the technique with narrower widths and a lean placement; the first of them
-        with a second cycle of training, which shows whether a longer one pays; then all in fp32, since a narrower width
-        may cost more time than it saves; then in the baseline's placement, since a small model with large requests has
+        """Return the knob values of the first trials.
+
+        The baseline comes first. Then, for each technique of the weights and for the baseline's own weights, comes the
+        middle of the technique with narrower widths and a lean placement. The first of these follows with a second
+        cycle of training, which shows whether a longer one pays. Then all come in fp32, since a narrower width may cost
+        more time than it saves; and last in the baseline's placement too, since a small model with large requests has
         work enough for its threads.
         """
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}

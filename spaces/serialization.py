@@ -48,8 +48,9 @@ def formerly(key: str) -> dict[str, str]:
 
 
 def added_later() -> dict[str, bool]:
-    """Return metadata for a field that was added to a record later: `digest` leaves it out where it has its default, so
-    that records of before keep their hashes.
+    """Return metadata for a field that was added to a record later.
+
+    `digest` leaves the field out where it has its default, so that earlier records keep their hashes.
     """
     return {_LATER: True}
 

@@ -26,8 +26,10 @@ AWARE = "weights.quantization_aware"
 
 @dataclass(frozen=True)
 class Weights:
-    """Techniques applied to the weights; the defaults are the baseline's own weights, unchanged. The stages run in the
-    order of the fields. Shapes that no elastic network holds are trained separately, for as many epochs.
+    """Techniques applied to the weights; the defaults are the baseline's own weights, unchanged.
+
+    The stages run in the order of the fields. Shapes that no elastic network holds are trained separately, for as many
+    epochs.
 
     quantization_aware: groups trained with the rounding of static int8 in the loop
     reference: name of a simple reference model in the baseline's place
@@ -103,8 +105,10 @@ class Weights:
 
     @property
     def early(self) -> Weights | None:
-        """The same weights after a quarter of their epochs, at least one; None where there is no such point: a training
-        of one epoch, one in several parts or cycles, or one that learns a projection of features besides.
+        """The same weights after a quarter of their epochs, at least one; None where there is no such point.
+
+        There is none in a training of one epoch, one in several parts or cycles, or one that learns a projection of
+        features besides.
         """
         learning = self.distillation
         in_parts = self.quantization_aware or self.elastic or (self.pruning is not None and self.pruning.steps > 1)
@@ -115,8 +119,9 @@ class Weights:
 
     @property
     def previous(self) -> Weights | None:
-        """The weights that the last cycle of the training starts from, quantization-aware training being part of the
-        last one only; None where there is a single cycle.
+        """The weights that the last cycle of the training starts from; None where there is a single cycle.
+
+        Quantization-aware training is part of the last cycle only.
         """
         learning = self.distillation
         if learning is None or learning.cycles == 1:

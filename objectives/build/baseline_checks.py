@@ -1,5 +1,6 @@
-"""Checks of a baseline, made once: whether it can be evaluated and compressed as it is; in a dry run also mistakes that
-raise no error, and forms that are not available.
+"""Checks of a baseline, made once: whether it can be evaluated and compressed as it is.
+
+A dry run also checks for mistakes that raise no error, and for forms that are not available.
 """
 
 from __future__ import annotations
@@ -101,8 +102,10 @@ def _improvement(recommender: Recommender, learner: nn.Module, seed: int) -> str
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
-    """Return the reason why the model cannot be trained quantization-aware, None where it can, by a few batches of
-    train, of different shapes where there are some, and part of one, since not all have the same number of rows.
+    """Return the reason why the model cannot be trained quantization-aware; None where it can.
+
+    It is tried on a few batches of train, of different shapes where there are some, and on part of one, since not all
+    batches have the same number of rows.
     """
     rows = replace(recommender.train_rows(), most_batches=None)
     shapes: dict[object, Mapping[str, Tensor]] = {}
@@ -116,8 +119,10 @@ def unlearnable(recommender: Recommender, seed: int) -> str | None:
 
 
 def dry_facts(recommender: Recommender, seed: int, held: Mapping[HeldPart, HeldOut]) -> Json:
-    """Return the number of rows that are scored in each part and of batches in a whole epoch of train, and what is
-    probably not meant in a user's model or loss.
+    """Return the facts that a dry run reports.
+
+    They are the number of rows scored in each part, the number of batches in a whole epoch of train, and warnings of
+    probable mistakes in a user's model or loss.
 
     Raises:
         FactoryError: the outputs of the hidden module are no features.

@@ -32,8 +32,9 @@ _NTH, _ENOUGH = 10, 1000
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResponse:
-    """Evaluate the quality on held-out rows with the engine that will serve; where requests are routed by size, the
-    engine with the larger loss counts.
+    """Evaluate the quality on held-out rows with the engine that will serve.
+
+    Where requests are routed by size, the engine with the larger loss counts.
 
     Where the whole interval on a tenth of a ranking's users exceeds `reject_above`, the quality on that tenth is
     returned, and the other users are not evaluated.
@@ -85,8 +86,10 @@ def _by_engine(deployment: Deployment) -> Iterator[Deployment]:
 
 
 def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployment) -> tuple[str, bool]:
-    """Return the file of each row's score, (n,) or (n, outputs), or, for a ranking, of the rank of each user's next
-    item, (n,), computed or from the cache; the number of threads does not change it.
+    """Return the file of the scores, and whether the cache had it.
+
+    The file is computed unless the cache has it. It holds each row's score, (n,) or (n, outputs), or, for a ranking,
+    the rank of each user's next item, (n,). The number of threads does not change the values.
     """
     artifact = deployment.artifact
     instance_group, lookup = deployment.placement.instance_group, deployment.placement.embedding_device
@@ -123,8 +126,10 @@ def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
 def run_blocks(
     engine: Engine, blocks: Sequence[Arrays], groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Score the rows of all blocks in their order: (n,) or (n, outputs). Inputs that an engine takes once a request are
-    equal within each batch; with groups, (n,), each group is scored by itself, as a request is.
+    """Score the rows of all blocks in their order, and return the scores, (n,) or (n, outputs).
+
+    Inputs that an engine takes once a request are equal within each batch. With groups, (n,), each group is scored by
+    itself, as a request is.
     """
     scores, start = [], 0
     for inputs in blocks:

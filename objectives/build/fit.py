@@ -45,9 +45,9 @@ _BETWEEN_CYCLES = 1_000_003
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A model in its final shape, its structure, and the activation ranges learned by quantization-aware layers, by
-    module.
+    """A model in its final shape, with its structure.
 
+    ranges: activation ranges learned by quantization-aware layers, by module
     batch_seconds: mean seconds of a batch of training, which are not saved
     training: of weights whose training was stopped, how it goes on; None where there is no more
     """
@@ -126,8 +126,9 @@ def fit(
     previous: Fitted | None = None,
     begun: Fitted | None = None,
 ) -> Fitted:
-    """Reshape the model, or slice it out of an elastic network, then distil it from the baseline for a cycle, in the
-    order of `objectives.compression.pipeline`.
+    """Reshape the model, or slice it out of an elastic network, then distil it from the baseline for a cycle.
+
+    The order is that of `objectives.compression.pipeline`.
 
     Args:
         cache: folder where the baseline's outputs on train are kept between fits; None evaluates the baseline batch by
@@ -202,8 +203,12 @@ def _reshaped(
 
 
 def _start(recommender: Recommender, weights: Weights, trained: bool) -> tuple[nn.Module, ModelStructure]:
-    """Return the model that fitting starts from, and its structure, which is traced once for all students of a program
-    where they are not trained; ValueError where a student equals the baseline.
+    """Return the model that fitting starts from, and its structure.
+
+    The structure of students that are not trained is traced once for all students of a program.
+
+    Raises:
+        ValueError: a student equals the baseline.
     """
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure

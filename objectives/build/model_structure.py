@@ -52,8 +52,10 @@ def of_student(recommender: Recommender, student: nn.Module, architecture: Archi
 
 
 def groups_of_student(recommender: Recommender, student: nn.Module, architecture: Architecture) -> ModelStructure:
-    """Return the structure of a student that is not pruned: without prunable dimensions, which alone depend on sizes,
-    one is traced for all students of its program.
+    """Return the structure of a student that is not pruned.
+
+    It has no prunable dimensions. Since these alone depend on sizes, one structure is traced for all students of a
+    program.
 
     Raises:
         TraceError: the model's forward cannot be traced.

@@ -139,8 +139,10 @@ def _layout(recommender: Recommender, architecture: Architecture | None) -> Layo
 def _others(
     recommender: Recommender, held: Mapping[str, Tensor], whole: Layout
 ) -> Iterator[tuple[Key, tuple[TensorLayout, Tensor]]]:
-    """Yield the tensors that only students have, by name and role: those of the largest student that has each, with
-    what they share with the baseline's tensor of the same name.
+    """Yield the tensors that only students have, by name and role.
+
+    Each comes from the largest student that has it; the entries that it shares with the baseline's tensor of the same
+    name are the baseline's.
     """
     largest: dict[Key, tuple[TensorLayout, Architecture]] = {}
     offered = recommender.student()

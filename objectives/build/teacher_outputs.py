@@ -22,8 +22,10 @@ _FILE = "outputs.npy"
 
 
 def kept_scores(recommender: Recommender, cache: Path) -> Callable[[NumberedBatch], Tensor] | None:
-    """Compute the teacher's outputs on train, unless the cache has them, and return a function that reads the scores
-    of a batch from them, equal to those of running the teacher; None where the outputs would exceed `LARGEST` bytes.
+    """Return a function that reads the teacher's scores of a batch from its outputs on train.
+
+    The outputs are computed unless the cache has them. The scores are equal to those of running the teacher. None is
+    returned where the outputs would exceed `LARGEST` bytes.
     """
     rows = recommender.train_rows()
     recommender.model.eval()

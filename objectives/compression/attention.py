@@ -12,8 +12,9 @@ from spaces.techniques.attention import Attention
 
 @runtime_checkable
 class Narrowable(Protocol):
-    """A module whose attention can be narrowed: its forward reads both attributes at each call and computes less
-    accordingly.
+    """A module whose attention can be narrowed.
+
+    Its forward reads both attributes at each call and computes less accordingly.
 
     window: number of positions that each position attends to, itself included; None for all before it
     history: number of latest positions that are read; None for all

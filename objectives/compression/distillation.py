@@ -24,11 +24,10 @@ _RAREST, _NEAREST_TO_1 = 1e-12, 1e-7
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), mean over rows or
-    lists.
+    """Return T^2 times the cross entropy between softened outputs, the mean over rows or lists.
 
-    One logit z is the two-class softmax of (z, 0), so softening it is sigmoid(z / T). T^2 keeps the gradient's size
-    independent of T.
+    The loss is that of Hinton et al. 2015, section 2. One logit z is the two-class softmax of (z, 0), so softening it
+    is sigmoid(z / T). T^2 keeps the gradient's size independent of T.
 
     Args:
         student, teacher: logits, (rows,), or (lists, candidates)
@@ -48,11 +47,11 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the soft loss of scores whose columns are of these kinds, (rows,) or (rows, outputs), or (lists,
-    candidates) for lists; the sum over several outputs.
+    """Return the soft loss of scores whose columns are of these kinds, summed over the outputs.
 
-    Probabilities are converted to logits. Values have no temperature: their loss is the squared distance in units of
-    their spread, which is 1 for a student that only predicts their mean.
+    The scores are (rows,) or (rows, outputs), or (lists, candidates) for lists. Probabilities are converted to logits.
+    Values have no temperature: their loss is the squared distance in units of their spread, which is 1 for a student
+    that only predicts their mean.
     """
     if kinds[0].scale == "lists":
         return soft_loss(student, teacher, temperature)
@@ -76,9 +75,11 @@ def _logit(probability: Tensor) -> Tensor:
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared distance over the teacher's variance, each summed over the features: the share of the variance
-    that the student misses (Romero et al. 2015, eq. 3, in these units). In units of each feature's own deviation, a
-    unit of a ReLU that is hardly ever above zero would outweigh all others.
+    """Return the share of the teacher's variance that the student misses.
+
+    It is the squared distance over the teacher's variance, each summed over the features (Romero et al. 2015, eq. 3, in
+    these units). In units of each feature's own deviation, a unit of a ReLU that is hardly ever above zero would
+    outweigh all others.
 
     Args:
         student, teacher: (rows, features), the student's already projected to the teacher's size

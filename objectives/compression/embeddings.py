@@ -60,8 +60,10 @@ class CompressedTable(nn.Module, ABC):
 
 
 class QuotientRemainderTable(CompressedTable):
-    """A table whose first places have a full row each; the row of a later place is the elementwise product of the row
-    of its quotient and the row of its remainder, by the number of remainders (Shi et al., KDD 2020, section 3).
+    """A table whose first places have a full row each, and whose later places share rows.
+
+    The row of a later place is the elementwise product of the row of its quotient and the row of its remainder, on
+    division by the number of remainders (Shi et al., KDD 2020, section 3).
     """
 
     def __init__(self, own: Tensor, quotient: Tensor, remainder: Tensor, places: Tensor | None = None) -> None:
@@ -97,8 +99,10 @@ class QuotientRemainderTable(CompressedTable):
 
 
 class Projection(nn.Module):
-    """Projection (..., d_k) -> (..., d) by a weight (d_k, d). In this layout the exporter keeps the weight and its
-    name; it would transpose the weight of a Linear into an unnamed copy where ids have two axes.
+    """Projection (..., d_k) -> (..., d) by a weight (d_k, d).
+
+    In this layout the exporter keeps the weight and its name. It would transpose the weight of a Linear into an unnamed
+    copy where ids have two axes.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -110,8 +114,9 @@ class Projection(nn.Module):
 
 
 class MixedTable(CompressedTable):
-    """A table of consecutive blocks of places, each with its own dimension and a projection to d where that is smaller
-    (Ginart et al., ISIT 2021); a block is its rows (n_k, d_k), and the projection (d_k, d) unless d_k is d.
+    """A table of consecutive blocks of places, each with its own dimension (Ginart et al., ISIT 2021).
+
+    A block is its rows (n_k, d_k) and, where d_k is smaller than d, a projection (d_k, d).
     """
 
     def __init__(self, blocks: Sequence[tuple[Tensor, Tensor | None]], places: Tensor | None = None) -> None:
@@ -172,8 +177,10 @@ def whole_forms(table: nn.Embedding) -> Iterator[CompressedTable]:
 def compress_tables(
     model: nn.Module, forms: Sequence[TableForm], structure: ModelStructure, counts: Mapping[str, Tensor]
 ) -> tuple[nn.Module, ModelStructure]:
-    """Copy the model with tables in the given forms, and return the copy with its structure, whose prunable dimensions
-    refer to the compressed tables. A heavy table, or one that a form names, is treated separately from its group.
+    """Copy the model with tables in the given forms, and return the copy with its structure.
+
+    The structure's prunable dimensions refer to the compressed tables. A heavy table, or one that a form names, is
+    treated separately from its group.
 
     A table of fewer than `SMALLEST` rows is left unchanged, as is one that would not become smaller, one whose rare ids
     are unknown, and one that the structure excludes from other forms.
@@ -212,10 +219,10 @@ def block_sizes(rows: int) -> list[int]:
 
 
 def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, counts: Tensor) -> list[int]:
-    """Return d (p_k / p_0) ^ temperature for each block, p_k the mean frequency of a row of block k (Ginart et al.,
-    ISIT 2021, eq. 3).
+    """Return d (p_k / p_0) ^ temperature for each block (Ginart et al., ISIT 2021, eq. 3).
 
-    A block that would hold as many numbers with its projection keeps all its dimensions.
+    p_k is the mean frequency of a row of block k. A block that would hold as many numbers with its projection keeps all
+    its dimensions.
 
     Args:
         sizes: rows of each block

@@ -119,10 +119,10 @@ def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, .
 
 
 def runner(graph: ir.Model) -> Callable[[Rows], NDArray[np.float32]]:
-    """Return a function from inputs to scores, (rows,) or (rows, outputs), by ONNX Runtime's CPU provider, for checks
-    while building.
+    """Return a function from inputs to scores by ONNX Runtime's CPU provider, for checks while building.
 
-    Its inputs are all of the same number of rows; of one that the graph takes once a request, the first row is given.
+    The scores are (rows,) or (rows, outputs). All inputs have the same number of rows; of one that the graph takes
+    once a request, the first row is given.
     """
     session, once = open_session(graph), once_inputs(graph)
 
@@ -141,8 +141,9 @@ def check_parity(
     scores: Scores = as_they_are,
     requests: Sequence[Rows] = (),
 ) -> float:
-    """Return the largest difference of scores between model and graph, over several numbers of rows, and over whole
-    requests.
+    """Return the largest difference of scores between model and graph.
+
+    The scores are compared over several numbers of rows, and over whole requests.
 
     Args:
         rows: inputs of max(PARITY_ROWS) rows or more; of one that the graph takes once a request, the last row's

@@ -47,8 +47,9 @@ class LowRankLinear(nn.Module):
 
 
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the nearest product of (rows, rank) and (rank, columns), U sqrt(S) and sqrt(S) V^T (Eckart and Young
-    1936).
+    """Return factors of (rows, rank) and (rank, columns) whose product is the nearest to the matrix.
+
+    They are U sqrt(S) and sqrt(S) V^T (Eckart and Young 1936).
 
     The right singular vectors are the eigenvectors of the Gram matrix of the shorter side, summed in double precision
     over parts of the longer one, since the singular vectors of a table of gigabytes would be several times its size.
@@ -70,9 +71,11 @@ def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def rank_of(inputs: int, outputs: int, share: float) -> int | None:
-    """Return the rank for a share of the full rank: the nearest multiple of 8 that is not 0, else an integer from 1;
-    the multiple below where rounding up would cancel the gain; None where two factors would hold as many parameters as
-    the layer.
+    """Return the rank for a share of the full rank; None where two factors would save no parameters.
+
+    The rank is the nearest multiple of 8, or the multiple below where rounding up would cancel the gain. Where that
+    multiple is 0, it is the nearest integer from 1. Two factors save nothing where they would hold as many parameters
+    as the layer, or more.
     """
     wanted = share * min(inputs, outputs)
     whole = max(1, round(wanted))

@@ -15,8 +15,10 @@ from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 
 
 class Positional(nn.Module):
-    """A model with its inputs by position: torch.export takes dynamic shapes by position where a forward takes any
-    names. The model's tensors are named behind `model.`.
+    """A model with its inputs by position.
+
+    torch.export takes dynamic shapes by position where a forward takes any names. The names of the model's tensors
+    begin with `model.`.
 
     run: (model, inputs by name) -> outputs
     """
@@ -155,8 +157,10 @@ def with_dims(structure: ModelStructure, change: Callable[[PrunableDim], Prunabl
 
 
 def slices_at(like: AxisSlice, positions: list[int], units: int) -> tuple[AxisSlice, ...] | None:
-    """Return slices of this axis and size whose units lie at these positions, in the order of the repeats: one where
-    the repeats have equal distances, else one for each; None where the units lie in no such order.
+    """Return slices of this axis and size whose units lie at these positions, in the order of the repeats.
+
+    A single slice is returned where the repeats have equal distances, else one for each repeat; None where the units
+    lie in no such order.
     """
     starts = positions[:: units * like.size]
     periods = {later - earlier for earlier, later in pairwise(starts)}

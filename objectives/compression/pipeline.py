@@ -29,9 +29,10 @@ from spaces.weights import Weights
 
 
 def epochs_of(weights: Weights) -> tuple[int, int]:
-    """Return the numbers of epochs of the last cycle in the final shape, and quantization-aware; each stage has at
-    least one, which may exceed the distillation's total, but a slice of an elastic network may have none in its final
-    shape.
+    """Return the numbers of epochs of the last cycle: in the final shape, and quantization-aware.
+
+    Each stage has at least one epoch, even where this exceeds the distillation's total. Only a slice of an elastic
+    network may have none in its final shape.
 
     One epoch comes after each step of pruning but the last, in the first cycle; of the rest, a third are
     quantization-aware, where any group is.
@@ -61,8 +62,9 @@ Reshaped = tuple[nn.Module, ModelStructure]
 
 
 def reshape(model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means) -> Reshaped:
-    """Apply the techniques in their order, forms of tables that follow each other at once, and return a changed copy of
-    the model with its structure; without any, the model itself.
+    """Apply the techniques in their order, and return a changed copy of the model with its structure.
+
+    Forms of tables that follow each other are applied at once. Without techniques, the model itself is returned.
 
     Raises:
         ValueError: a technique cannot be applied, or would leave a group unchanged.

@@ -41,10 +41,10 @@ def prune(
     evidence: Evidence | None = None,
     between: Callable[[nn.Module], object] | None = None,
 ) -> tuple[nn.Module, ModelStructure]:
-    """Copy the model without the least important units of the named groups, with all parameters trainable, and return
-    the copy with its structure.
+    """Copy the model without the least important units of the named groups, and return it with its structure.
 
-    Importance is computed anew in each step, over all dimensions of the step at once.
+    All parameters of the copy are trainable. Importance is computed anew in each step, over all dimensions of the step
+    at once.
 
     Args:
         evidence: batches, required for importance by taylor and activation

@@ -47,10 +47,10 @@ class TracedGraphs:
     def export(
         self, model: nn.Module, rows: Mapping[str, Tensor], signature: Signature, requests: Sequence[Rows] = ()
     ) -> tuple[ir.Model, float]:
-        """Return the graph of a model and the largest difference of their scores; arguments and errors are those of
-        `to_onnx` and `check_parity`.
+        """Return the graph of a model and the largest difference of their scores.
 
-        The signature and the inputs' names are the same in all calls.
+        Arguments and errors are those of `to_onnx` and `check_parity`. The signature and the inputs' names are the same
+        in all calls.
         """
         known, shapes = self._known[program_key(model.eval())], {n: t.shape for n, t in tensors(model).items()}
         if known:

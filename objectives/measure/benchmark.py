@@ -41,8 +41,9 @@ _WEIGH_SECONDS = 100
 
 
 def benchmark(request: BenchmarkRequest, progress: Progress = lambda line: None) -> BenchmarkResponse:
-    """Measure latency at the study's load and throughput under the SLO, paired with the baseline, and write the raw
-    timings to a file.
+    """Measure latency at the study's load and throughput under the SLO, paired with the baseline.
+
+    The raw timings are written to a file.
 
     Args:
         progress: called with a line before each visit, where there are several
@@ -117,9 +118,10 @@ def visit_together(request: VisitRequest) -> VisitResponse:
 def _visit(
     sides: Sequence[Deployment], requests: Sequence[Request], load: Load, window: Window, seed: int, number: int
 ) -> tuple[Visit, ...]:
-    """Measure one visit of all candidates, the baseline being the last side, on newly opened pools or servers: the
-    location of a process in memory and on the cores is part of the variance between visits. Who is opened first
-    alternates.
+    """Measure one visit of all candidates beside the baseline, which is the last side.
+
+    Pools or servers are opened anew, since the location of a process in memory and on the cores is part of the variance
+    between visits. Their order alternates from visit to visit.
     """
     turn = 1 if number % 2 == 0 else -1
     with open_targets(sides[::turn], requests, load.served_inputs) as opened:
@@ -162,8 +164,10 @@ def measure_visit(
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[Visit, ...]:
-    """Measure the latency of all targets in alternating blocks, then their capacity and their rate under one SLO in
-    turn; return a visit for each candidate, beside the baseline, which is the last target.
+    """Measure the latency, the capacity and the rate under the SLO of all targets; return a visit for each candidate.
+
+    The last target is the baseline, beside which each candidate is measured. Latency comes first, in alternating
+    blocks, then capacity and the rate under one SLO for all, in turn.
 
     Capacity and rates are measured after the latency, when the machine may have another speed: they follow its pace,
     and are scaled to that during the latency measurement.

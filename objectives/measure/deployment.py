@@ -58,8 +58,9 @@ def kept_open(deployment: Deployment, requests: Sequence[Request]) -> Pool:
 
 
 def kept_service_ms(deployment: Deployment, requests: Sequence[Request]) -> float:
-    """Return the milliseconds of a request in the pool that `kept_open` returns, one at a time: the median of a
-    measurement now and of the two before, if these are recent.
+    """Return the milliseconds of a request in the pool that `kept_open` returns, one at a time.
+
+    This is the median of three measurements: one now and the two before, which are repeated if they are not recent.
     """
     target = load_target(kept_open(deployment, requests), deployment.placement, requests)
     target.settle()
@@ -103,8 +104,10 @@ def prepared_by_size(placement: Placement) -> bool:
 
 
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
-    """Warm a pool up with requests of many sizes: buffers grow with the largest request, and an engine that prepares
-    kernels by size gets every size once, as in its first minutes of service.
+    """Warm a pool up with requests of many sizes.
+
+    Buffers grow with the largest request. An engine that prepares kernels by size gets every size once, as in its first
+    minutes of service.
     """
     sizes = {rows_of(request): request for request in requests}
     ordered = sorted(sizes, reverse=True)
@@ -114,8 +117,10 @@ def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Reduce timer and interpreter noise during a measurement: threads wake on time, a finished replica gets the
-    interpreter at once (the default wait of 5 ms would show as latency), and garbage collection is off.
+    """Reduce timer and interpreter noise during a measurement.
+
+    Threads wake on time, a finished replica gets the interpreter at once (the default wait of 5 ms would show as
+    latency), and garbage collection is off.
     """
     before = sys.getswitchinterval()
     precise_sleep()

@@ -199,8 +199,10 @@ def decoded(body: bytes, header_length: str | None) -> Scores:
 
 
 def _text(body: bytes) -> str:
-    """Return a server's words for an error, in one line; all of its response where they are not where the protocol has
-    them."""
+    """Return a server's error message in one line, of 200 characters at most.
+
+    Where the response has no message in the place that the protocol gives it, the whole response is taken.
+    """
     text = body.decode(errors="replace")
     with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
         error = json.loads(text)["error"]

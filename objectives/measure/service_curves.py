@@ -1,5 +1,6 @@
-"""Measurement of service curves beside the baseline: in a short open loop, with every replica busy, and at the study's
-rate.
+"""Measurement of service curves beside the baseline.
+
+Runs are measured in a short open loop, with every replica busy, and at the study's rate.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Observed:
 
 
 def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
-    """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile, whose
-    pool stays open for the next such request.
+    """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile.
+
+    The baseline's pool stays open for the next such request.
 
     The curve is that of the machine at its reference speed, at which the baseline takes `reference_ms`.
     """
@@ -90,8 +92,11 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
 
 
 def of_few_sizes(requests: Sequence[Request]) -> list[Request]:
-    """Return requests from the smallest to the largest, at even distances by their rank: an engine that prepares its
-    kernels by size takes longer for those of hundreds of sizes than a curve takes in all."""
+    """Return a few requests from the smallest to the largest, at even distances by their rank.
+
+    An engine that prepares its kernels by size takes longer to prepare those of hundreds of sizes than the measurement
+    of a curve takes in all.
+    """
     ordered = sorted(requests, key=rows_of)
     places = np.linspace(0, len(ordered) - 1, min(_SIZES, len(ordered)))
     return [ordered[round(place)] for place in places]
@@ -157,8 +162,10 @@ def measure_service_curve(
 
 
 def rested_requests(share: float) -> int:
-    """Return the requests of which enough find all replicas idle, as this share of them does in the mean: in 97 of 100
-    draws or more.
+    """Return the number of requests of which enough find all replicas idle, in 97 of 100 draws or more.
+
+    Args:
+        share: mean share of the requests that find all replicas idle
     """
     return math.ceil((FEWEST_RUNS + 2 * math.sqrt(FEWEST_RUNS * (1 - share))) / share)
 

@@ -102,8 +102,10 @@ def _sizes(requests: Sequence[Request]) -> list[int]:
 
 @dataclass(frozen=True)
 class SimulatedLoad:
-    """The load of a study on virtual time: its rate is that share of what the baseline's replica serves, and its SLO
-    the study's own or twice the baseline's percentile.
+    """The load of a study on virtual time.
+
+    Its rate is the load's share of what the baseline's replica serves. Its SLO is the study's own or, without one,
+    twice the baseline's percentile.
 
     sizes: rows of the study's requests
     """
@@ -177,8 +179,10 @@ def _times(
 
 
 def _rate_under_slo(search: RateSearch, probe: Callable[[float], Probe], slo_ms: float, percent: int) -> float:
-    """Return the highest rate at which the percentile is within the SLO, found as that of a running deployment is; 0
-    where none is found."""
+    """Return the highest rate at which the percentile is within the SLO; 0 where there is none.
+
+    The search is that of a running deployment.
+    """
     if percentile(search.service_ms, percent) > slo_ms or search.capacity_rps[0] <= 0:
         return 0.0
     for _ in range(_PROBES):

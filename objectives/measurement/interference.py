@@ -84,15 +84,17 @@ def taken_share(rows: Floats) -> Floats:
 
 
 def calm_share(taken: Floats) -> float:
-    """Return the share not exceeded by the quietest fifth of blocks, (blocks,): what a neighbour always
-    takes disturbs no block in particular.
+    """Return the share not exceeded by the quietest fifth of blocks, (blocks,).
+
+    What a neighbour always takes disturbs no block in particular.
     """
     return float(np.quantile(taken, _CALM_QUANTILE, method="inverted_cdf"))
 
 
 def disturbance(taken: Floats) -> Floats:
-    """Return the largest distance of a pair's blocks above the calm level of their sides, above 1 where disturbed:
-    (pairs, sides) -> (pairs,).
+    """Return the largest distance of a pair's blocks above the calm level of their sides: (pairs, sides) -> (pairs,).
+
+    A pair is disturbed where the distance is above 1.
     """
     above: Floats = (taken - [calm_share(side) for side in taken.T]).max(axis=1) / _MARGIN
     return above
@@ -159,8 +161,9 @@ def least_disturbed(
 
 
 def cpu_seconds_of(processes: Sequence[int]) -> float:
-    """Return the CPU seconds of other processes, exactly, as `time.process_time` has them of this one (Linux); one that
-    has ended has none.
+    """Return the sum of the CPU seconds of other processes; one that has ended has none.
+
+    The seconds are as exact as those of `time.process_time` for this process (Linux).
     """
     found, clock = 0.0, ctypes.c_int()
     for process in processes:

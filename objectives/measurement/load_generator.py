@@ -130,8 +130,9 @@ def open_loop(
 
 
 def on_time(due_ns: NDArray[np.int64], held_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the times, (n,), at which a generator that loses no time of its own submits each request, given the time
-    that each submit blocks it.
+    """Return the times, (n,), at which a generator that loses no time of its own submits each request.
+
+    `held_ns` is the time that each submit blocks the generator.
 
     Request i at e[i] = max(due[i], e[i - 1] + held[i - 1]), which unrolls to a running maximum.
     """
@@ -147,10 +148,11 @@ def last_moments(
     finished_ns: NDArray[np.int64],
     replicas: int | None,
 ) -> NDArray[np.int64]:
-    """Return the latest times, (n,), at which each request can be submitted and still be answered no later than on
-    time, had all before it been on time.
+    """Return the latest time, (n,), at which each request can be submitted without a later answer.
 
-    The duration of a request is measured from the moment when it was submitted and a replica was idle; the first idle
+    The answer comes no later than for a submission on time, had all requests before it been on time too.
+
+    The duration of a request is measured from the moment when it was submitted and a replica was idle. The first idle
     replica takes the next request, which is exact for one replica and, except for ties and sizes, for several.
 
     Args:
@@ -196,8 +198,10 @@ def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, sec
 
 
 def drawn_requests(requests: Sequence[T], count: int, *seed: int) -> list[T]:
-    """Draw `count` requests, or their sizes, independently: a list played in its order would vary less in the long run
-    than real traffic, and its queues be shorter. The draws are independent of those of a schedule from the same seed.
+    """Draw `count` requests, or their sizes, independently.
+
+    A list played in its order would vary less in the long run than real traffic, and its queues would be shorter. The
+    draws are independent of those of a schedule from the same seed.
     """
     random = np.random.default_rng([*seed, _REQUESTS])
     return [requests[i] for i in random.integers(len(requests), size=count).tolist()]
@@ -224,8 +228,10 @@ def not_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], of
 
 
 def settle(most_seconds: float = 0.25, cpu_seconds: Callable[[], float] = time.process_time) -> None:
-    """Wait until this process is idle: an engine's threads spin on after an answer (ONNX Runtime's for 50 ms), and
-    would take a core from the next deployment.
+    """Wait until this process is idle.
+
+    An engine's threads spin on after an answer (ONNX Runtime's for 50 ms), and would take a core from the next
+    deployment.
 
     Args:
         cpu_seconds: CPU time so far of all that is to be idle

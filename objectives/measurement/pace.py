@@ -60,8 +60,11 @@ class Pace:
         self._recent = frozenset(range(len(targets)))
 
     def __call__(self, first: int) -> float:
-        """Measure the slowness, the geometric mean over two targets; of one that refuses requests nothing is known, and
-        of two the last target, the baseline, tells it."""
+        """Measure the slowness, the geometric mean over the target that runs next and the one that follows it.
+
+        The slowness of a target that refuses requests is unknown, and the other one's is taken. Where both refuse, it
+        is that of the last target, the baseline, or 1 where that is unknown too.
+        """
         measured = ((first + 1) % len(self._targets), first)
         found = [self._slowness(which) for which in measured]
         self._recent = frozenset(measured)

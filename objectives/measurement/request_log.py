@@ -121,8 +121,10 @@ def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: in
 
 
 def _seconds(column: pl.Series, first_line: int) -> tuple[NDArray[np.float64], float | None]:
-    """Return the seconds since the first time, (n,), and those of the first time since the epoch; integers are
-    subtracted as such, so that no digit is lost.
+    """Return the seconds since the first time, (n,), and those of the first time since the epoch.
+
+    The latter is None where the times do not count from the epoch. Integers are subtracted as integers, so that no
+    digit is lost.
     """
     times, per_second = _times(column)
     wrong = (times.is_null() | ~times.cast(float).is_finite()).fill_null(True).to_numpy()

@@ -90,13 +90,14 @@ class Line:
 
 @dataclass(frozen=True)
 class ServiceCurve:
-    """Service times of a replica that was idle for a short and for a long time, of one that is kept busy alone, and of
-    one beside busy others.
+    """Service times of a replica by its state before a run.
 
     A run after a long idle time takes longer: caches hold other data, and cores slow down or sleep. A small model at
     the load of a large one has only such runs.
 
-    idle_ns, rested_ns: the median idle times of the first two
+    idle, rested: after a short and after a long idle time
+    alone, crowded: kept busy, alone and beside busy others
+    idle_ns, rested_ns: the median idle times of `idle` and `rested`
     others: number of other replicas in `crowded`
     least_rows, most_rows: sizes between which runs were measured
     """
@@ -155,9 +156,10 @@ class ServiceCurve:
         return replace(self, **lines)
 
     def sampler(self, seed: int) -> Callable[[int, int | None, int], float]:
-        """Return a function that draws the nanoseconds of a run of so many rows, by a replica that was idle for so many
-        nanoseconds (None for a busy one), beside so many busy others. It raises OutsideRangeError for a size that was
-        not measured.
+        """Return a function that draws the nanoseconds of a run.
+
+        Its arguments are the rows of the run, the nanoseconds that the replica was idle before (None for a busy one),
+        and the number of other replicas that are busy. It raises OutsideRangeError for a size that was not measured.
         """
         random = np.random.default_rng(seed)
         idle_draws, rested_draws, alone_draws, crowded_draws = (
@@ -189,8 +191,9 @@ class ServiceCurve:
 
 
 def _continued(rows: Floats, level: Floats, least: float, most: float) -> tuple[Floats, Floats]:
-    """Continue a line to the least and the most rows that were run, with the slope of its lower and its upper half: the
-    groups at its ends stand for their median size, and with log-normal sizes the largest is twice that.
+    """Continue a line to the least and the most rows that were run, with the slope of its lower and its upper half.
+
+    The groups at its ends stand for their median size, and with log-normal sizes the largest is twice that.
     """
     if len(rows) < 2:
         return rows, level

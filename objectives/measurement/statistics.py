@@ -132,8 +132,10 @@ def _resampled_ratios(candidate: Floats, baseline: Floats, percent: float, seed:
 
 
 def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
-    """Return a function of row weights, (resamples, n) and not negative, that returns the area under the ROC curve for
-    each, (resamples,), NaN where one class has no weight; tied scores count half (Mann and Whitney 1947).
+    """Return a function of row weights that returns the area under the ROC curve.
+
+    The function takes weights, (resamples, n) and not negative, and returns the area for each resample, (resamples,),
+    NaN where one class has no weight. Tied scores count half (Mann and Whitney 1947).
 
     Args:
         scores: (n,)
@@ -180,8 +182,9 @@ def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floa
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Return the mean, (resamples,), for each row of weights, (resamples, n) and not negative, NaN where no value has
-    weight; values, (n,), that are NaN are left out.
+    """Return the mean of values, (n,), for each row of weights, (resamples, n) and not negative: (resamples,).
+
+    Values that are NaN are left out. The mean is NaN where no value has weight.
     """
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

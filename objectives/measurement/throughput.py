@@ -74,8 +74,9 @@ def measure_capacity(
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
-    """Measure the requests per second of saturated deployments, (bursts, targets), in alternating bursts, scaled to a
-    slowness of 1.
+    """Measure the requests per second of saturated deployments, (bursts, targets), in alternating bursts.
+
+    They are scaled to a slowness of 1.
 
     Args:
         calm: share of the wall time that other processes take in undisturbed blocks
@@ -247,8 +248,9 @@ def _sizes(blocks: Sequence[Floats]) -> Floats:
 
 
 def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
-    """Return ascending rates and the percentile at each, which never falls: from a rate of 0, where requests do not
-    queue, to capacity, where the queue grows without limit; from (n,) values as measured, by rate.
+    """Return ascending rates and the percentile at each, which never falls, from (n,) measured values by rate.
+
+    The rates run from 0, where requests do not queue, to capacity, where the queue grows without limit.
     """
     below = rates < max(capacity_rps, np.finfo(float).tiny)
     level = _monotone(percentiles[below], weights[below])

@@ -45,8 +45,10 @@ class LatencyNoise:
 
 @dataclass(frozen=True)
 class RatioNoise(LatencyNoise):
-    """Variance of each ratio between visits, from earlier benchmarks of the same study; `with_overhead` is that of the
-    ratios with the time that is spent elsewhere."""
+    """Variance of each ratio between visits, from earlier benchmarks of the same study.
+
+    with_overhead: that of the ratios with the time that is spent elsewhere
+    """
 
     service_p50: VisitNoise = NO_NOISE
     throughput: VisitNoise = NO_NOISE
@@ -78,8 +80,9 @@ PRIOR = RatioNoise(
 
 
 def pooled_noise(benchmarks: Sequence[Sequence[float]], prior: VisitNoise = NO_NOISE) -> VisitNoise:
-    """Estimate the variance between the visits of each benchmark, pooled with what was believed before; one with a
-    ratio of 0 is left out.
+    """Estimate the variance between the visits of each benchmark, pooled with what was believed before.
+
+    A benchmark with a ratio of 0 is left out.
     """
     logs = [np.log(visits) for visits in benchmarks if len(visits) > 1 and min(visits) > 0]
     degrees = prior.degrees + sum(len(one) - 1 for one in logs)
@@ -95,8 +98,9 @@ def ratio_over_visits(
     blocks: int | None = None,
     drift: float = 0.0,
 ) -> tuple[float, Interval]:
-    """Return the geometric mean of the visits' ratios and its interval: a t interval of their logarithms, or of the
-    ratios themselves and their mean where one is 0.
+    """Return the geometric mean of the visits' ratios and its interval, a t interval of their logarithms.
+
+    Where a ratio is 0, return the arithmetic mean and the t interval of the ratios themselves.
 
     The variance of a visit is that between the visits, moderated by that of earlier benchmarks as in Smyth (2004,
     Statistical Applications in Genetics and Molecular Biology 3, eq. 3), and at least that within a visit.

@@ -121,8 +121,9 @@ class Recommender(Protocol):
         """Return rows of train in the form of requests, (count, ...) each, for tracing, calibration and comparison."""
 
     def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        """Return the lookups of each id of the model's tables in train, (rows,), by the table's dotted name, as far as
-        they are known; the model is the recommender's own or a sibling of it.
+        """Return the known lookups of each id of the model's tables in train, (rows,), by the table's dotted name.
+
+        The model is the recommender's own or a sibling of it.
         """
         return counted(model, tables, (block.inputs for block in self.train_rows().blocks), self.outputs)
 

@@ -41,8 +41,10 @@ def request_rows(task: Task, seed: int) -> Integers:
 
 
 def draw_requests(dataset: Dataset, rows: Integers, seed: int) -> list[dict[str, Array]]:
-    """Draw one request for each of rows, (count,), at least 1 each: a test row's user side and context, and that many
-    candidates, as views of codes or numbers, (rows,), or codes, (rows, length), by field.
+    """Draw one request for each number of rows in `rows`, (count,), at least 1 each.
+
+    A request has a test row's user side and context, and that many candidates, as views of codes or numbers, (rows,),
+    or codes, (rows, length), by field.
 
     Where the data name items, candidates are drawn by their count in train rows among those that the test row's user
     had no event with before it: without replacement while there are enough of them, else with. Otherwise a candidate is

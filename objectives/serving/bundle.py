@@ -111,9 +111,7 @@ class Bundle:
 
     @property
     def slower_here(self) -> str | None:
-        """The reason why int8 products are exact but slower here than on the machine that the bundle was made for, or
-        None.
-        """
+        """Reason why int8 products are exact but slower here than on the machine the bundle was made for, or None."""
         bits = self.manifest.int8_weight_bits
         if bits is None or bits <= int8_weight_bits():
             return None

@@ -32,8 +32,9 @@ class BundleError(InputError):
 
 
 def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:
-    """Return the names of the files in a folder that hold the model: two where it was split at its tables, and one more
-    for the weights of a large model.
+    """Return the names of the files in a folder that hold the model.
+
+    There are two where it was split at its tables, and one more for the weights of a large model.
     """
     graphs = _graphs(placement)
     return (*graphs, WEIGHTS) if (folder / WEIGHTS).exists() else graphs

@@ -37,8 +37,9 @@ _ROOT = Path("/")
 
 
 def core_ids() -> tuple[int, ...]:
-    """Return the numbers of the cores that this process may run on. A quota limits its time only: see
-    `cores_allowed`.
+    """Return the numbers of the cores that this process may run on.
+
+    A quota limits its time only: see `cores_allowed`.
     """
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
@@ -80,8 +81,9 @@ def _cpu_limit(folder: Path) -> float | None:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Iterate over the folders of the groups that limit this process, innermost first; in a container some may be
-    missing.
+    """Yield the folders of the control groups that limit this process, innermost first.
+
+    In a container some may be missing.
     """
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -128,8 +130,9 @@ def int8_weight_bits() -> Int8WeightBits:
 
 
 def kernel_unit() -> int:
-    """Return the floats in a vector of this CPU: a dimension between two multiples of it costs as much as the higher
-    one.
+    """Return the number of floats in a vector of this CPU.
+
+    A dimension between two multiples of it costs as much as the higher one.
     """
     return 16 if "avx512f" in cpu_features() else 8
 
@@ -189,8 +192,10 @@ def _mebibytes(text: str) -> int | None:
 
 @cache
 def held_by(engine: str) -> tuple[str, ...]:
-    """Return the providers of ONNX Runtime's build, whose libraries are checked only on opening, or the devices that
-    OpenVINO finds, by the engine's own names, such as CPU and GPU.0; none where it is not installed.
+    """Return what an engine can run on here, by its own names; none where it is not installed.
+
+    For ONNX Runtime these are the providers of its build, whose libraries are checked only on opening. For OpenVINO
+    they are the devices that it finds, such as CPU and GPU.0.
     """
     if engine not in ENGINES:
         raise ValueError(f"An engine is one of {', '.join(ENGINES)}, but got {engine!r}.")
@@ -217,8 +222,9 @@ def devices_of(engine: str) -> tuple[str, ...]:
 
 
 def places_here() -> tuple[str, ...]:
-    """Return every engine on each of its devices here, as a search space names them; the CPU is omitted
-    from the name.
+    """Return every engine on each of its devices here, as a search space names them.
+
+    The names omit the CPU.
     """
     return tuple(InstanceGroup(engine, device).place for engine in engines_here() for device in devices_of(engine))
 

@@ -189,8 +189,10 @@ class OpenVino:
 
 
 def _initialise_openvino() -> None:
-    """Initialise OpenVINO's binding to NumPy. It does so on first use, where two threads of 2026.4.1 would deadlock:
-    one holds the interpreter and waits for C++'s guard, the other the reverse.
+    """Initialise OpenVINO's binding to NumPy.
+
+    OpenVINO does so on first use, where two threads of 2026.4.1 would deadlock: one holds the interpreter and waits for
+    C++'s guard, the other the reverse.
     """
     import openvino
 
@@ -261,8 +263,9 @@ def open_engine(
 def open_replica(
     model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str = "fp32"
 ) -> Engine:
-    """Load a model file as a replica of an instance group; with an embedding device, load the two graphs it was split
-    into.
+    """Load a model file as a replica of an instance group.
+
+    With an embedding device, load the two graphs that the model was split into.
 
     Arrays that the model takes once a request are reduced to one row, whatever a request holds.
 

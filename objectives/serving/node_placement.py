@@ -14,8 +14,9 @@ _SHAPE_NUMBERS = 16
 
 
 def nodes_left_to_cpu(profile: Path) -> list[str]:
-    """Return the names and operators of nodes that ran on the CPU and do more than compute shapes, in the order of the
-    run.
+    """Return the nodes that ran on the CPU and do more than compute shapes, in the order of the run.
+
+    Each is given by its name and operator.
 
     The runtime keeps shapes on the CPU by design: a few integers each. A node with any other output there has its
     operands copied from the device and back in every request.

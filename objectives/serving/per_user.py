@@ -12,16 +12,19 @@ from objectives.serving.split_engine import Engine, Scores
 
 
 class PerUser:
-    """An engine whose model takes one row of some inputs: one run where a request's rows agree on these, as those of
-    one user do, else one run for each group of rows that agree, so that every row is scored with its own user.
+    """An engine whose model takes one row of some inputs, run once for each user of a request.
+
+    A request whose rows agree on these inputs, as those of one user do, takes one run. Any other takes one run for each
+    group of rows that agree, so that every row is scored with its own user.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._run, self.once = engine.run, engine.once
 
     def run(self, inputs: Arrays) -> Scores:
-        """Compute scores, in the order of the rows, from named arrays of (rows, ...), or of one row where all rows
-        share it.
+        """Compute scores, in the order of the rows, from named arrays of (rows, ...).
+
+        An array has one row where all rows share it.
 
         Raises:
             ValueError: rows are of several users, and the arrays do not all have the same number of rows, or one.

@@ -41,8 +41,9 @@ def preparation(specs: Sequence[InputSpec]) -> Callable[[Arrays], Arrays]:
 
 
 def _holds(values: Array, vocabulary: int) -> bool:
-    """Return whether all ids lie within a vocabulary; 64 bits need one comparison only, since as unsigned numbers the
-    negative ids are the largest.
+    """Return whether all ids lie within a vocabulary.
+
+    Ids of 64 bits need one comparison only, since as unsigned numbers the negative ones are the largest.
     """
     if not values.size:
         return True

@@ -30,8 +30,9 @@ class Engine(Protocol):
         ...
 
     def run(self, inputs: Arrays) -> Scores:
-        """Compute scores, (rows,) in the order of the rows, from named arrays of (rows, ...); the caller may keep them.
-        A missing input is an error that names it.
+        """Compute scores, (rows,) in the order of the rows, from named arrays of (rows, ...).
+
+        The caller may keep the scores. A missing input is an error that names it.
         """
         ...
 

@@ -102,8 +102,10 @@ def _estimate(means: Sequence[float]) -> tuple[float, float, int]:
 
 
 def t_quantile(beyond: float, degrees: int) -> float:
-    """Return the t that the absolute value of Student's t exceeds with probability `beyond`, by bisection of the closed
-    form (Abramowitz and Stegun 26.7.3 and 26.7.4): a light install, which serves, has no SciPy.
+    """Return the t that the absolute value of Student's t exceeds with probability `beyond`.
+
+    It is found by bisection of the closed form (Abramowitz and Stegun 26.7.3 and 26.7.4), since a light install, which
+    serves, has no SciPy.
     """
     low, high = 0.0, math.pi / 2
     for _ in range(80):

@@ -33,8 +33,13 @@ _LOOK_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Setup:
-    """Folders of both bundles, file of the state, what happened before the process began, and the shortest window in
-    which latencies are compared, in seconds."""
+    """What the process needs to begin.
+
+    champion, challenger: folders of the bundles
+    state: file of the state
+    lost: what happened before the process began
+    window_seconds: the shortest window in which latencies are compared
+    """
 
     champion: Path
     challenger: Path
@@ -54,8 +59,13 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first reply: the champion's version, all counts so far, and the reason why there is nothing to compare, if
-    any, which is final where another attempt on the same files would end as this one."""
+    """The first reply.
+
+    champion: the champion's version
+    counts: all counts so far
+    trouble: the reason why there is nothing to compare, if any
+    final: whether another attempt on the same files would end as this one
+    """
 
     champion: str
     counts: Counts

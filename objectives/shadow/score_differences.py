@@ -93,8 +93,9 @@ class ScoreDifferences:
 
     @property
     def mean_difference(self) -> float | None:
-        """Mean absolute difference in units of the spread of the champion's scores, of the output where it is largest;
-        None before the first request.
+        """Mean absolute difference in units of the spread of the champion's scores; None before the first request.
+
+        Of several outputs, it is that of the output where it is largest.
 
         Scores that are unrelated, of equal spread and normally distributed, differ by 2 / sqrt(pi) = 1.13 on average;
         of correlation r, by that times sqrt(1 - r).
@@ -108,9 +109,7 @@ class ScoreDifferences:
 
     @property
     def rank_agreement(self) -> float | None:
-        """Mean share of the champion's top rows that are the challenger's too; None where no request has enough
-        rows.
-        """
+        """Mean share of the champion's top rows that are the challenger's too; None if no request has enough rows."""
         return self.agreement / self.ranked if self.ranked else None
 
     @property
@@ -119,8 +118,9 @@ class ScoreDifferences:
 
 
 def top_overlap(first: NDArray[np.float64], second: NDArray[np.float64], top: int) -> float:
-    """Return the share of the `top` highest rows of the first, (rows,), that are among those of the second; of equal
-    scores, the earlier row is the higher.
+    """Return the share of the `top` highest rows of the first, (rows,), that are among those of the second.
+
+    Of equal scores, the earlier row is the higher.
     """
     both = (set(np.argsort(-scores, kind="stable")[:top].tolist()) for scores in (first, second))
     return len(set.intersection(*both)) / top

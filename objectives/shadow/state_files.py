@@ -51,8 +51,7 @@ class OwnFile:
 
 
 def read_states(folder: Path) -> tuple[ShadowState, ...]:
-    """Read the states of all servers, of those that have ended too, in the order of their files' names; none where
-    there is no folder.
+    """Read the states of all servers, running or ended, in the order of their files' names; none without a folder.
 
     Raises:
         InputError: a file holds something else.

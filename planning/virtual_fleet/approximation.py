@@ -22,8 +22,10 @@ _QUANTILES, _WAITS = 40, 10
 
 
 def approximate(spec: FleetSpec, demand: Demand, table: LatencyTable, objective: Objective, seed: int) -> FleetOutcome:
-    """Serve a demand by a fleet: its state follows its events exactly, requests have the latency of the steady state,
-    and while more arrive than can be answered, and until that is made up for, they wait for the backlog (fluid limit).
+    """Return the approximate outcome of a fleet that serves a demand.
+
+    The state of the fleet follows its events exactly, and requests have the latency of the steady state. While more
+    arrive than can be answered, and until that is made up for, they wait for the backlog (fluid limit).
 
     Args:
         table: of this fleet, or of one that differs in the number of machines or in what goes wrong
@@ -59,8 +61,10 @@ def _served(spec: FleetSpec, table: LatencyTable, pieces: Pieces, capacity: Floa
 
 
 def _relaxed(utilisation: Floats, seconds: Floats, service_s: float) -> Floats:
-    """Return the utilisations whose steady state is reached, (n,): near saturation a queue needs about a service time
-    over (1 - utilisation)^2 for that (Kleinrock 1976, 2.2), and a fleet may be near it for a shorter while.
+    """Return the utilisations whose steady state is reached, (n,).
+
+    Near saturation a queue needs about a service time over (1 - utilisation)^2 to reach it (Kleinrock 1976, 2.2), and a
+    fleet may be near saturation for a shorter while.
     """
     near = utilisation > NEAR_SATURATION
     run = np.cumsum(np.diff(near, prepend=near[:1]))
@@ -95,8 +99,10 @@ def _weights(
 
 
 class _Waits:
-    """Distributions of the latency of requests that find a backlog: its wait and a service, or the latency of the
-    steady state at the utilisation where that is longer, quantile by quantile.
+    """Distributions of the latency of requests that find a backlog.
+
+    The latency is the wait and a service, or that of the steady state at the utilisation where it is longer, quantile
+    by quantile.
     """
 
     def __init__(self, table: LatencyTable, groups: Sequence[tuple[Mixture, ...]], slo_ms: float) -> None:

@@ -65,8 +65,9 @@ def scenarios(spec: FleetSpec, evaluate: Evaluate, tolerated: float | None) -> I
 
 
 def fewest_machines(spec: FleetSpec, evaluate: Evaluate, tolerated: float) -> int | None:
-    """Return the fewest machines, in the proportions of the fleet, with which at most the tolerated share of the
-    requests is late, by bisection; None where 32 times as many do not suffice.
+    """Return the fewest machines with which at most the tolerated share of the requests is late.
+
+    The fleet keeps its proportions, and its size is found by bisection. None where 32 times as many do not suffice.
     """
     low, high = 0, spec.machines
     while evaluate(spec.resized(high)).late > tolerated:

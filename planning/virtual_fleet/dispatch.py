@@ -219,8 +219,9 @@ def simulate_fleet(
     slow_speed: float = 1.0,
     detection_s: float = 0.0,
 ) -> Floats:
-    """Send requests to a fleet whose machines change, and return their milliseconds, (n,), infinite where refused by a
-    full queue or lost with a machine.
+    """Send requests to a fleet whose machines change, and return their latency in milliseconds, (n,).
+
+    It is infinite where a request was refused, found no machine in rotation, or was lost with a machine.
 
     Args:
         seconds: (n,) ascending arrival times

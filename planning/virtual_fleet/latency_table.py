@@ -43,8 +43,9 @@ class Mixture(NamedTuple):
 
 
 class LatencyTable:
-    """Distributions of latency, each simulated when it is first asked for, with the same random numbers at all
-    utilisations.
+    """Distributions of latency, each simulated when it is first asked for.
+
+    The random numbers are the same at all utilisations.
 
     Args:
         rows: (n,) rows of requests, which are drawn from them
@@ -99,8 +100,9 @@ class LatencyTable:
         return np.asarray(mixed, np.float64)
 
     def _simulate(self, composition: Composition, utilisation: float) -> Floats:
-        """Return the milliseconds of the requests of a group, without a beginning in which queues settle. Instances
-        that get more than they can do, of a policy that does not look at them, begin with full queues.
+        """Return the milliseconds of the requests of a group, without a beginning in which queues settle.
+
+        Under a policy that does not look at the instances, those that get more than they can do begin with full queues.
         """
         instances, slow = self._instances(composition)
         factor = np.array([self._spec.slow_speed if each.machine in slow else 1.0 for each in instances])
@@ -120,8 +122,9 @@ class LatencyTable:
         return simulate_fleet(fleet, seconds, rows)[warm_up:]
 
     def _shares_of_work(self, speed: Floats) -> Floats:
-        """Return the utilisation of instances of the given speeds over that of all, (instances,): policies that look at
-        the instances even it out.
+        """Return the utilisation of instances of the given speeds over that of all, (instances,).
+
+        Policies that look at the instances even it out.
         """
         return speed.mean() / speed if self._spec.policy in BLIND else np.ones(len(speed))
 

@@ -100,8 +100,10 @@ class TechniqueSummary:
 
 @dataclass(frozen=True)
 class AblationSummary:
-    """Effects of the techniques of a trial, as `leanrec ablate --json` prints it; `control` is None where the trial
-    learns nothing from the baseline, or that was not measured."""
+    """Effects of the techniques of a trial, as `leanrec ablate --json` prints them.
+
+    control: None where the trial learns nothing from the baseline, or that was not measured
+    """
 
     study: str
     trial: int

@@ -48,8 +48,13 @@ def technique_verdict(
     groups: Sequence[str] | None,
     profile: StudyProfile | None,
 ) -> str:
-    """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence; groups
-    are the layer groups that it changes, None for how the model is run."""
+    """Describe the effect of a technique in one sentence.
+
+    The effect is that at the trial or, where it was not measured, that of the technique alone.
+
+    Args:
+        groups: layer groups that the technique changes; None where it changes how the model is run
+    """
     at_hand = [effect for effect in (without, alone) if effect is not None]
     measured = next((effect for effect in at_hand if effect.difference is not None), None)
     if measured is None:
@@ -101,8 +106,12 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
 
 
 def distillation_gain(quality: Quality, part: HeldPart, seeds: int) -> DistillationGain:
-    """Compute the gain of distillation from a model's quality against the same one's without it, on this part of the
-    data, the mean over so many trainings of both."""
+    """Compute the gain of distillation from a model's quality against the same model without it.
+
+    Args:
+        part: of the data
+        seeds: trainings of both models that the quality is a mean of
+    """
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
     return DistillationGain(quality.metric, gain, interval, seeds, f"On {part}, distilling {gained(quality)}{mean}.")

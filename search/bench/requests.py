@@ -18,8 +18,13 @@ _USERS = 64
 
 
 def parse_rows(text: str) -> RowsConfig:
-    """`200` is always 200 rows; `200,0.6,1000` is log-normal by its median and sigma, cut at the last; anything else is
-    a ConfigError."""
+    """Parse the number of rows in a request, always the same or log-normal.
+
+    `200` is always 200 rows. `200,0.6,1000` is log-normal by its median and sigma, cut at the last number.
+
+    Raises:
+        ConfigError: the text is anything else.
+    """
     try:
         median, *spread = text.split(",")
         sigma, most = spread or ("0", median)
@@ -31,8 +36,11 @@ def parse_rows(text: str) -> RowsConfig:
 
 
 def draw_requests(inputs: Sequence[InputSpec], rows: NDArray[np.int64], seed: int) -> list[Request]:
-    """A request, made of views, for each of rows, (n,): codes are uniform below the vocabulary, other numbers standard
-    normal, and inputs of the user's side the same in all rows."""
+    """Draw a request for each of `rows`, (n,), made of views.
+
+    Codes are uniform below the vocabulary, and other numbers standard normal. Inputs of the user's side are the same in
+    all rows of a request.
+    """
     random = np.random.default_rng(seed)
     most = int(rows.max())
     users = [{spec.name: _values(spec, most, random) for spec in inputs} for _ in range(min(_USERS, len(rows)))]

@@ -140,8 +140,9 @@ def told(found: PromotionVerdict) -> str:
 
 
 def _evidence(states: Path, champion: Bundle, challenger: Bundle) -> tuple[ShadowSummary, Condition]:
-    """Return the summary of all servers' states of these two, and the condition that there is one; else the summary of
-    no request.
+    """Return the summary of how these two were shadowed, and the condition that there is one.
+
+    The summary is of all servers' states of the two, or of no request where there are none.
     """
     found, wanted = read_states(states), f"{challenger.version} beside {champion.version}"
     # A server that cannot read a challenger's manifest knows its folder alone.

@@ -56,8 +56,9 @@ class Steps:
         return self.folder(checkpoint) / "checkpoint" / Path(file).name
 
     def build(self, work: Work) -> tuple[Step, str]:
-        """Apply the champion's recipe to the checkpoint; whatever the factory, the build or the bundle's policy has
-        against it refuses it.
+        """Apply the champion's recipe to the checkpoint.
+
+        The checkpoint is refused where the factory, the build or the bundle's policy has anything against it.
 
         Raises:
             LostJobError: a worker's process died, which may not be the checkpoint's fault.

@@ -48,8 +48,9 @@ class Watch:
         newest(checkpoint)
 
     def once(self) -> Decided | None:
-        """Take the checkpoint at work, or a new one, through all steps that are left, and return what was decided;
-        None where there is no new one.
+        """Take the checkpoint at work, or a new one, through the remaining steps, and return the decision.
+
+        Return None where there is no new checkpoint.
 
         Raises:
             ExplainedError: a step cannot be done now; the next call continues there.

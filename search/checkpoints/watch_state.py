@@ -49,8 +49,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Decided:
-    """A checkpoint that was promoted or refused, that the champion was made of already, or whose time was over before
-    there was a verdict; `at` in seconds of the wall clock."""
+    """A checkpoint that was decided.
+
+    outcome: `unchanged` where the champion was made of it already, `undecided` where its time was over before there was
+        a verdict
+    at: seconds of the wall clock
+    """
 
     checkpoint: str
     file: str

@@ -45,8 +45,10 @@ def bundle_folder(where: str, home: Home, field: str = "BUNDLE") -> Path:
 
 
 def challenger_folder(where: str, home: Home) -> Path | None:
-    """Return the folder of a challenger, None while a registered model has no version of that alias; arguments and
-    errors as in `bundle_folder`."""
+    """Return the folder of a challenger; None while a registered model has no version of that alias.
+
+    Arguments and errors are as in `bundle_folder`.
+    """
     field = "--challenger"
     if not is_alias(where):
         return bundle_folder(where, home, field)

@@ -63,11 +63,10 @@ class Look:
 
 
 def confidence_of(look: int) -> float:
-    """Return the confidence level of the k-th evaluation on test: Bonferroni with unequal shares, alpha / (k (k + 1)),
-    which sum to alpha.
+    """Return the confidence level of the k-th evaluation on test.
 
-    For any number of evaluations, the chance that any accepted point violates the limit stays below alpha, and the
-    number need not be known beforehand.
+    This is Bonferroni with unequal shares, alpha / (k (k + 1)), which sum to alpha. For any number of evaluations, the
+    chance that any accepted point violates the limit stays below alpha, and the number need not be known beforehand.
     """
     return 1 - ALPHA / (look * (look + 1))
 
@@ -97,8 +96,9 @@ def confirm(
 def try_point(
     pairs: PairedComparison, point: Point, side: Side, looks: list[Look], policy: Policy
 ) -> Confirmed | Unconfirmed:
-    """Benchmark a point over a long window, and evaluate it on test where that keeps the policy; `looks` is as in
-    `confirm`.
+    """Benchmark a point over a long window, and evaluate it on test where that keeps the policy.
+
+    `looks` is as in `confirm`.
     """
     say = pairs.console.say
     name, (artifact, candidate) = f"trial {point.trial}", side

@@ -44,8 +44,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BesideOld:
-    """Comparison with the bundle that would be replaced, on the same rows and requests, as far as possible; else the
-    reason: the old one may not know today's items, or take other inputs, or a benchmark was disturbed."""
+    """Comparison with the bundle that would be replaced, on the same rows and requests, as far as possible.
+
+    trouble: why not all of it was possible: the old bundle may not know today's items, or take other inputs, or a
+        benchmark was disturbed
+    """
 
     quality: Quality | None = None
     latency: Latency | None = None
@@ -54,8 +57,10 @@ class BesideOld:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The recipe on another checkpoint, measured against that checkpoint and against the old bundle; looks are those of
-    all builds of the recipe."""
+    """The recipe on another checkpoint, measured against that checkpoint and against the old bundle.
+
+    confirmed: its looks are those of all builds of the recipe
+    """
 
     artifact: Artifact
     confirmed: Confirmed
@@ -64,8 +69,10 @@ class Rebuilt:
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildResult:
-    """Result of a build, as `leanrec build --json` prints it; numbers are None where nothing was built, and those
-    beside the old bundle where the two could not be compared.
+    """Result of a build, as `leanrec build --json` prints it.
+
+    Numbers are None where nothing was built. Those beside the old bundle are also None where the two could not be
+    compared.
 
     unchanged: the bundle was made of this checkpoint already
     margins: by limit of the policy, below zero where it is broken, None where it cannot be told
@@ -147,8 +154,11 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
 
 
 def _asked(policy: Policy) -> Json:
-    """The policy as looks are counted by: a limit on throughput or memory only where it is set, since policies had none
-    before, and their looks still count."""
+    """Return the policy by which looks are counted.
+
+    It has a limit on throughput or memory only where that is set, since policies had none before, and their looks still
+    count.
+    """
     plain: Json = to_plain(policy)
     return {key: value for key, value in plain.items() if value is not None or key not in _LATER_LIMITS}
 

@@ -69,10 +69,10 @@ def remeasure(
     trials: Sequence[int] = (),
     through: Through | None = None,
 ) -> Remeasurement:
-    """Time points again, the fastest first, but the baseline, which runs beside every one of them; write and give the
-    result.
+    """Time points again, the fastest first; write and return the result.
 
-    The study's trials stay unchanged. A row that fails has no `now` and a `reason`, and the others go on.
+    The baseline is not among them, since it runs beside every one. The study's trials stay unchanged. A row that fails
+    has no `now` and a `reason`, and the others go on.
 
     Args:
         trials: measured trials, on the front or not; none for those of the front

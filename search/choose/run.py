@@ -87,8 +87,10 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
 def tuned_ratios(
     pairs: PairedComparison, trial: int, measured: Measurement, tuned: int, sides: Mapping[int, Side]
 ) -> TunedRatios | None:
-    """Measure a confirmed trial's ratios to the tuned baseline, over a long window; None where it is that itself, or
-    where the benchmark failed, which is reported."""
+    """Measure a confirmed trial's ratios to the tuned baseline, over a long window.
+
+    Return None where the trial is the tuned baseline itself, or where the benchmark failed, which is reported.
+    """
     if tuned == trial:
         return None
     latency, throughput, say = measured.latency, measured.throughput, pairs.console.say
@@ -104,8 +106,10 @@ def tuned_ratios(
 
 
 def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
-    """Measure on test what distillation gains over the same model trained on the labels alone for as many epochs; None
-    where it learned nothing from the baseline, or where that failed, which is reported."""
+    """Measure on test what distillation gains over the same model trained on the labels alone for as many epochs.
+
+    Return None where the model learned nothing from the baseline, or where the measurement failed, which is reported.
+    """
     without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
     if without is None:
         return None
@@ -151,6 +155,9 @@ def bundle_up(
 
 
 def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
-    """Name the checkpoint and what was done to it, which need not be done again. The bits are of the weights of int8
-    products, None where there are none."""
+    """Return a hash of the checkpoint and of what was done to it, which need not be done again.
+
+    Args:
+        weight_bits: of the weights of int8 products, None where there are none
+    """
     return digest(prepared.key, candidate.id, weight_bits)

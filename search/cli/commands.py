@@ -1,5 +1,6 @@
-"""Commands: each calls, prints, and returns an exit status. Imports are made when a command runs, so that a bundle is
-served with few packages.
+"""Commands: each calls, prints, and returns an exit status.
+
+Imports are made when a command runs, so that a bundle is served with few packages.
 """
 
 from __future__ import annotations

@@ -163,8 +163,9 @@ def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
 
 
 def tables(found: ValidationReport) -> list[Table]:
-    """Tables of the techniques that each group admits, of the forms of the graph that are not available, and of the
-    modules that are left alone.
+    """Return the tables of the groups, of the forms of the graph that are not available, and of the modules left alone.
+
+    The first has the techniques that each group admits.
     """
     right = (Column(name, justify="right") for name in ("layers", "parameters", "time"))
     title = f"What can be compressed of {found.recommender}"

@@ -116,8 +116,9 @@ def _weights(given: SpaceConfig, prepared: Prepared, epochs: int) -> WeightsSpac
 
 
 def _elastic(space: WeightsSpace, learning: DistillationConfig, prepared: Prepared) -> WeightsSpace:
-    """Return the space with an elastic network for each origin whose shapes are nested in the model; where slices are
-    demanded, without the techniques that are not trained in one.
+    """Return the space with an elastic network for each origin whose shapes are nested in the model.
+
+    Where slices are demanded, the techniques that are not trained in an elastic network are left out.
     """
     known = {name: Choice(values) for name, values in prepared.student.items()}
     nested = prepared.nested and all(

@@ -133,8 +133,12 @@ class TrainingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Minutes of the study, the share of them that its final benchmark may take, and trials that end in the search,
-    baseline and reference points aside; None: as many as fit."""
+    """Budget of a study.
+
+    minutes: of the whole study
+    final_share: share of the minutes that the final benchmark may take
+    trials: that end in the search, baseline and reference points aside; None for as many as fit
+    """
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
     final_share: float = Field(default=0.3, ge=0, lt=1, description="a number from 0 to below 1")

@@ -75,8 +75,10 @@ class BenchmarkQueue:
         return jobs.time_group([side(one) for one in group], jobs.config.seed + group[0].number, recordings)
 
     def end(self, done: Done) -> Iterator[tuple[RunningTrial, BenchmarkResponse | str]]:
-        """Yield the numbers of each trial that was measured, or why it has none; nothing where a group failed, whose
-        halves are tried."""
+        """Yield the numbers of each trial that was measured, or the reason why it has none.
+
+        Where a group of several failed, yield nothing: its halves are tried next.
+        """
         group = self._group
         self._seconds += done.seconds
         if isinstance(done.result, GroupBenchmarkResponse):

@@ -30,8 +30,9 @@ _TIMES = 5
 
 
 class CostModel:
-    """Service curves of a study, kept in a file of lines that is read again when the study goes on, and the ratios that
-    are simulated with them.
+    """Service curves of a study, and the ratios that are simulated with them.
+
+    The curves are kept in a file of lines that is read again when the study goes on.
 
     The baseline's own curve is the first: its service time then is the machine's reference speed, to which every later
     curve is scaled. Where requests go through HTTP, what that adds is measured once, on the baseline, and every
@@ -62,8 +63,10 @@ class CostModel:
         return tuple(self._curves[_key(candidate, part)] for part in curve_parts(candidate.placement))
 
     def measure_baseline(self, pairs: PairedComparison) -> None:
-        """Measure what HTTP adds to the baseline, if requests go through it, and the baseline's own curve, where they
-        are not known: of several curves, the one whose p95 is in the middle.
+        """Measure the baseline's own curve and what HTTP adds to it, where they are not known.
+
+        What HTTP adds is measured only if requests go through it. Of several curves, the one with the middle p95 is
+        kept.
 
         Raises:
             JobError: it cannot be measured.

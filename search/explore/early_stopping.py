@@ -36,8 +36,10 @@ class EarlyStopping:
     cycles: int = 1
 
     def applies(self, running: RunningTrial) -> bool:
-        """Return whether a trial's training is evaluated early: where it may be stopped, and that is expected to save
-        more seconds than the evaluation takes."""
+        """Return whether a trial's training is evaluated early.
+
+        This holds where it may be stopped, and that is expected to save more seconds than the evaluation takes.
+        """
         early = running.candidate.weights.early
         if early is None or early.distillation is None or not self.screening.applies(running):
             return False
@@ -75,9 +77,10 @@ class EarlyStopping:
 
 
 def loss_at_the_end(pairs: Sequence[tuple[float, float]], loss: float) -> tuple[float, float] | None:
-    """Return the expected and the least loss at the end of a training: by the line through others' losses, (early, at
-    the end), whose slope is the median of all slopes (Theil and Sen), and the deviations from it. None before there are
-    enough.
+    """Return the expected and the least loss at the end of a training, None before there are enough pairs.
+
+    A line is fitted through others' losses, (early, at the end); its slope is the median of all slopes (Theil and Sen).
+    The expected loss adds the median deviation from the line, the least loss the 10% quantile of the deviations.
     """
     if len(pairs) < _FEWEST:
         return None
@@ -89,8 +92,10 @@ def loss_at_the_end(pairs: Sequence[tuple[float, float]], loss: float) -> tuple[
 
 
 def further_gain(ended: Sequence[EndedTrial], cycles: int) -> float:
-    """Return how much less than after its first cycle a training may lose after the last one: in each further cycle,
-    the largest gain of one that was seen, without quantization-aware training; infinite where none was.
+    """Return how much lower the loss after the last cycle may be than after the first.
+
+    Each further cycle counts as the largest gain of one that was seen, without quantization-aware training. The result
+    is infinite where none was seen.
     """
     if cycles == 1:
         return 0.0
@@ -110,9 +115,11 @@ def goes_on(weights: str) -> bool:
 
 
 def saves(outcomes: Sequence[Outcome], left: float) -> bool:
-    """Return whether an early evaluation is expected to save seconds: the share of the trainings whose trial was
-    stopped afterwards, times their mean seconds and the share of them that is left, exceeds those of an export and an
-    evaluation. Those that were evaluated early do not count, since their seconds are of both.
+    """Return whether an early evaluation is expected to save seconds.
+
+    Seconds are saved if the share of the trainings whose trial was stopped afterwards, times their mean seconds and the
+    share of them that is `left`, exceeds the seconds of an export and an evaluation. Trainings that were evaluated
+    early do not count, since their seconds are of both.
     """
     whole = [o for o in outcomes if o.early is None]
     trained = [o for o in whole if o.seconds.get("fit", 0.0) > 0 and "fit" not in o.reused]

@@ -259,8 +259,11 @@ class Explorer:
         return ended
 
     def _after_networks(self, minutes: float) -> None:
-        """Let slices go on whose elastic network is trained. Those whose network failed are asked for again: the study
-        remembers it, and what would be a slice is trained separately from then on."""
+        """Let slices go on whose elastic network is trained.
+
+        Slices whose network failed are asked for again: the study remembers the failure, and what would be a slice is
+        trained separately from then on.
+        """
         if self._note_failed_networks():
             self._space = without_networks(self._space, self._stages.failed)
         slices = [(running, self._stages.after_network(running)) for running in self._running_trials]

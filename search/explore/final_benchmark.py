@@ -42,8 +42,11 @@ class FinalBenchmark:
     console: Console
 
     def reserve(self) -> float:
-        """Return the seconds of the budget to keep for it, by the trials so far: those of all visits, or of as many as
-        fit into its share of the budget, at least one."""
+        """Return the seconds of the budget to keep for the final benchmark.
+
+        They are estimated by the trials so far: the seconds of all visits, or of as many as fit into its share of the
+        budget, at least one.
+        """
         budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.measured_trials()]
         seconds = points * (fmean(measured) if measured else _VISIT_SECONDS)
@@ -98,8 +101,11 @@ class FinalBenchmark:
                 self._visit(half, number, folder)
 
     def _note(self, folder: str) -> None:
-        """Replace the points' numbers by those of the visits so far, each with the variance between the visits of the
-        others; one that has none, since it refused too many requests in a visit, keeps none."""
+        """Replace the points' numbers by those of the visits so far.
+
+        Each has the variance between the visits of the others. A point gets no final numbers where it refused too many
+        requests in a visit or an objective is missing.
+        """
         study, found = self.session.study, {}
         for trial in study.measured_trials():
             path = self.session.home.root / self._recording(trial, folder)
@@ -143,8 +149,10 @@ class FinalBenchmark:
 
 
 def participants(study: Study) -> list[EndedTrial]:
-    """Return the trials of the front, the baseline, the reference points and the best placement of the baseline's own
-    model, by number."""
+    """Return the trials that the final benchmark measures, by number.
+
+    They are the front, the baseline, the reference points and the best placement of the baseline's own model.
+    """
     contenders, trials = study.contenders(), study.measured_trials()
     tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])
     numbers = {*study.front(contenders), 0, tuned}
@@ -152,8 +160,10 @@ def participants(study: Study) -> list[EndedTrial]:
 
 
 def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial]]:
-    """Yield groups of the points that are measured together, drawn at random: of about equal size, and no larger than
-    fits into memory."""
+    """Yield groups of the points that are measured together, drawn at random.
+
+    The groups are of about equal size, and no larger than fits into memory.
+    """
     drawn = random.Random(seed).sample(points, len(points))
     groups = -(-len(drawn) // TOGETHER)
     for group in (drawn[first::groups] for first in range(groups)):

@@ -30,8 +30,13 @@ def is_done(study: Study) -> bool:
 
 
 def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
-    """Let `run` end so many trials at a time, until the baseline, trial 0, and one candidate are measured; return the
-    candidate's outcome. JobError where the baseline was not measured, or no candidate of this call was."""
+    """Let `run` end trials until the baseline and one candidate are measured; return the candidate's outcome.
+
+    `run` takes the number of trials to end at a time. The baseline is trial 0.
+
+    Raises:
+        JobError: the baseline was not measured, or none of `MOST_CANDIDATES` candidates of this call was.
+    """
     earlier = set(_outcomes(study))
     while True:
         outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}

@@ -24,8 +24,10 @@ Estimate = tuple[float, Interval]
 
 
 def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
-    """Return the reference points of a study by name, in the order of their benchmarks; widths are given for the groups
-    of the study's space, so that the same choice is the same candidate."""
+    """Return the reference points of a study by name, in the order of their benchmarks.
+
+    Widths are given for the groups of the study's space, so that the same choice is the same candidate.
+    """
     fp32 = dict.fromkeys(space.widths, "fp32")
     found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
     if quantized := _quantized_widths(prepared):
@@ -41,9 +43,11 @@ def _quantized_widths(prepared: Prepared) -> dict[str, str]:
 
 
 def tuned_placement(space: PlacementSpace, simulated: Callable[[Placement], SimulatedRatios]) -> Placement:
-    """Return the placement of the baseline's own model that is best in simulation: engine and layout together, then the
-    other knobs one by one, each around the best so far. `simulated` compares a placement with the baseline's own, and
-    raises ValueError where it cannot be run."""
+    """Return the placement of the baseline's own model that is best in simulation.
+
+    Engine and layout are chosen together, then the other knobs one by one, each around the best so far. `simulated`
+    compares a placement with the baseline's own, and raises ValueError where it cannot be run.
+    """
     known: dict[Placement, float] = {Placement(): 1.0}
 
     def cost_of(knobs: Mapping[str, Scalar]) -> float:
@@ -81,8 +85,11 @@ def tuned_baseline(trials: Sequence[EndedTrial]) -> int | None:
 
 
 def beside_tuned(point: Point, tuned: Point) -> TunedRatios:
-    """A point's ratios to the tuned baseline. Both were measured beside the baseline, each in a run of its own, so the
-    interval's ends are the quotients of opposite ends, at worst. Beside itself a point is 1, exactly."""
+    """Return a point's ratios to the tuned baseline.
+
+    Both were measured beside the baseline, each in a run of its own, so the interval's ends are the quotients of
+    opposite ends, the worst case. A point's ratio to itself is exactly 1.
+    """
     found: Json = {}
     ours, theirs = ({**vars(each), **vars(each.latency_ms)} for each in (point, tuned))
     itself = 1.0, (1.0, 1.0)

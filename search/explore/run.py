@@ -173,8 +173,13 @@ def _epochs(study: Study, prepared: Prepared) -> int:
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
-    """Note the choices of the space; ConfigError where the study has trials from a space of others. How long trainings
-    may go on is no choice of those, and depends on the sampler."""
+    """Note the choices of the space.
+
+    The number of cycles of a training is none of these choices; it depends on the sampler.
+
+    Raises:
+        ConfigError: the study has trials from a space of other choices.
+    """
     once = replace(space, weights=replace(space.weights, cycles=Choice((1,))))
     before, now = study.facts.get("space"), digest(once)
     if before not in (None, now) and study.finished():
@@ -198,8 +203,13 @@ def profile(session: Session, console: Console) -> StudyProfile:
 
 
 def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
-    """The study's profile, measured on the first call only: another timing would change the space under its trials;
-    JobError where the baseline cannot be profiled."""
+    """Return the study's profile, which is measured on the first call only.
+
+    Another timing would change the space under its trials.
+
+    Raises:
+        JobError: the baseline cannot be profiled.
+    """
     if (known := read_profile(study.facts)) is not None:
         return known
     console.say("profile: where the baseline's time goes")

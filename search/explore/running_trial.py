@@ -84,9 +84,11 @@ class RunningTrial:
 
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """Select the trial to advance by itself, of one stage the oldest: measuring before building, short stages before
-    fits, never two fits of the same weights after any number of cycles, or of slices while their elastic network is
-    trained."""
+    """Select the trial to advance by itself, the oldest within its stage.
+
+    Measuring comes before building, and short stages come before fits. Two fits of the same weights, after any number
+    of cycles, never run together; slices wait while their elastic network is trained.
+    """
     waiting = [f for f in running_trials if f.worker is None]
     fitting = {_fitted(f) for f in running_trials if f.worker is not None and f.stage in FITS}
     measuring = (f for f in waiting if meter_idle and f.stage == "curve")
@@ -98,8 +100,11 @@ def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_i
 
 
 def waiting_for_network(running_trials: Sequence[RunningTrial]) -> list[RunningTrial]:
-    """Return the trials that cannot go on before an elastic network is trained: those whose jobs train one, and further
-    slices, of another network too; none where no network is being trained."""
+    """Return the trials that cannot go on before an elastic network is trained.
+
+    They are those whose jobs train one, and further slices, of another network too. There are none where no network is
+    being trained.
+    """
     of_networks = [running for running in running_trials if running.stage == "fit_network"]
     return of_networks if any(running.worker is not None for running in of_networks) else []
 

@@ -44,9 +44,10 @@ def dominated(
     resolution: float,
     deviations: Floats,
 ) -> str | None:
-    """Return the reason to prune a candidate for its cost, None to keep it: with nine of ten deviations, it is worse by
-    more than the margin, in all objectives but quality, than the baseline, at any quality, or than a rival that loses
-    no more at the resolution of the data.
+    """Return the reason to prune a candidate for its cost, None to keep it.
+
+    It is pruned if, with at least nine of ten deviations, it is worse by more than the margin in all objectives but
+    quality: than the baseline, at any quality, or than a rival that loses no more at the resolution of the data.
 
     Args:
         expected: values of these objectives but quality, lower is better
@@ -103,16 +104,20 @@ class Screening:
     study: Study
 
     def applies(self, running: RunningTrial) -> bool:
-        """Return whether the trial may be stopped early: no reference point, and none before one candidate completed
-        every stage."""
+        """Return whether the trial may be stopped early.
+
+        Neither the baseline nor a reference point may, nor any trial before one candidate completed every stage.
+        """
         if running.number == 0 or running.reference is not None:
             return False
         return any(trial.number > 0 and trial.reference is None for trial in self.study.measured_trials())
 
     def rejects(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
-        """Return the reason why an evaluated trial is not benchmarked, None where it is: it loses or is dominated, by
-        one that waits for its benchmark too; the loss of a simple model is too large for an alternative to the
-        baseline."""
+        """Return the reason why an evaluated trial is not benchmarked, None where it is.
+
+        The trial loses too much, or another one, which may itself wait for its benchmark, equals or dominates it. A
+        simple model is rejected where its loss is too large for an alternative to the baseline.
+        """
         quality, limits = running.quality, self.config.quality.limits
         assert quality is not None
         if running.candidate.weights.reference is not None and not limits.kept(quality):
@@ -124,8 +129,11 @@ class Screening:
         return self.equalled(running, waiting) or self.dominated(running, waiting)
 
     def equalled(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
-        """Return the reason why an evaluated trial need not be benchmarked: one of the same cost, which differs in its
-        training only, loses no more at the resolution of the data."""
+        """Return the reason why an evaluated trial need not be benchmarked, None where it must be.
+
+        The reason is a trial of the same cost, which differs in its training only and loses no more at the resolution
+        of the data.
+        """
         assert running.quality is not None
         untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
         ended = [(t, t.measurement) for t in self.study.measured_trials() if not t.reference]
@@ -163,8 +171,10 @@ class Screening:
         return dominated(expected, loss, rivals, objectives, resolution, seen)
 
     def expected(self, running: RunningTrial) -> list[float] | None:
-        """Return the expected values of all objectives but quality, lower is better; None where one was not simulated:
-        what was simulated, corrected by what others measured."""
+        """Return the expected values of all objectives but quality, None where one was not simulated.
+
+        Lower is better. The simulated values are corrected by what others measured.
+        """
         if running.simulated is None:
             return None
         simulated = simulated_values(running.simulated, self.config.objectives)
@@ -173,13 +183,19 @@ class Screening:
         return list(simulated * correction(self.study.measured_trials(), self.config.objectives))
 
     def by_promise(self, waiting: Sequence[RunningTrial]) -> list[RunningTrial]:
-        """Sort trials that wait for their benchmark: the baseline, without which a study has not begun; those of which
-        nothing was simulated; the others by the product of what is expected of them."""
+        """Sort the trials that wait for their benchmark, the most promising first.
+
+        The baseline comes first, since without it a study has not begun. Trials of which nothing was simulated follow,
+        then the others by the product of their expected values.
+        """
         return sorted(waiting, key=lambda one: (one.number > 0, math.prod(self.expected(one) or [0.0])))
 
     def least_tried(self, running: Sequence[str]) -> EndedTrial | None:
-        """Return the trial on the front whose weights, with those that are `running` (ids), were tried in the fewest
-        precisions and placements, which count as much for the cost; None where all were tried in enough."""
+        """Return the trial on the front whose weights were tried least, None where all were tried enough.
+
+        Its weights were tried in the fewest precisions and placements, which count as much for the cost. Trials that
+        are `running`, given by the ids of their weights, count as well.
+        """
         trials = self.study.ended()
         front = self.study.front({number: m for number, m in self.study.contenders().items() if number > 0})
         tried = Counter([*(trial.candidate.weights.id for trial in trials), *running])

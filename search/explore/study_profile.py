@@ -43,8 +43,10 @@ class UserOnce:
 
 @dataclass(frozen=True)
 class StudyProfile:
-    """The baseline's profile at the median rows, as `leanrec profile --json` prints it; `share` is of time or bytes,
-    from which on a group is in focus."""
+    """The baseline's profile at the median rows, as `leanrec profile --json` prints it.
+
+    share: of time or bytes, from which on a group is in focus
+    """
 
     study: str
     rows: int

@@ -60,8 +60,10 @@ def dots(summary: AblationSummary) -> list[_Dot]:
 
 
 def ablation_figure(summary: AblationSummary) -> Description:
-    """A line for each technique, at the trial and alone one below the other. Left: p95 ratio on a logarithmic axis.
-    Right: loss in percent."""
+    """Describe the effects of the techniques, a line for each, at the trial and alone one below the other.
+
+    Left: p95 ratio on a logarithmic axis. Right: loss in percent.
+    """
     drawn = dots(summary)
     traces = []
     for kind in KINDS:

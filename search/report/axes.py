@@ -38,10 +38,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Knob:
-    """A choice of the search: its distinct values, one of them for each trial by its place in `values`, and an upright
-    with a height for each distinct value; None where all measured trials that have it have the same.
+    """A choice of the search, with its value in each trial.
 
-    values: None stands for a trial that does not have the knob
+    values: distinct values; None stands for a trial that does not have the knob
+    codes: place of each trial's value in `values`
+    axis: upright with a height for each distinct value; None where all measured trials that have the knob have the same
     """
 
     name: str

@@ -177,8 +177,10 @@ def brief_reason(row: Row) -> str:
 
 
 def endings(front: Front) -> list[Ending]:
-    """Trials that did not run to the end, by reason, failures first, then the most frequent; reasons that differ by
-    numbers alone are one, with dots for the numbers."""
+    """Return the trials that did not run to the end, by reason, failures first, then the most frequent.
+
+    Reasons that differ by numbers alone are one, with dots for the numbers.
+    """
     groups: dict[tuple[State, str], list[tuple[int, str]]] = {}
     for row in front.rows:
         if row.state != "complete":

@@ -80,8 +80,10 @@ def seconds_by_stage(front: Front) -> dict[str, float]:
 
 
 def simulations(front: Front) -> tuple[Simulation, ...]:
-    """Return the ratios of the trials that were both simulated and measured: p95 and throughput, which are drawn, then
-    the others."""
+    """Return the ratios of the trials that were both simulated and measured.
+
+    The ratios of p95 and throughput, which are drawn, come before the others.
+    """
     values: dict[str, list[tuple[int, float | None, float | None, Interval | None]]] = {}
     for point in front.points:
         if (simulated := point.simulated) is None:
@@ -171,8 +173,10 @@ def effort_figure(front: Front) -> Description:
 
 
 def simulation_figure(found: Sequence[Simulation]) -> Description:
-    """Describe measured over simulated values of one or two ratios on logarithmic axes, with the line where both are
-    equal."""
+    """Describe measured over simulated values of one or two ratios on logarithmic axes.
+
+    A line shows where both are equal.
+    """
     ends = [value for one in found for value in (*one.simulated, *one.measured)]
     low, high = 0.8 * min(ends), 1.25 * max(ends)
     line = {

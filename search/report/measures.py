@@ -113,8 +113,10 @@ _POLICY_AXES = ("latency_p95", "throughput", "quality")
 
 
 def objective_measures(front: Front) -> tuple[tuple[str, str], ...]:
-    """Return the measures of p95, throughput and loss, which every choice weighs, and of the study's other objectives,
-    each as a ratio and in its own unit."""
+    """Return the measures of p95, throughput and loss, which every choice weighs, and of the study's other objectives.
+
+    Each objective has a pair: its ratio or share, where there is one, and the measure in its own unit.
+    """
     known = [name for name in front.objectives if name in _OBJECTIVES]
     return tuple(_OBJECTIVES[name] for name in dict.fromkeys((*_POLICY_AXES, *known)))
 

@@ -52,8 +52,11 @@ def operator_table(profile: StudyProfile, most: int = 10) -> Table:
 
 
 def profile_figure(profile: StudyProfile) -> Description:
-    """A row for each group, the slowest on top. Left: its time in ms, the perfect kernel's inside it. Right: its share
-    of the weights' bytes."""
+    """Describe the time and bytes of the groups, a row for each, the slowest on top.
+
+    Left: the group's time in ms, or in µs where all are below 0.1 ms, with the perfect kernel's inside it. Right: its
+    share of the weights' bytes.
+    """
     groups = slowest_first(profile.groups)
     names = [_label(group) for group in groups]
     kernels = [group for group in groups if group.flops or group.bytes]

@@ -137,8 +137,10 @@ def write_report(
 
 
 def _study_figures(front: Front, baseline_profile: StudyProfile | None) -> dict[str, go.Figure]:
-    """The figures that the page's scripts do not make themselves, by name; all but the curves are left out where there
-    is nothing to show."""
+    """Return the figures that the page's scripts do not make themselves, by name.
+
+    All but the curves are left out where there is nothing to show.
+    """
     by_trial, by_minutes = hypervolume_curves(front)
     figures = {
         "minutes": hypervolume_figure(by_minutes, "minutes of search"),

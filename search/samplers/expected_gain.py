@@ -134,8 +134,10 @@ def _linear_algebra() -> ThreadpoolController:
 
 
 def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
-    """Return the expected gain over the expected seconds, (n,): a candidate is trained with the probability that it
-    would gain if it lost nothing, and benchmarked with the probability that it gains.
+    """Return the expected gain in hypervolume per expected second, (n,).
+
+    A candidate is trained with the probability that it would gain if it lost nothing, and benchmarked with the
+    probability that it gains.
     """
     gains, lossless = gain(predicted.units), gain(predicted.lossless)
     trained, timed = (lossless > 0).mean(axis=0), (gains > 0).mean(axis=0)
@@ -145,8 +147,10 @@ def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """A candidate that a proposal weighs, and what is proposed on the way to it: the same after the next cycle of its
-    training, so that no training goes on before what it has reached is known.
+    """A candidate that a proposal weighs, and the step that is proposed on the way to it.
+
+    The step is the same candidate after the next cycle of its training, so that no training goes on before what it has
+    reached is known.
     """
 
     target: Drawn
@@ -154,8 +158,10 @@ class Option:
 
 
 def _pool(evidence: Evidence, random: Random) -> list[Option]:
-    """Draw different candidates whose next steps are neither known nor under way; the first is random, the last ones
-    are longer trainings. Where the space has no other candidate, the pool is one that is known.
+    """Draw different candidates whose next steps are neither known nor under way.
+
+    The first candidate is random, the last ones are longer trainings. Where the space has no other candidate, the pool
+    is one that is known.
     """
     space, members = evidence.space, [t.knobs for t in evidence.ended if t.number in evidence.front and t.knobs]
     evaluated = {t.candidate.weights for t in evidence.ended if t.outcome.evaluated is not None}
@@ -190,8 +196,9 @@ def _pool(evidence: Evidence, random: Random) -> list[Option]:
 
 
 def _longer(evidence: Evidence, evaluated: AbstractSet[Weights]) -> list[Mapping[str, Scalar]]:
-    """Return the knobs of evaluated trials with each number of further cycles of training: of the weights that lose
-    something and did not go on yet, those of the least loss, once each.
+    """Return the knobs of evaluated trials with each number of further cycles of training.
+
+    The weights are those that lose something and did not go on yet: those of least loss, once each.
     """
     found: dict[Weights, list[Mapping[str, Scalar]]] = {}
     losses = [(quality.loss, t.number, t) for t in evidence.ended if (quality := t.outcome.evaluated) is not None]

@@ -22,8 +22,9 @@ _SCALED_ROWS, _GROWTH = 120, 1.25
 
 
 class GaussianProcess:
-    """A Gaussian process for each target, with a Matern 5/2 kernel and a length scale for each feature (Rasmussen and
-    Williams, 2006, chapters 2 and 5).
+    """A Gaussian process for each target, with a Matern 5/2 kernel.
+
+    Each feature has a length scale (Rasmussen and Williams, 2006, chapters 2 and 5).
 
     The kernel, which takes longest, is fitted to a prefix of the rows, so that a row that is added at the end seldom
     needs a new one, and the same rows always give the same model.
@@ -107,8 +108,10 @@ def _prefix(count: int) -> int:
 
 
 def _kernel(rows: Floats, values: Floats, varied: NDArray[np.bool_]) -> Kernel:
-    """Return the kernel of (n, features) rows and (n,) values; the length scale of a feature that has not varied,
-    (features,), is 1."""
+    """Return the kernel of (n, features) rows and (n,) values.
+
+    The length scale of a feature that has not `varied`, (features,), is 1.
+    """
     if not varied.any():
         return Kernel.plain(rows.shape[1])
     found = fitted(rows[-_SCALED_ROWS:, varied], values[-_SCALED_ROWS:])

@@ -76,8 +76,9 @@ def _fitted_logs(rows: bytes, features: int, values: bytes) -> tuple[float, ...]
 
 
 def log_likelihood(logs: Floats, rows: Floats, values: Floats) -> tuple[float, Floats]:
-    """Return the logarithm of the marginal likelihood of (n,) values at (n, features) rows, and its gradient by the
-    logarithms of variance, length scales and noise, (features + 2,).
+    """Return the logarithm of the marginal likelihood of (n,) values at (n, features) rows, and its gradient.
+
+    The gradient is by the logarithms of variance, length scales and noise, (features + 2,).
 
     Rasmussen and Williams (2006), equations 2.30 and 5.9. The derivative by a length scale sums, over all pairs of
     rows, a weight times the squared difference of a feature, which is a matrix product: no array of all pairs by

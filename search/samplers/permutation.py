@@ -18,8 +18,11 @@ _PERMUTATIONS = 5
 def permutation_importance(
     model: GaussianProcess, knobs: Sequence[Mapping[str, Scalar]], seed: int
 ) -> list[dict[str, float]]:
-    """Return the importance of each knob for each target of a model, as shares of 1: by how much predictions change in
-    the mean square if the knob's values are permuted among the candidates; none where nothing varies."""
+    """Return the importance of each knob for each target of a model, as shares of 1.
+
+    It is how much predictions change in the mean square if the knob's values are permuted among the candidates. A
+    target has none where nothing varies.
+    """
     random, expected = np.random.default_rng(seed), _mean(model, knobs)
     changed = {}
     for name in sorted({name for each in knobs for name in each}):

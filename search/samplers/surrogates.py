@@ -98,8 +98,11 @@ class Surrogates:
         return self._units(costs, np.array([m.quality.loss for m in able]))
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Predict the coordinates and the seconds of candidates. The cost of one that was not measured has the errors
-        that the simulation of others had, besides the uncertainty of the model."""
+        """Predict the coordinates and the seconds of candidates.
+
+        The cost of a candidate that was not measured has the errors that the simulation of others had, besides the
+        uncertainty of the model.
+        """
         of = [encoded(candidate) for candidate in candidates]
         costs = self.cost.draw([each.cost_features for each in of])
         losses = self.loss.draw([each.loss_features for each in of])[..., 0]
@@ -119,15 +122,18 @@ class Surrogates:
         )
 
     def expected_loss(self, candidate: Candidate) -> float | None:
-        """Return the loss that is expected of a candidate, None where it is known; losses beyond `WORST_LOSS` count as
-        that.
+        """Return the loss that is expected of a candidate, None where it is known.
+
+        Losses beyond `WORST_LOSS` times the tolerated loss count as that.
         """
         of = encoded(candidate)
         return None if of.variant in self._losses else float(self.loss.mean([of.loss_features])[0, 0])
 
     def _cost_seconds(self, of: Encoded) -> float:
-        """Return the expected seconds until the cost is known: without those of a service curve, or of an export, that
-        another placement of the same graph has had."""
+        """Return the expected seconds until the cost is known.
+
+        A service curve, or an export, that another placement of the same graph has had costs no further seconds.
+        """
         if of.graph not in self._graphs:
             return self._seconds["cost"]
         return 0.0 if all((of.graph, part) in self._curves for part in of.parts) else self._seconds["curve"]
@@ -144,8 +150,9 @@ class Surrogates:
         return fit + export + self._seconds["judge"]
 
     def _known_costs(self) -> dict[Hashable, list[float]]:
-        """Return the logarithms of all objectives but quality, by untrained candidate: as they were measured, else as
-        they were simulated, corrected by the median ratio of the two where both were made.
+        """Return the logarithms of all objectives but quality, by untrained candidate.
+
+        They are measured values, else simulated ones, corrected by the median ratio of measured to simulated values.
         """
         corrected = _logs(correction(self._ended, self._objectives))
         simulated, measured = dict[Hashable, list[float]](), dict[Hashable, list[float]]()
@@ -178,9 +185,11 @@ class Surrogates:
 
     @cached_property
     def _seconds(self) -> Mapping[str, float]:
-        """Mean seconds of the stages where they ran; `fit` is a cycle of a training, `slice` the fit of one from an
-        elastic network, `network` the training of that, `curve` the cost of a graph that was exported before, `cost`
-        that of an untrained one, with its export."""
+        """Mean seconds of the stages where they ran.
+
+        `fit` is a cycle of a training, `slice` the fit of one from an elastic network, and `network` the training of
+        that. `curve` is the cost of a graph that was exported before, `cost` that of an untrained one, with its export.
+        """
         by_stage: dict[str, list[float]] = {}
         trained: set[Hashable] = set()
         for of, outcome in zip(self._of, (trial.outcome for trial in self._ended), strict=True):
@@ -199,8 +208,11 @@ class Surrogates:
 
 
 def newest(keys: Sequence[Hashable], kept: Collection[Hashable]) -> list[Hashable]:
-    """Return the keys that are kept and the newest of the others, in their order: as many as a model takes, unless more
-    are kept. The oldest go some at a time, so that most proposals find the kernel that was fitted before."""
+    """Return the keys that are kept and the newest of the others, in their order.
+
+    They are as many as a model takes, unless more are kept. The oldest are dropped some at a time, so that most
+    proposals find the kernel that was fitted before.
+    """
     excess = -(-max(0, len(keys) - MOST_ROWS) // ROWS_STEP) * ROWS_STEP
     dropped = set([key for key in keys if key not in kept][:excess])
     return [key for key in keys if key not in dropped]

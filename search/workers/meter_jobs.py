@@ -37,8 +37,10 @@ Side = tuple[Artifact, Candidate]
 
 
 def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
-    """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine and
-    with what is believed before."""
+    """Estimate the variances between the visits of each benchmark.
+
+    They are pooled over the benchmarks of one study on one machine, and with what is believed before.
+    """
     added = [latency.with_overhead for latency, _ in timings if latency.with_overhead is not None]
     return RatioNoise(
         p50=pooled_noise([latency.p50_visits for latency, _ in timings], PRIOR.p50),
@@ -103,8 +105,12 @@ class MeterJobs:
     def score(
         self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None
     ) -> requests.ScoreRequest:
-        """`beside` stands where the baseline does; None for the baseline itself. `threads` are the engine's where
-        builders are at work."""
+        """Ask for the scores of a candidate and of the baseline.
+
+        Args:
+            beside: stands where the baseline does; None for the baseline itself
+            threads: the engine's, where builders are at work
+        """
         return requests.ScoreRequest(*self._pair(ours, beside), str(self.task.cache), self._holdout, part, threads)
 
     def evaluate(
@@ -152,8 +158,10 @@ class MeterJobs:
         )
 
     def visit(self, sides: Sequence[Side], seed: int, number: int, recordings: Sequence[str]) -> requests.VisitRequest:
-        """One visit of several candidates beside the baseline, in a window of the length `final`; recordings as in
-        `time`, of each candidate."""
+        """Ask for one visit of several candidates beside the baseline, in a window of the length `final`.
+
+        There is a recording, as in `time`, of each candidate.
+        """
         return requests.VisitRequest(
             self._holdout,
             tuple(self._deployment(*side) for side in sides),
@@ -190,14 +198,19 @@ class MeterJobs:
         return requests.TransportRequest(self._holdout, self._deployment(*self.baseline), inputs)
 
     def fit_limit_seconds(self, weights: Weights) -> float:
-        """Return the longest duration of a fit: `fit_seconds` for each cycle of a training, and for each shape that a
-        step of an elastic network trains before a slice."""
+        """Return the longest duration of a fit, in seconds.
+
+        It has `fit_seconds` for each cycle of a training, and for each shape that a step of an elastic network trains
+        before a slice.
+        """
         shapes = SHAPES_IN_STEP if weights.elastic else 0
         return (shapes + max(1, len(weights.trainings))) * self.config.workers.fit_seconds
 
     def limit_seconds(self, length: Length) -> float:
-        """Return the longest duration of a benchmark in seconds, including the waits for undisturbed blocks, and for
-        undisturbed rates."""
+        """Return the longest duration of a benchmark, in seconds.
+
+        It includes the waits for undisturbed blocks and for undisturbed rates.
+        """
         visits = self.window(length).visits
         return visits * (self.config.workers.job_seconds + 2 * self.config.timing.patience_seconds)
 

@@ -29,9 +29,13 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Done:
-    """End of a job: the response to its request, or an error in one line; `seconds` leave out what it stood still;
-    lost where its process died or took too long; wrong_input where the user's input is at fault; full_disk where
-    nothing else can be made either."""
+    """End of a job: the response to its request, or an error in one line.
+
+    seconds: without the time in which the job was paused
+    lost: its process died or took too long
+    wrong_input: the user's input is at fault
+    full_disk: the disk is full, so that no other job can be done either
+    """
 
     result: object | None
     error: str | None

@@ -11,9 +11,11 @@ from spaces.serialization import added_later, formerly
 
 @dataclass(frozen=True)
 class Distillation:
-    """Settings of a distillation: the temperature of both softened outputs, the weight of the teacher's term (labels
-    get the rest) and the epochs, 0 for weights that are not trained.
+    """Settings of a distillation.
 
+    temperature: of both softened outputs
+    teacher_weight: weight of the teacher's term; labels get the rest
+    epochs: number of epochs; 0 for weights that are not trained
     feature_weight: weight of the squared distance to the teacher's hidden features, added to the outputs' loss; 0 for
         none
     seed: added to the study's seed, for trainings that differ in nothing else
@@ -65,8 +67,10 @@ class Distillation:
         return replace(self, epochs=self.epochs + self.elastic_epochs, elastic_epochs=0)
 
     def knobs(self) -> dict[str, Scalar]:
-        """Return every choice by its dotted name; the seed where it is not the study's, the elastic network's epochs
-        where there is one, and the epochs of a training that was stopped.
+        """Return every choice by its dotted name.
+
+        The seed is included where it is not the study's, the elastic network's epochs where there is one, and the
+        epochs of a training that was stopped.
         """
         optional = tuple(name for name in ("seed", "elastic_epochs", "stopped_after") if getattr(self, name))
         names = ("temperature", "teacher_weight", "feature_weight", "epochs", "cycles", *optional)

@@ -25,8 +25,10 @@ class TableForm(Reshaping):
 
 @dataclass(frozen=True)
 class QuotientRemainder(TableForm):
-    """Quotient-remainder embeddings: frequent ids keep full rows; the row of a rare id is the product of a row for its
-    quotient and one for its remainder (Shi et al., KDD 2020, section 3).
+    """Quotient-remainder embeddings (Shi et al., KDD 2020, section 3).
+
+    Frequent ids keep full rows. The row of a rare id is the product of a row for its quotient and one for its
+    remainder.
 
     full_rows_share: share of a table's rows that are kept, those of the most frequent ids
     """
@@ -46,8 +48,10 @@ class QuotientRemainder(TableForm):
 
 @dataclass(frozen=True)
 class MixedDimensions(TableForm):
-    """Mixed-dimension embeddings: block k of a table has (its frequency over the first's) ^ temperature of the full
-    dimensions (Ginart et al., ISIT 2021, eq. 3), and a projection to the full dimension; rare ids have fewer.
+    """Mixed-dimension embeddings (Ginart et al., ISIT 2021, eq. 3).
+
+    Block k of a table has (its frequency over the first's) ^ temperature of the full dimensions, and a projection to
+    the full dimension. Rare ids have fewer dimensions.
     """
 
     ablated = "mixed dimensions"

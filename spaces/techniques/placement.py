@@ -46,8 +46,10 @@ class InstanceGroup:
 
 @dataclass(frozen=True)
 class Batching:
-    """Dynamic batching: a free replica takes waiting requests together, up to `rows` rows, and waits at most `wait_us`
-    microseconds for more.
+    """Dynamic batching of waiting requests.
+
+    A free replica takes waiting requests together, up to `rows` rows, and waits at most `wait_us` microseconds for
+    more.
     """
 
     rows: int
@@ -72,8 +74,10 @@ class Route:
 
 @dataclass(frozen=True)
 class Admission:
-    """Admission control: at most `queue` requests wait, and a request that cannot finish within `deadline_ms`
-    milliseconds is refused at once; None sets no limit.
+    """Admission control of requests; None sets no limit.
+
+    At most `queue` requests wait, and a request that cannot finish within `deadline_ms` milliseconds is refused at
+    once.
     """
 
     queue: int | None = None
@@ -88,8 +92,9 @@ class Admission:
 
 @dataclass(frozen=True)
 class EmbeddingDevice:
-    """Engine and device of the embedding stage where they differ from those of the dense stage; the graph is split
-    behind the embedding tables.
+    """Engine and device of the embedding stage where they differ from those of the dense stage.
+
+    The graph is split behind the embedding tables.
     """
 
     engine: str
@@ -142,8 +147,9 @@ class Placement:
         return self.replicas if self == plain else None
 
     def with_replicas(self, replicas: int) -> Placement:
-        """Return the same with so many replicas in the first instance group; inline and splitting are left out where
-        they do not apply to so many.
+        """Return the same with so many replicas in the first instance group.
+
+        Inline and splitting are left out where they do not apply to so many.
         """
         return replace(
             self,
@@ -221,8 +227,9 @@ _FREE = ("batch_wait_us", "queue", "deadline_ms")
 
 @dataclass(frozen=True)
 class PlacementSpace:
-    """Domains by knob; a knob with a single value is fixed and not suggested. 0 rows disables batching, splitting or
-    routing.
+    """Domains by knob; a knob with a single value is fixed and not suggested.
+
+    0 rows disables batching, splitting or routing.
 
     engine: places such as `onnxruntime` or `onnxruntime:cuda`; a route leads to another of them
     embedding_device: `same`, or the place of the embedding stage

@@ -93,8 +93,11 @@ _FP32, _MINMAX = Choice(("fp32",)), Choice(("minmax",))
 
 @dataclass(frozen=True)
 class PrecisionSpace:
-    """Domains of the precision: widths by group, each with the baseline's fp32; the type of fp32 arithmetic; the
-    calibration method of static int8.
+    """Domains of the precision.
+
+    widths: widths by group, each with the baseline's fp32
+    compute: type of fp32 arithmetic
+    calibration: calibration method of static int8
     """
 
     widths: Mapping[str, Choice]

@@ -178,8 +178,9 @@ def _coded(spec: InputSpec, structure: ModelStructure) -> InputSpec:
 def _user_once(
     task: Task, recommender: Recommender, model: Path, rows: int, requests: Sequence[Rows]
 ) -> tuple[str | None, float | None]:
-    """Return (why the user's side cannot be computed once a request, the share of multiply-adds left if it is): one of
-    the two, or neither where the multiply-adds cannot be counted.
+    """Return why the user's side cannot be computed once a request, and the share of multiply-adds left if it is.
+
+    One of the two is None; both are None where the multiply-adds cannot be counted.
     """
     users = user_inputs(recommender)
     if not users:

@@ -105,8 +105,10 @@ def _make_network(
 
 
 def _cache(task: Task) -> Path | None:
-    """Return the cache of the teacher's outputs; a dry run trains on a few batches, which is not worth those of all of
-    train."""
+    """Return the cache of the teacher's outputs; None in a dry run.
+
+    A dry run trains on a few batches, too few to make the outputs on all of train worthwhile.
+    """
     return None if task.dry_run else task.cache
 
 

@@ -24,8 +24,9 @@ class Subnetwork:
 
 
 class ElasticNetwork(nn.Module):
-    """Weights in which those of smaller networks are nested: the first units of each size (Yu and Huang, ICCV 2019;
-    Cai et al., ICLR 2020).
+    """Weights in which those of smaller networks are nested.
+
+    A smaller network has the first units of each size (Yu and Huang, ICCV 2019; Cai et al., ICLR 2020).
 
     Args:
         model: the largest network, its units in order of importance

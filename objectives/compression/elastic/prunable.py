@@ -25,9 +25,10 @@ def dims_of(structure: ModelStructure) -> tuple[PrunableDim, ...]:
 
 
 def in_order(model: nn.Module, dims: Sequence[PrunableDim], evidence: Evidence) -> nn.Module:
-    """Copy the model, whose outputs stay the same, with the units of each dimension in order of importance (Taylor, the
-    most important first), so that the first units of a dimension are the best to keep (Cai et al., ICLR 2020, section
-    3.2).
+    """Copy the model with the units of each dimension in order of importance, the most important first.
+
+    The outputs stay the same. Importance is by the Taylor criterion, so the first units of a dimension are the best to
+    keep (Cai et al., ICLR 2020, section 3.2).
     """
     ordered = copy.deepcopy(model).requires_grad_(True).eval()
     found = importances(ordered, dims, "taylor", evidence) if dims else ()

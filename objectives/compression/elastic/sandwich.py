@@ -56,8 +56,9 @@ def train_elastic(
     teacher: nn.Module | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[float, ...]:
-    """Train the network in place over one cycle of the learning rate; each slice learns as in `distil`, from the labels
-    and the teacher's outputs.
+    """Train the network in place over one cycle of the learning rate.
+
+    Each slice learns as in `distil`, from the labels and the teacher's outputs.
 
     Args:
         optimizer: over the parameters of the network
@@ -102,7 +103,9 @@ def _loss_on(
     teacher: nn.Module | None,
     share: float,
 ) -> Callable[[nn.Module], Tensor]:
-    """Return a slice's share of a step's loss, the mean over the slices: with their sum, an optimizer's decay of the
-    weights would count less than it does for a model by itself.
+    """Return a function that computes a slice's share of a step's loss.
+
+    The step's loss is the mean over the slices. With their sum, an optimizer's decay of the weights would count less
+    than it does for a model by itself.
     """
     return lambda student: share * training_loss(student, batch, training_data, distillation, teacher)

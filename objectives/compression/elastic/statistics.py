@@ -12,8 +12,10 @@ from objectives.training_rows import Inputs
 
 
 def recompute_statistics(model: nn.Module, batches: Iterable[Inputs], outputs: Outputs) -> None:
-    """Set the running statistics of batch normalisations to the mean over these batches, in place, since those of one
-    width are not those of another (Yu and Huang, ICCV 2019, section 3.3); all other modules run as in serving.
+    """Set the running statistics of batch normalisations, in place, to the mean over these batches.
+
+    The statistics of one width are not those of another (Yu and Huang, ICCV 2019, section 3.3). All other modules run
+    as in serving.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:

@@ -69,10 +69,10 @@ def is_row_wise(node: ir.Node, rowed: Set[ir.Value]) -> bool:
 
 
 def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...] | None:
-    """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
-    not proven that no row depends on another.
+    """Return the axis of the rows in each output; None where it is not proven that no row depends on another.
 
-    Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
+    In the node's inputs of `rowed`, the axis of the rows is `axis`. Recurrent layers take the steps of a sequence first
+    and the rows second, so the axes are transposed before them.
 
     Args:
         rowed: values that have rows; the node reads at least one of them
@@ -183,8 +183,10 @@ def _moved(op: Operation, axis: int) -> int | None:
 
 
 def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axes of the rows after a recurrent layer: (steps, rows, inputs), and first states of (directions,
-    rows, hidden) -> (steps, directions, rows, hidden), and the last states; sequence lengths are not accepted.
+    """Return the axes of the rows in the outputs of a recurrent layer; None where its inputs have another form.
+
+    The layer takes (steps, rows, inputs), and first states of (directions, rows, hidden). It gives (steps, directions,
+    rows, hidden), and the last states. Sequence lengths are not accepted.
     """
     read = op.node.inputs
     alone = axis == 1 and read[0] in op.rowed and op.rowed.isdisjoint(read[1:4]) and not any(read[4:5])

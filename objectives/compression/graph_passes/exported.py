@@ -71,8 +71,9 @@ def name_turned(model: ir.Model, parameters: Arrays) -> None:
 
 
 def plain_recurrent(model: ir.Model, parameters: Arrays) -> None:
-    """Bring every recurrent layer of a graph into the canonical form: weights are constants named after the module's
-    parameters, and shapes are known before anything runs.
+    """Bring every recurrent layer of a graph into the canonical form.
+
+    In this form, weights are constants named after the module's parameters, and shapes are known before anything runs.
 
     The exporter reorders the gates for ONNX with nodes that run in every request where a weight is large, passes zeros
     as the first state, which equals none, and computes the shape of a layer's output to join its directions.

@@ -42,11 +42,10 @@ def int8_rows(graph: ir.Graph, weight: ir.Value) -> None:
 
 
 def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
-    """Store a table in codes of 4 or 2 bits, with a scale for each block of adjacent numbers, decoded by
-    GatherBlockQuantized.
+    """Store a table in codes of 4 or 2 bits, decoded by GatherBlockQuantized.
 
-    A row fills whole bytes: added columns are sliced off after the lookup. In ONNX Runtime a row may end within a
-    block; OpenVINO reads only rows of whole blocks.
+    Each block of adjacent numbers has a scale. A row fills whole bytes: added columns are sliced off after the lookup.
+    In ONNX Runtime a row may end within a block; OpenVINO reads only rows of whole blocks.
     """
     columns = array(weight).shape[1]
     width = columns + -columns % (8 // bits)
@@ -123,8 +122,9 @@ def _cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
 
 
 def _least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
-    """Return rows, (rows, columns), with one number of each moved to its neighbour `above` or `below` (NaN for none):
-    the one that costs least.
+    """Return rows, (rows, columns), with one number of each moved to a neighbour: the move that costs least.
+
+    The neighbours of each number are in `above` and `below`, NaN for none.
     """
     moves = np.concatenate([above, below], axis=1)
     cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))

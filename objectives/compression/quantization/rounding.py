@@ -58,11 +58,10 @@ def block_size(columns: int) -> int:
 
 
 def block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
-    """Return codes (rows, blocks, block) and scales (rows, blocks): value = (code - 2^(bits - 1)) * scale, zero after
-    the last column.
+    """Return codes (rows, blocks, block) and scales (rows, blocks): value = (code - 2^(bits - 1)) * scale.
 
-    Of a few scales, each block has the one of the least squared error (Guan et al., "Post-training 4-bit quantization
-    on embedding tables", 2019, do so for rows).
+    After the last column, values are zero. Of a few scales, each block has the one of the least squared error (Guan et
+    al., "Post-training 4-bit quantization on embedding tables", 2019, do so for rows).
     """
     codes, scales = by_rows(matrix, partial(_block_codes, bits=bits))
     return codes, scales

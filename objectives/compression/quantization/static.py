@@ -29,8 +29,10 @@ _LARGEST_BIAS = 2**30
 
 
 def static_int8(model: ir.Model, ranges: Mapping[ir.Node, Range], bits: Int8WeightBits) -> None:
-    """Quantize products: weights in int8, symmetric, a scale for each output; activations in uint8 with a zero point,
-    one scale for all; a constant bias in int32 in the scale of its products.
+    """Quantize products, in place, with known ranges of their inputs.
+
+    Weights are in int8, symmetric, with a scale for each output. Activations are in uint8 with a zero point and one
+    scale for all. A constant bias is in int32 in the scale of its products.
 
     Args:
         ranges: the range of each product's input

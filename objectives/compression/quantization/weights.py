@@ -29,11 +29,11 @@ def prefixes(modules: Sequence[str]) -> tuple[str, ...]:
 
 
 def weights(graph: ir.Graph, modules: Sequence[str]) -> list[ir.Value]:
-    """Return the fp32 matrices of the modules that are looked up or multiplied: whole, as two factors, as the halves of
-    the two sides, or as the parts of a compressed table; for a recurrent layer, its input weight, which represents all
-    of its weights.
+    """Return the fp32 matrices of the modules that are looked up or multiplied.
 
-    Tensors that are only added, such as positions, have no width of their own.
+    A weight is held whole, as two factors, as the halves of the two sides, or as the parts of a compressed table. For a
+    recurrent layer, its input weight represents all of its weights. Tensors that are only added, such as positions,
+    have no width of their own.
     """
     named = prefixes(modules)
     return [value for name, value in graph.initializers.items() if name.startswith(named) and _is_weight(value)]
@@ -87,10 +87,10 @@ def to_half(name: str, matrix: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def read_widths(model: ir.Model, structure: ModelStructure, apart: Iterable[str] = ()) -> dict[str, str]:
-    """Return the width of each group in the graph: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static,
-    int4-dynamic.
+    """Return the width of each group in the graph.
 
-    Several widths give "mixed: ..."; integers in any other operator give the type and the operator's name.
+    A width is fp32, fp16, int8, int4, int2, int8-dynamic, int8-static, int4-dynamic or int8-lstm. Several widths give
+    "mixed: ..."; integers in any other operator give the type and the operator's name.
 
     Args:
         apart: tables to be reported by themselves, and not with their group

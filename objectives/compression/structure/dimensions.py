@@ -34,8 +34,10 @@ class Found:
 
 
 def widths_of(flow: Flow) -> list[Found]:
-    """Return candidates in the order of the tensors; a single unit is none. They are followed by joined pairs whose
-    sizes may be tied for a reason that no unit shows; earlier candidates are verified first.
+    """Return the candidates in the order of the tensors, then joined pairs.
+
+    A single unit is no candidate. The sizes of a joined pair may be tied for a reason that no unit shows. Earlier
+    candidates are verified first.
     """
     lies: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
     for name, operand in flow.held.items():

@@ -26,9 +26,10 @@ def weight_of(module: nn.Module) -> str:
 
 
 def grouped(model: nn.Module, flow: Flow, read: Set[str]) -> dict[str, tuple[Kind, tuple[str, ...]]]:
-    """Return the kind and the layers of each group by its name: all tables; other layers by the part of the model, with
-    a short name: the innermost named part of their path, numbers left out, with as much of the outer path as needed to
-    distinguish two.
+    """Return the kind and the layers of each group by its name.
+
+    All tables are one group. Other layers are grouped by the part of the model, under a short name: the innermost named
+    part of their path, numbers left out, with as much of the outer path as needed to distinguish two.
 
     Args:
         read: the names of the tensors that the program reads; layers with one output are in no group
@@ -133,8 +134,9 @@ def _named(parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
-    """Return the shortest endings that differ from each other, and from the tables' name; names that are still equal
-    are numbered.
+    """Return the shortest ending of each path that differs from the others, and from the tables' name.
+
+    Names that are still equal are numbered.
     """
     found: dict[tuple[str, ...], str] = {}
     for path in paths:

@@ -39,8 +39,9 @@ class TraceError(ValueError):
 
 
 def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgram:
-    """Export the model's forward over these inputs in core ATen operators and recurrent layers, in evaluation mode,
-    with every size fixed.
+    """Export the model's forward over these inputs in core ATen operators and recurrent layers.
+
+    The model is in evaluation mode, and every size is fixed.
 
     Raises:
         TraceError: the forward cannot be exported, with the first line of the reason and its place.
@@ -98,8 +99,10 @@ Value = Operand | list[Operand]
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Result of following the units: the units, those of each parameter's and buffer's axes by its first name, the
-    program, and the nodes that represent each name, for everything that the program reads.
+    """Result of following the units, for everything that the program reads.
+
+    held: the units of each parameter's and buffer's axes, by its first name
+    places: the nodes that represent each name
     """
 
     units: Units

@@ -268,8 +268,10 @@ def _batch_norm(call: Call) -> Outputs:
 
 
 def _recurrent(call: Call, gates: int) -> Outputs:
-    """Run a recurrent layer, whose weights hold a block of rows for each gate. Layers and directions have one hidden
-    size: a unit is a row of every gate, and the columns of the next step, the next layer and the output that read it.
+    """Run a recurrent layer, whose weights hold a block of rows for each gate.
+
+    Layers and directions have one hidden size: a unit is a row of every gate, and the columns of the next step, the
+    next layer and the output that read it.
     """
     units, read, weights = call.units, call.first, list(instances(Operand, call.given(2)))
     each, layers, directions = 4 if call.given(3) else 2, int(call.given(4)), 2 if call.given(7) else 1

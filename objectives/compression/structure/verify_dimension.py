@@ -41,8 +41,9 @@ class Verifier:
         self._expected = self._run(model)
 
     def check_dimension(self, width: PrunableDim) -> bool:
-        """Verify a prunable dimension, and return whether it is normalised: the other units' outputs change when one is
-        removed.
+        """Verify a prunable dimension, and return whether it is normalised.
+
+        It is normalised where the other units' outputs change when one is removed.
 
         A model that interprets the remaining units differently, as where the number of heads is fixed and their size is
         not, raises no error, but no longer treats them alike: so they are reordered after a removal as well.
@@ -67,9 +68,10 @@ class Verifier:
         return normalised
 
     def trouble_with_factors(self, modules: Sequence[str]) -> str | None:
-        """Return the reason why linear layers cannot be factorised; None where two factors of the full rank give the
-        same outputs. A module may read the layer's weight itself; a subclass, or a hook, may do more than multiply by
-        it.
+        """Return the reason why linear layers cannot be factorised; None where they can.
+
+        Two factors of the full rank must give the same outputs, and no other module may hold the layer's weight. This
+        is tried, since a module may read the weight itself, and a subclass or a hook may do more than multiply by it.
         """
         for name in modules:
             if (other := self._holder_beside(name)) is not None:

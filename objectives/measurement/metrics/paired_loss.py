@@ -131,8 +131,9 @@ class _Pair:
         return loss
 
     def summarize(self, drawn: Floats, confidence: float) -> tuple[float, float, float, Interval]:
-        """Return the metric, that of the baseline, the loss, and its interval from resampled losses, (resamples,);
-        those that are not finite, such as AUC with users of one class only, are left out.
+        """Return the metric, that of the baseline, the loss, and its interval from resampled losses, (resamples,).
+
+        Losses that are not finite, such as those of AUC with users of one class only, are left out.
 
         Raises:
             UndefinedLossError: more than 5% of the resamples lack a loss.

@@ -59,8 +59,9 @@ def paired_quality(
 def quality_by_output(
     candidate: Numbers, baseline: Numbers, held: HeldOut, quality: Callable[[Numbers, Numbers, HeldOut], Quality]
 ) -> Quality:
-    """Evaluate each column of scores, (n,) or (n, outputs), by its labels: the main output, and the others, or the
-    reason why not.
+    """Evaluate each column of scores, (n,) or (n, outputs), by its labels.
+
+    The first column is the main output. Another output that cannot be evaluated has the reason in its record.
     """
     ours, theirs = (scores.reshape(len(scores), -1).T for scores in (candidate, baseline))
 

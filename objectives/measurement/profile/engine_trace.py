@@ -46,8 +46,11 @@ class ProfileError(RuntimeError):
 
 @dataclass(frozen=True)
 class Trace:
-    """The optimised graph, with the shape and type of every value in the request, the milliseconds of each of its nodes
-    with the profiler on, and the p50 of whole runs with the profiler off.
+    """The optimised graph and its times for one request.
+
+    graph: with the shape and type of every value in the request
+    times_ms: of each node, with the profiler on
+    p50_ms: of whole runs, with the profiler off
     """
 
     graph: ir.Graph
@@ -83,8 +86,9 @@ def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) 
 
 
 def profiler_cost_ms(repeats: int, threads: int | None) -> float:
-    """Measure the milliseconds that the profiler adds to each node, 1 to 3 us, on a chain of tiny nodes: the sum of
-    their times with it, less the time of a whole run without it.
+    """Measure the milliseconds that the profiler adds to each node, 1 to 3 us, on a chain of tiny nodes.
+
+    This is the sum of the nodes' times with the profiler, less the time of a whole run without it, over their number.
     """
     with tempfile.TemporaryDirectory() as folder:
         chain = Path(folder) / "chain.onnx"
@@ -94,8 +98,9 @@ def profiler_cost_ms(repeats: int, threads: int | None) -> float:
 
 
 def typical(times: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean of each node's middle half of runs: as robust to disturbed runs as the median, but finer than the
-    profiler's resolution of whole microseconds.
+    """Return the mean of each node's middle half of runs.
+
+    It is as robust to disturbed runs as the median, but finer than the profiler's resolution of whole microseconds.
 
     Args:
         times: (runs, nodes)
@@ -106,8 +111,9 @@ def typical(times: Sequence[Sequence[float]]) -> list[float]:
 
 
 def match_events(nodes: Sequence[ir.Node], events: Iterable[Event]) -> list[Event]:
-    """Match each node with its event, both in the order of execution. Events of nodes inside a loop or a branch match
-    none: their time is part of the outer node's.
+    """Match each node with its event, both in the order of execution.
+
+    Events of nodes inside a loop or a branch match none, since their time is part of the outer node's.
 
     Raises:
         ProfileError: a node has no event.

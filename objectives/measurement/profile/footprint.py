@@ -12,8 +12,9 @@ _SECONDS = 0.3
 
 
 def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
-    """Return the largest resident memory, in bytes, that this process ever had (VmHWM; ru_maxrss survives an exec and
-    may be another program's).
+    """Return the largest resident memory, in bytes, that this process ever had.
+
+    It is the kernel's VmHWM, since ru_maxrss survives an exec and may be another program's.
 
     Raises:
         RuntimeError: the kernel does not report it.

@@ -22,8 +22,10 @@ _MOVERS = _VIEWS | frozenset(
 
 
 def flops(node: ir.Node) -> int:
-    """Count the operations of a node whose values have known shapes: twice the multiply-adds of a product (its bias not
-    counted); one for each number of the largest value of any other operator; none for operators that only move numbers.
+    """Count the arithmetic operations of a node whose values have known shapes.
+
+    A matrix product or convolution has twice its multiply-adds, without its bias. Operators that only move numbers have
+    none. Any other operator has one for each number of its largest value.
     """
     out = node.outputs[0]
     if node.op_type in _PRODUCTS:
@@ -36,8 +38,10 @@ def flops(node: ir.Node) -> int:
 
 
 def bytes_moved(node: ir.Node) -> int:
-    """Count the bytes moved: each value read once and written once; of a table, the rows that are looked up (a row
-    requested twice is read twice).
+    """Count the bytes that a node moves: each value is read or written once.
+
+    Of a table, only the rows that are looked up are read; a row requested twice is read twice. A slice reads as many
+    bytes as it writes, and a view moves none.
     """
     if node.op_type in _VIEWS:
         return 0

@@ -59,8 +59,10 @@ class OperatorCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """Profile of one request of `rows` rows. The groups' shares of time sum to 1; `other` holds the steps that belong
-    to no single group, `engine` the time outside the kernels. `p50_ms` is of runs without the profiler.
+    """Profile of one request of `rows` rows.
+
+    The groups' shares of time sum to 1. The group `other` holds the steps that belong to no single group, `engine` the
+    time outside the kernels. `p50_ms` is of runs without the profiler.
     """
 
     rows: int

@@ -166,8 +166,9 @@ class Negatives:
 
 
 def draw_requests(sequences: Sequences, rows: Integers, length: int, seed: int) -> list[dict[str, Integers]]:
-    """Draw one request for each of rows, (count,), at least 1 each: `history`, (1, length), of a user before test, and
-    `item`, (rows,).
+    """Draw one request for each number of rows in `rows`, (count,), at least 1 each.
+
+    A request has `history`, (1, length), of a user before test, and `item`, (rows,).
 
     Items are drawn by their count in train among those the user had not taken before test, at any time: without
     replacement while there are enough of them, else with. Users are drawn uniformly.

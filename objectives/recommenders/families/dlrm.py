@@ -27,8 +27,10 @@ from spaces.domains import Choice
 
 @dataclass(frozen=True)
 class Sizes(FieldSizes):
-    """Embedding dimension; widths of the hidden layers of the bottom MLP, whose last layer has the embedding dimension,
-    and of the top MLP, whose last layer is the logit.
+    """Sizes of a DLRM.
+
+    bottom: widths of the hidden layers of the bottom MLP, whose last layer has the embedding dimension
+    top: widths of the hidden layers of the top MLP, whose last layer is the logit
     """
 
     embedding_dim: int

@@ -23,8 +23,10 @@ def numeric(fields: Sequence[Field]) -> tuple[Field, ...]:
 
 
 def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
-    """Make a table of (vocabulary, dimension), drawn from N(0, 0.01^2), for each field with codes, by its name. Code 0
-    of a multi-valued field is padding: its row is zero and stays so.
+    """Make a table for each field with codes, by its name.
+
+    A table is (vocabulary, dimension), drawn from N(0, 0.01^2). Code 0 of a multi-valued field is padding: its row is
+    zero and stays so.
 
     Raises:
         ValueError: no field has codes, two share a name, or a name is one that a module cannot have.

@@ -168,8 +168,9 @@ class SASRec(nn.Module):
         return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
 
     def positions(self, history: Tensor, candidates: Tensor, shared: Tensor | None = None) -> Tensor:
-        """Compute training logits, (B, L, C + S), of (B, L, C) candidates for the item after each position of (B, L)
-        codes, and of (B, S) candidates that all positions of a history share.
+        """Compute training logits, (B, L, C + S), of candidates for the item after each position of (B, L) codes.
+
+        Each position has (B, L, C) candidates of its own; (B, S) candidates are shared by all positions of a history.
 
         Where only the latest positions of a history are read, the L positions are cut into pieces of that length from
         the end, and each piece reads itself: the last position reads the same as when serving, and all L get logits.

@@ -53,8 +53,9 @@ class SelfAttention(nn.Module):
         return self._mix(q, k, v, padding + _unseen(torch.arange(read - asked, read), torch.arange(read), window))
 
     def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, window: int) -> Tensor:
-        """Attend in blocks of `window` queries, each with the keys that one of them attends to, so that the cost grows
-        with the queries times the window. The first block may begin before the first query.
+        """Attend in blocks of `window` queries, each with the keys that one of them attends to.
+
+        The cost grows with the queries times the window. The first block may begin before the first query.
         """
         asked, read = q.shape[-2], k.shape[-2]
         blocks = -(-asked // window)

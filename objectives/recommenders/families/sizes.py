@@ -72,8 +72,9 @@ def widths(size: Scalar) -> tuple[int, ...]:
 
 
 def no_larger(published: Choice, own: Scalar) -> Choice:
-    """Select the published sizes of students that are below the baseline's own, and append that. Several widths are
-    below others if they are no more in number, and each is no larger.
+    """Select the published sizes of students that are below the baseline's own size, and append that size.
+
+    Several widths are below others if they are no more in number, and each is no larger.
     """
 
     def below(size: Scalar) -> bool:

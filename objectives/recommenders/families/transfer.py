@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 def start_from(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy every parameter and buffer that both have by the same name; of a larger float tensor, copy the entries at
-    even distances along each axis (weight selection, Xu et al., ICLR 2024), at the same positions for equal sizes.
-    Other tensors keep their initial values.
+    """Copy to the student every parameter and buffer that the teacher has under the same name.
+
+    Of a larger float tensor, the entries at even distances along each axis are copied (weight selection, Xu et al.,
+    ICLR 2024), at the same positions for equal sizes. Other tensors keep their initial values.
     """
     known = teacher.state_dict()
     with torch.no_grad():

@@ -17,8 +17,9 @@ from objectives.training_rows import Inputs, leaves
 
 
 def take_bags(given: Given) -> None:
-    """Let the factory's model take its bags padded: those that are declared, else those that it gives to
-    `F.embedding_bag` with an input's offsets.
+    """Let the factory's model take its bags padded.
+
+    The bags are those that are declared, else those that the model gives to `F.embedding_bag` with an input's offsets.
 
     Raises:
         FactoryError: what is declared are no bags, or it is not clear what to infer.
@@ -52,8 +53,13 @@ def take_bags(given: Given) -> None:
 
 
 def _inferred(calls: Sequence[Mapping[str, Any]], inputs: Inputs, rows: int, where: str) -> dict[str, str]:
-    """Return the name of the offsets by the name of the values. Where a call's values are computed, such as hashes,
-    they are the inputs of as many values that no call has as they are, unless that is ambiguous.
+    """Return the name of the offsets by the name of the values.
+
+    Where a call's values are computed, such as hashes, they are the inputs of as many values that no call takes
+    unchanged.
+
+    Raises:
+        FactoryError: this is ambiguous.
     """
     names = {id(values): name for name, values in inputs.items()}
     of_inputs = [call for call in calls if id(call.get("offsets")) in names]

@@ -32,8 +32,9 @@ class FactoryError(InputError):
 
 
 class Given(Protocol):
-    """Result of a factory, the same at each call, since it is called in several processes. A metric that is a function
-    returns a number above 0, higher being better. Optional attributes:
+    """Result of a factory, the same at each call, since it is called in several processes.
+
+    A metric that is a function returns a number above 0, higher being better. Optional attributes:
 
     build(shape): returns an untrained sibling of these sizes
     shapes: the sizes to try, by name, unless the study file has them

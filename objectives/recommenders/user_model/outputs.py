@@ -68,8 +68,10 @@ class Outputs:
 
 
 def outputs_of(given: Given, outputs: object, labels: Labels) -> Outputs:
-    """Determine the outputs from one batch. One column of labels belongs to the main output; several are named or
-    numbered like the outputs, or, where there is only one output, the first is its own.
+    """Determine the outputs from one batch.
+
+    One column of labels belongs to the main output. Several are named or numbered like the outputs; where there is only
+    one output, the first is its own.
 
     Raises:
         FactoryError: `output` does not select the main one of several, or the main one has no labels.
@@ -92,9 +94,10 @@ def outputs_of(given: Given, outputs: object, labels: Labels) -> Outputs:
 
 
 def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> OutputKind:
-    """Infer the kind of an output from its scores, (n,), and its labels, (rows,), if any: probabilities where all
-    scores lie between 0 and 1, and labels are 0 and 1; logits where only the labels are; else values, in units of their
-    standard deviation, or, where they do not vary, of their size.
+    """Infer the kind of an output from its scores, (n,), and its labels, (rows,), if any.
+
+    The output gives probabilities where all scores lie between 0 and 1, and any labels are 0 and 1; logits where only
+    the labels are; else values, in units of their standard deviation, or, where they do not vary, of their size.
     """
     binary = labels is not None and bool(np.isin(labels, (0, 1)).all())
     within = bool(((scores >= 0) & (scores <= 1)).all())

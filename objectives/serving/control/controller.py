@@ -105,8 +105,10 @@ class Decision:
 
 
 def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
-    """Return the first state: the option of the plan's phase, of the first one before the plan's start, or, where
-    nothing is foreseen, as many replicas as there may be of a variant of the least loss.
+    """Return the first state of a controller.
+
+    Its option is that of the plan's phase, or of the first phase before the plan's start. Where nothing is foreseen, it
+    is as many replicas as there may be of a variant of the least loss.
     """
     from_s = max(now_s, 0.0)
     foreseen = plan.foreseen(from_s, from_s + plan.lead_s)
@@ -212,8 +214,10 @@ def _since(samples: tuple[Sample, ...], newest: Sample, from_s: float) -> tuple[
 
 
 def _rate(arrived: tuple[Sample, ...], width_s: float, least_s: float) -> float:
-    """Return the mean rate over the last seconds; at the beginning over what there is, as if that were `least_s` at
-    least, so that no handful of requests is taken for a surge.
+    """Return the mean rate over the last `width_s` seconds.
+
+    At the beginning it is the mean over the time so far, taken as `least_s` at least, so that a handful of requests
+    does not look like a surge.
     """
     newest = arrived[-1]
     before = [sample for sample in arrived if sample.at_s <= newest.at_s - width_s]

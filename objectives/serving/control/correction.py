@@ -25,8 +25,12 @@ _WHOLE = 4 * _PER_PANIC
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of a server so far: requests that have ended or are overdue, those of them that were late or refused, and
-    those that wait now."""
+    """Answers of a server so far.
+
+    ended: requests that have ended or are overdue
+    late: those of them that were late or refused
+    backlog: requests that wait now
+    """
 
     now_s: float
     ended: int

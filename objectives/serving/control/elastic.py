@@ -186,8 +186,9 @@ class Elastic:
             self._say(left)
 
     async def _read_again(self, inference: Inference, metrics: ControllerMetrics) -> None:
-        """Read plan and bundles again, and serve what they and the requests so far ask for; where they are wrong, the
-        old ones serve on.
+        """Read plan and bundles again, and serve what they and the requests so far ask for.
+
+        Where they are wrong, the old ones serve on.
         """
         try:
             plan, bundles = await asyncio.to_thread(self._read)
@@ -217,8 +218,9 @@ class Elastic:
         return machine_plan(read_plan(settings.plan), settings.machine, bundles), bundles
 
     def _second_of(self, plan: MachinePlan) -> float:
-        """Return the second of a plan that takes the current one's place; one without a date and of the same phases,
-        such as that with a newer bundle, goes on.
+        """Return the second of a plan that takes the current one's place.
+
+        A plan without a date and with the same phases, such as one with a newer bundle, goes on at the current second.
         """
         goes_on = plan.start_s is None and plan.control.phases == self._plan.control.phases
         return self._now_s() if goes_on else _second(plan)

@@ -73,8 +73,9 @@ class ControlPlan:
         return max(option.load_seconds for option in self.options)
 
     def foreseen(self, from_s: float, until_s: float) -> PlannedPhase | None:
-        """Return the highest rate of the phases from one moment until another, with the loss of the last of them; None
-        where there is no phase.
+        """Return the highest rate of the phases from one moment until another, with the loss of the last phase.
+
+        None where there is no phase.
         """
         first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
         moments = [from_s, *(number * self.phase_s for number in range(first + 1, last + 1)), until_s]
@@ -89,8 +90,10 @@ class ControlPlan:
 def choose(
     options: Sequence[Option], rate_rps: float, least_loss: float, left_out: Collection[int] = frozenset()
 ) -> int | None:
-    """Choose what serves a rate: of the options that suffice the one of least loss, then of fewest cores; where none
-    suffices, the one of the highest capacity. None where all are left out.
+    """Choose the option that serves a rate, or None where all are left out.
+
+    Of the options that suffice, it is the one of least loss, then of fewest cores. Where none suffices, it is the one
+    of the highest capacity.
 
     Args:
         least_loss: variants that lose less are not used, since the plan saves their cost

@@ -81,23 +81,27 @@ def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -
 
 
 def repeats_after(document: Json) -> float | None:
-    """Return the seconds after which the phases of a plan repeat: a week, where the plan is of a weekly profile, which
-    is not forecast; None for any other.
+    """Return the seconds after which the phases of a plan repeat, or None where they do not.
+
+    They repeat after a week in the plan of a weekly profile, which is not forecast.
     """
     return WEEK_SECONDS if document["forecast"] is None else None
 
 
 def starts_at(document: Json) -> float | None:
-    """Return the start of a plan in seconds since the epoch: of a weekly one a Monday 0:00 UTC, None where it does not
-    tell."""
+    """Return the start of a plan in seconds since the epoch, or None where the plan does not tell.
+
+    A weekly plan starts on a Monday 0:00 UTC.
+    """
     if repeats_after(document) is not None:
         return MONDAY_S
     return None if document["start_s"] is None else float(document["start_s"])
 
 
 def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:
-    """Return what each phase asks of one machine of a fleet, whose rate is shared equally; nothing where machines of
-    other kinds serve.
+    """Return what each phase asks of one machine of a fleet.
+
+    The machines share the rate of a phase equally. A phase that machines of other kinds serve asks nothing.
     """
     return tuple(
         PlannedPhase(phase["demand_rps"] / phase["machines"], max(offers[phase["offer"]]["loss"], 0.0))
@@ -141,8 +145,10 @@ def offers_on(document: Json, machine: str | None) -> dict[int, Json]:
 
 
 def model_identity(variant: str, placement: Placement) -> ModelIdentity:
-    """Identify the model files of a variant, which differ where a placement splits or rewrites the graph; placements
-    of the same files may take each other's place.
+    """Identify the model files of a variant with a placement.
+
+    The files differ where a placement splits or rewrites the graph. Placements of the same files may take each other's
+    place.
     """
     return variant, placement.embedding_device, placement.user_once
 

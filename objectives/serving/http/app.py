@@ -77,8 +77,9 @@ class Endpoints:
         }
 
     def turns_away(self, path: str, length: int) -> bool:
-        """Refuse a request to infer by the length of its body, and return whether it was; False for other requests, and
-        while draining, since answers tell clients then to reconnect elsewhere.
+        """Refuse a request to infer by the length of its body, and return whether it was refused.
+
+        False for other requests, and while draining, since answers then tell clients to reconnect elsewhere.
         """
         return not self.draining and self._is_to_infer(path) and self._inference.turns_away(length)
 

@@ -163,8 +163,10 @@ class Inference:
             self.in_flight -= 1
 
     async def swap(self, model: Model) -> str | None:
-        """Serve another model from the next request on; return once the old one is closed, or, where a request of it
-        hangs, after the time in which accepted requests are answered: then with a line about it.
+        """Serve another model from the next request on, and wait until the old one is closed.
+
+        Where a request of the old one hangs, return after the time in which accepted requests are answered, with a line
+        about it; otherwise return None.
         """
         old = self.slot.model.version
         # The slot changes hands before the first wait, at the same time as metrics and counts.

@@ -18,8 +18,9 @@ class Mirror(Protocol):
         ...
 
     def offer(self, model: Model, request: Arrays, scores: Array, queued: int) -> None:
-        """Offer an answered request with the scores that the client gets, while so many others wait; called on the
-        event loop's thread.
+        """Offer an answered request with the scores that the client gets.
+
+        Called on the event loop's thread, while `queued` other requests wait.
         """
         ...
 

@@ -60,8 +60,9 @@ class Model:
 
     @property
     def queue_on_loop(self) -> float:
-        """Return how many requests may wait for a replica that runs on the event loop; infinite for all others, whose
-        queue is the pool's.
+        """Number of requests that may wait for a replica that runs on the event loop.
+
+        It is infinite where there is no limit, and for all other replicas, whose queue is the pool's.
         """
         queue = self.bundle.candidate.placement.admission.queue
         return math.inf if queue is None or not self.rows_on_loop else queue

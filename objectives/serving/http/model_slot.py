@@ -34,8 +34,9 @@ class ModelSlot:
                 lease.idle.set()
 
     async def swap(self, model: Model, seconds: float) -> int:
-        """Serve a new model from the next request on, and return once the old one is closed; or after some seconds,
-        in which case it is closed with its last request. Return how many of its requests are left.
+        """Serve a new model from the next request on, and return how many requests of the old one are left.
+
+        Return once the old one is closed, or after some seconds; in that case it is closed with its last request.
         """
         old, self._current = self._current, _Lease(model)
         closing = asyncio.create_task(old.close())

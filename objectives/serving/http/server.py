@@ -269,8 +269,10 @@ def _url(listener: socket.socket) -> str:
 
 
 def _spare_garbage_collection() -> None:
-    """Leave what is loaded out of garbage collections: 40,000 objects, which take 15 ms in which nothing is answered.
-    What is replaced later is freed by its count of references all the same.
+    """Exclude what is loaded from garbage collections.
+
+    These are 40,000 objects, which take 15 ms in which nothing is answered. What is replaced later is still freed by
+    its reference count.
     """
     gc.collect()
     gc.freeze()

@@ -47,8 +47,10 @@ class ReplicaLoad(Protocol):
 
 
 class AdmissionControl:
-    """Admission that refuses a request for a full queue, and one that is expected to finish, or has its turn, after the
-    deadline; with no limit, it accepts every request.
+    """Admission of requests by the queue and the deadline.
+
+    It refuses a request when the queue is full, when the request is expected to finish after the deadline, and when its
+    turn comes after the deadline. With no limit, it accepts every request.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -114,9 +116,10 @@ class ServiceRate:
         self._doubts = 0
 
     def doubt(self, idle: bool) -> None:
-        """Count a refusal that this estimate caused. If idle replicas only ever refused, nothing would be measured
-        again, and one slow run would close the pool for good: then the estimate is reset, and the next request is
-        tried.
+        """Count a refusal that this estimate caused, if a replica was idle.
+
+        If idle replicas only ever refused, nothing would be measured again, and one slow run would close the pool for
+        good. After many such refusals the estimate is therefore reset, and the next request is tried.
         """
         self._doubts += idle
         if self._doubts >= _STALE_AFTER:

@@ -64,8 +64,10 @@ def least_rows(turn: int, loads: Sequence[Load], rows: int) -> int:
 
 
 def two_choices(seed: int = 0) -> Balance:
-    """Return the policy that draws two replicas and takes the one with fewer outstanding requests (Mitzenmacher 2001):
-    nearly as good as the least of all, without the herd that follows when several balancers see the same old loads.
+    """Return the policy that draws two replicas and takes the one with fewer outstanding requests.
+
+    The policy (Mitzenmacher 2001) is nearly as good as the least of all, without the herd that follows when several
+    balancers see the same old loads.
     """
 
     def choose(turn: int, loads: Sequence[Load], rows: int) -> int:
@@ -81,9 +83,11 @@ def two_choices(seed: int = 0) -> Balance:
 
 
 def shortest_delay(costs: Sequence[Cost]) -> Balance:
-    """Return the policy that takes the replica that is expected to have answered the request first, by the cost of each
-    replica: outstanding work of requests and rows where all are equal, and aware of variants and speeds where not
-    (shortest expected delay; Weinrib and Shenker 1987).
+    """Return the policy that takes the replica that is expected to have answered the request first.
+
+    It compares the cost of each replica's outstanding requests and rows, the new request included. Where all costs are
+    equal, that is the outstanding work; where not, it accounts for variants and speeds (shortest expected delay;
+    Weinrib and Shenker 1987).
     """
 
     def choose(turn: int, loads: Sequence[Load], rows: int) -> int:

@@ -25,8 +25,9 @@ def run_together(jobs: Sequence[Job], run: Run) -> list[Scores]:
 
 
 def join(jobs: Sequence[Job]) -> dict[str, Array]:
-    """Concatenate the requests' arrays along axis 0, without casts: a type that an engine would refuse
-    stays refused.
+    """Concatenate the requests' arrays along axis 0, without casts.
+
+    A type that an engine would refuse stays refused.
     """
     first = jobs[0].request
     for job in jobs:

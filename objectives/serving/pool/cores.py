@@ -17,8 +17,9 @@ def cores_here() -> tuple[int, ...]:
 
 
 def share_cores(instance_groups: Sequence[InstanceGroup], allowed: Sequence[int]) -> tuple[tuple[Cores, ...], ...]:
-    """Assign cores to each replica of each instance group: `threads` of them in order where the group is pinned, else
-    None.
+    """Assign cores to each replica of each instance group.
+
+    A replica of a pinned group gets the next `threads` cores in order, any other gets None.
 
     Raises:
         EngineError: there are fewer cores than the pinned replicas need.

@@ -17,8 +17,10 @@ Run = Callable[[Arrays], Scores]
 
 
 class Receiver(Protocol):
-    """Receiver of a request's result: a replica calls `begin` once, and if that is true one of the other
-    methods once.
+    """Receiver of a request's result.
+
+    A replica calls `begin` once, unless the request runs on its caller's thread. Where `begin` returns True, one of the
+    other methods is called once; where it raises, `fail`.
     """
 
     def begin(self) -> bool:
@@ -91,7 +93,5 @@ def cut_rows(request: Arrays, start: int, end: int) -> Arrays:
 
 
 def is_divisible(request: Arrays, rows: int) -> bool:
-    """Return whether each array has this number of rows, or a single one, which splitting a request by rows
-    requires.
-    """
+    """Return whether a request can be split by rows: each array has this number of rows, or a single one."""
     return all(values.shape[:1] in ((rows,), (1,)) for values in request.values())

@@ -107,8 +107,9 @@ class Pool:
 
     @property
     def load(self) -> GroupLoad | None:
-        """Load by which admission decides; None in a placement that routes or splits requests, where it depends on the
-        request.
+        """Load by which admission decides, or None in a placement that routes or splits requests.
+
+        There the load depends on the request.
         """
         if self._placement.route is not None or self._placement.split_rows is not None:
             return None

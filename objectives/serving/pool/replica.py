@@ -19,8 +19,11 @@ from objectives.serving.split_engine import Engine
 
 
 class _Pace:
-    """End of the last run, from which the time of the next one counts unless the replica was idle in between; and
-    whether there was one, since an engine's first run is longer than all others.
+    """Times of a replica's runs.
+
+    idle: whether the replica was idle since its last run; otherwise the time of the next one counts from `ended_ns`
+    warm: whether there was a run, since an engine's first one is longer than all others
+    ended_ns: end of the last run
     """
 
     def __init__(self) -> None:
@@ -41,8 +44,9 @@ class Replica:
         self._pace = _Pace()
 
     def start(self, open_engine: Callable[[], Engine], cores: Cores, name: str) -> None:
-        """Open an engine in this replica's own thread and wait for it; the engine's threads inherit the cores. An error
-        there is raised here.
+        """Open an engine in this replica's own thread, and wait for it.
+
+        The engine's threads inherit the cores. An error in the replica's thread is raised here.
         """
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._live, args=(open_engine, cores, opened), name=name, daemon=True)

@@ -1,5 +1,6 @@
-"""Decisions of a pool as a pure state machine without threads, clock or model, which the pool's threads drive, and a
-virtual clock.
+"""Decisions of a pool as a pure state machine without threads, clock or model.
+
+The pool's threads drive it, and so does a virtual clock.
 """
 
 from __future__ import annotations
@@ -134,8 +135,10 @@ class Scheduler(Generic[J]):
         return True, []
 
     def take(self, replica: int, now_ns: int) -> Sequence[J] | Wait:
-        """Take the jobs that a free replica runs next, in the order of submission: one, or a batch; none once the
-        scheduler is closed and all are finished.
+        """Take the jobs that a free replica runs next, in the order of submission: one, or a batch.
+
+        Return a `Wait` where the replica has to wait for jobs, and none once the scheduler is closed and the replica's
+        queue is empty.
 
         A batch has one job of any size, and further ones while all have `rows` together at most. The wait for further
         jobs is counted from the submission of the first: no request waits longer for a batch.
@@ -180,8 +183,9 @@ class Scheduler(Generic[J]):
         return parked
 
     def _batch(self, queue: deque[J]) -> tuple[int, int | None]:
-        """Return how many jobs from the start of the queue are run together, and until when more could join them, None
-        where none could.
+        """Return how many jobs from the start of the queue are run together, and until when more could join.
+
+        The time is None where none could.
         """
         if self._batching is None or not queue:
             return 0, None
@@ -207,8 +211,9 @@ def group_of(placement: Placement, rows: int) -> int:
 
 
 def parts_of(placement: Placement, group: int, rows: int) -> list[int]:
-    """Return the end of each part that a request is split into in an instance group: as many nearly equal parts as
-    replicas, but none of fewer than half of `split_rows` rows.
+    """Return the end of each part that a request is split into in an instance group.
+
+    There are as many nearly equal parts as replicas, but none of fewer than half of `split_rows` rows.
     """
     above, replicas = placement.split_rows, placement.instance_groups[group].replicas
     if above is None or rows <= above:

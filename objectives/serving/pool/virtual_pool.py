@@ -91,8 +91,9 @@ _Event = tuple[int, int, _Replica, Sequence[_Job], int, int]
 
 
 class VirtualPool:
-    """A pool on a virtual clock, which its caller moves; an event is handled at its time, and events of the same time
-    in the order of their making.
+    """A pool on a virtual clock, which its caller moves.
+
+    An event is handled at its time, and events of the same time in the order in which they were made.
 
     free_ns: when the caller may submit again, which an inline run occupies
     """

@@ -17,8 +17,9 @@ _TENFOLD_PERCENT = 900
 
 
 def horizontal_autoscaler(plan: ServedPlan, cluster: Cluster) -> Document:
-    """Return the autoscaler of the offer that serves alone, from the fewest of its planned machines to the most that
-    there are.
+    """Return the autoscaler of the offer that serves alone.
+
+    It scales from the fewest processes that are planned while the offer serves to the most that there are.
     """
     offer = alone(plan)
     name = object_name(plan, offer)
@@ -39,8 +40,9 @@ def horizontal_autoscaler(plan: ServedPlan, cluster: Cluster) -> Document:
 
 
 def alone(plan: ServedPlan) -> ServedOffer:
-    """Return the offer that serves where one serves all the time: the plan's main one of those within its loss, or the
-    most exact one.
+    """Return the offer that serves where one serves all the time.
+
+    This is the main offer of the plan among those within its loss, else the most exact one.
     """
     within = [offer for offer in plan.offers if offer.row.loss <= plan.max_loss]
     if within:

@@ -12,8 +12,10 @@ _DIGITS = 6
 
 
 def dns_label(*parts: str) -> str:
-    """Join names to a DNS label as Kubernetes takes it for services (RFC 1035): lower-case letters, digits and '-',
-    a letter first, at most 40 characters. A digest tells names apart that would become the same.
+    """Join names to a DNS label as Kubernetes takes it for services (RFC 1035).
+
+    The label has lower-case letters, digits and '-', a letter first, and at most 40 characters. A digest tells names
+    apart that would become the same.
     """
     text = "-".join(parts)
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -57,8 +57,9 @@ class ServedPlan:
         return self.slo_ms / 1000
 
     def reactive_rps(self, offer: ServedOffer) -> float:
-        """Return the observed rate for each process above which one more is wanted: at the expected load, processes
-        then have the plan's headroom.
+        """Return the observed rate for each process above which one more is wanted.
+
+        At the expected load, processes then have the plan's headroom.
         """
         return offer.process_rps / self.headroom
 

@@ -1,5 +1,6 @@
-"""Replay of a trace on one machine of a plan: every policy on the virtual clock, and on a real server where there are
-bundles.
+"""Replay of a trace on one machine of a plan.
+
+Every policy is replayed on the virtual clock, and on a real server where there are bundles.
 """
 
 from __future__ import annotations
@@ -134,8 +135,10 @@ def _control(document: Json, offers: dict[int, Json], machine: str, request: Rep
 
 
 def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
-    """Return the trace from the plan's start on, at its own time of the week where the plan is weekly; a trace of other
-    days begins with the plan."""
+    """Return the machine's share of the trace from the plan's start on, in compressed time.
+
+    Where the plan is weekly, the trace keeps its own time of the week. A trace of other days begins with the plan.
+    """
     phase_s, machines = document["phase_seconds"], [phase["machines"] for phase in document["phases"]]
     begins, starts, repeat_s = log.start_s, starts_at(document), repeats_after(document)
     ahead = 0.0 if begins is None or starts is None else begins - starts
@@ -242,8 +245,9 @@ def _transport_ms(
 
 
 def own_times(arrivals: Floats, latency: Floats) -> Floats:
-    """Return the times that requests take by themselves, without the wait for those before, where one is served at a
-    time.
+    """Return the times that requests take by themselves, without the wait for those before.
+
+    Requests are served one at a time.
 
     Args:
         arrivals: (n,) ascending

@@ -52,8 +52,9 @@ class ServerSettings:
 
 
 def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -> dict[str, Any]:
-    """Return the plan.json that makes a server follow a policy: with its options alone, in compressed time, and over
-    already where the policy foresees nothing.
+    """Return the plan.json that makes a server follow a policy.
+
+    It has the policy's options alone, in compressed time, and is over already where the policy foresees nothing.
     """
     offers = []
     for offer in settings.document["offers"]:

@@ -169,9 +169,11 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
 
     def _length_to_infer(self) -> int | None:
-        """Return the length of the body of a request that can be answered before its body is read; None for any other:
-        one that comes before the answer to the last, one whose client waits to be asked for its body or does not read
-        answers, one that ends the connection, and one with a body that is too large.
+        """Return the length of the body of a request that can be answered before its body is read, else None.
+
+        None for a request that is no POST of HTTP/1.1, tells no length, comes before the answer to the last, or ends
+        the connection. None also where the client waits to be asked for its body or does not read answers, and where
+        the body is too large.
         """
         if self._answering or self.flow.write_paused or self.parser.get_method() != b"POST":
             return None
@@ -211,8 +213,10 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Say why, and close once the client has; what it still sends is dropped, so that it can read the reason. Where
-        the request before it is still being answered, that answer is the last word.
+        """Tell the client why, and close the connection once the client has.
+
+        What the client still sends is dropped, so that it can read the reason. Where the request before is still being
+        answered, that answer is the last word.
         """
         if self._refused:
             return

@@ -51,8 +51,9 @@ class Door:
         self._refused = None if load is None or idle else _Refused(reason, now_ns, length, loop_ns // _MS, load)
 
     def shut(self, load: GroupLoad | None, now_ns: int, length: int, loop_ns: int) -> str | None:
-        """Return the reason why a request would be refused; None where admission has to be asked. Arguments are as for
-        `refused`.
+        """Return the reason why a request would be refused, or None where admission has to be asked.
+
+        Arguments are as for `refused`.
         """
         known = self._refused
         if known is None or load is None or now_ns > known.at_ns + _VALID_NS:
