@@ -63,8 +63,10 @@ def difference(
 
 
 def ablation(trial: int = 1) -> Ablation:
-    """Effects that differ in each technique; the last one alone failed, and pruning costs the users with little
-    history."""
+    """Return an ablation whose effects differ in each technique.
+
+    The last effect alone failed, and pruning costs the users with little history.
+    """
     pays = (
         SliceQuality("users with little history", 50, 5, 0.7, 0.71, 0.012, (0.001, 0.023)),
         SliceQuality("rare items", 50, 5, reason="all of its labels are alike"),

@@ -1,5 +1,7 @@
-"""Benchmarks of a stand-in pool: requests from the specs, the plan's refusals, which percentiles are reported, a page
-that stands alone.
+"""Benchmarks of a stand-in pool.
+
+Covers the requests drawn from the specs, the plan's refusals, which percentiles are reported, and a page that stands
+alone.
 """
 
 from __future__ import annotations

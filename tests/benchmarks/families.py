@@ -87,8 +87,11 @@ def lines(name: str, document: Mapping[str, Any], rows: int) -> Iterator[str]:
 
 
 def best(rows: Sequence[Mapping[str, Any]], limit: float) -> Mapping[str, Any] | None:
-    """The least p95 ratio on the front among the candidates that lose no more than the limit; what a final benchmark
-    passed over has the luck of a single visit."""
+    """Return the measured row of the least p95 ratio within a limit on the loss, None where there is none.
+
+    The baseline does not count, nor does a candidate that a final benchmark passed over: its number has the luck of a
+    single visit.
+    """
     fine = [r for r in rows if r["state"] == "complete" and r["trial"] and r["quality"]["loss"] <= limit]
     fine = [r for r in fine if not r["passed_over"]]
     return min(fine, key=lambda row: row["latency_ms"]["p95_ratio"], default=None)

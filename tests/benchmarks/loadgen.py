@@ -206,8 +206,10 @@ class Waiting:
 
 
 def clocks(submit: Submit, requests: Requests, asked: Any, service_ms: float) -> tuple[Driven, list[Agreement]]:
-    """The run, and each percentile by both clocks; two runs of the engine that waits, one before and one after, tell
-    what the clocks cost: the larger counts."""
+    """Return the run, and the agreement of both clocks on each percentile.
+
+    Two runs of the engine that waits, one before and one after, measure what the clocks cost: the larger cost counts.
+    """
     with Pool(PLACEMENT, lambda instance_group: Waiting(service_ms)) as waiting:
         before = drive(waiting.submit, requests, asked)
         run = drive(submit, requests, asked)

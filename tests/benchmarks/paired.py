@@ -144,8 +144,10 @@ def _deployment(model: Path) -> Deployment:
 
 @contextlib.contextmanager
 def burning(seed: int) -> Iterator[None]:
-    """Another process that burns one core: on for 0.1 to 2 seconds and off for 0.5 to 6 by turns, a quarter of the
-    time."""
+    """Burn one core in another process, a quarter of the time.
+
+    The process is busy for 0.1 to 2 seconds and idle for 0.5 to 6 seconds by turns.
+    """
     code = (
         f"import random, time; r = random.Random({seed})\n"
         "while True:\n"

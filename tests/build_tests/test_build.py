@@ -345,8 +345,9 @@ def test_several_techniques_and_widths_at_once(
 def test_int8_weights_have_the_bits_that_the_task_asks_for(
     aware: bool, opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:
-    """Weights learned or rounded afterwards get the same bits; other bits are another model, but not without int8
-    products.
+    """Weights learned or rounded afterwards get the same bits.
+
+    Other bits are another model, except where there are no int8 products.
     """
     weights = Weights(distillation=LEARNING, quantization_aware=("mlp",)) if aware else Weights()
     tasks = [replace(task_of("dcn-v2"), int8_weight_bits=bits) for bits in (7, 8)]

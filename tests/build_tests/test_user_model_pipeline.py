@@ -316,8 +316,9 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
 def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
     factory: str, line: str, task_of: Callable[[str], Task], home: Path
 ) -> None:
-    """An undefined loss is refused in `prepare`, rather than when a candidate is evaluated or a choice confirmed on
-    test.
+    """`prepare` refuses an undefined loss.
+
+    Otherwise it would show only when a candidate is evaluated or a choice confirmed on test.
     """
     task = task_of(factory)
     for asked in (replace(task, dry_run=str(home / factory)), task):

@@ -98,8 +98,9 @@ def _quiet(line: str) -> None:
 
 
 class Sibling(Ranker):
-    """A sibling with the teacher's tables, its last layer under another name, and optionally what it has in a frozen
-    state.
+    """A sibling with the teacher's tables, and the first layer of the teacher's tower under another name.
+
+    With `frozen`, it freezes the item table.
     """
 
     def __init__(self, teacher: Ranker, width: int, frozen: bool) -> None:
@@ -400,8 +401,9 @@ def test_features_are_learned_beside_sparse_tables(home: Path, monkeypatch: pyte
 
 
 def test_sparse_tables_step_as_with_an_optimizer_of_each_kind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One optimizer with SparseAdam for the tables and AdamW for the rest, at rates that a schedule moves, gives the
-    same.
+    """One optimizer for all parameters gives the same weights as an optimizer of each kind.
+
+    It has SparseAdam for the tables and AdamW for the rest, at rates that a schedule moves.
     """
     found = opened(_sparse(), home, monkeypatch)
     ours, theirs = copy.deepcopy(found.model), copy.deepcopy(found.model)

@@ -150,8 +150,11 @@ def test_the_knee_is_good_on_every_objective() -> None:
     ],
 )
 def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bool) -> None:
-    """The long window gives a p95 of 5.00 [4.75, 5.25] ms, a ratio of 0.500 [0.475, 0.525], a throughput of 2.00 [1.90,
-    2.10] times the baseline's."""
+    """A limit is compared with the worse end of the interval.
+
+    The long window gives a p95 of 5.00 [4.75, 5.25] ms, a ratio of 0.500 [0.475, 0.525], and a throughput of 2.00
+    [1.90, 2.10] times the baseline's.
+    """
     outcome = complete_outcome(0.5, loss=0.0)
     found = outcome.measurement
     assert found is not None

@@ -185,8 +185,9 @@ def _graph(model: nn.Module) -> onnx.ModelProto:
 
 
 def _products(spans: list[int], scores: list[int]) -> int:
-    """Multiply-adds of the blocks by hand: block b reads `spans[b]` positions and computes `spans[b + 1]`, with so many
-    scores of a query and a key.
+    """Count the blocks' multiply-adds by hand.
+
+    Block b reads `spans[b]` positions and computes `spans[b + 1]`, with `scores[b]` scores of a query and a key.
     """
     total = 0
     for read, asked, pairs in zip(spans, spans[1:], scores, strict=False):

@@ -178,8 +178,9 @@ class Numpy:
 
 
 def _close(got: Array, expected: Array, step: float) -> None:
-    """Return whether all but a few are as computed, and none is off by more than one code more or less at an input
-    makes.
+    """Assert that all but 5% of the values are as computed.
+
+    None is off by more than one code more or less at an input makes, which is less than `step`.
     """
     difference = np.abs(got - expected)
     assert np.quantile(difference, 0.95) < 1e-5
@@ -396,8 +397,9 @@ def test_a_range_is_the_moving_average_of_what_batches_hold(rows: dict[str, Tens
 
 
 def test_a_range_covers_what_was_seen(rows: dict[str, Tensor]) -> None:
-    """One batch over and over is covered, and no more: within a step at both ends, and what rounding before it has
-    moved.
+    """One batch over and over is covered, and no more.
+
+    Both ends lie within a step of what was seen, or within four steps where rounding in earlier layers has moved it.
     """
     seen: dict[str, Tensor] = {}
 
@@ -498,8 +500,10 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
 
 
 def _near(got: Array, judged: Array) -> None:
-    """A value on the edge between two codes may fall to either side, of a user's embedding in all of the user's rows;
-    all others are the same but for float error."""
+    """Assert that the scores are the same up to float error, except for values on the edge between two codes.
+
+    Such a value may fall to either side; one of a user's embedding does so in all of the user's rows.
+    """
     difference = np.abs(got - judged)
     assert np.quantile(difference, 0.9) < 1e-4 * judged.std()
     assert difference.max() < 0.02 * judged.std()

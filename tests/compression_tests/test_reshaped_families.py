@@ -1,5 +1,6 @@
-"""Each family pruned, factorised and with compressed tables, group by group: by the structure written by hand, and by
-the traced one.
+"""Each family pruned, factorised and with compressed tables, group by group.
+
+The structure is the one written by hand, or the traced one.
 """
 
 from __future__ import annotations

@@ -350,8 +350,9 @@ def test_every_ratio_takes_something_of_every_width_that_can_be_cut() -> None:
 
 
 def test_every_rank_gains_something_on_a_square_layer() -> None:
-    """The rule is r (m + n) < m n: for m = n, less than half of the rank; above a size at which whole vectors leave a
-    choice.
+    """A rank gains something where r (m + n) < m n.
+
+    For m = n, that is less than half of the full rank. The sizes are those above which whole vectors leave a choice.
     """
     for size in range(33, 1025):
         for share in values(RANKS)[1:]:

@@ -87,9 +87,12 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
 
 
 def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:
-    """10 requests/s on a capacity of 12: after four late batches of 2 s, 1.5 times as much is wanted. Answers in the
-    second of the load and in the 6 s behind it tell nothing; in the 60 s after them none is late, and each such window
-    takes 3% away."""
+    """Late answers raise the wanted rate, and each window without any lowers it again.
+
+    The load is 10 requests/s on a capacity of 12. After four late batches of 2 s, 1.5 times as much is wanted. Answers
+    in the second of loading and in the 6 s behind it tell nothing. In the 60 s after them none is late, and each such
+    window takes 3% away.
+    """
     options = (option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0))
     plan = ControlPlan(options, (PlannedPhase(10.0, 0.0),), 1000.0)
     found = play(plan, WINDOWS, [10] * 700, late=[10] * 15 + [0] * 685)

@@ -77,8 +77,10 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
 def test_transport_is_measured_once_and_slows_both_sides(
     jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reference speed of the machine counts, at which the transport takes 2 ms: when it was measured, the machine
-    was half as fast."""
+    """The transport counts as 2 ms, at the machine's reference speed.
+
+    When it was measured, the machine was half as fast.
+    """
     traffic = jobs.config.traffic.model_copy(update={"through": "http"})
     through = replace(jobs, config=jobs.config.model_copy(update={"traffic": traffic}))
     asked: list[object] = []

@@ -67,8 +67,11 @@ def _evaluated(loss: float, cycles: int, ratio: float, width: str = "fp32") -> E
 
 
 def test_further_cycles_gain_at_most_what_others_gained_in_each() -> None:
-    """Two shapes gain 1% and 0.4% by a second cycle and 0.2% by a third; another width of one, and a shape whose first
-    cycle was not evaluated, tell nothing."""
+    """Each further cycle counts as the largest gain that was seen, 1%.
+
+    Two shapes gain 1% and 0.4% by a second cycle, and the first of them 0.2% by a third. Another width of it, and a
+    shape whose first cycle was not evaluated, tell nothing.
+    """
     ended = [_evaluated(0.05, 1, 0.5), _evaluated(0.04, 2, 0.5), _evaluated(0.038, 3, 0.5), _evaluated(0.2, 1, 0.3)]
     ended += [_evaluated(0.196, 2, 0.3), _evaluated(0.0, 2, 0.5, "int8-dynamic"), _evaluated(0.0, 2, 0.7)]
     assert further_gain(ended, 4) == pytest.approx(0.03) and further_gain(ended, 2) == pytest.approx(0.01)
@@ -188,8 +191,11 @@ def run(
 def test_trainings_that_cannot_enter_the_front_are_stopped_but_for_one_in_ten(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first that are evaluated lose 1% early and 0.1% in the end; later ones 30% early, where the line has no slope
-    but for them: what they lose in the end is what is expected until those that go on have ended.
+    """Trainings that lose 30% early are stopped, all but one in ten.
+
+    The first four that are evaluated lose 1% early, all later ones 30%, and each loses 0.1% in the end. A line through
+    these losses has no slope and would expect 0.1% of every training, so the test takes the early loss as the expected
+    one.
     """
     monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
     told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3)

@@ -13,9 +13,10 @@ from tests.search_tests.measurements import complete_outcome
 
 
 def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
-    """The first study: 114 trials of 10 minutes on two cores, of which 8 were measured; of 984 worker-seconds 42% were
-    fits, of 78 weights, 11% exports, 10% evaluation and 36% benchmarks. The former estimate had every trial
-    benchmarked.
+    """The range holds the 114 trials of the first study, which took 10 minutes on two cores.
+
+    Eight of them were measured. Of 984 worker-seconds, 42% were fits of 78 weights, 11% exports, 10% evaluation and 36%
+    benchmarks. The former estimate had every trial benchmarked.
     """
     timing, cost = 0.36 * 984, 2.0
     stages = StageSeconds(

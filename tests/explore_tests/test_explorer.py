@@ -305,8 +305,10 @@ def _elastic(space: SearchSpace) -> SearchSpace:
 def test_other_trials_go_on_while_an_elastic_network_is_trained(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network takes long; meanwhile the baseline's own weights are exported, evaluated and benchmarked, and no
-    slice of it is fitted."""
+    """The baseline's own weights are exported, evaluated and benchmarked meanwhile.
+
+    The network takes long, and no slice of it is fitted before it has been trained.
+    """
     parts["space"] = _elastic(parts["space"])
     looks, during, poll = [0], [], Scripted.poll
 
@@ -608,8 +610,11 @@ def test_a_search_leaves_the_reserved_time(parts: dict[str, Any]) -> None:
 
 
 def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(parts: dict[str, Any]) -> None:
-    """The variance between the baseline's visits has two degrees of freedom, by the formula of `statistics`; what is
-    believed before has four, of 16%."""
+    """The variance between visits is pooled with what was believed before.
+
+    That of the baseline's visits has two degrees of freedom, by the formula of `statistics`. The earlier belief has
+    four, and a deviation of 16%.
+    """
     noises: list[Any] = []
     visits = (0.9, 1.0, 1.2)
     found = timed(0.9)

@@ -115,8 +115,11 @@ def test_the_front_and_the_reference_points_take_part(parts: dict[str, Any]) -> 
 def test_its_numbers_replace_those_of_the_search(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The lucky point is measured as a poor one, and the one that it had dominated from the second visit on; what only
-    the search has measured is not on the front."""
+    """The final benchmark's numbers decide what is on the front.
+
+    The lucky point is measured as a poor one, and the point that it had dominated is measured from the second visit on.
+    A point that only the search has measured is not on the front.
+    """
     study = study_of(parts, {**OUTCOMES, "worse": (0.6, 2.0, 0.0)})
     meter = Meter({0: 1.0, 1: 0.9, 2: 2.0, 4: 4.0})
     assert study.final_is_due

@@ -117,8 +117,11 @@ def test_the_reason_names_the_rivals_that_are_better_together_only() -> None:
 
 
 def test_two_that_were_simulated_have_a_deviation_each() -> None:
-    """Half of the earlier ones were far slower than expected. A measured rival is what it is; a simulated one may be
-    slow too, where the candidate is not."""
+    """A measured rival has no deviation, and a simulated one has its own.
+
+    Half of the earlier candidates were far slower than expected, so a simulated rival may be slow too where the
+    candidate is not.
+    """
     seen = np.repeat([[2.0, 2.0], [0.0, 0.0]], 5, axis=0)
     expected, values = (0.5, 0.5), (0.1, 0.1)
     assert dominated(expected, 0.0, [Rival(7, values, 0.0)], OBJECTIVES, 0.0, seen) is not None

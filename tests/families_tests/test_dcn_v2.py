@@ -1,5 +1,6 @@
-"""DCN-V2 over fields of every kind: the paper's forward, its graph, and the units that its structure offers for
-pruning.
+"""DCN-V2 over fields of every kind.
+
+Covers the paper's forward, its graph, and the units that its structure offers for pruning.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A recommender that scores rows by their fields: its inputs and scores, row by row, and when its baseline is trained
-anew.
+"""A recommender that scores rows by their fields.
+
+Covers its inputs and scores, row by row, and when its baseline is trained anew.
 """
 
 from __future__ import annotations

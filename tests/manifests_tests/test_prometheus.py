@@ -235,8 +235,10 @@ def test_fewer_machines_than_planned_raise_an_alert(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
-    """There are 100 requests in 15 s, of which 90 take up to 10 ms and 10 up to 50 ms: the p95 is at half of the
-    bucket, 30 ms. One in ten of all others is refused.
+    """The p95 is interpolated within its bucket, and one request in five is refused.
+
+    In 15 s, 90 requests take up to 10 ms and 10 up to 50 ms, so the p95 is at half of the bucket, 30 ms. Beside these
+    100 requests, 25 are refused.
     """
 
     def counter(name: str, labels: str, each: int) -> dict[str, str]:

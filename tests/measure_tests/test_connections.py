@@ -128,8 +128,10 @@ def test_half_a_response_is_none(part: bytes) -> None:
 
 
 def test_a_request_is_sent_again_only_where_an_idle_connection_was_closed() -> None:
-    """The first request of a connection that is closed in place of an answer was lost by the server, and is not sent
-    twice; nor is one of which half an answer came."""
+    """A request that the server lost is not sent twice.
+
+    That is the first request of a connection that is closed in place of an answer, or one of which half an answer came.
+    """
 
     def closing(connection: socket.socket, number: int) -> None:
         connection.recv(4096)

@@ -58,8 +58,10 @@ def holdout(tmp_path: Path) -> Path:
 
 
 def waiting(deployment: Deployment, seconds: float) -> Deployment:
-    """The deployment with a placement that holds every request for so long, in case that others join it: a planted
-    time, which takes no CPU."""
+    """Return the deployment with a placement that holds every request for so many seconds.
+
+    It waits for others to join the request: a planted time, which takes no CPU.
+    """
     placement = Placement(InstanceGroup(threads=1), batching=Batching(100, round(1e6 * seconds)))
     return replace(deployment, placement=placement)
 
@@ -125,8 +127,11 @@ def test_refusals_of_a_served_pool_have_infinite_latency_and_cpu_time_of_servers
 
 @pytest.mark.slow
 def test_a_deployment_beside_itself_has_ratios_of_1(deployment: Deployment, holdout: Path, tmp_path: Path) -> None:
-    """A/A: both sides behind servers of their own. One visit's intervals leave out what happens between visits, so one
-    of three is enough: a bias in every one of them is found."""
+    """A/A: both sides are behind servers of their own.
+
+    One visit's intervals leave out what happens between visits, so one of three is enough: a bias in every one of them
+    is found.
+    """
     recording, found = tmp_path / "timings.npz", []
     for _ in range(3):  # other work may come in between
         latency, throughput = benchmark(deployment, deployment, holdout, recording, THROUGH)
@@ -151,8 +156,11 @@ def test_a_deployment_beside_itself_has_ratios_of_1(deployment: Deployment, hold
 def test_a_planted_time_shows_in_the_ratio_that_a_client_sees(
     deployment: Deployment, holdout: Path, tmp_path: Path
 ) -> None:
-    """Requests are held for 4 ms by the candidate, for 8 ms by the baseline. One at a time, a client waits for that and
-    for what HTTP adds, which is measured apart, on the deployment that holds none."""
+    """A client waits for the planted time and for what HTTP adds.
+
+    Requests come one at a time; the candidate holds them for 4 ms, the baseline for 8 ms. What HTTP adds is measured
+    apart, on the deployment that holds none.
+    """
     ours, theirs = waiting(deployment, 0.004), waiting(deployment, 0.008)
     assert transport(TransportRequest(str(holdout), deployment, INPUTS)).transport_ms >= 0
     found = []

@@ -42,8 +42,11 @@ def target(times: float, placement: Placement = Placement(), seed: int = 0) -> V
 
 @pytest.mark.parametrize("times", [1.0, 0.5])
 def test_a_simulated_load_is_that_of_an_mm1_queue(times: float) -> None:
-    """The time in the system is exponential with rate mu - lambda: at load 0.4 the p95 is ln 20 / (0.6 mu), the SLO is
-    twice that, and the rate that keeps it is 0.3 mu below each deployment's own mu."""
+    """The time in the system is exponential with rate mu - lambda.
+
+    At load 0.4 of the baseline's mu, its p95 is ln 20 / (0.6 mu), and the SLO is twice that. The rate that keeps the
+    SLO is 0.3 of the baseline's mu below each deployment's own mu.
+    """
     requests, found = requests_of([10] * 50), []
     for seed in range(8):
         load = SimulatedLoad.of(target(1.0, seed=seed), requests, Load(Traffic(), 0.4, 95, None), seed)

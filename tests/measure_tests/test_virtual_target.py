@@ -54,8 +54,11 @@ def test_a_whole_visit_runs_on_virtual_time() -> None:
 
 @pytest.mark.parametrize(("transport_ms", "service_ms"), [(0.5, 0.2), (0.2, 0.5), (0.0, 0.5)])
 def test_transport_and_pool_are_queues_in_a_row(transport_ms: float, service_ms: float) -> None:
-    """The slower one of two deterministic servers in a row alone makes requests wait, as an M/D/1 queue does (Friedman
-    1965); alone a request takes both times, and no more of them pass than the slower one lets."""
+    """Of two deterministic servers in a row, the slower one alone makes requests wait.
+
+    They wait as in an M/D/1 queue (Friedman 1965). A request alone takes both times, and no more requests pass than the
+    slower server lets.
+    """
     target = VirtualTarget(Placement(), [lambda rows, idle_ns, busy: 1e6 * service_ms], 4, transport_ms)
     requests, slower = requests_of([10] * 60_000), max(transport_ms, service_ms)
     assert target.closed_loop(requests[:5]).tolist() == pytest.approx([transport_ms + service_ms] * 5)

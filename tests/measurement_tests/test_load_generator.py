@@ -46,8 +46,10 @@ class Refused(Instant):
 
 @dataclass
 class Clock:
-    """Time that passes while the generator sleeps (too long by `oversleep_ns`), a little at each look at it, and where
-    a test lets it."""
+    """Time that passes while the generator sleeps, a little at each look, and where a test lets it.
+
+    Each sleep is too long by `oversleep_ns`.
+    """
 
     now: int = 10**12
     oversleep_ns: int = 0

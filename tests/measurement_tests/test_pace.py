@@ -95,8 +95,9 @@ def test_where_two_candidates_refuse_requests_the_baseline_tells_the_pace() -> N
 
 @pytest.mark.parametrize("candidates", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: int) -> None:
-    """A deployment takes a fifth longer when another one ran last, as with cold caches. With the baseline's pace
-    alone before each pair, the candidate's p95 is higher, and this fails.
+    """A deployment takes a fifth longer when another one ran last, as with cold caches.
+
+    With the baseline's pace alone before each pair, the candidate's p95 is higher, and this fails.
     """
     random, last = np.random.default_rng(0), [""]
 

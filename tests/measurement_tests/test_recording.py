@@ -136,8 +136,10 @@ def test_without_an_slo_the_limit_is_twice_the_baselines_own_percentile_for_both
 
 
 def test_a_baseline_against_itself_carries_its_own_load() -> None:
-    """The rate was the offered load in the earlier version, 40% of the capacity, and this ratio was above 2. Each side
-    is drawn by itself: 40 pairs, of whose intervals 36 or more hold 1.
+    """The ratio of a baseline to itself is 1.
+
+    Each side is drawn by itself: 40 pairs, of whose intervals 36 or more hold 1. In an earlier version the rate was the
+    offered load, 40% of the capacity, and this ratio was above 2.
     """
     found = []
     for seed in range(40):
@@ -173,8 +175,11 @@ def test_capacities_are_those_of_the_bursts() -> None:
 
 @pytest.mark.slow
 def test_one_visits_intervals_of_rate_and_capacity_cover_as_often_as_they_say() -> None:
-    """A deployment beside one like it: exponential latencies of an M/M/1 queue, bursts that differ by 3%. About 190 of
-    200 intervals hold 1; resampled quantiles of so few parts hold it in 175."""
+    """For a deployment beside one like it, about 190 of 200 intervals hold 1.
+
+    The latencies are the exponential ones of an M/M/1 queue, and bursts differ by 3%. Of the intervals of resampled
+    quantiles of so few parts, 175 hold 1.
+    """
     timings, held = random_timings(np.random.default_rng(0)), np.zeros(2)
     for run in range(200):
         random = np.random.default_rng(run)

@@ -95,8 +95,9 @@ def test_the_ratio_is_that_of_pooled_percentiles() -> None:
 
 
 def test_the_interval_of_a_ratio_covers_as_often_as_it_says() -> None:
-    """A p95 half as long, in blocks that both find slower or faster by a third: about 142 of 150 intervals hold it, and
-    misses lie on both sides.
+    """About 142 of 150 intervals hold the ratio, and misses lie on both sides.
+
+    The p95 is half as long, in blocks that both sides find slower or faster by a third.
     """
     misses = np.zeros(2)
     for seed in range(150):

@@ -144,8 +144,9 @@ def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score],
 
 @pytest.mark.parametrize("metric", ["auc", "gauc", "ndcg@10"])
 def test_intervals_are_those_of_a_bootstrap_that_copies_rows(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both draw the same users; each resample is written out and scored by another library; a slice has its rows of
-    each.
+    """Both bootstraps draw the same users.
+
+    For the oracle, each resample is written out and scored by another library. A slice has its rows of each resample.
     """
     monkeypatch.setattr(paired_loss, "group_weights", lambda groups, seed, _: group_weights(groups, seed, 40))
     paired, metrics, groups = _judge(metric, seed=5)

@@ -72,8 +72,11 @@ def _lies(width: PrunableDim) -> set[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_families_are_found_as_they_are_written_down(family: str) -> None:
-    """The same layers in the same groups of the same kinds; what may leave lies at the same places. A width of all
-    tables that is one by hand may be found as one for each table, since a dimension of each may leave alone."""
+    """Tracing finds the same layers in the same groups of the same kinds.
+
+    What may leave lies at the same places. A width of all tables that is one by hand may be found as one for each
+    table, since a dimension of each may leave alone.
+    """
     make, by_hand, example = FAMILIES[family]
     model = make()
     found, written = trace(model, example()).structure, by_hand(model)
@@ -106,8 +109,11 @@ SEEDS = (*range(12), 13, 20, 33, 43, 53, 61, 72, 91)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int) -> None:
-    """Each width in turn: every third of its units goes. What is left gives the scores of the dense model with those
-    units at zero, normalised over the others alone; and in any order."""
+    """Without every third unit of a width, the model gives the scores of the dense one with those units at zero.
+
+    The dense model is normalised over the other units alone. Each width is cut in turn, and the units that stay may
+    come in any order.
+    """
     model = random_model(seed)
     structure = trace(model, rows(9)).structure
     given = rows(20, seed=1)
@@ -129,8 +135,9 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("form", HEADS)
 def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads, heads: int) -> None:
-    """Heads of a fixed number raise no error when one is removed: the units that are left would be read as as many
-    narrower heads, which is another network.
+    """Removing one of a fixed number of heads raises no error, but makes another network.
+
+    The remaining units would be read as the same number of narrower heads.
     """
     torch.manual_seed(0)
     model = Attending(Attention(16, heads, fused=False, form=form)).eval()
@@ -182,8 +189,10 @@ def _with(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> nn.Modu
 
 
 def _dense(model: nn.Module, width: PrunableDim, kept: Sequence[int]) -> tuple[nn.Module, bool]:
-    """The whole model with the units that are not kept at zero; what is computed over them, as statistics of a layer
-    norm and torch's scale of scores, is of the others alone. And whether there is such a thing."""
+    """Return the whole model with all but the kept units at zero, and whether anything is computed over the units.
+
+    Such computations, as the statistics of a layer norm and torch's scale of scores, are of the kept units alone.
+    """
     silent, spans = copy.deepcopy(model), False
     gone = sorted(set(range(width.units)) - set(kept))
     with torch.no_grad():
@@ -430,8 +439,9 @@ def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
 
 @pytest.mark.foreign
 def test_rtdls_attention_keeps_its_number_of_heads() -> None:
-    """FT-Transformer's attention loses half of each head; what is left is what its own code computes of the sliced
-    matrices, here read in numpy.
+    """FT-Transformer's attention loses half of each head.
+
+    What is left computes what its own code computes of the sliced matrices, here read in numpy.
     """
     rtdl = pytest.importorskip("rtdl_revisiting_models")
 

@@ -178,8 +178,10 @@ def test_the_own_times_of_a_queue_are_found_again(drawn: list[tuple[int, int]]) 
 
 @pytest.mark.slow
 def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """12 s for 3 minutes; the bundles' runs take less than a millisecond, so that all is in time. No garbage is
-    collected meanwhile: with the requests of a long trace that takes 0.2 s, in which none is sent.
+    """The servers replay 3 minutes in 12 s, and answer all requests in time.
+
+    The bundles' runs take less than a millisecond. No garbage is collected meanwhile: with the requests of a long trace
+    a collection takes 0.2 s, in which no request is sent.
     """
     collected: list[bool] = []
     play = server.open_loop

@@ -18,8 +18,10 @@ SERVICE_S = 0.01
 
 
 def queue_capacity(instances: int, slo_s: float, share: float) -> float:
-    """Rate at which a share of the requests is answered in time, where Poisson arrivals are dealt in turn: each queue
-    is E_n/M/1, whose sojourn time is exponential at mu (1 - sigma) (Kleinrock 1975, 6.4).
+    """Return the rate at which a share of the requests is answered in time.
+
+    Poisson arrivals are dealt in turn, so each queue is E_n/M/1, whose sojourn time is exponential at mu (1 - sigma)
+    (Kleinrock 1975, 6.4).
     """
     mu = 1 / SERVICE_S
 

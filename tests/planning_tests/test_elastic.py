@@ -76,8 +76,10 @@ def test_a_static_plan_is_the_pool_itself() -> None:
 
 
 def test_a_switch_serves_after_the_load_and_loses_no_request() -> None:
-    """60 requests/s in place of 6: within a tick the panic window holds 30 or more requests/s, and the fast variant is
-    loaded for 3 s while requests wait."""
+    """The fast variant is loaded for 3 s while requests wait.
+
+    The rate rises from 6 to 60 requests/s. Within a tick the panic window holds 30 or more requests/s.
+    """
     seconds = even((6, 60), (60, 20), (6, 60))
     found = played(ControlPlan(OPTIONS), seconds)
     assert len(found.latency_ms) == len(seconds)
@@ -161,8 +163,11 @@ def test_a_planned_surge_is_served_in_time_where_a_reaction_is_late() -> None:
 
 
 def test_a_machine_that_is_twice_as_slow_as_planned_is_helped_by_what_waits() -> None:
-    """Two exact replicas answer 10 of 13 requests/s there, though 16 were planned: 3 a second more wait, which are 19
-    requests/s more within the panic window of 2 s after 13 s, and a panic at twice 16."""
+    """The requests that wait cause a panic after about 13 s.
+
+    Two exact replicas answer 10 of 13 requests/s on this machine, though 16 were planned, so 3 a second more wait.
+    After 13 s these are 19 requests/s more within the panic window of 2 s, in all twice 16: a panic.
+    """
     seconds, exact = even((13, 200)), ControlPlan(OPTIONS[1:2])
     rows = np.full(len(seconds), 100)
 

@@ -97,8 +97,9 @@ def test_what_is_left_out_or_added_changes_nothing_else() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_no_two_causes_have_the_same_random_numbers(seed: int) -> None:
-    """Failures, slow episodes and outages of equal mean times: an outage is shared by its zone, nothing else is shared,
-    and no stream is that of the seed alone.
+    """An outage is shared by its zone, nothing else is shared, and no stream is that of the seed alone.
+
+    Failures, slow episodes and outages have equal mean times.
     """
     same = Incidents(Failures(HOUR, HOUR), SlowMachines(0.5, 0.5, HOUR), None, Zones(4, HOUR, HOUR))
     streams: dict[float, set[tuple[Cause, int]]] = {}

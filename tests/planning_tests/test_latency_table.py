@@ -42,8 +42,10 @@ def test_random_splitting_is_a_queue_of_its_own_on_each_machine(monkeypatch: pyt
 
 
 def mean_field_ms(utilisation: float) -> float:
-    """Mean sojourn time of two choices as machines go to infinity: a share of utilisation^(2^i - 1) of the queues has i
-    requests or more (Mitzenmacher 2001, theorem 1 and its corollary).
+    """Return the mean sojourn time of two choices as machines go to infinity.
+
+    A share of utilisation^(2^i - 1) of the queues has i requests or more (Mitzenmacher 2001, theorem 1 and its
+    corollary).
     """
     return SERVICE_MS * sum(utilisation ** (2**i - 2) for i in range(1, 12))
 

@@ -95,8 +95,10 @@ def test_the_least_loss_is_that_of_brute_force(problem: Problem, max_money: floa
 @settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), serving=st.sampled_from([None, (2, 2)]))
 def test_dominated_offers_change_no_optimum(seed: int, serving: tuple[int, int] | None) -> None:
-    """With few values, most problems of three offers have one that another dominates: by brute force over all choices,
-    the least money within each loss is the same without it."""
+    """Without dominated offers, the least money within each loss is the same, by brute force over all choices.
+
+    With few values, most problems of three offers have one that another dominates.
+    """
     random = np.random.default_rng(seed)
     problem = Problem(
         needed=random.integers(1, 3, (2, 3)),

@@ -113,8 +113,10 @@ def test_no_request_is_won_or_lost(counts: list[int], first: int, second: int, s
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 50))
 @settings(max_examples=40, deadline=None)
 def test_more_machines_are_never_worse(machines: int, more: int, seed: int) -> None:
-    """Machines keep their slow episodes as others are added, and at their slowest they do the whole rate: no queue
-    grows. Of fleets that fail this holds in the mean only: what is added loses requests as it fails, and who has a
+    """A fleet with more machines answers no more requests late.
+
+    Machines keep their slow episodes as others are added, and at their slowest they do the whole rate: no queue grows.
+    Of fleets that fail this holds in the mean only: an added machine loses requests as it fails, and a fleet with a
     machine left keeps the backlog that an empty fleet forgets.
     """
     incidents = Incidents(slow=SlowMachines(0.3, 0.5, HOUR))
@@ -127,8 +129,10 @@ def test_more_machines_are_never_worse(machines: int, more: int, seed: int) -> N
 
 
 def test_failures_lose_the_same_share_of_requests_in_fleets_of_any_size() -> None:
-    """A request is lost with the machine that has it: the mean time that it is there over the 20 hours between repair
-    and failure, whatever the number of machines. Within 4 standard errors of the number of failures.
+    """A request is lost with the machine that has it.
+
+    The share of lost requests is the mean time that a request is there over the 20 hours between repair and failure,
+    whatever the number of machines. It holds within 4 standard errors of the number of failures.
     """
     incidents = Incidents(Failures(20 * HOUR, HOUR))
     for machines in (40, 160):

@@ -168,8 +168,9 @@ def test_of_nested_modules_the_innermost_owns_a_weight() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=15), st.data())
 def test_the_last_weights_are_those_of_brute_force(wires: list[list[int]], data: st.DataObject) -> None:
-    """Brute force on any graph: walk back from a step along every path, stop at weights, drop those that another
-    reached one comes after.
+    """Brute force finds the same weights on any graph.
+
+    It walks back from a step along every path, stops at weights, and drops those that another reached one comes after.
     """
     owners = ["tables", "cross", "mlp"]
     modules = {"tables": "tables.user", "cross": "cross.0", "mlp": "mlp.0"}

@@ -1,5 +1,7 @@
-"""Every width on tables and weights with rows of zeros, constant rows, blocks of zeros and tiny numbers, on every
-engine that reads them: compared with numpy, by the codes that the graph holds.
+"""Every width on degenerate tables and weights, on every engine that reads them.
+
+They have rows of zeros, constant rows, blocks of zeros and tiny numbers. The scores are compared with numpy, by the
+codes that the graph holds.
 """
 
 from __future__ import annotations
@@ -179,8 +181,10 @@ def test_a_number_that_fp16_cannot_hold_is_refused() -> None:
 
 
 class Pooled(nn.Module):
-    """The mean over a list's rows whose sum is not nought, a normalisation, and a gate that multiplies: what is
-    divided by next to nothing soon overflows."""
+    """A mean over a list's rows whose sum is not nought, a normalisation, and a gate that multiplies.
+
+    What is divided by next to nothing soon overflows.
+    """
 
     def __init__(self, d: int) -> None:
         super().__init__()

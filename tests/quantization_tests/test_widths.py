@@ -669,8 +669,9 @@ for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
 
 @pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed, which emulates a CPU without VNNI")
 def test_onnxruntime_is_exact_on_an_emulated_cpu_without_vnni(tmp_path: Path) -> None:
-    """The emulated CPU runs ONNX Runtime's AVX2 kernels, in every form; a file that does not tell its bits saturates,
-    as the oracle has it.
+    """ONNX Runtime's AVX2 kernels are exact in every form on the emulated CPU.
+
+    A file that does not tell its bits saturates, as the oracle has it.
     """
     assert QEMU is not None
     cases = {(form, width, bits): PRODUCTS[form]() for form in PRODUCTS for width in INT8_WIDTHS for bits in BITS}

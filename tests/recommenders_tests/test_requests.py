@@ -82,8 +82,9 @@ def test_no_item_was_seen_before_the_moment() -> None:
 
 
 def _mixed_log(rows: int = 600) -> ClickLog:
-    """A log with a category, a number and several categories of each side, each telling its row (for the item: the
-    item).
+    """Return a log with a category, a number and several categories of each side.
+
+    Each column tells its row; those of the item's side tell the item.
     """
     number = np.arange(rows)
     item = number * 7 % 40

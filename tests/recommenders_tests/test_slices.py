@@ -43,8 +43,10 @@ def _little(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
 
 
 def _rare(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
-    """Rare items, added from the rarest up while a fifth of the train rows is not exceeded; equals go by value, the
-    larger first, as their codes do.
+    """Return which rows have a rare item.
+
+    Items are added from the rarest up while a fifth of the train rows is not exceeded. Equals go by value, the larger
+    first, as their codes do.
     """
     assert log.item is not None
     counts = Counter(log.item[dataset.split.train].tolist())

@@ -1,5 +1,7 @@
-"""The schedule of a baseline's training, on a model of one weight: each epoch takes a learning rate off it, and
-validation answers as it is told to."""
+"""The schedule of a baseline's training, on a model of one weight.
+
+Each epoch takes a learning rate off the weight, and validation answers as it is told to.
+"""
 
 from __future__ import annotations
 

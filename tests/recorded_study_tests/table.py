@@ -171,8 +171,10 @@ def _row(plain: Mapping[str, Any]) -> Row:
 
 
 def _expected(row: Row, measured: Sequence[Row]) -> Row:
-    """Return a row whose ratios were not measured with the simulation's errors of one that were, of the same instance
-    group where there is one; always the same for a candidate."""
+    """Return a row whose ratios were not measured, with the simulation errors of one whose ratios were.
+
+    The measured row is of the same instance group where there is one, and always the same for a candidate.
+    """
     group = row.candidate.placement.instance_group
     alike = [one for one in measured if one.candidate.placement.instance_group == group] or measured
     other = alike[int(sha256(row.candidate.id.encode()).hexdigest(), 16) % len(alike)]

@@ -26,8 +26,11 @@ def searched(recorded: RecordedStudy, sampler: SamplerName, seed: int, minutes: 
 
 
 def test_every_candidate_of_the_space_is_recorded(recorded: RecordedStudy) -> None:
-    """Baseline and students of 2, 3 and 4 sizes, in 2 widths of 3 groups; in 2 engines, 2 layouts of one replica that
-    may be inline, and one of two."""
+    """The record has every combination of weights, widths and placements.
+
+    There are the baseline and students of 2, 3 and 4 sizes, in 2 widths of 3 groups. Each has 2 engines, with 2 layouts
+    of one replica that may be inline, and one of two.
+    """
     ids = [candidate.id for _, candidate in candidates_of(SPACE)]
     assert len(ids) == len(set(ids)) == (1 + 2 * 3 * 4) * 2**3 * 2 * (2 * 2 + 1)
     assert set(ids) == set(recorded.rows)

@@ -59,8 +59,10 @@ def loss(candidate: Candidate) -> float:
 
 
 class Problem:
-    """A study of one worker: a candidate whose cost cannot gain is stopped before it is trained. With `halved`, a
-    model that is trained loses 4% more after a cycle, and half as much more after each further one."""
+    """A study of one worker, in which a candidate whose cost cannot gain is stopped before it is trained.
+
+    With `halved`, a model that is trained loses 4% more after a cycle, and half as much more after each further one.
+    """
 
     def __init__(self, sampler: Any, seed: int, space: SearchSpace = SPACE, halved: bool = False) -> None:
         self.halved = halved

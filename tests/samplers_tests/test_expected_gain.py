@@ -157,8 +157,10 @@ def test_what_was_measured_is_not_modelled() -> None:
 
 
 def test_what_was_simulated_is_as_uncertain_as_others_were() -> None:
-    """The p95 of a candidate that was simulated only is its simulated value times the error of one of three that were
-    measured; in a draw it is the same error for all candidates."""
+    """A candidate that was simulated only has the error of one of three that were measured.
+
+    Its p95 is its simulated value times that error, which in a draw is the same for all candidates.
+    """
     problem = Problem("auto", 2)
     for _ in range(12):
         problem.step()
@@ -199,8 +201,10 @@ def _with_cycles(candidate: Candidate, **given: float) -> Candidate:
 
 
 def test_a_further_cycle_is_proposed_only_of_weights_that_were_evaluated() -> None:
-    """Of all candidates of a pool, however long their training, the next step is a first cycle or one after a cycle
-    that was evaluated; and each training that loses something may go on."""
+    """The next step of a training is its first cycle, or one after a cycle that was evaluated.
+
+    This holds for all candidates of a pool, however long their training. Each training that loses something may go on.
+    """
     problem = Problem("auto", 3, CYCLED, halved=True)
     while problem.seconds < 900:
         problem.step()
@@ -219,8 +223,10 @@ def test_a_further_cycle_is_proposed_only_of_weights_that_were_evaluated() -> No
 
 
 def test_the_next_step_of_a_training_follows_the_longest_that_was_evaluated() -> None:
-    """Of weights that were evaluated after their third cycle only, that one and the fourth need no other first; a
-    quantization-aware second cycle needs the first one without it."""
+    """Where the third cycle alone was evaluated, that one and the fourth need no other first.
+
+    A quantization-aware second cycle needs the first one without quantization awareness.
+    """
     precision = PrecisionSpace({group: Choice(("fp32", "int8-static")) for group in ("mlp", "cross", "top")})
     weights = replace(CYCLED.weights, quantization_aware=Choice((False, True)))
     space = SearchSpace(weights, precision, CYCLED.placement)
@@ -259,8 +265,11 @@ def test_the_loss_that_is_expected_is_kept_with_the_trial() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_training_goes_on_where_that_pays(seed: int) -> None:
-    """Every trained model loses at least 4% after a cycle, of which 1% is tolerated, and half as much after each
-    further one: only the fourth gives one that is feasible."""
+    """Only the fourth cycle gives a feasible model.
+
+    Every trained model loses at least 4% after a cycle, of which 1% is tolerated, and half as much after each further
+    one.
+    """
     problem = Problem("auto", seed, CYCLED, halved=True)
     while problem.seconds < 1200:
         problem.step()

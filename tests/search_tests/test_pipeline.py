@@ -220,8 +220,9 @@ def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
 
 
 def test_raw_timings_are_kept_and_summarised_again(road: Road, front: dict[str, Any]) -> None:
-    """Raw timings of the file alone, read in this process, give the front's ratios again. The interval of one visit
-    holds that of its blocks: it includes how visits differ elsewhere.
+    """The file of raw timings alone, read in this process, gives the front's ratios again.
+
+    The interval of one visit holds that of its blocks: it includes how visits differ elsewhere.
     """
     for row in front["rows"]:
         if row["state"] == "complete":

@@ -1,5 +1,6 @@
-"""The README's example, a model outside our packages: dry run, search, choice, and builds from newer checkpoints; by
-the commands and from Python.
+"""The README's example, a model outside our packages.
+
+Covers the dry run, search, choice, and builds from newer checkpoints, by the commands and from Python.
 """
 
 from __future__ import annotations

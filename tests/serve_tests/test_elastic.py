@@ -49,8 +49,10 @@ def expected_scores(bundle: Path) -> tuple[str, np.ndarray]:
 
 
 def test_variants_are_switched_under_load_and_back_and_no_request_fails(tmp_path: Path) -> None:
-    """3 clients of a request every 0.5 s, then without a pause; 20 requests/s are what a replica of the exact one can
-    do by the plan."""
+    """Three clients send a request every 0.5 s, then without a pause.
+
+    By the plan, a replica of the exact variant can do 20 requests/s.
+    """
     exact, fast = write_bundles(tmp_path)
     plan, timeline = write_plan(tmp_path / "plan.json", document([(0, 5.0)], time.time())), tmp_path / "timeline"
     options = ("--plan", str(plan), "--variant", str(fast), "--windows", WINDOWS, "--timeline", str(timeline))

@@ -253,8 +253,11 @@ def test_headers_are_limited_and_the_client_told(step: int, http_server: Running
 
 
 def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request waits for its batch, and one behind it. The third is read; the fourth is told at once, and the body
-    that it sends all the same is dropped."""
+    """A request that would be refused is told so by its headers.
+
+    One request waits for its batch, and one behind it. The third is read; the fourth is told at once, and the body that
+    it sends all the same is dropped.
+    """
     request = post(GOOD)
     monkeypatch.setattr("objectives.serving.http.intake.door._VALID_NS", 10**10)
     # A busy machine's loop may take longer for the one that is noted than for those behind it.
@@ -393,8 +396,9 @@ def delivered(peers: Sequence[socket.socket]) -> None:
 def sent_together(
     server: Running, held: Held, requests: int, request_: bytes = GOOD_POST
 ) -> Iterator[list[socket.socket]]:
-    """Send requests that the event loop will read in one turn, since another one holds it meanwhile, which is answered
-    in the end.
+    """Send requests that the event loop will read in one turn.
+
+    Another request holds the loop meanwhile, and is answered in the end.
     """
     with connected(server, 1 + requests) as (first, *peers):
         first.sendall(GOOD_POST)
@@ -501,8 +505,10 @@ def test_a_client_that_goes_away_does_not_wait_for_ever(tmp_path: Path) -> None:
 
 
 def test_an_end_of_a_body_that_comes_while_the_answer_is_not_read_waits_for_nothing(tmp_path: Path) -> None:
-    """A client that reads nothing, so that the server stops writing, is told 400 by its headers; then the last byte of
-    its body arrives."""
+    """The last byte of a body comes while the client reads no answer.
+
+    The server has stopped writing to the client, and has told it 400 by its headers.
+    """
     with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server, connected(server, 1) as (peer,):
         state = server.server.server_state
         (connection,) = state.connections

@@ -47,8 +47,11 @@ class Recorded(asyncio.Transport):
 
 
 async def application(scope: Any, receive: Any, send: Send) -> None:
-    """Answer with the path, in two parts with a pause before each, or fail after the head; first read the body, unless
-    its client has gone."""
+    """Answer with the path, in two parts with a pause before each.
+
+    The path /fails fails after the head instead. The body of a POST is read first, and there is no answer once the
+    client has gone.
+    """
     if scope["method"] == "POST":
         message = {"more_body": True}
         while message.get("more_body", False):
@@ -67,8 +70,10 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
 
 
 def answers(*parts: bytes, end: int | None = None) -> Recorded:
-    """Return the transport after a connection has got each part of its requests, some time after the one before, and
-    after so many of them the server's end."""
+    """Return the transport after a connection has got each part of its requests.
+
+    Each part comes some time after the one before. The server ends after `end` parts.
+    """
     transport = Recorded()
 
     async def connect() -> None:

@@ -84,8 +84,10 @@ def test_a_cost_that_is_none_is_refused(given_cost: tuple[float, float]) -> None
 def waits(
     balance: Balance, replicas: int, gaps: np.ndarray, service: np.ndarray, speeds: Sequence[float] = ()
 ) -> np.ndarray:
-    """Simulate requests of given gaps and service times in seconds, whose rows are their milliseconds, and return the
-    time from arrival to answer."""
+    """Simulate requests, and return the seconds from arrival to answer of each.
+
+    Gaps and service times are in seconds. A request has as many rows as its service time has microseconds.
+    """
     due = np.rint(np.cumsum(gaps) * 1e9).astype(np.int64)
     sizes = np.maximum(np.rint(service * 1e6), 1).astype(np.int64)  # a row is a microsecond
     placement = Placement(InstanceGroup(replicas=replicas, threads=1))
@@ -110,8 +112,11 @@ def test_one_replica_is_m_m_1_under_every_policy() -> None:
 
 
 def test_dealing_in_turn_is_e_c_m_1_and_least_outstanding_lies_between_it_and_m_m_c() -> None:
-    """Each of two replicas in turn is E2/M/1: its mean time is 1 / (1 - s) with s the root of s = A(1 - s), A being
-    the transform of an Erlang-2 gap (Kleinrock 1975). A common queue, M/M/c, bounds all policies from below."""
+    """In turn, each of two replicas is E2/M/1; a common queue, M/M/c, bounds all policies from below.
+
+    The mean time of E2/M/1 is 1 / (1 - s) with s the root of s = A(1 - s), A being the transform of an Erlang-2 gap
+    (Kleinrock 1975).
+    """
     random, rho, count = np.random.default_rng(1), 0.8, 40_000
     gaps, service = random.exponential(1 / (2 * rho), count), random.exponential(1.0, count)
     root = 0.5

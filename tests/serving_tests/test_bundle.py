@@ -97,8 +97,9 @@ def test_other_scores_are_refused(bundle: Path) -> None:
 def test_scores_are_compared_in_their_own_unit(
     unit: float, share: float, refused: bool, model: Path, tmp_path: Path
 ) -> None:
-    """An error of a hundredth of their spread is another model, whether that is 1e-5 or 50; one of a hundred-
-    thousandth, a kernel that adds in another order.
+    """An error of a hundredth of the scores' spread is another model, whether it is 1e-5 or 50.
+
+    An error of a hundred-thousandth is a kernel that adds in another order.
     """
     graph = onnx.load(str(model))
     (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name == "w")

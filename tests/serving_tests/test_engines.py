@@ -1,5 +1,6 @@
-"""Every engine of this machine under one contract, alone and staged; an engine that is missing is refused, never
-replaced.
+"""Every engine of this machine under one contract, alone and staged.
+
+An engine that is missing is refused, never replaced.
 """
 
 from __future__ import annotations

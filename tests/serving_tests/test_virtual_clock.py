@@ -24,8 +24,10 @@ Process = Generator[simpy.Event, Any, None]
 
 
 def by_rows(group: int, count: int, idle_ns: int | None, busy: int) -> float:
-    """A run takes longer by rows, group, neighbours, and by the time that the replica was idle; odd numbers, so that no
-    two times tie."""
+    """Return a run's nanoseconds by rows, group, neighbours, and the time that the replica was idle.
+
+    The numbers are odd, so that no two times tie.
+    """
     return alone(group, count, idle_ns, busy) + 3_301 * busy
 
 
@@ -329,8 +331,10 @@ class Sleeping:
     ],
 )
 def test_the_running_pool_answers_in_the_same_order(placement: Placement) -> None:
-    """No time is compared: on a busy machine a run takes longer. Requests that are 8 ms or more apart on the virtual
-    clock are answered in its order, all being submitted at once."""
+    """Requests that are 8 ms or more apart on the virtual clock are answered in its order.
+
+    All are submitted at once. No time is compared: on a busy machine a run takes longer.
+    """
     sizes = np.random.default_rng(7).integers(1, 8, 12).tolist()
     virtual = simulate(placement, sizes, [0] * 12, lambda group, size, idle, busy: 4e6 * size).finished_ns
     apart = virtual[:, None] + 8e6 <= virtual

@@ -70,8 +70,10 @@ def test_a_large_mean_does_not_hide_the_spread() -> None:
 
 
 def test_unrelated_scores_differ_by_the_closed_form() -> None:
-    """The difference of two standard normals has mean absolute value 2 / sqrt(pi); of correlation r, sqrt(1 - r) of
-    it."""
+    """The difference of two standard normals has mean absolute value 2 / sqrt(pi).
+
+    Where their correlation is r, it has sqrt(1 - r) of that.
+    """
     rng = np.random.default_rng(0)
     champion, other = rng.normal(size=(2, 400, 500))
     for r in (0.0, 0.5, 0.9):

@@ -125,8 +125,9 @@ def _capacity(url: str, requests: Sequence[Request], seconds: float) -> float:
 
 
 def _sender(model: RemoteModel, requests: Sequence[Request]) -> Callable[[Request], PendingResult]:
-    """Return the function that sends one of these requests, whose messages are written once: the load has to keep up
-    with the server on the same machine.
+    """Return the function that sends one of these requests.
+
+    Their messages are written once, since the load has to keep up with the server on the same machine.
     """
     messages = {id(request): model.message(request) for request in requests}
     return lambda request: model.send(messages[id(request)])

@@ -26,8 +26,9 @@ _FLAT = 0.03
 
 
 def overload(options: argparse.Namespace, load: Load, material: Material, limits: Limits, folder: Path) -> bool:
-    """Print how a server with a deadline of the SLO behaves under overload, and return whether it keeps all that is
-    asked of it.
+    """Print how a server behaves under overload, and return whether it keeps all that is asked of it.
+
+    The server's deadline is the SLO.
     """
     over = options.times * limits.capacity_rps
     phases = [Phase(limits.capacity_rps / 2, _BEFORE), Phase(over, options.seconds)]
@@ -85,8 +86,9 @@ def _kept(played: Played, parts: Sequence[Played], told: float, limits: Limits, 
 
 
 def normal_after(after: Played, slo_ms: float) -> float:
-    """Return the seconds until the first second in which no request is refused and the p95 keeps the SLO; infinite
-    where there is none.
+    """Return the seconds until the server is back to normal, infinity where it never is.
+
+    It is back at the first second in which no request is refused and the p95 keeps the SLO.
     """
     moments = after.due_s - after.due_s[0]
     for start in np.arange(0.0, moments[-1] - _STRETCH, _STEP):

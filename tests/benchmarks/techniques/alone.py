@@ -176,8 +176,9 @@ def _narrowed(group: Group, learning: Distillation) -> Iterator[Cell]:
 
 
 def _placed(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
-    """Return the placement of the baseline's own weights; bf16 is compared with fp32 of ONNX Runtime, so the engine's
-    change is in it.
+    """Yield the placements of the baseline's own weights.
+
+    bf16 is compared with fp32 of ONNX Runtime, so its effect includes the change of engine.
     """
     offered = space.placement
     for place in offered.engine.values:
@@ -223,8 +224,10 @@ def _seat(place: str, layout: str) -> InstanceGroup:
 
 
 def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -> Difference | str:
-    """Return the cell as it was measured by the same rules in this home, or measure and keep it; what failed is tried
-    again.
+    """Return the measured difference of a cell, or a line that says why there is none.
+
+    A difference that was measured by the same rules in this home is read from there, and a new one is kept. A cell that
+    failed is tried again.
     """
     jobs = pairs.jobs
     rules = jobs.config.model_dump(mode="json", include={"traffic", "slo", "timing"})
@@ -245,8 +248,9 @@ def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -
 
 
 def closed_loop(pairs: PairedComparison, side: Side) -> str:
-    """Return median, least and most of the simulated ratios to the baseline, for placements that leave the load
-    generator no core.
+    """Return the simulated ratios to the baseline, each as median, least and most.
+
+    They are for placements that leave the load generator no core.
     """
     looks = []
     try:

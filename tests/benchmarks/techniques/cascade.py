@@ -63,8 +63,10 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Cascade:
-    """An engine of two: scores whose order is the baseline's among the student's best `depth` rows, which stand above
-    all others in the student's order."""
+    """An engine of two, whose scores put the student's best `depth` rows in the baseline's order.
+
+    These rows stand above all others, which keep the student's order.
+    """
 
     student: Engine
     baseline: Engine
@@ -126,8 +128,9 @@ def first_kept(run: Callable[[Request], Scores], baseline: Engine, requests: lis
 
 
 def ratios(runs: Mapping[str, Callable[[Request], Scores]], requests: list[Request], rounds: int) -> dict[str, str]:
-    """Ratio of each one's CPU time to the first's, with its interval; the order changes each round, since caches keep
-    weights.
+    """Return each one's CPU time over that of the first, with its interval.
+
+    The order changes each round, since caches keep weights.
     """
     taken: dict[str, list[int]] = {name: [] for name in runs}
     random, names = np.random.default_rng(0), list(runs)
