@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.ndimage import maximum_filter1d
 
 from objectives.serving.control.windows import Windows
 from planning.demand import Counts, Floats
@@ -33,14 +36,12 @@ def autoscale(
     at = np.searchsorted(floor.starts_s, ticks, side="right") - 1
     lowest, offers = floor.machines[at], floor.offers[at]
 
-    def wanted(rates: Floats) -> Counts:
-        pairs = list(zip(offers.tolist(), (rates / windows.target).tolist(), strict=True))
-        known = {pair: max(1, needed(*pair)) for pair in set(pairs)}
-        return np.maximum(np.array([known[pair] for pair in pairs], np.int64), lowest)
+    @functools.lru_cache(maxsize=None)
+    def machines(offer: int, rate_rps: float) -> int:
+        return max(1, needed(offer, rate_rps / windows.target))
 
-    desired = _desired(wanted(stable), wanted(panic), windows)
-    delay = int(np.ceil(start_s / windows.tick_s))
-    ready = _ready(desired, delay, lowest)
+    desired = _desired(stable, panic, offers, lowest, machines, windows)
+    ready = _ready(desired, math.ceil(start_s / windows.tick_s), offers, lowest)
     return _trajectory(floor, ticks, offers, ready)
 
 
@@ -50,28 +51,45 @@ def _rates(seconds: Floats, ticks: Floats, width: float) -> Floats:
     return np.asarray(counts / np.clip(ticks, 1.0, width), np.float64)
 
 
-def _desired(calm: Counts, burst: Counts, windows: Windows) -> Counts:
-    """Return the desired machines of each tick from those that the two windows want."""
+def _desired(
+    stable: Floats,
+    panic: Floats,
+    offers: Counts,
+    lowest: Counts,
+    machines: Callable[[int, float], int],
+    windows: Windows,
+) -> Counts:
+    """Return the desired machines of each tick, of the offer that serves then.
+
+    Rates are remembered and not machines, since the machines of another offer do not tell how many of this one are
+    needed, and those of the plan are wanted no longer than it says.
+    """
     hold = max(1, round(windows.stable_s / windows.tick_s))
-    desired = np.empty_like(calm)
-    now, panicking_until = int(calm[0]), -1
-    for tick, (slow, fast) in enumerate(zip(calm.tolist(), burst.tolist(), strict=True)):
-        if fast >= windows.panic * now:
+    held = maximum_filter1d(stable, hold + 1, origin=hold // 2, mode="nearest")  # of this tick and `hold` before
+    desired = np.empty_like(lowest)
+    rate, panicking_until = float(stable[0]), -1
+    for tick, (offer, least, fast) in enumerate(zip(offers.tolist(), lowest.tolist(), panic.tolist(), strict=True)):
+        if machines(offer, fast) >= windows.panic * max(machines(offer, rate), least):
             panicking_until = tick + hold
-        panicking = tick <= panicking_until
-        now = max(now, slow, fast) if panicking else int(calm[max(0, tick - hold) : tick + 1].max())
-        desired[tick] = now
+        rate = max(rate, float(stable[tick]), fast) if tick <= panicking_until else float(held[tick])
+        desired[tick] = max(machines(offer, rate), least)
     return desired
 
 
-def _ready(desired: Counts, delay: int, lowest: Counts) -> Counts:
-    """Return the machines that serve: those asked for before their start took, and no more than are still wanted."""
+def _ready(desired: Counts, delay: int, offers: Counts, lowest: Counts) -> Counts:
+    """Return the machines that serve: those that were ordered before their start took, and are still wanted."""
     if delay == 0:
         return desired
-    # A machine serves at a tick if it was wanted at each tick since it was ordered.
-    padded = np.concatenate([np.full(delay, desired[0]), desired])
-    views = np.lib.stride_tricks.sliding_window_view(padded, delay + 1)
-    return np.asarray(np.maximum(views.min(axis=1), lowest), np.int64)
+    # A machine serves at a tick if it was wanted at each tick since it was ordered, all of them of one offer.
+    fewest = _windows(desired, delay).min(axis=1)
+    same = (_windows(offers, delay) == offers[:, None]).all(axis=1)
+    return np.asarray(np.where(same, np.maximum(fewest, lowest), lowest), np.int64)
+
+
+def _windows(values: Counts, before: int) -> Counts:
+    """Return each value with so many before it, (n, before + 1); before the first they are like it."""
+    padded = np.concatenate([np.full(before, values[0]), values])
+    return np.lib.stride_tricks.sliding_window_view(padded, before + 1)
 
 
 def _trajectory(floor: Trajectory, ticks: Floats, offers: Counts, machines: Counts) -> Trajectory:

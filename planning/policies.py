@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from planning.capacity import CapacityTable, needed_machines
 from planning.demand import Demand, Floats
 from planning.fleet import Trajectory
 from planning.forecast import Forecast, Selected, forecast
-from planning.schedule import Problem, Schedule, cheapest, least_loss
+from planning.schedule import NoScheduleError, Problem, Schedule, cheapest, least_loss
 
 # Phases between the last one that a forecast sees and the first one that it is for, in which machines are ordered.
 LEAD = 1
@@ -39,7 +39,7 @@ class PhasePlans:
     """Schedule of consecutive phases, (T,) each.
 
     offers, machines: what serves
-    short: phases in which no allowed choice keeps the SLO, and every machine serves
+    short: phases in which all machines of what serves are too few for the SLO
     expected, demand_rps: requests, and the rate that the machines are sized for
     gap: largest gap of a day's solution to its optimum
     """
@@ -69,6 +69,9 @@ def schedule(
 ) -> PhasePlans:
     """Return the optimal schedule of the phases of at most a day.
 
+    Where no choice within the limits keeps the SLO in all phases, an offer may serve with all machines of its kind
+    although they are too few, and as few requests as possible are left unserved.
+
     Args:
         tables: capacity of each offer
         expected: (T,) requests of each phase
@@ -80,23 +83,40 @@ def schedule(
     """
     offers = [table.offer for table in tables]
     needed = np.stack([needed_machines(table, demand_rps) for table in tables], axis=1)
-    most = np.array([offer.kind.most for offer in offers])
-    short = needed.max(axis=1) == 0
-    needed[short] = most
     problem = Problem(
         needed=needed,
         price=np.array([offer.kind.price_per_hour for offer in offers]) * phase_seconds / 3600,
         start_price=np.array([offer.start_price for offer in offers]),
         loss=np.array([offer.loss for offer in offers]),
-        most=most,
+        most=np.array([offer.kind.most for offer in offers]),
         weight=expected,
         day=np.zeros(len(expected), np.int64),
         serving=serving,
     )
-    found: Schedule = (
-        cheapest(problem, limits.max_loss) if limits.max_money is None else least_loss(problem, limits.max_money)
-    )
+    try:
+        found = _solved(problem, limits)
+    except NoScheduleError:
+        if needed.all():
+            raise
+        problem = _with_too_few(problem, tables, demand_rps)
+        found = _solved(problem, limits)
+    chosen = np.arange(len(expected)), found.offers
+    short = np.zeros(len(expected), np.bool_) if problem.unserved is None else problem.unserved[chosen] > 0
     return PhasePlans(found.offers, found.machines, short, expected, demand_rps, found.money, found.loss, found.gap)
+
+
+def _solved(problem: Problem, limits: Limits) -> Schedule:
+    if limits.max_money is None:
+        return cheapest(problem, limits.max_loss)
+    return least_loss(problem, limits.max_money)
+
+
+def _with_too_few(problem: Problem, tables: Sequence[CapacityTable], demand_rps: Floats) -> Problem:
+    """Return the problem in which all machines of a kind may serve a phase for which they are too few."""
+    capacity = np.array([table.rate(table.offer.kind.most) for table in tables])
+    enough = problem.needed > 0
+    unserved = np.where(enough, 0.0, 1 - capacity / np.maximum(demand_rps, 1e-300)[:, None])
+    return replace(problem, needed=np.where(enough, problem.needed, problem.most), unserved=np.clip(unserved, 0.0, 1.0))
 
 
 def joined(parts: Sequence[PhasePlans]) -> PhasePlans:
@@ -170,7 +190,10 @@ def oracle(tables: Sequence[CapacityTable], after: Demand, limits: Limits, horiz
 
 
 def static(tables: Sequence[CapacityTable], rate_rps: float, limits: Limits) -> Trajectory:
-    """Return the best choice for one rate, which serves all the time."""
+    """Return the best choice for one rate, which serves all the time.
+
+    Where no choice within the tolerated loss serves the rate, it is the one that serves most of it.
+    """
     found = schedule(tables, np.ones(1), np.array([rate_rps]), 3600.0, Limits(limits.max_loss))
     return Trajectory(np.zeros(1), found.offers, found.machines)
 

@@ -8,7 +8,8 @@ With u[t, o] in {0, 1} (offer o serves phase t), n[t, o] >= 0 (its machines) and
                 s[t, o] >= n[t, o] - n[t - 1, o]
                 sum_{t in day} weight[t] loss[o] u[t, o] <= max_loss sum_{t in day} weight[t]     for each day
 
-or the loss is minimised under a limit of the money. Given u, the rest is a network flow with whole solutions, so that
+or the loss is minimised under a limit of the money. Where offers may serve phases for which they do not suffice, the
+requests that are left unserved are minimised first. Given u, the rest is a network flow with whole solutions, so that
 only u has to be declared whole. scipy's HiGHS solves it (Huangfu and Hall 2018).
 """
 
@@ -42,7 +43,7 @@ class NoScheduleError(ValueError):
 class Problem:
     """Demand and offers of a schedule over T phases with O offers.
 
-    needed: (T, O) fewest machines that keep the SLO, 0 where none do
+    needed: (T, O) fewest machines that keep the SLO, 0 where the offer may not serve
     price: (O,) of a machine for one phase
     start_price: (O,) of a machine that starts
     loss: (O,) 0 or more
@@ -50,6 +51,7 @@ class Problem:
     weight: (T,) expected requests
     day: (T,) number of the day of a phase, over which the mean loss is limited
     serving: offer and machines before the first phase, None where the first phase's machines start for nothing
+    unserved: (T, O) share of a phase's requests that the needed machines are too few for, None where they suffice
     """
 
     needed: NDArray[np.int64]
@@ -60,6 +62,7 @@ class Problem:
     weight: Floats
     day: NDArray[np.int64]
     serving: tuple[int, int] | None = None
+    unserved: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,8 @@ def without_dominated(problem: Problem) -> Problem:
     better = (needed[:, :, None] <= needed[:, None, :]).all(axis=0)  # [a, b]: a needs no more machines than b
     for value in (problem.price, problem.start_price, problem.loss, -problem.most):
         better &= value[:, None] <= value[None, :]
+    if problem.unserved is not None:
+        better &= (problem.unserved[:, :, None] <= problem.unserved[:, None, :]).all(axis=0)
     same = better & better.T
     # Of equal ones the first stays.
     dominated = np.asarray((better & ~same).any(axis=0) | np.triu(same, 1).any(axis=0), np.bool_)
@@ -112,27 +117,28 @@ def without_dominated(problem: Problem) -> Problem:
 def cheapest(problem: Problem, max_loss: float) -> Schedule:
     """Return the schedule of least money whose mean loss is at most `max_loss` on every day.
 
-    It may be one of less loss whose money is higher by less than a hundredth of a per cent of what the dearest offer
+    Of all such schedules, only those that leave the fewest requests unserved are considered. It may be one of less loss whose money is higher by less than a hundredth of a per cent of what the dearest offer
     would cost in all phases.
 
     Raises:
         NoScheduleError: a phase is served by no offer, or the loss is too large with every choice.
     """
     program = _Program(without_dominated(problem))
-    return program.solve(program.money + _TIE * program.loss, program.daily_loss(max_loss))
+    limits = program.daily_loss(max_loss)
+    return program.solve(program.money + _TIE * program.loss, [*limits, *program.fewest_unserved(limits)])
 
 
 def least_loss(problem: Problem, max_money: float) -> Schedule:
     """Return the schedule of least loss whose money is at most `max_money`.
 
-    Of schedules of nearly the same loss it may be the one of less money.
+    Of all such schedules, only those that leave the fewest requests unserved are considered. Of schedules of nearly the same loss it may be the one of less money.
 
     Raises:
         NoScheduleError: a phase is served by no offer, or every choice is dearer.
     """
     program = _Program(without_dominated(problem))
-    limit = LinearConstraint(program.money[None, :], ub=max_money * (1 + _SLACK))
-    return program.solve(program.loss + _TIE * program.money, [limit])
+    limits = [LinearConstraint(program.money[None, :], ub=max_money * (1 + _SLACK))]
+    return program.solve(program.loss + _TIE * program.money, [*limits, *program.fewest_unserved(limits)])
 
 
 class _Program:
@@ -148,7 +154,8 @@ class _Program:
         prices, starts = (np.tile(each, phases) for each in (problem.price, problem.start_price))
         self.money = np.concatenate([nothing, prices, starts])
         # In the unit of money: all requests at the largest loss count as much as the dearest phases.
-        scale = phases * float((self._most * problem.price).max()) / max(float(problem.loss.max()), 1e-300)
+        largest = float(problem.loss.max())
+        scale = phases * float((self._most * problem.price).max()) / (largest if largest > 0 else 1.0)
         share = problem.weight / max(float(problem.weight.sum()), 1e-300)
         self.loss = np.concatenate([scale * (share[:, None] * problem.loss).ravel(), nothing, nothing])
 
@@ -162,8 +169,24 @@ class _Program:
             rows[row, : phases * offers] = (share[:, None] * problem.loss).ravel()
         return [LinearConstraint(csr_array(rows), ub=max_loss * (1 + _SLACK))]
 
+    def fewest_unserved(self, limits: Sequence[LinearConstraint]) -> list[LinearConstraint]:
+        """Return the limit that no more requests are left unserved than must be; none where offers always suffice."""
+        unserved = self._problem.unserved
+        if unserved is None:
+            return []
+        # In units of a request of each phase in the mean, so that the solver's absolute tolerance is a small share.
+        each = self._shape[0] * self._problem.weight / max(float(self._problem.weight.sum()), 1e-300)
+        count = np.concatenate([(each[:, None] * unserved).ravel(), np.zeros(2 * unserved.size)])
+        fewest = float(count @ self._values(count, limits)[0])
+        return [LinearConstraint(count[None, :], ub=fewest * (1 + _GAP) + _GAP)]
+
     def solve(self, objective: Floats, limits: Sequence[LinearConstraint]) -> Schedule:
         """Minimise an objective over all schedules within the limits."""
+        values, gap = self._values(objective, limits)
+        return self._schedule(values, gap if gap > _GAP else 0.0)
+
+    def _values(self, objective: Floats, limits: Sequence[LinearConstraint]) -> tuple[Floats, float]:
+        """Return the variables that minimise an objective within the limits, and the gap to the optimum."""
         found = milp(
             objective,
             integrality=np.repeat([1, 0, 0], objective.size // 3),
@@ -174,8 +197,7 @@ class _Program:
         if found.x is None:
             late = "was found in time" if found.status == _OUT_OF_TIME else "keeps all limits"
             raise NoScheduleError(f"no choice of offers and machines {late}")
-        gap = float(found.mip_gap or 0.0)
-        return self._schedule(found.x, gap if gap > _GAP else 0.0)
+        return found.x, float(found.mip_gap or 0.0)
 
     def _schedule(self, values: Floats, gap: float) -> Schedule:
         chosen, machines, _ = values.reshape(3, *self._shape)

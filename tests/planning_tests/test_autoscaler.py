@@ -76,3 +76,28 @@ def test_a_steady_rate_is_served_and_no_machine_is_ready_before_it_was_ordered(s
     assert machines_at(found, 399) in {needed(0, rate * share) for share in (0.97, 1.0, 1.03)}
     changes = found.starts_s[1:]
     assert not len(changes) or changes[0] >= start_s
+
+
+def test_what_was_wanted_of_a_slow_offer_is_not_wanted_of_a_fast_one() -> None:
+    """60 requests/s need six machines of one offer and three of the other, which the plan starts in time."""
+    floor = Trajectory(np.array([0.0, 150.0]), np.array([0, 1]), np.array([6, 3]))
+    seconds, end = steps((60, 300))
+    found = autoscale(seconds, end, needed, 10.0, WINDOWS, floor)
+    assert machines_at(found, 149) == 6
+    assert {machines_at(found, moment) for moment in np.arange(150.5, end)} == {3}
+
+
+def test_machines_of_the_plan_are_wanted_no_longer_than_it_says() -> None:
+    floor = Trajectory(np.array([0.0, 150.0]), np.zeros(2, int), np.array([6, 2]))
+    seconds, end = steps((18, 300))
+    found = autoscale(seconds, end, needed, 10.0, WINDOWS, floor)
+    assert machines_at(found, 149) == 6 and machines_at(found, 151) == 2
+
+
+def test_machines_of_one_offer_do_not_stand_in_for_those_of_another_that_have_not_started() -> None:
+    """The plan has one fast machine where three are needed: the others serve after their start only."""
+    floor = Trajectory(np.array([0.0, 150.0]), np.array([0, 1]), np.array([6, 1]))
+    seconds, end = steps((58, 300))
+    found = autoscale(seconds, end, needed, 20.0, WINDOWS, floor)
+    assert machines_at(found, 151) == 1 and machines_at(found, 168) == 1
+    assert machines_at(found, 172) == 3

@@ -27,6 +27,7 @@ from planning.plan import (
     split_phases,
 )
 from planning.policies import LEAD, Limits, oracle, planned, schedule, static
+from planning.schedule import NoScheduleError
 from planning.weekly_profile import HOURS, WeeklyProfile, plan_week, poisson_workload
 from tests.planning_tests.fleets import deployment, linear_table, offer
 
@@ -58,10 +59,26 @@ def test_the_peak_is_served_by_the_fast_variant_where_loss_is_tolerated() -> Non
     assert rich.money <= 5.1 and rich.loss == pytest.approx(0.0075)
 
 
-def test_a_phase_that_no_choice_serves_gets_every_machine() -> None:
+def test_a_phase_that_no_choice_serves_gets_every_machine_of_the_one_that_serves_most() -> None:
     rates = np.array([8.0, 500.0])
     found = schedule(tables(), rates, rates, PHASE_S, Limits(1.0))
-    assert found.short.tolist() == [False, True] and found.machines[1] == 8
+    assert found.short.tolist() == [False, True] and found.machines.tolist() == [1, 8]
+    assert found.offers[1] == 1, "320 requests/s and not 80"
+    exact = schedule(tables(), rates, rates, PHASE_S, Limits(0.001))
+    assert exact.offers.tolist() == [0, 0] and exact.short.tolist() == [False, True]
+
+
+def test_one_machine_serves_the_peak_by_the_fast_variant_where_a_static_choice_cannot() -> None:
+    """The exact variant cannot serve the peak, and the fast one all the time would lose too much."""
+    exact, fast = offer(price=1.0, most=1, loss=0.0), offer(price=1.0, most=1, loss=0.01, trial=1)
+    given, limits = [linear_table(exact, 10.0), linear_table(fast, 100.0)], Limits(0.008)
+    rates = np.array([8.0, 9.0, 75.0, 8.0])
+    found = schedule(given, rates * PHASE_S, rates, PHASE_S, limits)
+    assert found.offers.tolist() == [0, 0, 1, 0] and not found.short.any()
+    peak = static(given, 75.0, limits)
+    assert peak.offers.tolist() == [0] and peak.machines.tolist() == [1]
+    with pytest.raises(NoScheduleError):
+        static([given[1]], 75.0, limits)
 
 
 def test_static_choices_keep_the_loss() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,33 @@ def test_the_least_loss_is_that_of_brute_force(problem: Problem, max_money: floa
         return
     lost, money = min(allowed)
     check(problem, least_loss(problem, max_money), (money, lost))
+
+
+@settings(max_examples=40)
+@given(problem=problems(), seed=st.integers(0, 10**6), max_loss=st.sampled_from([0.0, 0.005, 0.01]))
+def test_the_fewest_requests_are_left_unserved_and_then_the_money_is_least(
+    problem: Problem, seed: int, max_loss: float
+) -> None:
+    """By brute force over the offers of all phases, with as many machines as are needed or more."""
+    shares = np.random.default_rng(seed).choice([0.0, 0.25, 0.5], (PHASES, OFFERS))
+    strained = replace(problem, needed=np.maximum(problem.needed, 1), unserved=shares)
+    choices = [(o, n) for o in range(OFFERS) for n in range(1, MOST + 1)]
+    allowed = []
+    for picked in itertools.product(choices, repeat=PHASES):
+        offers, machines = np.array(picked).T
+        if any(strained.needed[t, o] > n for t, (o, n) in enumerate(picked)):
+            continue
+        lost = [problem.weight[:2] @ problem.loss[offers[:2]] / problem.weight[:2].sum(), problem.loss[offers[2]]]
+        if max(lost) <= max_loss + 1e-12:
+            unserved = float(problem.weight @ shares[np.arange(PHASES), offers])
+            allowed.append((unserved, money_of(strained, offers, machines)))
+    if not allowed:
+        with pytest.raises(NoScheduleError):
+            cheapest(strained, max_loss)
+        return
+    found = cheapest(strained, max_loss)
+    unserved = float(problem.weight @ shares[np.arange(PHASES), found.offers])
+    assert (unserved, found.money) == pytest.approx(min(allowed), abs=1e-6)
 
 
 @settings(max_examples=60)
