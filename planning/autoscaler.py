@@ -13,9 +13,12 @@ from objectives.serving.control.windows import Windows
 from planning.demand import Counts, Floats
 from planning.fleet import Trajectory
 
+# Takes times in seconds, (n,), and returns the number of requests that arrived before each.
+Arrived = Callable[[Floats], Floats]
+
 
 def autoscale(
-    seconds: Floats,
+    arrived: Arrived,
     end_s: float,
     needed: Callable[[int, float], int],
     start_s: float,
@@ -25,18 +28,17 @@ def autoscale(
     """Return the machines that a reactive autoscaler has ready over time.
 
     Args:
-        seconds: (n,) ascending arrival times
         end_s: end of the whole time
         needed: machines of an offer, by its number, for a rate in requests per second
         start_s: seconds from the decision to a machine that serves
         floor: machines that serve in any case, started in time; its offers are kept
     """
     ticks = np.arange(0.0, end_s, windows.tick_s)
-    stable, panic = (_rates(seconds, ticks, width) for width in (windows.stable_s, windows.panic_s))
+    stable, panic = (_rates(arrived, ticks, width) for width in (windows.stable_s, windows.panic_s))
     at = np.searchsorted(floor.starts_s, ticks, side="right") - 1
     lowest, offers = floor.machines[at], floor.offers[at]
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def machines(offer: int, rate_rps: float) -> int:
         return max(1, needed(offer, rate_rps / windows.target))
 
@@ -45,9 +47,9 @@ def autoscale(
     return _trajectory(floor, ticks, offers, ready)
 
 
-def _rates(seconds: Floats, ticks: Floats, width: float) -> Floats:
+def _rates(arrived: Arrived, ticks: Floats, width: float) -> Floats:
     """Return the mean rate in the seconds before each tick; before the first full width, over what there is."""
-    counts = np.searchsorted(seconds, ticks) - np.searchsorted(seconds, ticks - width)
+    counts = arrived(ticks) - arrived(ticks - width)
     return np.asarray(counts / np.clip(ticks, 1.0, width), np.float64)
 
 

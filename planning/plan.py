@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from objectives.measurement.request_log import RequestLog
 from objectives.serving.control.windows import KPA, Windows
+from planning.autoscaler import Arrived
 from planning.capacity import CapacityTable, Objective
 from planning.demand import Counts, Demand, Floats, demand_of
 from planning.fleet import Trajectory
@@ -46,6 +48,7 @@ class Backtested:
 
     outcomes: by policy
     trajectories: by policy
+    selected: the model of the forecasts, and its backtest on what lies before
     expected, demand_rps: what the planned policy foresaw, (T,) each
     coverage: by quantile, share of held-out phases whose count is at most the forecast quantile
     mape: of the forecasts of the held-out phases, over those with requests
@@ -54,6 +57,7 @@ class Backtested:
     demand: Demand
     outcomes: Mapping[str, Outcome]
     trajectories: Mapping[str, Trajectory]
+    selected: Selected
     expected: Floats
     demand_rps: Floats
     coverage: Mapping[float, float]
@@ -121,34 +125,57 @@ def backtest_policies(
     cut = known * demand.phase_seconds
     first, last = np.searchsorted(trace.seconds, [cut, cut + end_s])
     seconds, rows = trace.seconds[first:last] - cut, trace.rows[first:last]
-    mean, peak = (static(tables, rate, terms.limits) for rate in (before.rates_rps.mean(), before.rates_rps.max()))
-    plan = plans.trajectory(demand.phase_seconds)
-    trajectories = {
+    rates = float(before.rates_rps.mean()), float(before.rates_rps.max())
+    trajectories = trajectories_of(tables, *rates, plans, after, partial(np.searchsorted, seconds), terms)
+    drawn = windows(seconds, rows, demand.phase_seconds, end_s, terms.simulated, terms.seed)
+    outcomes = judged(tables, trajectories, drawn, terms, say)
+    coverage, mape = _errors(forecasts, after.counts)
+    return Backtested(after, outcomes, trajectories, selected, plans.expected, plans.demand_rps, coverage, mape)
+
+
+def trajectories_of(
+    tables: Sequence[CapacityTable],
+    mean_rps: float,
+    peak_rps: float,
+    plans: PhasePlans,
+    after: Demand,
+    arrived: Arrived,
+    terms: Terms,
+) -> dict[str, Trajectory]:
+    """Return the machines of every policy over time.
+
+    Args:
+        mean_rps, peak_rps: rates that the static choices are for
+        after: what comes, which the oracle knows
+        arrived: the same request by request, which the reactive rule sees as it comes
+    """
+    phase_s, end_s = terms.phase_seconds, len(after) * terms.phase_seconds
+    mean, peak = (static(tables, rate, terms.limits) for rate in (mean_rps, peak_rps))
+    plan = plans.trajectory(phase_s)
+    return {
         STATIC_MEAN: mean,
         STATIC_PEAK: peak,
-        REACTIVE: reactive(tables, reactive_floor(mean, terms.autoscaler), seconds, end_s, terms.autoscaler),
+        REACTIVE: reactive(tables, reactive_floor(mean, terms.autoscaler), arrived, end_s, terms.autoscaler),
         PLANNED: plan,
-        ELASTIC: reactive(tables, plan, seconds, end_s, terms.autoscaler),
-        ORACLE: oracle(tables, after, terms.limits, terms.horizon).trajectory(demand.phase_seconds),
+        ELASTIC: reactive(tables, plan, arrived, end_s, terms.autoscaler),
+        ORACLE: oracle(tables, after, terms.limits, terms.horizon).trajectory(phase_s),
     }
-    drawn = windows(seconds, rows, demand.phase_seconds, end_s, terms.simulated, terms.seed)
-    outcomes = {name: _judged(tables, each, drawn, terms, name, say) for name, each in trajectories.items()}
-    coverage, mape = _errors(forecasts, after.counts)
-    return Backtested(after, outcomes, trajectories, plans.expected, plans.demand_rps, coverage, mape)
 
 
-def _judged(
+def judged(
     tables: Sequence[CapacityTable],
-    trajectory: Trajectory,
+    trajectories: Mapping[str, Trajectory],
     drawn: Arrivals,
     terms: Terms,
-    name: str,
     say: Callable[[str], None],
-) -> Outcome:
-    offers = [table.offer for table in tables]
-    found = replay(offers, trajectory, drawn, terms.phase_seconds, terms.objective, terms.seed)
-    say(f"{name}: {found.late:.2%} of the requests late, {found.replica_seconds:,.0f} replica-seconds")
-    return found
+) -> dict[str, Outcome]:
+    """Serve the same arrivals by the machines of every policy."""
+    offers, outcomes = [table.offer for table in tables], {}
+    for name, trajectory in trajectories.items():
+        found = replay(offers, trajectory, drawn, terms.phase_seconds, terms.objective, terms.seed)
+        say(f"{name}: {found.late:.2%} of the requests late, {found.replica_seconds:,.0f} replica-seconds")
+        outcomes[name] = found
+    return outcomes
 
 
 def _errors(forecasts: Sequence[Forecast], counts: Floats) -> tuple[dict[float, float], float]:

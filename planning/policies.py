@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.serving.control.windows import Windows
-from planning.autoscaler import autoscale
+from planning.autoscaler import Arrived, autoscale
 from planning.capacity import CapacityTable, needed_machines
 from planning.demand import Demand, Floats
 from planning.fleet import Trajectory
@@ -199,7 +199,7 @@ def static(tables: Sequence[CapacityTable], rate_rps: float, limits: Limits) -> 
 
 
 def reactive(
-    tables: Sequence[CapacityTable], floor: Trajectory, seconds: Floats, end_s: float, windows: Windows
+    tables: Sequence[CapacityTable], floor: Trajectory, arrived: Arrived, end_s: float, windows: Windows
 ) -> Trajectory:
     """Return what an autoscaler adds to a floor as the requests arrive."""
 
@@ -207,7 +207,7 @@ def reactive(
         return int(needed_machines(tables[offer], np.array([rate]))[0]) or tables[offer].offer.kind.most
 
     start_s = max(tables[offer].offer.start_seconds for offer in np.unique(floor.offers).tolist())
-    return autoscale(seconds, end_s, needed, start_s, windows, floor)
+    return autoscale(arrived, end_s, needed, start_s, windows, floor)
 
 
 def reactive_floor(begins_with: Trajectory, windows: Windows) -> Trajectory:

@@ -54,7 +54,8 @@ class Outcome:
     phases_missed: share of the phases in which fewer requests than the SLO's per cent were in time
     loss: mean quality loss of the requests
     machine_seconds, replica_seconds: with those in which machines start
-    simulated: requests on the virtual clock
+    requests: that arrived
+    simulated: those of them on the virtual clock
     """
 
     late: float
@@ -66,6 +67,7 @@ class Outcome:
     replica_seconds: float
     money: float
     starts: int
+    requests: float
     simulated: int
     phases: tuple[PhaseResult, ...]
 
@@ -148,6 +150,7 @@ def _outcome(
         replica_seconds=replica_s,
         money=money,
         starts=starts,
+        requests=float(weights.sum()),
         simulated=len(latency),
         phases=phases,
     )

@@ -117,8 +117,8 @@ def without_dominated(problem: Problem) -> Problem:
 def cheapest(problem: Problem, max_loss: float) -> Schedule:
     """Return the schedule of least money whose mean loss is at most `max_loss` on every day.
 
-    Of all such schedules, only those that leave the fewest requests unserved are considered. It may be one of less loss whose money is higher by less than a hundredth of a per cent of what the dearest offer
-    would cost in all phases.
+    Of all such schedules, only those that leave the fewest requests unserved are considered. It may be one of less loss
+    whose money is higher by less than a hundredth of a per cent of what the dearest offer would cost in all phases.
 
     Raises:
         NoScheduleError: a phase is served by no offer, or the loss is too large with every choice.
@@ -131,7 +131,8 @@ def cheapest(problem: Problem, max_loss: float) -> Schedule:
 def least_loss(problem: Problem, max_money: float) -> Schedule:
     """Return the schedule of least loss whose money is at most `max_money`.
 
-    Of all such schedules, only those that leave the fewest requests unserved are considered. Of schedules of nearly the same loss it may be the one of less money.
+    Of all such schedules, only those that leave the fewest requests unserved are considered. Of schedules of nearly the
+    same loss it may be the one of less money.
 
     Raises:
         NoScheduleError: a phase is served by no offer, or every choice is dearer.

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from planning.autoscaler import Arrived
 from planning.capacity import CapacityTable
 from planning.demand import Counts, Demand, Floats, Workload
 from planning.observation import HOUR_SECONDS
-from planning.plan import PLANNED, STATIC_MEAN, STATIC_PEAK, Terms
-from planning.policies import PhasePlans, by_parts, schedule, static
-from planning.replay import Arrivals, Outcome, replay
+from planning.plan import Terms, judged, trajectories_of
+from planning.policies import PhasePlans, by_parts, schedule
+from planning.replay import Arrivals, Outcome
 
 HOURS = 7 * 24
 _POISSON_GAPS = 100_000
+# Separates the random numbers of the requests of each second from those that are served.
+_SECONDS = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ def plan_week(
     terms: Terms,
     say: Callable[[str], None],
 ) -> tuple[PhasePlans, Demand, Mapping[str, Outcome]]:
-    """Plan a week, and serve Poisson arrivals at its mean rates by the plan and by static machines.
+    """Plan a week, and serve Poisson arrivals at its mean rates by every policy; the oracle knows the mean rates.
 
     Raises:
         NoScheduleError: no choice keeps the limits.
@@ -71,18 +75,17 @@ def plan_week(
         return schedule(tables, expected[start:end], demanded[start:end], phase_s, limits, serving)
 
     plans = by_parts(len(hours), terms.horizon, part)
-    trajectories = {
-        STATIC_MEAN: static(tables, float(profile.mean_rps.mean()), terms.limits),
-        STATIC_PEAK: static(tables, float(profile.p95_rps.max()), terms.limits),
-        PLANNED: plans.trajectory(terms.phase_seconds),
-    }
-    drawn = _arrivals(profile.mean_rps[hours], rows, terms)
-    outcomes = {}
-    for name, trajectory in trajectories.items():
-        offers = [table.offer for table in tables]
-        outcomes[name] = replay(offers, trajectory, drawn, terms.phase_seconds, terms.objective, terms.seed)
-        say(f"{name}: {outcomes[name].late:.2%} of the requests late")
-    return plans, profile.demand(terms.phase_seconds), outcomes
+    rates = float(profile.mean_rps.mean()), float(profile.p95_rps.max())
+    after = profile.demand(terms.phase_seconds)
+    trajectories = trajectories_of(tables, *rates, plans, after, _arrived(profile, terms.seed), terms)
+    return plans, after, judged(tables, trajectories, _arrivals(profile.mean_rps[hours], rows, terms), terms, say)
+
+
+def _arrived(profile: WeeklyProfile, seed: int) -> Arrived:
+    """Draw Poisson numbers of requests of each second of a week, and return how many arrived before given times."""
+    seconds = np.arange(HOURS * int(HOUR_SECONDS) + 1, dtype=np.float64)
+    drawn = np.random.default_rng([seed, _SECONDS]).poisson(np.repeat(profile.mean_rps, int(HOUR_SECONDS)))
+    return partial(np.interp, xp=seconds, fp=np.concatenate([[0.0], np.cumsum(drawn, dtype=np.float64)]))
 
 
 def _arrivals(rates_rps: Floats, rows: Counts, terms: Terms) -> Arrivals:

@@ -67,7 +67,7 @@ class PhaseRow:
     start_s: seconds from the start of the plan
     machines_started: that are ordered so that they serve from the start of the phase on
     demand_rps: rate that the machines suffice for, a quantile of the forecast
-    short: no allowed choice keeps the SLO at that rate, and all machines serve
+    short: all machines of what serves are too few for the SLO at that rate
     """
 
     start_s: float
@@ -214,7 +214,9 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
     """Return what weakens the plan, in sentences."""
     found = []
     if plans.short.any():
-        found.append(f"{int(plans.short.sum())} phases are short: no allowed choice of machines keeps the SLO there")
+        found.append(
+            f"{int(plans.short.sum())} phases are short: within the limits, no choice has enough machines for them"
+        )
     if plans.gap:
         found.append(f"the solver's time ran out: the plan may be {plans.gap:.2%} above the optimum")
     lost = [name for name, outcome in outcomes.items() if outcome.loss > terms.limits.max_loss * (1 + 1e-9)]
@@ -222,6 +224,13 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
         found.append(
             f"the mean loss served on the held-out phases is above max_loss with: {', '.join(lost)}; it was kept for "
             "the requests that were expected"
+        )
+    served = next(iter(outcomes.values()))
+    if served.simulated < served.requests:
+        window_s = served.simulated / served.requests * terms.phase_seconds
+        found.append(
+            f"policies were judged on {served.simulated:,} of {served.requests:,.0f} requests, in windows of "
+            f"{window_s:.3g} s that begin with empty queues: a longer backlog is not seen (--requests)"
         )
     if demand.counts.sum() < 100 * len(demand):
         found.append("a phase has fewer than 100 requests in the mean: shares of late requests are rough")

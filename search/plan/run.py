@@ -41,6 +41,8 @@ FILE, PAGE = "plan.json", "plan.html"
 _GAPS = 200_000
 # A horizon is at most this share of the phases, so that a forecast of it can be backtested.
 _HORIZONS = 10
+# Defaults of a trace: quantile of its forecast that machines suffice for, and share of it to judge on.
+_HEADROOM, _HELD_OUT = 0.9, 0.3
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Request:
     """Options of a plan; None for the study's own value, or the default.
 
     trace, profile: one of them
+    rows_column, headroom, held_out: of a trace only
     horizon_s: seconds that are planned at a time
     max_money: of a day
     simulated: most requests of a policy on the virtual clock
@@ -63,8 +66,8 @@ class Request:
     slo_ms: float | None
     max_loss: float | None
     max_money: float | None
-    headroom: float
-    held_out: float
+    headroom: float | None
+    held_out: float | None
     simulated: int
     seed: int
     bundles: tuple[Path, ...] = ()
@@ -81,6 +84,11 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
     if (request.trace is None) == (request.profile is None):
         raise ConfigError("--trace: must be given, or --profile, and not both")
     kinds = own_machine(session) if request.machines is None else read_machines(request.machines)
+    if request.profile is not None:
+        for name in ("rows_column", "headroom", "held_out"):
+            if (value := getattr(request, name)) is not None:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option}: must be left out with --profile, which has no trace, but got {value}")
     log = None if request.trace is None else read_log(request.trace, "--trace", request.rows_column, request.seed)
     menu = with_bundles(menu_of(session, console), request.bundles)
     offers = offers_of(menu.deployments, kinds)
@@ -139,8 +147,9 @@ def _terms(session: Session, request: Request, menu: Menu, longest: int) -> Term
     # Money is limited by the day; a shorter horizon has its share.
     share = horizon * request.phase_s / DAY_SECONDS
     money = None if request.max_money is None else request.max_money * share
-    limits = Limits(loss, money, request.headroom)
-    return Terms(objective, limits, request.phase_s, horizon, request.held_out, request.simulated, seed=request.seed)
+    limits = Limits(loss, money, _HEADROOM if request.headroom is None else request.headroom)
+    held_out = _HELD_OUT if request.held_out is None else request.held_out
+    return Terms(objective, limits, request.phase_s, horizon, held_out, request.simulated, seed=request.seed)
 
 
 def _of_trace(

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--panic", type=float, default=KPA.panic, help="rate over what serves that starts a panic")
     options = parser.parse_args()
     for seed in options.seeds:
-        for name, (log, terms) in cases(options.names, seed).items():
+        for name, (log, terms) in cases(options.names, seed, sys.maxsize).items():
             print(f"{name}, seed {seed}")
             print(f"  {'policy':<20}{'late':>9}{'refused':>9}{'p95, s':>9}{'loss':>9}{'replica-s':>12}{'switches':>10}")
             for policy, found in outcomes(log, terms, replace(KPA, panic=options.panic)).items():

@@ -8,7 +8,8 @@ and the arrivals of a trace are multiplied to a mean rate: each becomes a Poisso
 second of it.
 
 Traces of the folder LEANREC_TEST_DATA/arrivals are planned in phases of a minute, five at a time; weeks in phases of
-half an hour, a day at a time. Policies are judged on the last half of a trace and on the last week.
+half an hour, a day at a time. Policies are judged on the last half of a trace and on the last week, of which every
+request is simulated, unless --requests says fewer.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def judged(menu: Menu, log: RequestLog, terms: Terms) -> Backtested:
     )
 
 
-def cases(names: list[str], seed: int, menu: Menu | None = None) -> dict[str, tuple[RequestLog, Terms]]:
+def cases(names: list[str], seed: int, requests: int, menu: Menu | None = None) -> dict[str, tuple[RequestLog, Terms]]:
     """Return the logs that were asked for, with their terms."""
     menu = menu or made_up()
     folder = Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data")) / "arrivals"
@@ -126,10 +127,10 @@ def cases(names: list[str], seed: int, menu: Menu | None = None) -> dict[str, tu
     for name in names:
         if name == "week":
             seconds = arrivals(minute_rates(WEEKS, seed), seed)
-            terms = Terms(objective, limits, 1800.0, _A_DAY, held_out=1 / WEEKS.weeks, simulated=40_000, seed=seed)
+            terms = Terms(objective, limits, 1800.0, _A_DAY, held_out=1 / WEEKS.weeks, simulated=requests, seed=seed)
             found[name] = RequestLog(seconds), terms
         else:
-            terms = Terms(objective, limits, 60.0, 5, held_out=0.5, simulated=100_000, seed=seed)
+            terms = Terms(objective, limits, 60.0, 5, held_out=0.5, simulated=requests, seed=seed)
             log = read_request_log(folder / f"azure_llm_2023_{name}.csv")
             found[name] = log if menu.rate_rps is None else multiplied(log, menu.rate_rps, seed), terms
     return found
@@ -142,17 +143,20 @@ def main() -> None:
     parser.add_argument("--study", help="whose deployments are planned with")
     parser.add_argument("--home", type=Path, default=Path(), help="of the study")
     parser.add_argument("--rate", type=float, default=5_000.0, help="mean requests a second of a trace, of a study")
+    parser.add_argument("--requests", type=int, default=10_000_000, help="most that are simulated of a policy")
     options = parser.parse_args()
     menu = made_up() if options.study is None else measured(options.study, options.home, options.rate)
     for one in menu.deployments:
         group = one.placement.instance_group
         print(f"{one.name}: loss {one.loss:.3%}, loaded in {one.load_seconds:.2f} s, {group.place}, {group.layout}")
     for seed in options.seeds:
-        for name, (log, terms) in cases(options.names, seed, menu).items():
+        for name, (log, terms) in cases(options.names, seed, options.requests, menu).items():
             began = time.perf_counter()
             found = judged(menu, log, terms)
             took = time.perf_counter() - began
             print(f"{name}, seed {seed}: {took:.0f} s; MAPE {found.mape:.3f}, coverage {json.dumps(found.coverage)}")
+            scores = ", ".join(f"{one.model} {one.pinball:.3f}" for one in found.selected.scores)
+            print(f"  backtested before, pinball loss over the mean count: {scores}")
             print(f"  {'policy':<20}{'late':>9}{'phases':>9}{'loss':>9}{'replica-s':>12}{'money':>9}{'starts':>8}")
             for policy, outcome in found.outcomes.items():
                 print(

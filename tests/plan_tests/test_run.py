@@ -55,7 +55,8 @@ def log_file(folder: Path, days: int = 8, rows: int | None = None) -> Path:
 
 
 def asked(trace: Path | None, **given: Any) -> Request:
-    plain = Request(trace, None, None, None, 20.0, 240.0, None, None, None, 0.9, 0.25, 5000, 0)
+    of_trace = (None, None) if trace is None else (0.9, 0.25)
+    plain = Request(trace, None, None, None, 20.0, 240.0, None, None, None, *of_trace, 5000, 0)
     return dataclasses.replace(plain, **given)
 
 
@@ -116,6 +117,11 @@ def test_a_profile_is_planned_for_a_week(session: Any, tmp_path: Path) -> None:
     assert len(found.phases) == 168 and found.forecast is None and found.headroom == 0.95
     assert read_plan(tmp_path / "out" / "plan.json") == found
     assert [phase.demand_rps for phase in found.phases[:24]] == [8.0 + hour for hour in range(24)]
+    assert len(found.policies) == 6 and any("begin with empty queues" in each for each in found.warnings)
+    for given in ({"headroom": 0.9}, {"held_out": 0.3}, {"rows_column": "rows"}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(given)).replace('_', '-')}: must be left out"):
+            run.plan(session, asked(None, profile=profile, **given), tmp_path / "other", QUIET)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

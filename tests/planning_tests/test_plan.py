@@ -193,7 +193,11 @@ def test_a_week_is_planned_from_its_profile() -> None:
     )
     assert len(plans.machines) == len(demand) == HOURS
     assert plans.demand_rps == pytest.approx(1.2 * mean) and demand.counts == pytest.approx(3600 * mean, abs=1)
+    assert list(outcomes) == [STATIC_MEAN, STATIC_PEAK, REACTIVE, PLANNED, ELASTIC, ORACLE]
     assert outcomes[PLANNED].late < 0.05 and outcomes[PLANNED].money < outcomes[STATIC_PEAK].money
+    assert outcomes[REACTIVE].late < outcomes[STATIC_MEAN].late
+    assert outcomes[ELASTIC].machine_seconds >= outcomes[PLANNED].machine_seconds
+    assert outcomes[ORACLE].machine_seconds < outcomes[PLANNED].machine_seconds, "the plan is for 1.2 times the mean"
     assert sum(phase.rate_rps for phase in outcomes[PLANNED].phases) == pytest.approx(mean.sum(), rel=0.05)
     with pytest.raises(ValueError, match="168 hours"):
         WeeklyProfile(mean[:24], mean[:24])
