@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -128,7 +127,11 @@ def backtest_policies(
     first, last = np.searchsorted(trace.seconds, [cut, cut + end_s])
     seconds, rows = trace.seconds[first:last] - cut, trace.rows[first:last]
     rates = float(before.rates_rps.mean()), float(before.rates_rps.max())
-    trajectories = trajectories_of(tables, *rates, plans, after, partial(np.searchsorted, seconds), terms)
+
+    def arrived(at: Floats) -> Floats:
+        return np.searchsorted(seconds, at).astype(np.float64)
+
+    trajectories = trajectories_of(tables, *rates, plans, after, arrived, terms)
     drawn = windows(seconds, rows, demand.phase_seconds, end_s, terms.simulated, terms.seed)
     outcomes = judged(tables, trajectories, drawn, terms, say)
     coverage, mape = _errors(forecasts, after.counts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -85,7 +84,8 @@ def _arrived(profile: WeeklyProfile, seed: int) -> Arrived:
     """Draw Poisson numbers of requests of each second of a week, and return how many arrived before given times."""
     seconds = np.arange(HOURS * int(HOUR_SECONDS) + 1, dtype=np.float64)
     drawn = np.random.default_rng([seed, _SECONDS]).poisson(np.repeat(profile.mean_rps, int(HOUR_SECONDS)))
-    return partial(np.interp, xp=seconds, fp=np.concatenate([[0.0], np.cumsum(drawn, dtype=np.float64)]))
+    before = np.concatenate([[0.0], np.cumsum(drawn, dtype=np.float64)])
+    return lambda at: np.asarray(np.interp(at, seconds, before), np.float64)
 
 
 def _arrivals(rates_rps: Floats, rows: Counts, terms: Terms) -> Arrivals:
