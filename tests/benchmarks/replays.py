@@ -2,10 +2,13 @@
 
     python tests/benchmarks/replays.py STUDY BUNDLE... [--home FOLDER] [--seconds 600] [--repeats 2] [--rates 100,250]
                                        [--shapes steady,sine,ramp,surges,azure] [--policy elastic] [--results FILE]
+                                       [--rows 200]
 
 For each shape of traffic and mean rate a trace of five times --seconds is drawn, Poisson within each second; `leanrec
 plan` plans its last fifth from the first four, in phases of a tenth of it, of the bundles' points, and `leanrec replay`
-serves that fifth on the virtual clock and on `leanrec serve`. Printed: p50, p95, p99 and the share of late requests of
+serves that fifth on the virtual clock and on `leanrec serve`. Two further shapes are such as no plan foresees: in
+`launch` the last fifth has ten times the rate for a twentieth of the time, from one second to the next, and in
+`tripled` it has three times the rate of what was before. Printed: p50, p95, p99 and the share of late requests of
 both, the error of the simulated value to the median of the served ones, and next to it how far the repeats of the
 server lie apart (the largest over the smallest). In the end the medians over all plans. A file of results is added to,
 and what it holds already counts as well, so that plans may be replayed a few at a time.
@@ -56,8 +59,21 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
+# What the last period has, as a multiple of the steady rate before it.
+UNFORESEEN: dict[str, Callable[[Floats], Floats]] = {
+    "launch": lambda part: np.where((part > 0.5) & (part < 0.55), 10.0, 1.0),
+    "tripled": lambda part: np.full_like(part, 3.0),
+}
+
+
 def rates(shape: str, mean_rps: float, seconds: int) -> Floats:
-    """Return the rate of each second of all periods; those of the real trace are the counts of its seconds."""
+    """Return the rate of each second of all periods.
+
+    Those of the real trace are the counts of its seconds. Of an unforeseen shape the mean rate is that before it.
+    """
+    if shape in UNFORESEEN:
+        last = UNFORESEEN[shape]((np.arange(seconds) + 0.5) / seconds)
+        return mean_rps * np.concatenate([np.ones((_PERIODS - 1) * seconds), last])
     if shape == "azure":
         log = read_request_log(AZURE)
         counts = np.bincount(log.seconds.astype(int), minlength=_PERIODS * seconds)[: _PERIODS * seconds]
@@ -144,12 +160,15 @@ def summarize(found: Found) -> None:
             spreads[percent].extend([] if spread is None else [spread])
             known = "once" if spread is None else f"{spread:.0%}"
             cells.append(f"{median(simulated):.2f}, {median(served):.2f}, {error:+.0%} ({known})")
-        shares = [median(row["late"] for row in rows[clock]) for clock in ("virtual", "server")]
+        shares, refused = (
+            [median(row[name] for row in rows[clock]) for clock in ("virtual", "server")]
+            for name in ("late", "refused")
+        )
         late.append(abs(shares[0] - shares[1]))
         print(
             f"{shape:<14}{rate:>10g}{rows['virtual'][0]['requests']:>10}" + "".join(f"{cell:>44}" for cell in cells)
-            + f"  late {shares[0]:.3%}, {shares[1]:.3%}; switches {rows['virtual'][0]['switches']}, "
-            f"{rows['server'][0]['switches']}; {len(rows['server'])} served"
+            + f"  late {shares[0]:.3%}, {shares[1]:.3%}; refused {refused[0]:.3%}, {refused[1]:.3%}; "
+            f"switches {rows['virtual'][0]['switches']}, {rows['server'][0]['switches']}; {len(rows['server'])} served"
         )  # fmt: skip
     for percent in _PERCENTS:
         if errors[percent]:
@@ -171,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600, help="of each replay")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rates", default="100,250", help="mean requests a second")
-    parser.add_argument("--shapes", default=",".join([*SHAPES, "azure"]))
+    parser.add_argument("--shapes", default=",".join([*SHAPES, "azure"]), help="launch and tripled besides")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--policy", default="elastic")
     parser.add_argument("--seed", type=int, default=0)
