@@ -9,12 +9,11 @@ import numpy as np
 
 from planning.capacity import CapacityTable
 from planning.demand import Counts, Demand, Floats, Workload
-from planning.observation import HOUR_SECONDS
+from planning.hours_of_week import HOUR_SECONDS, HOURS
 from planning.plan import PLANNED, STATIC_MEAN, STATIC_PEAK, Terms
 from planning.policies import PhasePlans, by_parts, schedule, static
 from planning.replay import Arrivals, Outcome, replay
 
-HOURS = 7 * 24
 _POISSON_GAPS = 100_000
 _LEAST_SECONDS = 1e-6
 

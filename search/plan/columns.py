@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planning.forecast import Score
-from planning.observation import WEEKDAYS, HourOfWeek
+from planning.hours_of_week import WEEKDAYS
+from planning.observation import HourOfWeek
 from search.format import MISSING, column_milliseconds, column_percent, significant
 from search.plan.document import OfferRow, PhaseRow, PlanDocument, PolicyRow
 from search.report.columns import Cell, Column, number

@@ -6,8 +6,9 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from planning.hours_of_week import WEEKDAYS
 from planning.metrics_samples import Interval
-from planning.observation import WEEKDAYS, HourOfWeek
+from planning.observation import HourOfWeek
 from search.plan.document import PlanDocument, PolicyRow
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log
 from objectives.store import written_whole
-from planning.observation import WEEKDAYS, HourOfWeek
-from planning.weekly_profile import HOURS, WeeklyProfile
+from planning.hours_of_week import HOURS, WEEKDAYS, named_hours
+from planning.observation import HourOfWeek
+from planning.weekly_profile import WeeklyProfile
 from search.errors import ConfigError
 
 _COLUMNS = ("weekday", "hour", "mean_rps", "p95_rps")
@@ -54,7 +55,10 @@ def read_profile(path: Path) -> WeeklyProfile:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"--profile: must be a CSV file, but {error}") from error
     if len(rates) < HOURS:
-        raise ConfigError(f"--profile: must have all {HOURS} hours of the week, but got {len(rates)}")
+        lacking = [hour for hour in range(HOURS) if hour not in rates]
+        raise ConfigError(
+            f"--profile: must have all {HOURS} hours of the week, but lacks {len(lacking)}: {named_hours(lacking)}"
+        )
     means, p95s = np.array([rates[hour] for hour in range(HOURS)]).T
     if not means.any():
         raise ConfigError("--profile: must have an hour with requests, but got none")

@@ -10,6 +10,7 @@ from objectives.serving.devices import cores_allowed
 from planning.capacity import Objective, capacity_table
 from planning.demand import Workload, unit_gaps
 from planning.fleet import MachineKind, offers_of
+from planning.hours_of_week import HOURS, named_hours
 from planning.metrics_samples import Interval, interval, intervals
 from planning.observation import Observation, observe
 from search.cli.console import Console
@@ -116,6 +117,7 @@ def _sizing(menu: Menu, workload: Workload, found: Observation, seed: int) -> tu
 
 
 def _log_suggestions(found: Observation, path: Path, sizing: tuple[Sizing, ...]) -> tuple[str, ...]:
+    hours = {(hour.weekday, hour.hour) for hour in found.hours}
     said = [
         f"traffic: pattern log:{path} replays these gaps; a load test runs from {rate(found.mean_rps)} in the mean to "
         f"{rate(found.peak_rps)} in the busiest minute"
@@ -129,6 +131,11 @@ def _log_suggestions(found: Observation, path: Path, sizing: tuple[Sizing, ...])
         said.append(
             f"the busiest minute has {significant(found.peak_to_mean)} times the mean rate: leanrec plan shows what "
             "machines by phase save"
+        )
+    if lacking := [hour for hour in range(HOURS) if divmod(hour, 24) not in hours]:
+        said.append(
+            f"{PROFILE} lacks {len(lacking)} hours of the week ({named_hours(lacking)}): leanrec plan --profile needs "
+            "them all; observe a log of a week or more, or plan from the log with --trace"
         )
     known = [each for each in sizing if each.for_peak is not None and each.for_mean is not None]
     if known:

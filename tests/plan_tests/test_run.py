@@ -23,6 +23,7 @@ from search.plan import run
 from search.plan.columns import stretches
 from search.plan.deployments import Menu
 from search.plan.figures import plan_figure, policies_figure
+from search.plan.inputs import read_profile
 from search.plan.observe import observe_log
 from search.plan.plan_file import read_plan
 from search.plan.run import Request
@@ -152,6 +153,23 @@ def test_a_log_is_observed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="LOG: "):
         observe_log(tmp_path / "none.csv", None, None, tmp_path / "other", 0, QUIET)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_log_of_less_than_a_week_tells_the_hours_that_its_profile_lacks(tmp_path: Path) -> None:
+    file, monday = tmp_path / "log.csv", 1_704_067_200
+    # Every half hour, but for a gap within the log, which is of hours without requests.
+    halves = [half for half in range(2 * 150 + 1) if not 60 <= half < 66]
+    file.write_text("\n".join(["timestamp", *(f"{monday + 1800 * half}" for half in halves)]))
+    found = observe_log(file, None, None, tmp_path / "out", 0, QUIET)
+    (said,) = [each for each in found.suggestions if "profile.csv" in each]
+    assert "lacks 18 hours of the week (Sunday 6:00 to 24:00)" in said
+    assert len((tmp_path / "out" / "profile.csv").read_text().splitlines()) == 1 + 150
+    with pytest.raises(ConfigError, match="--profile: must have all 168 hours of the week, but lacks 18: Sunday 6:00"):
+        read_profile(tmp_path / "out" / "profile.csv")
+    file.write_text("\n".join(["timestamp", *(f"{monday + 3600 * hour}" for hour in range(169))]))
+    found = observe_log(file, None, None, tmp_path / "out", 0, QUIET)
+    assert not any("profile.csv" in each for each in found.suggestions)
+    assert read_profile(tmp_path / "out" / "profile.csv").mean_rps == pytest.approx(1 / 3600, rel=0.1)
 
 
 def test_a_plan_of_bundles_offers_their_points_alone(

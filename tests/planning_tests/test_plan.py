@@ -14,6 +14,7 @@ from planning.capacity import CapacityTable, Objective, capacity_table
 from planning.demand import Demand, Workload, demand_of, unit_gaps
 from planning.fleet import MachineKind, offers_of
 from planning.forecast import Forecast, select
+from planning.hours_of_week import HOURS
 from planning.plan import (
     ELASTIC,
     ORACLE,
@@ -29,7 +30,7 @@ from planning.plan import (
 )
 from planning.policies import LEAD, Limits, oracle, planned, schedule, static
 from planning.replay import Arrivals
-from planning.weekly_profile import HOURS, WeeklyProfile, plan_week, poisson_workload
+from planning.weekly_profile import WeeklyProfile, plan_week, poisson_workload
 from tests.planning_tests.fleets import deployment, linear_table, offer
 
 OBJECTIVE = Objective(100.0)
