@@ -32,7 +32,7 @@ def named_hours(hours: Iterable[int]) -> str:
             stretches.append([hour, hour + 1])
     words = [_stretch(*each) for each in stretches]
     more = len(words) - _NAMED
-    return ", ".join(words[:_NAMED]) + (f" and {more} stretches more" if more > 0 else "")
+    return ", ".join(words[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _stretch(start: int, end: int) -> str:

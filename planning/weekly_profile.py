@@ -38,7 +38,8 @@ class WeeklyProfile:
     def demand(self, phase_seconds: float) -> Demand:
         """Return the requests that are expected in the phases of a week, at the mean rates of the hours of each."""
         parts = hours_of_phases(phase_seconds)
-        return Demand(np.bincount(parts.phase, self.mean_rps[parts.hour] * parts.seconds), phase_seconds)
+        counts = np.bincount(parts.phase, self.mean_rps[parts.hour] * parts.seconds)
+        return Demand(np.asarray(counts, np.float64), phase_seconds)
 
     def demanded_rps(self, phase_seconds: float) -> Floats:
         """Return the rate that machines suffice for in each phase of a week: the largest p95 of its hours."""

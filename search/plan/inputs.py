@@ -19,10 +19,12 @@ from search.errors import ConfigError
 _COLUMNS = ("weekday", "hour", "mean_rps", "p95_rps")
 
 
-def read_log(path: Path, option: str, rows_column: str | None, seed: int) -> RequestLog:
+def read_log(
+    path: Path, option: str, rows_column: str | None, seed: int, measures: Mapping[str, str | None] | None = None
+) -> RequestLog:
     """Read a request log; ConfigError, with the option's name, where it cannot be read."""
     try:
-        return read_request_log(path, rows_column, seed)
+        return read_request_log(path, rows_column, seed, measures)
     except RequestLogError as error:
         raise ConfigError(f"{option}: {error}") from error
 
