@@ -201,15 +201,15 @@ def logged_service(seconds: Floats, start_s: float | None, measures: Mapping[str
     Args:
         seconds: (n,) arrivals, ascending from 0
         start_s: of the first since the epoch; None: it counts as Monday 0:00
-        measures: (n,) by name, NaN where not known: latency_ms, cpu_ms (CPU time that a request took), queue (length
-            that it met)
+        measures: (n,) by name, NaN where not known: latency_ms, cpu_ms (CPU time that a request took), queue_length
+            (that it met)
     """
     start = 0.0 if start_s is None else start_s + EPOCH_SECONDS
     at, known_s = hour_of_week(start + seconds), _seconds_of_hours(start, start + float(seconds[-1]))
     found = []
     for hour in np.union1d(np.unique(at), np.flatnonzero(known_s)).tolist():
         arrived, known = at == hour, float(known_s[hour])
-        latency, cpu, queue = (_known(measures.get(name), arrived) for name in ("latency_ms", "cpu_ms", "queue"))
+        latency, cpu, queue = (_known(measures.get(name), arrived) for name in ("latency_ms", "cpu_ms", "queue_length"))
         # The last request of a log may be all that it has of an hour.
         rate = float(np.count_nonzero(arrived)) / known if known else None
         found.append(

@@ -21,7 +21,7 @@ _ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%+")  # the las
 _PARQUET = (".parquet", ".pq")
 # Measures of a request, by the names of their columns: milliseconds until the answer, milliseconds of CPU time, and the
 # length of the queue that it met.
-MEASURES = ("latency_ms", "cpu_ms", "queue")
+MEASURES = ("latency_ms", "cpu_ms", "queue_length")
 # A time below this many seconds is taken for one since the start of something else than the epoch.
 _EARLIEST_S = 1e8
 

@@ -122,9 +122,9 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("--latency-column", metavar="NAME", help="of a log, in milliseconds (default: latency_ms)")
     what = "CPU time of a request in a log, in milliseconds (default: cpu_ms)"
     observing.add_argument("--cpu-column", metavar="NAME", help=what)
-    what = "length of the queue that a request of a log met (default: queue)"
+    what = "length of the queue that a request of a log met (default: queue_length)"
     observing.add_argument("--queue-column", metavar="NAME", help=what)
-    what = "milliseconds that the p95 of each hour is held against (default: the study's, or twice the p95 of all)"
+    what = "milliseconds that the p95 of an hour is held against (default: the study's, or twice that of all)"
     observing.add_argument("--slo-ms", type=above_zero, help=what)
     observing.add_argument("--study", metavar="STUDY", help="how many machines its front needs for the log's rates")
     observing.add_argument(

@@ -188,7 +188,7 @@ def test_the_real_traces_read_as_the_csv_module_reads_them(name: str, requests: 
     assert gaps.std() / gaps.mean() == pytest.approx(variation, rel=0.005)
 
 
-LATENCIES = """timestamp,latency_ms,Queue,took,rows
+LATENCIES = """timestamp,latency_ms,Queue_Length,took,rows
 10.0,1.5,3,0.1,7
 11.0,,0,0.2,8
 12.0, 4 ,1,,9
@@ -199,19 +199,19 @@ def test_measures_are_read_from_columns_of_their_name_or_the_one_given(tmp_path:
     path = tmp_path / "log.csv"
     path.write_text(LATENCIES)
     assert read_request_log(path).measures == {}
-    found = read_request_log(path, None, 0, {"latency_ms": None, "cpu_ms": None, "queue": None})
+    found = read_request_log(path, None, 0, {"latency_ms": None, "cpu_ms": None, "queue_length": None})
     assert {name: values.tolist() for name, values in found.measures.items()} == {
         "latency_ms": pytest.approx([1.5, float("nan"), 4.0], nan_ok=True),
-        "queue": [3.0, 0.0, 1.0],
+        "queue_length": [3.0, 0.0, 1.0],
     }
     assert found.rows is not None and found.rows.tolist() == [7, 8, 9]
     given = read_request_log(path, None, 0, {"latency_ms": "took"}).measures["latency_ms"]
     assert given.tolist() == pytest.approx([0.1, 0.2, float("nan")], nan_ok=True)
-    typed = pl.DataFrame({"ts": [1.0, 2.0, 3.0], "latency_ms": [1, None, 5], "queue": [0.5, float("nan"), None]})
+    typed = pl.DataFrame({"ts": [1.0, 2.0, 3.0], "latency_ms": [1, None, 5], "queue_length": [0.5, float("nan"), None]})
     typed.write_parquet(tmp_path / "log.parquet")
-    found = read_request_log(tmp_path / "log.parquet", None, 0, {"latency_ms": None, "queue": None})
+    found = read_request_log(tmp_path / "log.parquet", None, 0, {"latency_ms": None, "queue_length": None})
     assert found.measures["latency_ms"].tolist() == pytest.approx([1.0, float("nan"), 5.0], nan_ok=True)
-    assert found.measures["queue"].tolist() == pytest.approx([0.5, float("nan"), float("nan")], nan_ok=True)
+    assert found.measures["queue_length"].tolist() == pytest.approx([0.5, float("nan"), float("nan")], nan_ok=True)
 
 
 @pytest.mark.parametrize(

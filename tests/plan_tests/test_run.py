@@ -198,7 +198,7 @@ def test_the_latency_of_a_log_is_observed_by_hour(tmp_path: Path, capsys: pytest
     assert 'id="week-queue-plot"' not in page
     assert run_command(["observe", str(file), "--queue-column", "none", "--out", str(tmp_path / "other")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "LOG: " in line and "The queue is in the column 'none'" in line and not (tmp_path / "other").exists()
+    assert "LOG: " in line and "The queue_length is in the column 'none'" in line and not (tmp_path / "other").exists()
 
 
 def test_a_plan_of_bundles_offers_their_points_alone(

@@ -191,7 +191,7 @@ def test_a_log_has_the_latency_of_its_hours(start_s: float | None) -> None:
     latency = random.lognormal(np.log(3.0 + numbers), 0.4)
     latency[random.random(len(latency)) < 0.1] = np.nan
     cpu, queue = 2.0 + numbers % 5, random.poisson(1 + numbers / 50).astype(np.float64)
-    found = logged_service(seconds, start_s, {"latency_ms": latency, "cpu_ms": cpu, "queue": queue})
+    found = logged_service(seconds, start_s, {"latency_ms": latency, "cpu_ms": cpu, "queue_length": queue})
     assert [hour.number for hour in found] == list(range(HOURS))
     for hour in found:
         own = numbers == hour.number
