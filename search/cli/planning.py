@@ -30,7 +30,7 @@ def observe(options: argparse.Namespace) -> int:
     if is_url or Path(options.source).suffix == ".jsonl":
         return _observe_server(options, is_url)
     from search.plan.columns import HOUR_COLUMNS, SERVICE_COLUMNS
-    from search.plan.observe import PAGE, LogColumns, log_facts, observe_log
+    from search.plan.observe.log import PAGE, LogColumns, log_facts, observe_log
     from search.report.columns import console_table
 
     if options.samples is not None:
@@ -51,8 +51,8 @@ def observe(options: argparse.Namespace) -> int:
 
 def _observe_server(options: argparse.Namespace, is_url: bool) -> int:
     from search.plan.columns import SERVICE_COLUMNS
-    from search.plan.observe import PAGE
-    from search.plan.observe_server import observe_samples, observe_server, server_facts
+    from search.plan.observe.log import PAGE
+    from search.plan.observe.server import observe_samples, observe_server, server_facts
     from search.report.columns import console_table
 
     console, out = _console(options), _observed(options)

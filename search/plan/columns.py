@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from planning.forecast import Score
 from planning.hours_of_week import WEEKDAYS
-from planning.observation import HourOfWeek
-from planning.weekly_service import ServiceHour
+from planning.observation.traffic import HourOfWeek
+from planning.observation.weekly_service import ServiceHour
 from search.format import MISSING, column_milliseconds, column_percent, significant
 from search.plan.document import OfferRow, PhaseRow, PlanDocument, PolicyRow
 from search.report.columns import Cell, Column, number

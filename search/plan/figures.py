@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planning.hours_of_week import WEEKDAYS
-from planning.observation import HourOfWeek
-from planning.weekly_service import Interval, SampledService, ServiceHour
+from planning.observation.traffic import HourOfWeek
+from planning.observation.weekly_service import Interval, SampledService, ServiceHour
 from search.plan.document import PlanDocument, PolicyRow
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 

@@ -12,7 +12,7 @@ import numpy as np
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log
 from objectives.store import written_whole
 from planning.hours_of_week import HOURS, WEEKDAYS, named_hours
-from planning.observation import HourOfWeek
+from planning.observation.traffic import HourOfWeek
 from planning.weekly_profile import WeeklyProfile
 from search.errors import ConfigError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planning.fleet import MachineKind
-from planning.observation import observe
+from planning.observation.traffic import observe
 from search.errors import ConfigError
 from search.plan.inputs import read_profile, write_profile
 from search.plan.machines import read_machines

@@ -25,7 +25,7 @@ from search.plan.columns import stretches
 from search.plan.deployments import Menu
 from search.plan.figures import plan_figure, policies_figure
 from search.plan.inputs import read_profile
-from search.plan.observe import LogColumns, observe_log
+from search.plan.observe.log import LogColumns, observe_log
 from search.plan.plan_file import read_plan
 from search.plan.run import Request
 from tests.control_tests.plans import write_bundles

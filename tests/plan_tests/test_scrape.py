@@ -20,16 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.serving.http.metrics import CONTENT_TYPE, Metrics
-from planning.metrics_samples import MetricsSample, histogram_quantile, work_between
-from planning.weekly_service import ServiceHour
+from planning.observation.metrics_samples import MetricsSample, histogram_quantile, work_between
+from planning.observation.weekly_service import ServiceHour
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.errors import ConfigError
 from search.plan.figures import hours_figure, week_figures
-from search.plan.observe_server import observe_samples, observe_server
-from search.plan.samples_file import append_sample
-from search.plan.scrape import metrics_address, parse_sample, read_sample, sample
-from search.plan.suggestions import service_suggestions
+from search.plan.observe.samples_file import append_sample
+from search.plan.observe.scrape import metrics_address, parse_sample, read_sample, sample
+from search.plan.observe.server import observe_samples, observe_server
+from search.plan.observe.suggestions import service_suggestions
 from tests.serve_tests.process import ROOT, wait_until
 
 QUIET = Console(quiet=True, as_json=False)

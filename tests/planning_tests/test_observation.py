@@ -9,7 +9,7 @@ import pytest
 
 from planning.demand import Floats
 from planning.hours_of_week import WEEKDAYS
-from planning.observation import observe
+from planning.observation.traffic import observe
 
 HOUR = 3600
 # Monday.

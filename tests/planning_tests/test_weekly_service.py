@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-from planning import weekly_service
 from planning.demand import Floats
 from planning.hours_of_week import HOURS, named_hours
-from planning.metrics_samples import MetricsSample
-from planning.weekly_service import SampledService, ServiceSamples, logged_service
+from planning.observation import weekly_service
+from planning.observation.metrics_samples import MetricsSample
+from planning.observation.weekly_service import SampledService, ServiceSamples, logged_service
 
 HOUR = 3600.0
 # Monday.

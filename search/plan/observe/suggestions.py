@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planning.hours_of_week import HOURS, named_hours
-from planning.weekly_service import ServiceHour
+from planning.observation.weekly_service import ServiceHour
 from search.format import milliseconds, percent, significant
 
 # The SLO that a study takes by default is so many times the p95.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from planning.demand import Floats
 from planning.hours_of_week import EPOCH_SECONDS, HOUR_SECONDS, HOURS, hour_of_week
-from planning.metrics_samples import MetricsSample, Work, is_same_process, work_between
+from planning.observation.metrics_samples import MetricsSample, Work, is_same_process, work_between
 
 # Time between samples that may reach into another hour and still counts for that of its middle.
 _LONGEST_ACROSS_SECONDS = 300.0

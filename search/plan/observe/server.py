@@ -7,18 +7,18 @@ from pathlib import Path
 
 from objectives.serving.devices import cores_allowed
 from planning.hours_of_week import named_hours
-from planning.metrics_samples import MetricsSample
-from planning.weekly_service import SampledService, ServiceSamples
+from planning.observation.metrics_samples import MetricsSample
+from planning.observation.weekly_service import SampledService, ServiceSamples
 from search.cli.console import Console
 from search.errors import ConfigError
 from search.format import count, milliseconds, rate, significant
 from search.home import write_json
 from search.plan.columns import SERVICE_COLUMNS
 from search.plan.figures import hours_figure, server_figure, week_figures
-from search.plan.observe import PAGE
-from search.plan.samples_file import append_sample, check_appendable, read_samples
-from search.plan.scrape import metrics_address, sample
-from search.plan.suggestions import P95_TIMES, service_suggestions, unknown_hours
+from search.plan.observe.log import PAGE
+from search.plan.observe.samples_file import append_sample, check_appendable, read_samples
+from search.plan.observe.scrape import metrics_address, sample
+from search.plan.observe.suggestions import P95_TIMES, service_suggestions, unknown_hours
 
 SERVER_FILE = "server.json"
 

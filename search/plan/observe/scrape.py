@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from planning.metrics_samples import MetricsSample
+from planning.observation.metrics_samples import MetricsSample
 from search.errors import ConfigError, JobError
 
 _TIMEOUT_SECONDS = 5.0

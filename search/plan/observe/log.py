@@ -14,8 +14,8 @@ from planning.capacity import Objective, capacity_table
 from planning.demand import Workload, unit_gaps
 from planning.fleet import MachineKind, offers_of
 from planning.hours_of_week import HOURS, named_hours
-from planning.observation import Observation, observe
-from planning.weekly_service import ServiceHour, logged_service
+from planning.observation.traffic import Observation, observe
+from planning.observation.weekly_service import ServiceHour, logged_service
 from search.cli.console import Console
 from search.errors import ConfigError
 from search.format import milliseconds, percent, rate, significant
@@ -24,7 +24,7 @@ from search.plan.columns import HOUR_COLUMNS, SERVICE_COLUMNS
 from search.plan.deployments import Menu, menu_of
 from search.plan.figures import hours_figure, week_figures
 from search.plan.inputs import read_log, write_profile
-from search.plan.suggestions import service_suggestions
+from search.plan.observe.suggestions import service_suggestions
 from search.session import Session
 
 LOG_FILE, PAGE, PROFILE = "observe.json", "observe.html", "profile.csv"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from planning.metrics_samples import MetricsSample
+from planning.observation.metrics_samples import MetricsSample
 from search.errors import ConfigError, JobError
 
 SUFFIX = ".jsonl"
