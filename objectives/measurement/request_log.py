@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ _TIME_NAMES = ("timestamp", "time", "ts", "datetime", "second")
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%+")  # the last is RFC 3339, with an offset
 _PARQUET = (".parquet", ".pq")
+# Measures of a request, by the names of their columns: milliseconds until the answer, milliseconds of CPU time, and the
+# length of the queue that it met.
+MEASURES = ("latency_ms", "cpu_ms", "queue_length")
 # A time below this many seconds is taken for one since the start of something else than the epoch.
 _EARLIEST_S = 1e8
 
@@ -33,6 +37,7 @@ class RequestLog:
     seconds: NDArray[np.float64]  # (n,) from 0, ascending
     rows: NDArray[np.int64] | None = None  # (n,) 1 or more; None: not recorded
     start_s: float | None = None  # seconds since the epoch of the first request; None: not known
+    measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n,) of MEASURES; NaN: not recorded
 
     def __post_init__(self) -> None:
         seconds, rows = self.seconds, self.rows
@@ -46,13 +51,18 @@ class RequestLog:
             raise RequestLogError(f"Each of {len(seconds)} requests has 1 row or more, but got {rows[:4]}...")
 
 
-def read_request_log(path: Path, rows_column: str | None = None, seed: int = 0) -> RequestLog:
+def read_request_log(
+    path: Path, rows_column: str | None = None, seed: int = 0, measures: Mapping[str, str | None] | None = None
+) -> RequestLog:
     """Read a CSV or Parquet file with one request per line, or with requests per second.
 
     A column timestamp, time, ts, datetime or second, in any case, holds ISO text or a number since the epoch, whose
     unit (seconds, milli-, micro- or nanoseconds) is inferred from its magnitude. Rows are read from rows_column, else
     from a column `rows` if there is one. Without rows, a column `count` holds the number of requests that arrive within
     the second that begins at the line's time, uniformly at random by the seed.
+
+    Of a log with one request per line, `measures` are read too: each of MEASURES from the column that is given, else
+    from one of its own name if there is one; a value may be empty.
 
     Raises:
         RequestLogError: the log is invalid; the message has the path and the line (in a Parquet file: the row, from 1).
@@ -61,7 +71,7 @@ def read_request_log(path: Path, rows_column: str | None = None, seed: int = 0) 
 
     try:
         frame, first_line = _read_table(path)
-        return _log(frame, first_line, rows_column, seed)
+        return _log(frame, first_line, rows_column, seed, measures or {})
     except (RequestLogError, pl.exceptions.PolarsError, OSError) as error:
         raise RequestLogError(f"{path}: {' '.join(str(error).split())}") from error
 
@@ -101,7 +111,9 @@ def _read_table(path: Path) -> tuple[pl.DataFrame, int]:
     return pl.read_csv(path, infer_schema=False), 2
 
 
-def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: int) -> RequestLog:
+def _log(
+    frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: int, measures: Mapping[str, str | None]
+) -> RequestLog:
     names = {name.strip().lower(): name for name in frame.columns}
     time = next((names[name] for name in _TIME_NAMES if name in names), None)
     if time is None:
@@ -110,14 +122,40 @@ def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: in
         raise RequestLogError(f"The rows are in the column {rows_column!r}, but got {frame.columns}.")
     seconds, start_s = _seconds(frame[time], first_line)
     if (sizes := rows_column or names.get("rows")) is not None:
-        return RequestLog(seconds, _whole(frame[sizes], 1, "A request has {} row or more", first_line), start_s)
+        rows = _whole(frame[sizes], 1, "A request has {} row or more", first_line)
+        return RequestLog(seconds, rows, start_s, _measures(frame, first_line, measures))
     if "count" in names:
+        if given := [name for name, column in measures.items() if column is not None]:
+            raise RequestLogError(f"A log with {given[0]} has a line for each request, but got counts of seconds.")
         counts = _whole(frame[names["count"]], 0, "A second has {} requests or more", first_line)
         within = np.random.default_rng(seed).random(counts.sum())
         seconds = np.sort(np.repeat(seconds, counts) + within)
         start_s = None if start_s is None or not len(seconds) else start_s + float(seconds[0])
         seconds -= seconds[:1]
-    return RequestLog(seconds, start_s=start_s)
+    return RequestLog(seconds, None, start_s, _measures(frame, first_line, measures))
+
+
+def _measures(frame: pl.DataFrame, first_line: int, asked: Mapping[str, str | None]) -> dict[str, NDArray[np.float64]]:
+    names = {name.strip().lower(): name for name in frame.columns}
+    found = {}
+    for name, column in asked.items():
+        if column is not None and column not in frame.columns:
+            raise RequestLogError(f"The {name} is in the column {column!r}, but got {frame.columns}.")
+        if (source := column or names.get(name)) is not None:
+            found[name] = _amounts(frame[source], f"The {name} of a request is a number of 0 or more", first_line)
+    return found
+
+
+def _amounts(column: pl.Series, rule: str, first_line: int) -> NDArray[np.float64]:
+    """Return numbers, (n,), of 0 or more, NaN where the value is empty; another value is an error by `rule`."""
+    import polars as pl
+
+    empty = column.is_null() | (column.cast(pl.String).str.strip_chars() == "").fill_null(True)
+    text = column.str.strip_chars() if column.dtype == pl.String else column
+    numbers = text.cast(pl.Float64, strict=False)
+    wrong = ~empty & (numbers.is_null() | (numbers < 0) | numbers.is_infinite()).fill_null(True)
+    _check(wrong.to_numpy(), rule, column, first_line)
+    return numbers.fill_null(float("nan")).to_numpy()
 
 
 def _seconds(column: pl.Series, first_line: int) -> tuple[NDArray[np.float64], float | None]:

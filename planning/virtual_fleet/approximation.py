@@ -8,7 +8,7 @@ import numpy as np
 
 from planning.capacity import Objective
 from planning.demand import Counts, Demand, Floats
-from planning.observation import HOUR_SECONDS
+from planning.hours_of_week import HOUR_SECONDS
 from planning.virtual_fleet.backlog import BacklogSpan, backlog_of
 from planning.virtual_fleet.dispatch import BLIND
 from planning.virtual_fleet.incidents import FleetSpec

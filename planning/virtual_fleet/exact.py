@@ -6,7 +6,7 @@ import numpy as np
 
 from planning.capacity import Objective
 from planning.demand import Counts, Demand, Floats
-from planning.observation import HOUR_SECONDS
+from planning.hours_of_week import HOUR_SECONDS
 from planning.virtual_fleet.dispatch import POLICIES, Instance, VirtualFleet, simulate_fleet
 from planning.virtual_fleet.incidents import FleetSpec, speeds
 from planning.virtual_fleet.latency_shares import ENTRIES, shares

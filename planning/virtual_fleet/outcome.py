@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planning.demand import Counts, Demand, Floats
-from planning.observation import HOUR_SECONDS
+from planning.hours_of_week import HOUR_SECONDS
 from planning.virtual_fleet.incidents import FleetSpec
 from planning.virtual_fleet.latency_shares import LatencySummary, summary
 from planning.virtual_fleet.timeline import FleetTimeline

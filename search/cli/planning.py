@@ -25,25 +25,52 @@ POLICIES = ("mean", "peak", "reactive", "elastic")
 
 
 def observe(options: argparse.Namespace) -> int:
-    """Observe a request log, or a running server."""
-    from search.plan.observe import PAGE, log_facts, observe_log, observe_server, server_facts
-
-    console, home = _console(options), _home(options)
-    out = Path(options.out).resolve() if options.out else home.reports("observe")
-    if re.match(r"[a-z]+://", options.source):
-        server = observe_server(options.source, options.seconds, options.every, out, console)
-        console.result(server, *server_facts(server), *_listed(server.suggestions), f"page: {out / PAGE}")
-        return DONE
-    from search.plan.columns import HOUR_COLUMNS
+    """Observe a request log, a running server, or the samples of one."""
+    is_url = re.match(r"[a-z]+://", options.source) is not None
+    if is_url or Path(options.source).suffix == ".jsonl":
+        return _observe_server(options, is_url)
+    from search.plan.columns import HOUR_COLUMNS, SERVICE_COLUMNS
+    from search.plan.observe.log import PAGE, LogColumns, log_facts, observe_log
     from search.report.columns import console_table
 
+    if options.samples is not None:
+        raise InputError(f"--samples: must come with the URL of a server, but got {options.source!r}")
+    console, out = _console(options), _observed(options)
     session = None
     if options.study is not None:
         session = _existing(argparse.Namespace(**{**vars(options), "set": []}))
-    found = observe_log(Path(options.source), options.rows_column, session, out, options.seed or 0, console)
-    table = console_table(f"By hour ({found.observation.clock})", HOUR_COLUMNS, found.observation.hours)
-    console.result(found, *log_facts(found.observation), table, *_listed(found.suggestions), f"page: {out / PAGE}")
+    columns = LogColumns(options.rows_column, options.latency_column, options.cpu_column, options.queue_column)
+    found = observe_log(Path(options.source), columns, session, options.slo_ms, out, options.seed or 0, console)
+    clock = found.observation.clock
+    tables = [console_table(f"By hour ({clock})", HOUR_COLUMNS, found.observation.hours)]
+    if found.service:
+        tables.append(console_table(f"Latency, CPU time and queue by hour ({clock})", SERVICE_COLUMNS, found.service))
+    console.result(found, *log_facts(found), *tables, *_listed(found.suggestions), f"page: {out / PAGE}")
     return DONE
+
+
+def _observe_server(options: argparse.Namespace, is_url: bool) -> int:
+    from search.plan.columns import SERVICE_COLUMNS
+    from search.plan.observe.log import PAGE
+    from search.plan.observe.server import observe_samples, observe_server, server_facts
+    from search.report.columns import console_table
+
+    console, out = _console(options), _observed(options)
+    samples = None if options.samples is None else Path(options.samples)
+    if is_url:
+        given = (options.seconds, options.every, samples, options.slo_ms)
+        found = observe_server(options.source, *given, out, console)
+    elif samples is not None:
+        raise InputError(f"--samples: must come with the URL of a server, but got {options.source!r}")
+    else:
+        found = observe_samples(Path(options.source), options.slo_ms, out)
+    table = console_table("By hour (utc)", SERVICE_COLUMNS, found.service.hours)
+    console.result(found, *server_facts(found), table, *_listed(found.suggestions), f"page: {out / PAGE}")
+    return DONE
+
+
+def _observed(options: argparse.Namespace) -> Path:
+    return Path(options.out).resolve() if options.out else _home(options).reports("observe")
 
 
 def _bundles(options: argparse.Namespace) -> tuple[Path, ...]:

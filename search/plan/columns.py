@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planning.forecast import Score
-from planning.observation import WEEKDAYS, HourOfWeek
+from planning.hours_of_week import WEEKDAYS
+from planning.observation.traffic import HourOfWeek
+from planning.observation.weekly_service import ServiceHour
 from search.format import MISSING, column_milliseconds, column_percent, significant
 from search.plan.document import OfferRow, PhaseRow, PlanDocument, PolicyRow
 from search.report.columns import Cell, Column, number
@@ -97,3 +99,20 @@ HOUR_COLUMNS: tuple[Column[HourOfWeek], ...] = (
     Column("dispersion", lambda row: Cell(MISSING if row.dispersion is None else significant(row.dispersion))),
     Column("rows", lambda row: Cell(MISSING if row.mean_rows is None else significant(row.mean_rows, 3))),
 )
+
+SERVICE_COLUMNS: tuple[Column[ServiceHour], ...] = (
+    Column("weekday", lambda row: Cell(WEEKDAYS[row.weekday]), "left"),
+    Column("hour", lambda row: Cell(f"{row.hour}:00"), "left"),
+    Column("hours known", lambda row: Cell(significant(row.hours))),
+    Column("rate", lambda row: number(row.rate_rps, _three_digits)),
+    Column("answered", lambda row: Cell(f"{row.answered:,}")),
+    Column("mean latency", lambda row: number(row.mean_ms, column_milliseconds)),
+    Column("p95 latency", lambda row: number(row.p95_ms, column_milliseconds)),
+    Column("cores busy", lambda row: number(row.cpu_cores, _three_digits)),
+    Column("queue, mean", lambda row: number(row.queue_mean, _three_digits)),
+    Column("queue, most", lambda row: number(row.queue_max, _three_digits)),
+)
+
+
+def _three_digits(value: float) -> str:
+    return significant(value, 3)

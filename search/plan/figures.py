@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from planning.metrics_samples import Interval
-from planning.observation import WEEKDAYS, HourOfWeek
+from planning.hours_of_week import WEEKDAYS
+from planning.observation.traffic import HourOfWeek
+from planning.observation.weekly_service import Interval, SampledService, ServiceHour
 from search.plan.document import PlanDocument, PolicyRow
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 
 _HEIGHT = 210
+# Seconds without samples that a figure leaves empty.
+_GAP_SECONDS = 1.0
 COLOURS = (MUTED, "#9aa7b4", PALETTE[0], PALETTE[1], PALETTE[3], PALETTE[4])
 
 
 @dataclass(frozen=True)
 class Line:
-    """Values at the places of a figure's axis; a value holds until the next place if `steps`."""
+    """Values at the places of a figure's axis; a value holds until the next place if `steps`.
+
+    points: they are marked too, so that one between gaps is seen
+    """
 
     name: str
     values: Sequence[float | None]
     colour: str
     steps: bool = False
+    points: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ def panels_figure(places: Sequence[object], panels: Sequence[Panel], title: str 
 def _trace(line: Line, places: Sequence[object], axis: str) -> Description:
     return {
         "type": "scatter",
-        "mode": "lines",
+        "mode": "lines+markers" if line.points else "lines",
+        "marker": {"size": 4},
         "name": line.name,
         "legendgroup": line.name,
         "x": list(places),
@@ -143,50 +151,95 @@ def _values(policy: PolicyRow, name: str, scale: float) -> list[float | None]:
     return [None if value is None else scale * value for value in found]
 
 
-def week_figure(hours: Sequence[HourOfWeek]) -> Description:
-    """Draw the mean rate of each hour of the week as a heat map; hours that a log does not have are empty."""
-    known = {(hour.weekday, hour.hour): hour.mean_rps for hour in hours}
-    rates = [[known.get((day, hour)) for hour in range(24)] for day in range(7)]
+def week_figures(hours: Sequence[HourOfWeek], service: Sequence[ServiceHour]) -> dict[str, Description]:
+    """Draw heat maps of the hours of the week by name: mean rate, and of the service what is known of an hour."""
+    rates = {24 * hour.weekday + hour.hour: hour.mean_rps for hour in hours} or _of_service("rate_rps", service)
+    drawn = {
+        "week": ("Mean rate", "requests/s", rates),
+        "week-mean": ("Mean latency", "ms", _of_service("mean_ms", service)),
+        "week-p95": ("p95 of the latency", "ms", _of_service("p95_ms", service)),
+        "week-cpu": ("CPU time", "cores busy", _of_service("cpu_cores", service)),
+        "week-queue": ("Mean queue", "requests", _of_service("queue_mean", service)),
+    }
+    return {name: _week_figure(*given) for name, given in drawn.items() if given[2]}
+
+
+def _of_service(name: str, service: Sequence[ServiceHour]) -> dict[int, float]:
+    """Return a number of the service by hour of the week, where it is known."""
+    found = {hour.number: getattr(hour, name) for hour in service}
+    return {hour: value for hour, value in found.items() if value is not None}
+
+
+def _week_figure(title: str, unit: str, values: Mapping[int, float]) -> Description:
+    """Draw values by hour of the week as a heat map, in which hours that are not known are empty."""
     scale = [[place / (len(PALETTE) - 1), colour] for place, colour in enumerate(PALETTE)]
     trace = {
         "type": "heatmap",
         "x": [f"{hour}:00" for hour in range(24)],
         "y": list(WEEKDAYS),
-        "z": rates,
+        "z": [[values.get(24 * day + hour) for hour in range(24)] for day in range(7)],
         "colorscale": scale,
-        "colorbar": {"title": {"text": "requests/s"}},
-        "hovertemplate": "%{y} %{x}: %{z:,.3~g} requests/s<extra></extra>",
+        "colorbar": {"title": {"text": unit}},
+        "hovertemplate": f"%{{y}} %{{x}}: %{{z:,.3~g}} {unit}<extra></extra>",
     }
-    layout = {**LOOK, "height": 320, "margin": {"l": 90, "r": 12, "t": 12, "b": 40}, "plot_bgcolor": FAINT}
-    return {"data": [trace], "layout": layout | {"yaxis": {"autorange": "reversed"}}}
+    layout = {**LOOK, "height": 320, "margin": {"l": 90, "r": 12, "t": 36, "b": 40}, "plot_bgcolor": FAINT}
+    layout |= {"yaxis": {"autorange": "reversed"}, "annotations": [_title(title, 1.0)]}
+    return {"data": [trace], "layout": layout}
 
 
-def hours_figure(hours: Sequence[HourOfWeek]) -> Description:
-    """Draw rate, dispersion and rows over the hours of the week that a log has."""
-    places = [f"{WEEKDAYS[hour.weekday][:3]} {hour.hour}:00" for hour in hours]
-    rates = (
-        Line("p95", [hour.p95_rps for hour in hours], PALETTE[3]),
-        Line("mean", [hour.mean_rps for hour in hours], PALETTE[1]),
-    )
+def hours_figure(hours: Sequence[HourOfWeek], service: Sequence[ServiceHour]) -> Description:
+    """Draw traffic and service over the hours of the week, from the first that is known to the last."""
+    known = {24 * hour.weekday + hour.hour: hour for hour in hours}
+    served = {hour.number: hour for hour in service}
+    numbers = range(min(known.keys() | served.keys()), max(known.keys() | served.keys()) + 1)
+
+    def line(label: str, name: str, of: Mapping[int, object], colour: str) -> Line:
+        return Line(label, [getattr(of.get(hour), name, None) for hour in numbers], colour, points=True)
+
     panels = [
-        Panel("Rate of a minute", "requests/s", rates),
-        Panel("Dispersion of a second (Poisson: 1)", "ratio", (_of_hours("dispersion", hours, PALETTE[4]),)),
+        Panel(
+            "Rate of a minute",
+            "requests/s",
+            (line("p95", "p95_rps", known, PALETTE[3]), line("mean", "mean_rps", known, PALETTE[1])),
+        )
+        if hours
+        else Panel("Rate", "requests/s", (line("mean", "rate_rps", served, PALETTE[1]),)),
+        Panel("Dispersion of a second (Poisson: 1)", "ratio", (line("dispersion", "dispersion", known, PALETTE[4]),)),
+        Panel("Rows of a request", "rows", (line("rows", "mean_rows", known, PALETTE[2]),)),
+        Panel(
+            "Latency",
+            "ms",
+            (line("p95", "p95_ms", served, PALETTE[3]), line("mean", "mean_ms", served, PALETTE[1])),
+        ),
+        Panel("CPU time", "cores busy", (line("CPU", "cpu_cores", served, INK),)),
+        Panel("Queue", "requests", (line("mean", "queue_mean", served, PALETTE[1]),)),
     ]
-    if any(hour.mean_rows is not None for hour in hours):
-        panels.append(Panel("Rows of a request", "rows", (_of_hours("mean_rows", hours, PALETTE[2]),)))
-    return panels_figure(places, panels)
+    places = [f"{WEEKDAYS[hour // 24][:3]} {hour % 24}:00" for hour in numbers]
+    filled = [panel for panel in panels if any(value is not None for each in panel.lines for value in each.values)]
+    figure = panels_figure(places, filled)
+    every = 24 if len(places) > 72 else 6 if len(places) > 12 else 1
+    ticks = [name for hour, name in zip(numbers, places, strict=True) if hour % every == 0]
+    layout = figure["layout"]
+    assert isinstance(layout, dict)
+    layout["xaxis"] = layout["xaxis"] | {"tickmode": "array", "tickvals": ticks, "tickangle": 0}
+    return figure
 
 
-def _of_hours(name: str, hours: Sequence[HourOfWeek], colour: str) -> Line:
-    return Line(name.replace("mean_", ""), [getattr(hour, name) for hour in hours], colour)
-
-
-def server_figure(intervals: Sequence[Interval]) -> Description:
-    """Draw what a server did over time: rate, latency, CPU and waiting requests."""
-    places = [each.start_s for each in intervals]
+def server_figure(found: SampledService) -> Description:
+    """Draw what a server did over time: rate, latency, CPU and waiting requests; times without samples are gaps."""
+    places: list[object] = []
+    drawn: list[Interval | None] = []
+    for each, later in zip(found.intervals, (*found.intervals[1:], None), strict=True):
+        places.append(place(found.start_s, each.start_s))
+        drawn.append(each)
+        end_s = each.start_s + each.seconds
+        if later is None or later.start_s > end_s + _GAP_SECONDS:
+            # The last value holds until its end, and none behind it.
+            places += [place(found.start_s, end_s)] * 2
+            drawn += [each, None]
 
     def line(name: str, label: str, colour: str) -> Line:
-        return Line(label, [getattr(each, name) for each in intervals], colour, steps=True)
+        return Line(label, [None if each is None else getattr(each, name) for each in drawn], colour, steps=True)
 
     rates = (line("rate_rps", "requests", PALETTE[3]), line("refused_rps", "refused", ACCENT))
     latency = (line("p95_ms", "p95", PALETTE[3]), line("mean_ms", "mean", PALETTE[1]))

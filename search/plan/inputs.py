@@ -11,17 +11,20 @@ import numpy as np
 
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log
 from objectives.store import written_whole
-from planning.observation import WEEKDAYS, HourOfWeek
-from planning.weekly_profile import HOURS, WeeklyProfile
+from planning.hours_of_week import HOURS, WEEKDAYS, named_hours
+from planning.observation.traffic import HourOfWeek
+from planning.weekly_profile import WeeklyProfile
 from search.errors import ConfigError
 
 _COLUMNS = ("weekday", "hour", "mean_rps", "p95_rps")
 
 
-def read_log(path: Path, option: str, rows_column: str | None, seed: int) -> RequestLog:
+def read_log(
+    path: Path, option: str, rows_column: str | None, seed: int, measures: Mapping[str, str | None] | None = None
+) -> RequestLog:
     """Read a request log; ConfigError, with the option's name, where it cannot be read."""
     try:
-        return read_request_log(path, rows_column, seed)
+        return read_request_log(path, rows_column, seed, measures)
     except RequestLogError as error:
         raise ConfigError(f"{option}: {error}") from error
 
@@ -54,7 +57,10 @@ def read_profile(path: Path) -> WeeklyProfile:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"--profile: must be a CSV file, but {error}") from error
     if len(rates) < HOURS:
-        raise ConfigError(f"--profile: must have all {HOURS} hours of the week, but got {len(rates)}")
+        lacking = [hour for hour in range(HOURS) if hour not in rates]
+        raise ConfigError(
+            f"--profile: must have all {HOURS} hours of the week, but lacks {len(lacking)}: {named_hours(lacking)}"
+        )
     means, p95s = np.array([rates[hour] for hour in range(HOURS)]).T
     if not means.any():
         raise ConfigError("--profile: must have an hour with requests, but got none")

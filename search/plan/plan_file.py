@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from planning.demand import DAY_SECONDS
-from planning.weekly_profile import HOURS
+from planning.hours_of_week import HOURS
 from search.config.yaml_reader import dotted, show
 from search.errors import ConfigError
 from search.plan.document import OfferRow, PhaseRow, PlanDocument

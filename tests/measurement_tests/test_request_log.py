@@ -186,3 +186,50 @@ def test_the_real_traces_read_as_the_csv_module_reads_them(name: str, requests: 
     np.testing.assert_allclose(log.seconds, [(m - moments[0]).total_seconds() for m in moments], rtol=0, atol=1.1e-6)
     gaps = np.diff(log.seconds)
     assert gaps.std() / gaps.mean() == pytest.approx(variation, rel=0.005)
+
+
+LATENCIES = """timestamp,latency_ms,Queue_Length,took,rows
+10.0,1.5,3,0.1,7
+11.0,,0,0.2,8
+12.0, 4 ,1,,9
+"""
+
+
+def test_measures_are_read_from_columns_of_their_name_or_the_one_given(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(LATENCIES)
+    assert read_request_log(path).measures == {}
+    found = read_request_log(path, None, 0, {"latency_ms": None, "cpu_ms": None, "queue_length": None})
+    assert {name: values.tolist() for name, values in found.measures.items()} == {
+        "latency_ms": pytest.approx([1.5, float("nan"), 4.0], nan_ok=True),
+        "queue_length": [3.0, 0.0, 1.0],
+    }
+    assert found.rows is not None and found.rows.tolist() == [7, 8, 9]
+    given = read_request_log(path, None, 0, {"latency_ms": "took"}).measures["latency_ms"]
+    assert given.tolist() == pytest.approx([0.1, 0.2, float("nan")], nan_ok=True)
+    typed = pl.DataFrame({"ts": [1.0, 2.0, 3.0], "latency_ms": [1, None, 5], "queue_length": [0.5, float("nan"), None]})
+    typed.write_parquet(tmp_path / "log.parquet")
+    found = read_request_log(tmp_path / "log.parquet", None, 0, {"latency_ms": None, "queue_length": None})
+    assert found.measures["latency_ms"].tolist() == pytest.approx([1.0, float("nan"), 5.0], nan_ok=True)
+    assert found.measures["queue_length"].tolist() == pytest.approx([0.5, float("nan"), float("nan")], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "measures", "expected"),
+    [
+        ("1.5", "-1", {"latency_ms": None}, "latency_ms of a request is a number of 0 or more, but got '-1' in line 2"),
+        (" 4 ", "slow", {"latency_ms": None}, "but got 'slow' in line 4"),
+        (" 4 ", "inf", {"latency_ms": None}, "but got 'inf' in line 4"),
+        ("0.2", "x", {"cpu_ms": "took"}, "The cpu_ms of a request is a number of 0 or more, but got 'x' in line 3"),
+        ("", "", {"latency_ms": "none"}, "The latency_ms is in the column 'none'"),
+        ("rows", "count", {"latency_ms": "took"}, "has a line for each request"),
+    ],
+)
+def test_wrong_measures_are_explained(
+    old: str, new: str, measures: dict[str, str | None], expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(LATENCIES.replace(old, new))
+    with pytest.raises(RequestLogError) as error:
+        read_request_log(path, None, 0, measures)
+    assert expected in str(error.value)

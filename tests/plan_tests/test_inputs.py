@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planning.fleet import MachineKind
-from planning.observation import observe
+from planning.observation.traffic import observe
 from search.errors import ConfigError
 from search.plan.inputs import read_profile, write_profile
 from search.plan.machines import read_machines
@@ -82,7 +82,15 @@ def test_what_observe_writes_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda lines: lines[:-1], "must have all 168 hours of the week, but got 167"),
+        (lambda lines: lines[:-1], "must have all 168 hours of the week, but lacks 1: Sunday 23:00 to 24:00"),
+        (
+            lambda lines: [line for line in lines if not line.startswith(("Monday,5", "tue", "Wednesday,0", "Sat,23"))],
+            "but lacks 27: Monday 5:00 to 6:00, Tuesday 0:00 to Wednesday 1:00, Saturday 23:00 to 24:00",
+        ),
+        (
+            lambda lines: [line for number, line in enumerate(lines) if number % 2],
+            "but lacks 84: Monday 0:00 to 1:00, Monday 2:00 to 3:00, Monday 4:00 to 5:00, Monday 6:00 to 7:00 and 80",
+        ),
         (lambda lines: [*lines, lines[-1]], "must be another hour"),
         (lambda lines: ["Someday,3,1,1", *lines[1:]], "line 2: weekday must be one of Monday"),
         (lambda lines: ["Monday,24,1,1", *lines[1:]], "line 2: hour must be a whole number from 0 to 23, but got '24'"),

@@ -16,6 +16,7 @@ from objectives.serving.control import plan_file as control_file
 from objectives.serving.control.plan_file import machine_plan
 from planning.fleet import MachineKind
 from search.cli.console import Console
+from search.cli.parser import run_command
 from search.config.study_file import parse
 from search.errors import ConfigError
 from search.home import Home
@@ -23,7 +24,8 @@ from search.plan import run
 from search.plan.columns import stretches
 from search.plan.deployments import Menu
 from search.plan.figures import plan_figure, policies_figure
-from search.plan.observe import observe_log
+from search.plan.inputs import read_profile
+from search.plan.observe.log import LogColumns, observe_log
 from search.plan.plan_file import read_plan
 from search.plan.run import Request
 from tests.control_tests.plans import write_bundles
@@ -150,14 +152,59 @@ def test_sizes_that_were_not_measured_are_refused(session: Any, tmp_path: Path) 
 
 
 def test_a_log_is_observed(tmp_path: Path) -> None:
-    found = observe_log(log_file(tmp_path, rows=120), None, None, tmp_path / "out", 0, QUIET)
+    found = observe_log(log_file(tmp_path, rows=120), LogColumns(), None, None, tmp_path / "out", 0, QUIET)
     assert found.observation.rows is not None and found.observation.rows.median == 120
     assert found.traffic["rows"] == {"median": 120, "sigma": 0.0, "max": 120}
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"observe.json", "observe.html", "profile.csv"}
     assert json.loads((tmp_path / "out" / "observe.json").read_text())["observation"]["requests"] > 40_000
     with pytest.raises(ConfigError, match="LOG: "):
-        observe_log(tmp_path / "none.csv", None, None, tmp_path / "other", 0, QUIET)
+        observe_log(tmp_path / "none.csv", LogColumns(), None, None, tmp_path / "other", 0, QUIET)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_log_of_less_than_a_week_tells_the_hours_that_its_profile_lacks(tmp_path: Path) -> None:
+    file, monday = tmp_path / "log.csv", 1_704_067_200
+    # Every half hour, but for a gap within the log, which is of hours without requests.
+    halves = [half for half in range(2 * 150 + 1) if not 60 <= half < 66]
+    file.write_text("\n".join(["timestamp", *(f"{monday + 1800 * half}" for half in halves)]))
+    found = observe_log(file, LogColumns(), None, None, tmp_path / "out", 0, QUIET)
+    (said,) = [each for each in found.suggestions if "profile.csv" in each]
+    assert "lacks 18 hours of the week (Sunday 6:00 to 24:00)" in said
+    assert len((tmp_path / "out" / "profile.csv").read_text().splitlines()) == 1 + 150
+    with pytest.raises(ConfigError, match="--profile: must have all 168 hours of the week, but lacks 18: Sunday 6:00"):
+        read_profile(tmp_path / "out" / "profile.csv")
+    file.write_text("\n".join(["timestamp", *(f"{monday + 3600 * hour}" for hour in range(169))]))
+    found = observe_log(file, LogColumns(), None, None, tmp_path / "out", 0, QUIET)
+    assert not any("profile.csv" in each for each in found.suggestions)
+    assert read_profile(tmp_path / "out" / "profile.csv").mean_rps == pytest.approx(1 / 3600, rel=0.1)
+
+
+def test_the_latency_of_a_log_is_observed_by_hour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A week whose evenings, from 18:00 to 20:00, take ten times as long."""
+    random, monday = np.random.default_rng(0), 1_704_067_200
+    seconds = np.sort(random.uniform(0, 7 * 86_400, 20_000))
+    evening = (seconds // 3600 % 24 >= 18) & (seconds // 3600 % 24 < 20)
+    took = random.lognormal(np.log(np.where(evening, 50.0, 5.0)), 0.3)
+    lines = [f"{monday + at:.6f},{ms!r},{3 * ms!r}" for at, ms in zip(seconds.tolist(), took.tolist(), strict=True)]
+    file, out = tmp_path / "log.csv", tmp_path / "out"
+    file.write_text("\n".join(["timestamp,took,cpu_ms", *lines]))
+    command = ["observe", str(file), "--latency-column", "took", "--slo-ms", "30", "--out", str(out), "--json"]
+    assert run_command(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((out / "observe.json").read_text())
+    assert found["mean_ms"] == pytest.approx(took.mean()) and found["p95_ms"] == pytest.approx(np.percentile(took, 95))
+    for row in found["service"]:
+        own = took[seconds // 3600 == 24 * row["weekday"] + row["hour"]]
+        assert row["mean_ms"] == pytest.approx(own.mean()) and row["p95_ms"] == pytest.approx(np.percentile(own, 95))
+        assert row["cpu_cores"] == pytest.approx(3 * own.sum() / 3.6e6, rel=0.02) and row["queue_mean"] is None
+    (said,) = [each for each in found["suggestions"] if "SLO" in each]
+    assert "in 14 of 168 hours of the week (Monday 18:00 to 20:00, Tuesday 18:00 to 20:00" in said
+    page = (out / "observe.html").read_text()
+    assert all(f'id="{name}-plot"' in page for name in ("week", "week-mean", "week-p95", "week-cpu", "hours"))
+    assert 'id="week-queue-plot"' not in page
+    assert run_command(["observe", str(file), "--queue-column", "none", "--out", str(tmp_path / "other")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "LOG: " in line and "The queue_length is in the column 'none'" in line and not (tmp_path / "other").exists()
 
 
 def test_a_plan_of_bundles_offers_their_points_alone(

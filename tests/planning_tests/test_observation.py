@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from planning.demand import Floats
-from planning.observation import WEEKDAYS, observe
+from planning.hours_of_week import WEEKDAYS
+from planning.observation.traffic import observe
 
 HOUR = 3600
 # Monday.

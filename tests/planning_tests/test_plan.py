@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from planning.capacity import CapacityTable, Objective, capacity_table
 from planning.demand import Demand, Workload, demand_of, unit_gaps
 from planning.fleet import MachineKind, offers_of
 from planning.forecast import Forecast, select
+from planning.hours_of_week import HOURS
 from planning.plan import (
     ELASTIC,
     ORACLE,
@@ -27,8 +29,9 @@ from planning.plan import (
     split_phases,
 )
 from planning.policies import LEAD, Limits, oracle, planned, schedule, static
+from planning.replay import Arrivals
 from planning.schedule import NoScheduleError
-from planning.weekly_profile import HOURS, WeeklyProfile, plan_week, poisson_workload
+from planning.weekly_profile import WeeklyProfile, plan_week, poisson_workload
 from tests.planning_tests.fleets import deployment, linear_table, offer
 
 OBJECTIVE = Objective(100.0)
@@ -201,3 +204,48 @@ def test_a_week_is_planned_from_its_profile() -> None:
     assert sum(phase.rate_rps for phase in outcomes[PLANNED].phases) == pytest.approx(mean.sum(), rel=0.05)
     with pytest.raises(ValueError, match="168 hours"):
         WeeklyProfile(mean[:24], mean[:24])
+
+
+def busy_noons() -> WeeklyProfile:
+    """A profile of 2 requests/s, and 30 (p95: 45) from noon to one."""
+    noon = np.arange(HOURS) % 24 == 12
+    return WeeklyProfile(np.where(noon, 30.0, 2.0), np.where(noon, 45.0, 3.0))
+
+
+@pytest.mark.parametrize("hours", [1, 6, 24, 36, 13.5, 400])
+def test_phases_of_hours_expect_their_sum_and_are_sized_for_the_busiest(hours: float) -> None:
+    profile, phases = busy_noons(), max(1, round(HOURS / hours))
+    # Hour by half hour, over as many weeks as the phases reach.
+    halves = np.arange(round(2 * hours * phases)).reshape(phases, -1) // 2 % HOURS
+    assert profile.demand(3600 * hours).counts == pytest.approx(1800 * profile.mean_rps[halves].sum(1))
+    assert profile.demanded_rps(3600 * hours).tolist() == profile.p95_rps[halves].max(1).tolist()
+
+
+@pytest.mark.parametrize("minutes", [1, 15, 20, 1 / 3])
+def test_phases_within_an_hour_have_its_rates(minutes: float) -> None:
+    profile = busy_noons()
+    hours = np.repeat(np.arange(HOURS), round(60 / minutes))
+    assert profile.demand(60 * minutes).rates_rps == pytest.approx(profile.mean_rps[hours])
+    assert profile.demanded_rps(60 * minutes).tolist() == profile.p95_rps[hours].tolist()
+
+
+@pytest.mark.parametrize("simulated", [20_000, 10**7])
+def test_days_are_planned_for_noon_and_judged_on_it(simulated: int) -> None:
+    profile = busy_noons()
+    terms = Terms(OBJECTIVE, Limits(0.005), 86_400.0, 1, simulated=simulated)
+    seen: list[Arrivals] = []
+
+    def replay(offers: object, trajectory: object, arrivals: Arrivals, *rest: object) -> SimpleNamespace:
+        seen.append(arrivals)
+        return SimpleNamespace(late=0.0, replica_seconds=0.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planning.plan.replay", replay)
+        plans, demand, _ = plan_week(tables(), profile, np.array([100]), terms, lambda line: None)
+    assert demand.counts == pytest.approx(3600 * profile.mean_rps.reshape(7, 24).sum(1))
+    assert plans.demand_rps.tolist() == [45.0] * 7 and not plans.short.any()
+    # As many arrivals in each hour of the day as its rate says, over seven days, within four standard deviations.
+    hour = (seen[0].seconds // 3600).astype(np.int64) % 24
+    drawn = np.bincount(hour, minlength=24)
+    expected = 7 * 3600 * profile.mean_rps[:24] / seen[0].weights[0]
+    assert np.all(np.abs(drawn - expected) < 4 * np.sqrt(expected)) and seen[0].end_s == 7 * 86_400

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from planning.metrics_samples import MetricsSample
+from planning.observation.metrics_samples import MetricsSample
 from search.errors import ConfigError, JobError
 
 _TIMEOUT_SECONDS = 5.0
 _LARGEST_BYTES = 1 << 24
+# Seconds between two lines of progress.
+_SAY_SECONDS = 30.0
 # Metrics without which a page is not that of a server of ours.
 _NEEDED = ("leanrec_request_seconds_count", "leanrec_queue_length", "leanrec_in_flight")
 
@@ -33,10 +35,13 @@ def read_sample(address: str) -> MetricsSample:
     """
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as answer:  # http or https only
-            text = answer.read(_LARGEST_BYTES).decode("utf-8")
-    except (urllib.error.URLError, OSError, UnicodeDecodeError) as error:
+            body, length = answer.read(_LARGEST_BYTES), answer.headers["Content-Length"]
+            if length is not None and len(body) != int(length):
+                raise http.client.IncompleteRead(body)
+            text = body.decode("utf-8")
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         raise ConfigError(f"URL: must be a running leanrec serve, but {address}: {error}") from error
-    return parse_sample(text, time.monotonic(), address)
+    return parse_sample(text, time.time(), address)
 
 
 def parse_sample(text: str, at_s: float, address: str) -> MetricsSample:
@@ -60,6 +65,7 @@ def parse_sample(text: str, at_s: float, address: str) -> MetricsSample:
         raise ConfigError(f"URL: must be a leanrec serve, but {address} has no {missing[0]}")
     return MetricsSample(
         at_s=at_s,
+        started_s=values.get("process_start_time_seconds"),
         answered=values["leanrec_request_seconds_count"],
         latency_sum_s=values.get("leanrec_request_seconds_sum", 0.0),
         buckets=buckets,
@@ -72,12 +78,30 @@ def parse_sample(text: str, at_s: float, address: str) -> MetricsSample:
     )
 
 
-def sample(address: str, seconds: float, every_s: float, say: Callable[[str], None]) -> list[MetricsSample]:
-    """Read the metrics at once and then every so many seconds, for a given time, at least twice."""
-    found = [read_sample(address)]
-    end = time.monotonic() + seconds
-    while len(found) < 2 or time.monotonic() + every_s / 2 < end:
+def sample(
+    address: str, seconds: float, every_s: float, keep: Callable[[MetricsSample], None], say: Callable[[str], None]
+) -> None:
+    """Read the metrics at once and then every so many seconds, for a given time, and hand each sample to `keep`.
+
+    A server that stops answering after the first sample, as one that is started again, is asked on.
+
+    Raises:
+        ConfigError: the first sample cannot be read.
+    """
+    keep(read_sample(address))
+    count, silent, said_s = 1, False, time.monotonic()
+    end = said_s + seconds
+    while time.monotonic() + every_s / 2 < end:
         time.sleep(every_s)
-        found.append(read_sample(address))
-        say(f"observe: {len(found)} samples of {address}")
-    return found
+        try:
+            found = read_sample(address)
+        except ConfigError as error:
+            if not silent:
+                say(f"observe: {error}; asked on")
+            silent = True
+            continue
+        keep(found)
+        count, silent = count + 1, False
+        if time.monotonic() - said_s >= _SAY_SECONDS:
+            said_s = time.monotonic()
+            say(f"observe: {count} samples of {address}")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planning.demand import DAY_SECONDS, Counts, Floats, unit_gaps
+from planning.demand import Counts, Floats, unit_gaps
+from planning.hours_of_week import EPOCH_SECONDS, HOUR_SECONDS, hour_of_week
 
-HOUR_SECONDS = 3600.0
 # Length of the bins whose rates have a mean and a p95 within an hour of the week, and of those that are dispersed.
 _BIN_SECONDS = 60.0
 _DISPERSION_SECONDS = 1.0
-# Day of the week of the epoch's first day, a Thursday, counted from Monday.
-_EPOCH_WEEKDAY = 3
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True)
@@ -128,12 +124,12 @@ def _binned(seconds: Floats, width: float) -> tuple[Counts, NDArray[np.int64]]:
 
 def _hours_of_week(seconds: Floats, rows: Counts | None, offset: float, relative: bool) -> tuple[HourOfWeek, ...]:
     """Return the hours of the week that the log has, in the order of the week."""
-    start = 0.0 if relative else offset + _EPOCH_WEEKDAY * DAY_SECONDS
+    start = 0.0 if relative else offset + EPOCH_SECONDS
     minutes, minute_of = _binned(seconds, _BIN_SECONDS)
     seconds_counts, _ = _binned(seconds, _DISPERSION_SECONDS)
-    at = _hour_of_week(start + (np.arange(len(minutes)) + 0.5) * _BIN_SECONDS)
-    second_at = _hour_of_week(start + (np.arange(len(seconds_counts)) + 0.5) * _DISPERSION_SECONDS)
-    request_at = _hour_of_week(start + (minute_of + 0.5) * _BIN_SECONDS)
+    at = hour_of_week(start + (np.arange(len(minutes)) + 0.5) * _BIN_SECONDS)
+    second_at = hour_of_week(start + (np.arange(len(seconds_counts)) + 0.5) * _DISPERSION_SECONDS)
+    request_at = hour_of_week(start + (minute_of + 0.5) * _BIN_SECONDS)
     found = []
     for hour in np.unique(at).tolist():
         rates = minutes[at == hour] / _BIN_SECONDS
@@ -152,7 +148,3 @@ def _hours_of_week(seconds: Floats, rows: Counts | None, offset: float, relative
             )
         )
     return tuple(found)
-
-
-def _hour_of_week(moments: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    return (moments / HOUR_SECONDS).astype(np.int64) % (7 * 24)
