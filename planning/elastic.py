@@ -41,7 +41,7 @@ class Served:
     latency_ms: (n,) from the arrival, infinite where a request was refused
     options: (n,) number of the option that served each
     segments: what served when
-    decisions: for another option
+    decisions: for another option, in seconds of the simulation
     """
 
     latency_ms: Floats
@@ -101,18 +101,20 @@ def simulate_elastic(
     seconds: Floats,
     rows: Counts,
     service: Callable[[Option], ServiceTime],
+    begins_s: float = 0.0,
 ) -> Served:
-    """Simulate a machine that is controlled from second 0 of the plan on.
+    """Simulate a machine that is controlled from a second of the plan on.
 
     Args:
         seconds: (n,) ascending arrival times of the requests, from 0
         rows: (n,) rows of each
         service: returns the service time of an option
+        begins_s: second of the plan at which second 0 of the simulation lies
 
     Raises:
         OutsideRangeError: a run has a size for which no time was measured.
     """
-    machine = _Machine(plan, windows, service)
+    machine = _Machine(plan, windows, service, begins_s)
     for second, size in zip(seconds.tolist(), rows.tolist(), strict=True):
         machine.advance(second)
         machine.submit(second, size)
@@ -126,9 +128,11 @@ class _Machine:
     has accepted.
     """
 
-    def __init__(self, plan: ControlPlan, windows: Windows, service: Callable[[Option], ServiceTime]) -> None:
-        self._plan, self._windows, self._service = plan, windows, service
-        self._state = begin(plan, 0.0)
+    def __init__(
+        self, plan: ControlPlan, windows: Windows, service: Callable[[Option], ServiceTime], begins_s: float
+    ) -> None:
+        self._plan, self._windows, self._service, self._begins_s = plan, windows, service, begins_s
+        self._state = begin(plan, begins_s)
         self._next_tick = windows.tick_s
         self._ready: Segment | None = None  # what is being loaded
         self._segments: list[Segment] = []
@@ -171,10 +175,11 @@ class _Machine:
     def _tick(self, second: float) -> None:
         self._pool.advance(second * 1e9)
         ended, late = self._count_answers(second * 1e9)
-        seen = Observation(second, self._arrived, self._pool.queued, self._segments[-1].option, ended=ended, late=late)
+        now_s, serving = self._begins_s + second, self._segments[-1].option
+        seen = Observation(now_s, self._arrived, self._pool.queued, serving, ended=ended, late=late)
         self._state, decision = decide(self._plan, self._windows, self._state, seen)
         if decision.reason is not Reason.STEADY:
-            self._decisions.append(decision)
+            self._decisions.append(replace(decision, now_s=second))
         if decision.option != self._segments[-1].option and self._ready is None:
             load_s = self._plan.options[decision.option].load_seconds
             self._ready = Segment(second + load_s, second, decision.option)

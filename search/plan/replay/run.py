@@ -5,6 +5,7 @@ Every policy is replayed on the virtual clock, and on a real server where there 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ VIRTUAL, SERVER = "virtual", "server"
 _SPACED_SECONDS = 10.0
 # Bounds of the seconds between them: further apart they would be few, and closer most would wait for one another.
 _LEAST_APART_S, _MOST_APART_S = 0.004, 0.1
+# A replay that begins with a phase begins so much later, lest rounding puts its begin into the phase before.
+_ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,15 @@ class ReplayRequest:
 
 @dataclass(frozen=True, eq=False)
 class _Traffic:
-    """Requests of the compressed time, (n,) each, and its end in seconds."""
+    """Requests of the compressed time, (n,) each, and its end in seconds.
+
+    begins_s: second of the plan, in compressed time, at which it begins
+    """
 
     seconds: Floats
     rows: Counts
     end_s: float
+    begins_s: float
 
 
 def replay(session: Session, request: ReplayRequest, out: Path, console: Console) -> ReplayDocument:
@@ -122,36 +129,51 @@ def replay(session: Session, request: ReplayRequest, out: Path, console: Console
 
 def _control(document: Json, offers: dict[int, Json], machine: str, request: ReplayRequest) -> ControlPlan:
     """Return the plan in compressed time; loads take as long as they do."""
+    repeat_s = repeats_after(document)
+    repeat_s = None if repeat_s is None else repeat_s / request.speed
     if request.bundles:
         found = machine_plan(document, machine, request.bundles).control
-        repeat_s = None if found.repeat_s is None else found.repeat_s / request.speed
         return replace(found, phase_s=found.phase_s / request.speed, repeat_s=repeat_s)
     options = tuple(option for offer in offers.values() for option in options_of(offer))
     if not options:
         raise ConfigError(f"--plan: must offer a point that keeps its SLO on {machine!r}, but has none")
     phases, allowed = planned_phases(document, offers), 1 - document["percent"] / 100
     phase_s = document["phase_seconds"] / request.speed
-    return ControlPlan(options, phases, phase_s, slo_ms=document["slo_ms"], allowed_late=allowed)
+    return ControlPlan(options, phases, phase_s, repeat_s, document["slo_ms"], allowed)
 
 
 def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
-    """Return the machine's share of the trace from the plan's start on, in compressed time.
+    """Return the machine's share of the trace within the plan, in compressed time, from the first request on.
 
     Where the plan is weekly, the trace keeps its own time of the week. A trace of other days begins with the plan.
     """
-    phase_s, machines = document["phase_seconds"], [phase["machines"] for phase in document["phases"]]
-    begins, starts, repeat_s = log.start_s, starts_at(document), repeats_after(document)
-    ahead = 0.0 if begins is None or starts is None else begins - starts
-    if begins is not None and repeat_s is not None:
-        ahead %= repeat_s
-    overlaps = -float(log.seconds[-1]) < ahead < len(machines) * phase_s
-    seconds = log.seconds + (ahead if overlaps else 0.0)
+    phase_s, machines = document["phase_seconds"], np.array([phase["machines"] for phase in document["phases"]])
+    repeat_s = repeats_after(document)
+    plan_s = len(machines) * phase_s if repeat_s is None else math.inf
+    ahead = _ahead(document, log, plan_s)
+    seconds = log.seconds + ahead  # of the plan
     rows = np.random.default_rng(request.seed).choice(menu.rows, len(seconds)) if log.rows is None else log.rows
-    kept, sizes = machine_share(seconds, rows, machines, phase_s, request.speed, request.seed)
+    within = (seconds >= 0) & (seconds < plan_s)
+    of_phases = seconds[within] if repeat_s is None else seconds[within] % repeat_s
+    # The last phase of a week may end a little before it.
+    numbers = np.minimum((of_phases / phase_s).astype(np.int64), len(machines) - 1)
+    begins_s = max(ahead, 0.0)
+    kept, sizes = machine_share(
+        seconds[within] - begins_s, rows[within], machines[numbers], request.speed, request.seed
+    )
     if not len(kept):
         raise ConfigError(f"--trace: must have requests in the phases of the plan, but {request.trace} has none")
-    end_s = min(len(machines) * phase_s, float(seconds[-1])) / request.speed
-    return _Traffic(kept, sizes, end_s)
+    end_s = (min(plan_s, float(seconds[-1])) - begins_s) / request.speed
+    return _Traffic(kept, sizes, end_s, begins_s / request.speed + _ROUNDING_S * (begins_s > 0))
+
+
+def _ahead(document: Json, log: RequestLog, plan_s: float) -> float:
+    """Return the second of a plan of so many seconds at which a trace begins; 0 where the trace is of other days."""
+    begins, starts, repeat_s = log.start_s, starts_at(document), repeats_after(document)
+    ahead = 0.0 if begins is None or starts is None else begins - starts
+    if repeat_s is not None:
+        ahead %= repeat_s
+    return ahead if -float(log.seconds[-1]) < ahead < plan_s else 0.0
 
 
 def _compressed(request: ReplayRequest) -> Windows:
@@ -174,7 +196,9 @@ def _rows(
     offer = next(one for one in document["offers"] if one["machine"] == machine)
     price = offer["price_per_hour"] / offer["machine_cores"]
     service = _services(menu.deployments, offer["machine_speed"], request.seed)
-    settings = ServerSettings(document, machine, request.bundles, windows, request.speed, out / "servers")
+    settings = ServerSettings(
+        document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s
+    )
 
     def row(
         name: str, clock: str, policy: ControlPlan, served: Served, told: Sequence[ReplayDecision], transport_ms: float
@@ -204,7 +228,8 @@ def _rows(
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        served = _simulated(policy, windows, traffic.seconds + travelled_s, traffic.rows, service)
+        arrivals = traffic.seconds + travelled_s
+        served = _simulated(policy, windows, arrivals, traffic.rows, service, traffic.begins_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
@@ -258,10 +283,15 @@ def own_times(arrivals: Floats, latency: Floats) -> Floats:
 
 
 def _simulated(
-    policy: ControlPlan, windows: Windows, seconds: Floats, rows: Counts, service: Callable[[Option], ServiceTime]
+    policy: ControlPlan,
+    windows: Windows,
+    seconds: Floats,
+    rows: Counts,
+    service: Callable[[Option], ServiceTime],
+    begins_s: float = 0.0,
 ) -> Served:
     try:
-        return simulate_elastic(policy, windows, seconds, rows, service)
+        return simulate_elastic(policy, windows, seconds, rows, service, begins_s)
     except OutsideRangeError as error:
         raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
 
