@@ -195,7 +195,7 @@ def _rows(
     windows, objective = _compressed(request), Objective(document["slo_ms"], document["percent"])
     offer = next(one for one in document["offers"] if one["machine"] == machine)
     price = offer["price_per_hour"] / offer["machine_cores"]
-    service = _services(menu.deployments, offer["machine_speed"], request.seed)
+    cores, service = offer["machine_cores"], _services(menu.deployments, offer["machine_speed"], request.seed)
     settings = ServerSettings(
         document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s
     )
@@ -222,14 +222,14 @@ def _rows(
         apart_s = min(max(traffic.end_s / len(requests), _LEAST_APART_S), _MOST_APART_S)
         first = slice(round(_SPACED_SECONDS / apart_s))
         spaced = requests[first], traffic.rows[first]
-        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *spaced, apart_s, service)
+        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *spaced, apart_s, service, cores)
         console.say(f"transport: {np.median(transport_ms):.3g} ms of a request")
     travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
         arrivals = traffic.seconds + travelled_s
-        served = _simulated(policy, windows, arrivals, traffic.rows, service, traffic.begins_s)
+        served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, traffic.begins_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
@@ -251,6 +251,7 @@ def _transport_ms(
     rows: Counts,
     apart_s: float,
     service: Callable[[Option], ServiceTime],
+    cores: int,
 ) -> Floats:
     """Measure the milliseconds that requests take on a server beyond the pool's simulated times.
 
@@ -259,7 +260,7 @@ def _transport_ms(
     together, since one side's request is not the other's.
     """
     seconds = np.arange(len(rows), dtype=np.float64) * apart_s
-    apart = _simulated(static, KPA, seconds, rows, service).latency_ms
+    apart = _simulated(static, KPA, seconds, rows, service, cores).latency_ms
     served = spaced_ms(settings, static, requests, apart_s)
     answered = np.isfinite(served) & np.isfinite(apart)
     if not answered.any():
@@ -288,10 +289,11 @@ def _simulated(
     seconds: Floats,
     rows: Counts,
     service: Callable[[Option], ServiceTime],
+    cores: int,
     begins_s: float = 0.0,
 ) -> Served:
     try:
-        return simulate_elastic(policy, windows, seconds, rows, service, begins_s)
+        return simulate_elastic(policy, windows, seconds, rows, service, cores, begins_s)
     except OutsideRangeError as error:
         raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
 
