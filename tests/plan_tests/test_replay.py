@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from search.plan.deployments import Menu
 from search.plan.replay import run, server
 from search.plan.replay.page import timeline_figure
 from search.plan.replay.run import ReplayRequest
-from tests.control_tests.plans import PLACEMENT, document, write_bundles, write_plan
+from tests.control_tests.plans import FAST, PLACEMENT, document, offer, write_bundles, write_plan
 from tests.planning_tests.fleets import deployment
 
 QUIET = Console(quiet=True, as_json=False)
@@ -170,7 +171,7 @@ def test_a_trace_that_begins_with_a_phase_begins_in_that_phase(speed: float, tmp
     plan = json.loads(request.plan.read_text())
     control = run._control(plan, offers_on(plan, None), "small", request)
     log = RequestLog(np.arange(10_000.0), np.full(10_000, 3), SUNDAY.timestamp())
-    begins_s = run._traffic(plan, log, SimpleNamespace(), request).begins_s  # type: ignore[arg-type]
+    begins_s = run._traffic(plan, offers_on(plan, None), log, SimpleNamespace(), request).begins_s  # type: ignore[arg-type]
     assert control.foreseen(begins_s, begins_s) == PlannedPhase(12.0, 0.0)
 
 
@@ -184,6 +185,28 @@ def test_a_trace_that_begins_within_a_dated_plan_begins_at_once(session: Any, tm
     assert rows[ELASTIC].intervals[0].option == "trial 11 2x1", "the middle phase, from the begin on"
     calm = next(each for each in rows[ELASTIC].decisions if each.reason == "calm")
     assert 60 < calm.second <= 82, "the rate falls at second 60, and is held for a stable window of 20 s"
+
+
+def test_a_machine_gets_no_requests_of_phases_that_another_kind_serves(session: Any, tmp_path: Path) -> None:
+    """Of 10, 100 and 10 requests/s the second minute is for four large machines."""
+    plan = document([(0, 12.0), (2, 110.0), (0, 12.0)], START_S)
+    plan["offers"].append(offer(2, FAST, 0.01, 100.0, machine="large") | {"trial": 11})
+    plan["phases"][1]["machines"] = 4
+    path = write_plan(tmp_path / "kinds.json", plan)
+    arrived = np.loadtxt(trace_file(tmp_path), skiprows=1) - START_S
+    of_small = np.count_nonzero((arrived < 60) | (arrived >= 120))
+    request = asked(tmp_path, plan=path, machine="small", policies=(STATIC_MEAN,))
+    found = run.replay(session, request, tmp_path / "small", QUIET)
+    assert found.requests == of_small and found.seconds == pytest.approx(180, abs=1)
+    silent = [each for each in found.rows[0].intervals if 60 <= each.start_s < 119]
+    assert {each.rate_rps for each in silent} == {0.0} and {each.late for each in silent} == {None}
+    request = asked(tmp_path, plan=path, machine="large", policies=(STATIC_MEAN,))
+    found = run.replay(session, request, tmp_path / "large", QUIET)
+    assert found.requests == pytest.approx((len(arrived) - of_small) / 4, abs=4 * math.sqrt(6000 * 3 / 16))
+    plan["phases"][1]["offer"] = 0
+    request = dataclasses.replace(request, plan=write_plan(path, plan))
+    with pytest.raises(ConfigError, match="--trace: must have requests in the phases of the plan that the machine"):
+        run.replay(session, request, tmp_path / "none", QUIET)
 
 
 @pytest.mark.parametrize("speed", [720.0, 7.0])
@@ -211,11 +234,11 @@ def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
         now = start_s + second - plan.start_s
         return plan.control.foreseen(now, now)
 
-    for number, (offer, rate) in enumerate([*FRIDAYS_PHASES, (1, 150.0)]):
+    for number, (served, rate) in enumerate([*FRIDAYS_PHASES, (1, 150.0)]):
         for weeks in (-1, 0, 1, 2):
             for second in (0.01, phase_s - 0.01):
                 moment = second + phase_s * (number + 28 * weeks)
-                assert foreseen("planned-and-reactive", moment) == PlannedPhase(rate, 0.01 * offer)
+                assert foreseen("planned-and-reactive", moment) == PlannedPhase(rate, 0.01 * served)
                 assert foreseen("reactive", moment) is None
     assert given["planned-and-reactive"].control.repeat_s == pytest.approx(28 * phase_s)
 

@@ -102,7 +102,7 @@ def replay(session: Session, request: ReplayRequest, out: Path, console: Console
     control = _control(document, offers, machine, request)
     menu = menu_of(session, console)
     log = read_log(request.trace, "--trace", request.rows_column, request.seed)
-    traffic = _traffic(document, log, menu, request)
+    traffic = _traffic(document, offers, log, menu, request)
     console.say(f"replay: {len(traffic.seconds):,} requests in {traffic.end_s:.0f} s")
     rows = tuple(_rows(document, machine, control, menu, traffic, request, out, console))
     windows = _compressed(request)
@@ -142,12 +142,17 @@ def _control(document: Json, offers: dict[int, Json], machine: str, request: Rep
     return ControlPlan(options, phases, phase_s, repeat_s, document["slo_ms"], allowed)
 
 
-def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
+def _traffic(document: Json, offers: dict[int, Json], log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
     """Return the machine's share of the trace within the plan, in compressed time, from the first request on.
 
-    Where the plan is weekly, the trace keeps its own time of the week. A trace of other days begins with the plan.
+    Where the plan is weekly, the trace keeps its own time of the week. A trace of other days begins with the plan. The
+    machine has no share in phases that machines of other kinds serve.
+
+    Args:
+        offers: on the machine's kind, by their number
     """
-    phase_s, machines = document["phase_seconds"], np.array([phase["machines"] for phase in document["phases"]])
+    machines = np.array([phase["machines"] * (phase["offer"] in offers) for phase in document["phases"]])
+    phase_s = document["phase_seconds"]
     repeat_s = repeats_after(document)
     plan_s = len(machines) * phase_s if repeat_s is None else math.inf
     ahead = _ahead(document, log, plan_s)
@@ -162,7 +167,10 @@ def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest
         seconds[within] - begins_s, rows[within], machines[numbers], request.speed, request.seed
     )
     if not len(kept):
-        raise ConfigError(f"--trace: must have requests in the phases of the plan, but {request.trace} has none")
+        raise ConfigError(
+            "--trace: must have requests in the phases of the plan that the machine serves, "
+            f"but {request.trace} has none"
+        )
     end_s = (min(plan_s, float(seconds[-1])) - begins_s) / request.speed
     return _Traffic(kept, sizes, end_s, begins_s / request.speed + _ROUNDING_S * (begins_s > 0))
 
