@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -261,6 +262,62 @@ def test_wrong_requests_are_explained_and_write_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def put(*path: str | int, value: Any = None) -> Callable[[dict[str, Any]], None]:
+    """Put a value into a plan, or leave it out."""
+
+    def edit(plan: dict[str, Any]) -> None:
+        *where, last = path
+        inner: Any = plan
+        for key in where:
+            inner = inner[key]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (put("slo_ms"), "slo_ms: missing"),
+        (put("forecast"), "forecast: missing"),
+        (put("start_s", value="today"), "start_s: must be "),
+        (put("percent", value=0), "percent: must be above 0 and at most 99, but got 0"),
+        (put("phase_seconds", value=0.0), "phase_seconds: must be above 0"),
+        (put("phases", value=3), "phases: must be "),
+        (put("phases", value=[]), "number of phases: must be above 0"),
+        (put("phases", 1, "machines"), "phases.1.machines: missing"),
+        (put("phases", 1, "machines", value=0), "phases.1.machines: must be above 0"),
+        (put("phases", 1, "demand_rps", value=math.nan), "phases.1.demand_rps: must be at least 0"),
+        (put("phases", 1, "offer", value=7), "phases.1.offer: must be one of "),
+        (put("offers", value=[]), "phases.0.offer: must be one of "),
+        (put("offers", 0, "machine"), "offers.0.machine: missing"),
+        (put("offers", 0, "machine_cores", value=0), "offers.0.machine_cores: must be above 0"),
+        (put("offers", 0, "machine_speed", value=-1.0), "offers.0.machine_speed: must be above 0"),
+        (put("offers", 0, "price_per_hour", value="free"), "offers.0.price_per_hour: must be "),
+        (put("offers", 1, "layouts", 0, "replicas", value=0), "offers.1.layouts.0.replicas: must be above 0"),
+        (put("offers", 1, "layouts", 0, "capacity_rps"), "offers.1.layouts.0.capacity_rps: missing"),
+        (put("offers", 1, "deployed", "instance_group", "threads", value=-2), "offers.1.deployed: must be a placement"),
+        (put("offers", 1, "deployed", "instance_group", "threads", value="two"), "offers.1.deployed: must be a pl"),
+        (put("offers", 1, "deployed", value={"engine": 3}), "offers.1.deployed: must be a placement"),
+        (put("offers", 1, "deployed", value={"instance_group": "two"}), "offers.1.deployed: must be a placement"),
+    ],
+)
+@pytest.mark.parametrize("bundles", [(), (Path("none"),)])
+def test_a_plan_with_a_wrong_field_is_explained_in_one_line(
+    edit: Callable[[dict[str, Any]], None], expected: str, bundles: tuple[Path, ...], session: Any, tmp_path: Path
+) -> None:
+    plan = document([(0, 12.0), (1, 110.0)], START_S)
+    edit(plan)
+    request = asked(tmp_path, plan=write_plan(tmp_path / "wrong.json", plan), bundles=bundles)
+    with pytest.raises(InputError) as error:
+        run.replay(session, request, tmp_path / "out", QUIET)
+    assert str(error.value).startswith(f"--plan: {expected}") and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_sizes_and_points_that_the_study_does_not_have_are_refused(session: Any, tmp_path: Path) -> None:
     trace = tmp_path / "large.csv"
     trace.write_text("timestamp,rows\n1,5000\n2,5000\n")
@@ -285,7 +342,9 @@ def test_the_command_names_policies_and_prints_one_document(
     assert [row["policy"] for row in found["rows"]] == [STATIC_PEAK, ELASTIC] and found["seed"] == 3
     assert found["windows"] == [5.0, 1.0, 0.25]
     assert (session.home.reports("toy") / "replay.html").exists()
-    for wrong in (["--speed", "0.5"], ["--policy", "best"], ["--windows", "1,2"]):
+    plan = tmp_path / "cut.json"
+    plan.write_text("{}")
+    for wrong in (["--plan", str(plan)], ["--speed", "0.5"], ["--policy", "best"], ["--windows", "1,2"]):
         assert run_command([*command, *wrong]) == 2
         told = capsys.readouterr()
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1

@@ -22,7 +22,6 @@ from objectives.serving.control.plan_file import (
     offers_on,
     options_of,
     planned_phases,
-    read_plan,
     repeats_after,
     starts_at,
 )
@@ -39,10 +38,11 @@ from search.errors import ConfigError
 from search.home import write_json
 from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
+from search.plan.plan_file import read_plan
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
 from search.plan.replay.server import ServerSettings, serve_policy, spaced_ms
 from search.session import Session
-from spaces.serialization import Json
+from spaces.serialization import Json, to_plain
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
@@ -96,7 +96,7 @@ def replay(session: Session, request: ReplayRequest, out: Path, console: Console
         ConfigError, InputError: an input is wrong, or they do not fit one another.
         JobError: a server did not start, or a request failed.
     """
-    document = read_plan(request.plan)
+    document: Json = to_plain(read_plan(request.plan, "--plan"))
     offers = offers_on(document, request.machine)
     machine = next(iter(offers.values()))["machine"]
     control = _control(document, offers, machine, request)
