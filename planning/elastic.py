@@ -1,6 +1,11 @@
 """An elastic server on the virtual clock.
 
 The controller of `leanrec serve` and the scheduler of its pool run here with service times in place of models.
+
+During a switch two models share the machine's cores: from the decision until the new one serves, its loading occupies
+one core, and after that the old one still answers what it has accepted. A run that begins while more cores are busy
+than the machine has, its own included, takes longer by that factor (processor sharing, decided when a run begins).
+Without a switch a run takes its measured time, in which replicas of one model have their influence on each other.
 """
 
 from __future__ import annotations
@@ -20,8 +25,10 @@ from objectives.serving.control.windows import Windows
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import Objective
 from planning.demand import Counts, Floats
-from planning.fleet import limited
+from planning.fleet import MAX_IN_FLIGHT, limited
 
+# Seconds for which a switch waits for the old model's last answer: `leanrec serve --drain-seconds`.
+_DRAIN_SECONDS = 30.0
 STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC = "static, mean", "static, peak", "reactive", "planned + reactive"
 
 
@@ -41,7 +48,7 @@ class Served:
     latency_ms: (n,) from the arrival, infinite where a request was refused
     options: (n,) number of the option that served each
     segments: what served when
-    decisions: for another option
+    decisions: for another option, in seconds of the simulation
     """
 
     latency_ms: Floats
@@ -101,40 +108,88 @@ def simulate_elastic(
     seconds: Floats,
     rows: Counts,
     service: Callable[[Option], ServiceTime],
+    cores: int,
+    begins_s: float = 0.0,
 ) -> Served:
-    """Simulate a machine that is controlled from second 0 of the plan on.
+    """Simulate a machine that is controlled from a second of the plan on.
 
     Args:
         seconds: (n,) ascending arrival times of the requests, from 0
         rows: (n,) rows of each
         service: returns the service time of an option
+        cores: of the machine
+        begins_s: second of the plan at which second 0 of the simulation lies
 
     Raises:
         OutsideRangeError: a run has a size for which no time was measured.
     """
-    machine = _Machine(plan, windows, service)
+    machine = _Machine(plan, windows, service, cores, begins_s)
     for second, size in zip(seconds.tolist(), rows.tolist(), strict=True):
         machine.advance(second)
         machine.submit(second, size)
     return machine.finish()
 
 
+class _Model:
+    """The pool of an option that serves or has served, and the requests that it got.
+
+    due_ns: arrival of each request
+    unanswered: number of a request in the count of late ones, by its number in the pool
+    """
+
+    def __init__(self, segment: Segment, option: Option, service: Callable[[_Model], ServiceTime]) -> None:
+        self.segment, self.option = segment, option
+        self._cores = _replica_cores(option)
+        self.pool = VirtualPool(limited(option.placement), service(self))
+        self.due_ns: list[int] = []
+        self.unanswered: dict[int, int] = {}
+
+    def busy_cores(self, begins: int | None = None) -> float:
+        """Return the cores of the replicas that run, and of one of an instance group that is about to begin."""
+        busy = sum(count * cores for count, cores in zip(self.pool.busy, self._cores, strict=True))
+        return busy if begins is None else busy + self._cores[begins]
+
+    def latency_ms(self) -> Floats:
+        """Return the latencies of all requests, once they are answered."""
+        found = self.pool.finish()
+        return np.where(found.refused, np.inf, (found.finished_ns - np.array(self.due_ns, np.int64)) / 1e6)
+
+
+def _replica_cores(option: Option) -> tuple[float, ...]:
+    """Return the cores of a replica of each instance group.
+
+    Replicas whose engine chooses the threads share the cores of the option that the others leave.
+    """
+    groups = option.placement.instance_groups
+    given = sum(group.replicas * (group.threads or 0) for group in groups)
+    automatic = sum(group.replicas for group in groups if not group.threads)
+    return tuple(float(group.threads or (option.cores - given) / automatic) for group in groups)
+
+
 class _Machine:
     """A machine on the virtual clock.
 
     A switch takes the load time of the new option. Meanwhile the old option serves, and it answers all requests that it
-    has accepted.
+    has accepted; they count among the requests in flight. The next switch begins once they are answered, or at the end
+    of the time that a server waits for them.
     """
 
-    def __init__(self, plan: ControlPlan, windows: Windows, service: Callable[[Option], ServiceTime]) -> None:
-        self._plan, self._windows, self._service = plan, windows, service
-        self._state = begin(plan, 0.0)
+    def __init__(
+        self,
+        plan: ControlPlan,
+        windows: Windows,
+        service: Callable[[Option], ServiceTime],
+        cores: int,
+        begins_s: float,
+    ) -> None:
+        self._plan, self._windows, self._service, self._begins_s = plan, windows, service, begins_s
+        self._cores = cores
+        self._state = begin(plan, begins_s)
         self._next_tick = windows.tick_s
         self._ready: Segment | None = None  # what is being loaded
-        self._segments: list[Segment] = []
+        self._models: list[_Model] = []  # all so far; the last one serves
+        self._draining: list[_Model] = []  # those before it that have requests
         self._decisions: list[Decision] = []
-        self._latency: list[Floats] = []
-        self._options: list[NDArray[np.int64]] = []
         self._arrived, self._lateness = 0, Lateness()
         self._lateness.slo_ms = plan.slo_ms
         self._serve(Segment(0.0, 0.0, self._state.option))
@@ -143,7 +198,7 @@ class _Machine:
         """Handle ticks and finished loads up to a second, in their order."""
         while min(self._next_tick, math.inf if self._ready is None else self._ready.start_s) <= second:
             if self._ready is not None and self._ready.start_s <= self._next_tick:
-                self._end_segment()
+                self._advance_pools(self._ready.start_s * 1e9)
                 self._serve(self._ready)
                 self._ready = None
             else:
@@ -151,59 +206,86 @@ class _Machine:
                 self._next_tick += self._windows.tick_s
 
     def submit(self, second: float, rows: int) -> None:
-        due_ns = round(second * 1e9)
-        now_ns = max(due_ns, self._pool.free_ns)
-        self._pool.advance(now_ns)
-        self._pool.submit(rows, now_ns)
-        self._unanswered[len(self._due)] = self._lateness.began(due_ns)
-        self._due.append(due_ns)
+        due_ns, model = round(second * 1e9), self._models[-1]
+        now_ns = max(due_ns, model.pool.free_ns, *(each.pool.free_ns for each in self._draining))
+        self._advance_pools(now_ns)
+        left = sum(each.pool.requests for each in self._draining)
+        if left and left + model.pool.requests >= MAX_IN_FLIGHT:
+            model.pool.refuse(now_ns)
+        else:
+            model.pool.submit(rows, now_ns)
+        model.unanswered[len(model.due_ns)] = self._lateness.began(due_ns)
+        model.due_ns.append(due_ns)
         self._arrived += 1
 
     def finish(self) -> Served:
-        self._end_segment()
+        if self._ready is not None:  # it loads on, and gets no request
+            self._advance_pools(self._ready.start_s * 1e9)
+            self._ready = None
+        self._advance_pools(math.inf)
         return Served(
-            np.concatenate(self._latency),
-            np.concatenate(self._options),
-            tuple(self._segments),
+            np.concatenate([model.latency_ms() for model in self._models]),
+            np.concatenate([np.full(len(model.due_ns), model.segment.option) for model in self._models]),
+            tuple(model.segment for model in self._models),
             tuple(self._decisions),
         )
 
+    def _advance_pools(self, now_ns: float) -> None:
+        """Handle the events of all pools up to a time, in their order."""
+        while self._draining:
+            pools = [model.pool for model in (*self._draining, self._models[-1])]
+            first = min(pools, key=lambda pool: pool.next_ns)
+            if first.next_ns > now_ns:
+                return
+            first.advance(first.next_ns)
+            self._draining = [model for model in self._draining if model.pool.requests]
+        self._models[-1].pool.advance(now_ns)
+
     def _tick(self, second: float) -> None:
-        self._pool.advance(second * 1e9)
+        self._advance_pools(second * 1e9)
+        model = self._models[-1]
         ended, late = self._count_answers(second * 1e9)
-        seen = Observation(second, self._arrived, self._pool.queued, self._segments[-1].option, ended=ended, late=late)
+        now_s, serving = self._begins_s + second, model.segment.option
+        seen = Observation(now_s, self._arrived, model.pool.queued, serving, ended=ended, late=late)
         self._state, decision = decide(self._plan, self._windows, self._state, seen)
         if decision.reason is not Reason.STEADY:
-            self._decisions.append(decision)
-        if decision.option != self._segments[-1].option and self._ready is None:
+            self._decisions.append(replace(decision, now_s=second))
+        settled = not self._draining or second >= model.segment.start_s + _DRAIN_SECONDS
+        if decision.option != serving and self._ready is None and settled:
             load_s = self._plan.options[decision.option].load_seconds
             self._ready = Segment(second + load_s, second, decision.option)
 
     def _serve(self, segment: Segment) -> None:
-        option = self._plan.options[segment.option]
-        self._pool = VirtualPool(limited(option.placement), self._service(option))
-        self._due: list[int] = []
-        # Number of a request in the count of late ones, by its number in the pool.
-        self._unanswered: dict[int, int] = {}
+        self._draining = [model for model in (*self._draining, *self._models[-1:]) if model.pool.requests]
+        self._models.append(_Model(segment, self._plan.options[segment.option], self._shared_service))
         self._lateness.model_replaced()
-        self._segments.append(segment)
+
+    def _shared_service(self, model: _Model) -> ServiceTime:
+        """Return the service time of a model on cores that it may share with others."""
+        alone = self._service(model.option)
+
+        def shared(group: int, rows: int, idle_ns: int | None, busy: int) -> float:
+            taken_ns = alone(group, rows, idle_ns, busy)
+            if self._ready is None and not self._draining:
+                return taken_ns
+            others = (other for other in (*self._draining, self._models[-1]) if other is not model)
+            beside = (self._ready is not None) + sum(other.busy_cores() for other in others)
+            wanted = beside + model.busy_cores(begins=group) if beside else 0.0
+            return taken_ns * max(1.0, wanted / self._cores)
+
+        return shared
 
     def _count_answers(self, now_ns: float) -> tuple[int, int]:
         """Count the answers since the last call, and return the counts of ended and of late requests.
 
         These are the requests so far that ended or are overdue, and the late ones among them.
         """
-        for number, request in list(self._unanswered.items()):
-            if (at_ns := self._pool.answer_ns(number)) is not None:
+        model = self._models[-1]
+        for number, request in list(model.unanswered.items()):
+            if (at_ns := model.pool.answer_ns(number)) is not None:
                 self._lateness.answered(request, at_ns)
-                del self._unanswered[number]
+                del model.unanswered[number]
         return self._lateness.counts(now_ns)
-
-    def _end_segment(self) -> None:
-        found = self._pool.finish()
-        due_ns = np.array(self._due, np.int64)
-        self._latency.append(np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6))
-        self._options.append(np.full(len(due_ns), self._segments[-1].option, np.int64))
 
 
 def machine_outcome(

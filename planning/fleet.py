@@ -13,8 +13,9 @@ from objectives.measurement.service_curve import ServiceCurve
 from spaces.techniques.placement import Admission, InstanceGroup, Placement
 
 Floats = NDArray[np.float64]
-# Requests that a server lets wait where its placement sets no limit of its own: `leanrec serve --max-in-flight`.
-_QUEUE = 256
+# Requests in flight that a server accepts, `leanrec serve --max-in-flight`, and so lets wait where its placement sets
+# no limit of its own.
+MAX_IN_FLIGHT = 256
 # Numbers of instances, and of replicas, whose capacity is simulated.
 SIMULATED_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
@@ -154,7 +155,7 @@ def limited(placement: Placement) -> Placement:
     """Return the placement with the limit of waiting requests that the server adds to one without a limit."""
     if placement.admission.queue is not None:
         return placement
-    return replace(placement, admission=Admission(_QUEUE, placement.admission.deadline_ms))
+    return replace(placement, admission=Admission(MAX_IN_FLIGHT, placement.admission.deadline_ms))
 
 
 @dataclass(frozen=True, eq=False)

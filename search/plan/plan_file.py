@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from objectives.serving.control.plan_file import options_of
 from planning.demand import DAY_SECONDS
 from planning.hours_of_week import HOURS
 from search.config.yaml_reader import dotted, show
 from search.errors import ConfigError
 from search.plan.document import OfferRow, PhaseRow, PlanDocument
+from spaces.serialization import to_plain
 
 _LONGEST_S = (HOURS + 12) * 3600.0  # a week, whose last phase may end up to half a day after it
 
@@ -38,8 +40,11 @@ class _Fact(NamedTuple):
         return math.isfinite(self.value) and positive and self.value <= self.most
 
 
-def read_plan(path: Path) -> PlanDocument:
+def read_plan(path: Path, argument: str = "PLAN") -> PlanDocument:
     """Read a plan.
+
+    Args:
+        argument: name by which errors call the file
 
     Raises:
         ConfigError: the file cannot be read, is none of this version, or has a value that no plan has; the line names
@@ -48,15 +53,16 @@ def read_plan(path: Path) -> PlanDocument:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"PLAN: must be a plan.json of leanrec plan, but {path}: {error}") from error
+        raise ConfigError(f"{argument}: must be a plan.json of leanrec plan, but {path}: {error}") from error
     try:
         plan = TypeAdapter(PlanDocument).validate_python(data)
     except ValidationError as error:
-        raise ConfigError(f"PLAN: {_explained(error)}") from error
+        raise ConfigError(f"{argument}: {_explained(error)}") from error
     for fact in _facts(plan):
         if not fact.holds:
-            raise ConfigError(f"PLAN: {fact.where}: must be {fact.rule}, but got {show(fact.value)}")
-    _check_phases(plan)
+            raise ConfigError(f"{argument}: {fact.where}: must be {fact.rule}, but got {show(fact.value)}")
+    _check_phases(plan, argument)
+    _check_layouts(plan, argument)
     return plan
 
 
@@ -84,13 +90,19 @@ def _facts(plan: PlanDocument) -> Iterator[_Fact]:
 
 
 def _offer_facts(where: str, offer: OfferRow) -> Iterator[_Fact]:
-    for name in ("most", "copies", "cores"):
+    for name in ("most", "copies", "cores", "replicas", "machine_cores"):
         yield _Fact(f"{where}.{name}", getattr(offer, name), most=100_000)
+    for name in ("machine_speed", "price_per_hour"):
+        yield _Fact(f"{where}.{name}", getattr(offer, name))
     yield _Fact(f"{where}.trial", offer.trial, above=False)
     yield _Fact(f"{where}.loss", abs(offer.loss), above=False)  # below 0 where the point gains
     yield _Fact(f"{where}.load_seconds", offer.load_seconds, above=False, most=DAY_SECONDS)
     yield _Fact(f"{where}.start_seconds", offer.start_seconds, above=False, most=DAY_SECONDS)
     yield _Fact(f"{where}.memory_bytes", 1 if offer.memory_bytes is None else offer.memory_bytes)
+    for number, layout in enumerate(offer.layouts):
+        for name in ("replicas", "cores"):
+            yield _Fact(f"{where}.layouts.{number}.{name}", getattr(layout, name), most=100_000)
+        yield _Fact(f"{where}.layouts.{number}.capacity_rps", layout.capacity_rps, above=False)
 
 
 def _phase_facts(where: str, phase: PhaseRow) -> Iterator[_Fact]:
@@ -100,14 +112,28 @@ def _phase_facts(where: str, phase: PhaseRow) -> Iterator[_Fact]:
     yield _Fact(f"{where}.demand_rps", phase.demand_rps, above=False)
 
 
-def _check_phases(plan: PlanDocument) -> None:
+def _check_phases(plan: PlanDocument, argument: str) -> None:
     """Check that phases follow one another and are served by offers of the plan."""
     offers = [offer.offer for offer in plan.offers]
     if len(set(offers)) < len(offers):
-        raise ConfigError(f"PLAN: offers: must have different numbers, but got {show(offers)}")
+        raise ConfigError(f"{argument}: offers: must have different numbers, but got {show(offers)}")
     for number, phase in enumerate(plan.phases):
         start_s = number * plan.phase_seconds
         if not math.isclose(phase.start_s, start_s, abs_tol=1e-6):
-            raise ConfigError(f"PLAN: phases.{number}.start_s: must be {start_s:g}, but got {show(phase.start_s)}")
+            raise ConfigError(
+                f"{argument}: phases.{number}.start_s: must be {start_s:g}, but got {show(phase.start_s)}"
+            )
         if phase.offer not in offers:
-            raise ConfigError(f"PLAN: phases.{number}.offer: must be one of {show(offers)}, but got {phase.offer}")
+            raise ConfigError(
+                f"{argument}: phases.{number}.offer: must be one of {show(offers)}, but got {phase.offer}"
+            )
+
+
+def _check_layouts(plan: PlanDocument, argument: str) -> None:
+    """Check that each offer has a placement, which its layouts fit."""
+    for number, offer in enumerate(plan.offers):
+        try:
+            options_of(to_plain(offer))
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{argument}: offers.{number}.deployed: must be a placement, but {reason}") from error

@@ -95,7 +95,7 @@ def print_fault(fault: Fault, options: Sequence[Option], rate_rps: float, seed: 
         return service_of(replace(named[option.variant], placement=option.placement), fault.speed, seed)
 
     for name, policy in policies(control).items():
-        served = simulate_elastic(policy, KPA, seconds, rows, service)
+        served = simulate_elastic(policy, KPA, seconds, rows, service, KIND.cores)
         found = machine_outcome(served, policy.options, SECONDS, OBJECTIVE, KIND.price_per_hour / KIND.cores)
         normal = normal_after_s(served.latency_ms > OBJECTIVE.slo_ms, seconds, fault.begin_s)
         print(

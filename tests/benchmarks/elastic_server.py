@@ -66,7 +66,7 @@ def outcomes(log: RequestLog, terms: Terms, windows: Windows) -> dict[str, Machi
 
     return {
         name: machine_outcome(
-            simulate_elastic(policy, windows, seconds, rows, service),
+            simulate_elastic(policy, windows, seconds, rows, service, KIND.cores),
             policy.options,
             end_s,
             OBJECTIVE,

@@ -25,6 +25,14 @@ def offer(
         "trial": 10 + number,
         "variant": Candidate(precision=precision).variant_id,
         "machine": machine,
+        "most": 4,
+        "copies": 2,
+        "cores": 1,
+        "replicas": 2,
+        "placement": {"threads": 1},
+        "start_seconds": 1.0,
+        "memory_bytes": None,
+        "capacity_rps": {"1": 2 * capacity_rps},
         "machine_cores": 2,
         "machine_speed": 1.0,
         "loss": loss,
@@ -38,15 +46,28 @@ def offer(
 def document(phases: list[tuple[int, float]], start_s: float | None = None, phase_s: float = 60.0) -> dict[str, Any]:
     """A plan of an exact variant of 20 requests/s a replica and of a fast one of 100; phases have offer and rate."""
     return {
+        "study": "toy",
+        "source": "requests.csv",
+        "seed": 0,
+        "max_loss": 0.01,
+        "max_money": None,
+        "headroom": 0.9,
+        "left_out": {},
+        "money": 1.0,
+        "loss": 0.0,
+        "gap": 0.0,
+        "policies": [],
+        "warnings": [],
         "slo_ms": 5000.0,  # which a busy machine keeps too
         "percent": 95,
         "phase_seconds": phase_s,
         "start_s": start_s,
-        "forecast": {"model": "seasonal naive"},
+        "forecast": {"model": "seasonal naive", "reason": None, "scores": [], "mape": 0.1, "coverage": {"0.9": 0.9}},
         "offers": [offer(0, Precision(), -0.001, 20.0), offer(1, FAST, 0.01, 100.0)],
         "phases": [
             {"start_s": number * phase_s, "offer": at, "trial": 10 + at, "machine": "small", "machines": 1}
-            | {"demand_rps": rate, "expected_rps": rate}
+            | {"demand_rps": rate, "expected_rps": rate, "capacity_rps": 200.0}
+            | {"machines_started": 0, "replicas": 2, "short": False}
             for number, (at, rate) in enumerate(phases)
         ],
     }

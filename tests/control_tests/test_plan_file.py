@@ -92,6 +92,8 @@ def _hopeless(plan: dict[str, Any]) -> None:
         (lambda plan: plan["phases"][0].update(machines=0), None, "division by zero"),
         (_hopeless, None, "--plan: must offer a point that keeps its SLO"),
         (lambda plan: plan.update(phase_seconds=0), None, "A phase is longer than 0 s"),
+        (lambda plan: plan.update(repeat_seconds=0), None, "Phases repeat after more than 0 s"),
+        (lambda plan: plan.update(repeat_seconds="weekly"), None, "--plan: must be a plan.json of leanrec plan"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_in_one_line(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.errors import InputError
+from objectives.measurement.request_log import RequestLog
+from objectives.serving.control.options import ControlPlan, PlannedPhase
+from objectives.serving.control.plan_file import machine_plan, offers_on, read_plan
 from objectives.serving.control.windows import Windows
-from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK
+from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK, Segment, Served
 from planning.fleet import Deployment
 from search.cli import planning
 from search.cli.console import Console
@@ -28,7 +34,7 @@ from search.plan.deployments import Menu
 from search.plan.replay import run, server
 from search.plan.replay.page import timeline_figure
 from search.plan.replay.run import ReplayRequest
-from tests.control_tests.plans import PLACEMENT, document, write_bundles, write_plan
+from tests.control_tests.plans import FAST, PLACEMENT, document, offer, write_bundles, write_plan
 from tests.planning_tests.fleets import deployment
 
 QUIET = Console(quiet=True, as_json=False)
@@ -110,6 +116,134 @@ def test_a_trace_of_the_plans_time_is_cut_to_its_phases(session: Any, tmp_path: 
     assert other.rows[0].intervals[0].rate_rps < 50
 
 
+def weekly_request(folder: Path, phases: list[tuple[int, float]], begins: datetime, **given: Any) -> ReplayRequest:
+    """A request for a weekly plan with phases of 6 hours, the trace's from its begin on and else the fast variant's.
+
+    A phase takes 30 s. The traffic of 1 request in 2 s is far below what is planned.
+    """
+    first = 4 * (begins.isoweekday() - 1) + begins.hour // 6
+    week = [(1, 150.0)] * 28
+    for number, phase in enumerate(phases):
+        week[(first + number) % 28] = phase
+    plan = write_plan(folder / "weekly.json", document(week, phase_s=21_600.0) | {"forecast": None})
+    random = np.random.default_rng(0)
+    seconds = np.sort(random.uniform(0, 21_600 * len(phases), 10_800 * len(phases)))
+    seconds -= seconds[0]
+    file = folder / "weekly.csv"
+    file.write_text("\n".join(["timestamp", *(f"{begins.timestamp() + second:.6f}" for second in seconds)]))
+    windows = Windows(20.0 * 720, 4.0 * 720, 720.0)
+    return dataclasses.replace(ReplayRequest(file, plan, None, None, (), (), 720.0, windows), **given)
+
+
+FRIDAY, SUNDAY = datetime(2026, 11, 27, tzinfo=UTC), datetime(2026, 11, 29, 18, tzinfo=UTC)
+FRIDAYS_PHASES = [(0, 12.0), (0, 30.0), (0, 12.0), (0, 12.0)]
+
+
+def test_a_weekly_plan_is_replayed_from_the_traces_weekday_on(session: Any, tmp_path: Path) -> None:
+    """Friday asks for one, two, and one exact replica; nothing is paid for the days since Monday."""
+    found = run.replay(session, weekly_request(tmp_path, FRIDAYS_PHASES, FRIDAY), tmp_path / "out", QUIET)
+    assert found.seconds == pytest.approx(120, abs=0.1) and found.requests == pytest.approx(60, abs=25)
+    rows = {row.policy: row for row in found.rows}
+    # Sized for the whole plan: the fast variant on two cores.
+    assert rows[STATIC_PEAK].replica_seconds == pytest.approx(2 * found.seconds)
+    elastic = rows[ELASTIC]
+    assert elastic.intervals[0].option == "trial 10 1x1" and elastic.loss == 0
+    assert [(each.option, each.reason) for each in elastic.decisions] == [
+        ("trial 10 2x1", "plan"),
+        ("trial 10 1x1", "calm"),
+    ]
+    # The second phase is seconds 30 to 60; what was wanted is held for a stable window of 20 s.
+    assert [each.second for each in elastic.decisions] == pytest.approx([30, 80], abs=1.5)
+    assert elastic.replica_seconds == pytest.approx(found.seconds + 50, abs=2)
+
+
+def test_a_weekly_plan_goes_on_with_monday_after_sunday(session: Any, tmp_path: Path) -> None:
+    request = weekly_request(tmp_path, [(0, 12.0), (1, 150.0), (0, 12.0)], SUNDAY, policies=(ELASTIC,))
+    found = run.replay(session, request, tmp_path / "out", QUIET)
+    assert found.seconds == pytest.approx(90, abs=0.1) and found.requests == pytest.approx(45, abs=20)
+    assert found.rows[0].intervals[0].option == "trial 10 1x1"
+    assert [each.option for each in found.rows[0].decisions] == ["trial 11 2x1", "trial 10 1x1"]
+    assert [each.second for each in found.rows[0].decisions] == pytest.approx([30, 80], abs=1.5)
+
+
+@pytest.mark.parametrize("speed", [1.0, 7.0, 49.0, 720.0])
+def test_a_trace_that_begins_with_a_phase_begins_in_that_phase(speed: float, tmp_path: Path) -> None:
+    request = weekly_request(tmp_path, FRIDAYS_PHASES, SUNDAY, speed=speed)
+    plan = json.loads(request.plan.read_text())
+    control = run._control(plan, offers_on(plan, None), "small", request)
+    log = RequestLog(np.arange(10_000.0), np.full(10_000, 3), SUNDAY.timestamp())
+    begins_s = run._traffic(plan, offers_on(plan, None), log, SimpleNamespace(), request).begins_s  # type: ignore[arg-type]
+    assert control.foreseen(begins_s, begins_s) == PlannedPhase(12.0, 0.0)
+
+
+def test_a_trace_that_begins_within_a_dated_plan_begins_at_once(session: Any, tmp_path: Path) -> None:
+    """It begins 90 s after the plan, in the middle of the phase that is planned for 110 requests/s."""
+    trace = trace_file(tmp_path, START_S + 90, (100.0, 10.0))
+    found = run.replay(session, asked(tmp_path, trace=trace), tmp_path / "out", QUIET)
+    rows = {row.policy: row for row in found.rows}
+    assert found.seconds == pytest.approx(90, abs=0.1) and found.requests == pytest.approx(6300, rel=0.1)
+    assert rows[STATIC_PEAK].replica_seconds == pytest.approx(2 * found.seconds)
+    assert rows[ELASTIC].intervals[0].option == "trial 11 2x1", "the middle phase, from the begin on"
+    calm = next(each for each in rows[ELASTIC].decisions if each.reason == "calm")
+    assert 60 < calm.second <= 82, "the rate falls at second 60, and is held for a stable window of 20 s"
+
+
+def test_a_machine_gets_no_requests_of_phases_that_another_kind_serves(session: Any, tmp_path: Path) -> None:
+    """Of 10, 100 and 10 requests/s the second minute is for four large machines."""
+    plan = document([(0, 12.0), (2, 110.0), (0, 12.0)], START_S)
+    plan["offers"].append(offer(2, FAST, 0.01, 100.0, machine="large") | {"trial": 11})
+    plan["phases"][1]["machines"] = 4
+    path = write_plan(tmp_path / "kinds.json", plan)
+    arrived = np.loadtxt(trace_file(tmp_path), skiprows=1) - START_S
+    of_small = np.count_nonzero((arrived < 60) | (arrived >= 120))
+    request = asked(tmp_path, plan=path, machine="small", policies=(STATIC_MEAN,))
+    found = run.replay(session, request, tmp_path / "small", QUIET)
+    assert found.requests == of_small and found.seconds == pytest.approx(180, abs=1)
+    silent = [each for each in found.rows[0].intervals if 60 <= each.start_s < 119]
+    assert {each.rate_rps for each in silent} == {0.0} and {each.late for each in silent} == {None}
+    request = asked(tmp_path, plan=path, machine="large", policies=(STATIC_MEAN,))
+    found = run.replay(session, request, tmp_path / "large", QUIET)
+    assert found.requests == pytest.approx((len(arrived) - of_small) / 4, abs=4 * math.sqrt(6000 * 3 / 16))
+    plan["phases"][1]["offer"] = 0
+    request = dataclasses.replace(request, plan=write_plan(path, plan))
+    with pytest.raises(ConfigError, match="--trace: must have requests in the phases of the plan that the machine"):
+        run.replay(session, request, tmp_path / "none", QUIET)
+
+
+@pytest.mark.parametrize("speed", [720.0, 7.0])
+def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
+    speed: float, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's own reader finds Friday's phases from the begin of the requests on, and all again a week later."""
+    bundles, start_s, given = write_bundles(tmp_path), 1.8e9, {}
+
+    def serve(settings: server.ServerSettings, name: str, policy: ControlPlan, requests: Any, seconds: Any) -> Any:
+        path = write_plan(tmp_path / "served.json", server.document_of(settings, policy, start_s))
+        given[name] = machine_plan(read_plan(path), settings.machine, settings.bundles)
+        count = len(seconds)
+        return Served(np.ones(count), np.zeros(count, np.int64), (Segment(0.0, 0.0, 0),)), ()
+
+    monkeypatch.setattr(run, "serve_policy", serve)
+    monkeypatch.setattr(run, "spaced_ms", lambda settings, static, requests, apart_s: np.full(len(requests), 30.0))
+    request = weekly_request(tmp_path, FRIDAYS_PHASES, FRIDAY, bundles=bundles, speed=speed)
+    run.replay(session, replace(request, policies=(REACTIVE, ELASTIC)), tmp_path / "out", QUIET)
+    phase_s = 21_600 / speed
+
+    def foreseen(name: str, second: float) -> PlannedPhase | None:
+        plan = given[name]
+        assert plan.start_s is not None
+        now = start_s + second - plan.start_s
+        return plan.control.foreseen(now, now)
+
+    for number, (served, rate) in enumerate([*FRIDAYS_PHASES, (1, 150.0)]):
+        for weeks in (-1, 0, 1, 2):
+            for second in (0.01, phase_s - 0.01):
+                moment = second + phase_s * (number + 28 * weeks)
+                assert foreseen("planned-and-reactive", moment) == PlannedPhase(rate, 0.01 * served)
+                assert foreseen("reactive", moment) is None
+    assert given["planned-and-reactive"].control.repeat_s == pytest.approx(28 * phase_s)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -125,6 +259,62 @@ def test_wrong_requests_are_explained_and_write_nothing(
     with pytest.raises(InputError) as error:
         run.replay(session, asked(tmp_path, **given), tmp_path / "out", QUIET)
     assert expected in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def put(*path: str | int, value: Any = None) -> Callable[[dict[str, Any]], None]:
+    """Put a value into a plan, or leave it out."""
+
+    def edit(plan: dict[str, Any]) -> None:
+        *where, last = path
+        inner: Any = plan
+        for key in where:
+            inner = inner[key]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (put("slo_ms"), "slo_ms: missing"),
+        (put("forecast"), "forecast: missing"),
+        (put("start_s", value="today"), "start_s: must be "),
+        (put("percent", value=0), "percent: must be above 0 and at most 99, but got 0"),
+        (put("phase_seconds", value=0.0), "phase_seconds: must be above 0"),
+        (put("phases", value=3), "phases: must be "),
+        (put("phases", value=[]), "number of phases: must be above 0"),
+        (put("phases", 1, "machines"), "phases.1.machines: missing"),
+        (put("phases", 1, "machines", value=0), "phases.1.machines: must be above 0"),
+        (put("phases", 1, "demand_rps", value=math.nan), "phases.1.demand_rps: must be at least 0"),
+        (put("phases", 1, "offer", value=7), "phases.1.offer: must be one of "),
+        (put("offers", value=[]), "phases.0.offer: must be one of "),
+        (put("offers", 0, "machine"), "offers.0.machine: missing"),
+        (put("offers", 0, "machine_cores", value=0), "offers.0.machine_cores: must be above 0"),
+        (put("offers", 0, "machine_speed", value=-1.0), "offers.0.machine_speed: must be above 0"),
+        (put("offers", 0, "price_per_hour", value="free"), "offers.0.price_per_hour: must be "),
+        (put("offers", 1, "layouts", 0, "replicas", value=0), "offers.1.layouts.0.replicas: must be above 0"),
+        (put("offers", 1, "layouts", 0, "capacity_rps"), "offers.1.layouts.0.capacity_rps: missing"),
+        (put("offers", 1, "deployed", "instance_group", "threads", value=-2), "offers.1.deployed: must be a placement"),
+        (put("offers", 1, "deployed", "instance_group", "threads", value="two"), "offers.1.deployed: must be a pl"),
+        (put("offers", 1, "deployed", value={"engine": 3}), "offers.1.deployed: must be a placement"),
+        (put("offers", 1, "deployed", value={"instance_group": "two"}), "offers.1.deployed: must be a placement"),
+    ],
+)
+@pytest.mark.parametrize("bundles", [(), (Path("none"),)])
+def test_a_plan_with_a_wrong_field_is_explained_in_one_line(
+    edit: Callable[[dict[str, Any]], None], expected: str, bundles: tuple[Path, ...], session: Any, tmp_path: Path
+) -> None:
+    plan = document([(0, 12.0), (1, 110.0)], START_S)
+    edit(plan)
+    request = asked(tmp_path, plan=write_plan(tmp_path / "wrong.json", plan), bundles=bundles)
+    with pytest.raises(InputError) as error:
+        run.replay(session, request, tmp_path / "out", QUIET)
+    assert str(error.value).startswith(f"--plan: {expected}") and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -152,7 +342,9 @@ def test_the_command_names_policies_and_prints_one_document(
     assert [row["policy"] for row in found["rows"]] == [STATIC_PEAK, ELASTIC] and found["seed"] == 3
     assert found["windows"] == [5.0, 1.0, 0.25]
     assert (session.home.reports("toy") / "replay.html").exists()
-    for wrong in (["--speed", "0.5"], ["--policy", "best"], ["--windows", "1,2"]):
+    plan = tmp_path / "cut.json"
+    plan.write_text("{}")
+    for wrong in (["--plan", str(plan)], ["--speed", "0.5"], ["--policy", "best"], ["--windows", "1,2"]):
         assert run_command([*command, *wrong]) == 2
         told = capsys.readouterr()
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
@@ -205,3 +397,19 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypa
         beside = rows[row.policy, "virtual"]
         assert row.transport_ms == 0 <= beside.transport_ms
         assert beside.p50_ms > row.p50_ms if beside.transport_ms > 0 else beside.p50_ms == row.p50_ms
+
+
+@pytest.mark.slow
+def test_real_servers_follow_a_weekly_plan_over_sunday_night(session: Any, tmp_path: Path) -> None:
+    """A phase takes 6 s; Monday's first phase asks for the fast variant, and the rule that only reacts does not."""
+    phases, windows = [(0, 12.0), (1, 150.0)], Windows(2.0 * 3600, 1.0 * 3600, 0.25 * 3600)
+    request = weekly_request(tmp_path, phases, SUNDAY, bundles=write_bundles(tmp_path), speed=3600.0, windows=windows)
+    found = run.replay(session, replace(request, policies=(REACTIVE, ELASTIC)), tmp_path / "out", QUIET)
+    assert found.seconds == pytest.approx(12, abs=0.1)
+    rows = {(row.policy, row.clock): row for row in found.rows}
+    for clock in ("virtual", "server"):
+        planned = rows[ELASTIC, clock]
+        assert planned.intervals[20].option == "trial 10 1x1" and planned.intervals[-1].option == "trial 11 2x1"
+        ups = [each.second for each in planned.decisions if each.option == "trial 11 2x1" and each.second > 0]
+        assert ups == pytest.approx([6.0], abs=0.5)
+        assert rows[REACTIVE, clock].loss == 0

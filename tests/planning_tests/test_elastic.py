@@ -29,7 +29,7 @@ from planning.elastic import (
 from planning.machine_share import machine_share
 from spaces.techniques.placement import InstanceGroup, Placement
 
-WINDOWS = Windows(20.0, 2.0, 1.0)
+WINDOWS, CORES = Windows(20.0, 2.0, 1.0), 2
 
 
 def option(variant: str, replicas: int, capacity: float, loss: float = 0.0, load_s: float = 3.0) -> Option:
@@ -60,7 +60,7 @@ def even(*parts: tuple[float, float]) -> np.ndarray:
 
 
 def played(plan: ControlPlan, seconds: np.ndarray) -> Served:
-    return simulate_elastic(plan, WINDOWS, seconds, np.full(len(seconds), 100), service)
+    return simulate_elastic(plan, WINDOWS, seconds, np.full(len(seconds), 100), service, CORES)
 
 
 def test_a_static_plan_is_the_pool_itself() -> None:
@@ -137,22 +137,90 @@ def test_a_machine_that_is_slower_than_believed_is_given_more_replicas(speed: fl
         return lambda *seen: service(one)(*seen) / speed
 
     plan = ControlPlan(OPTIONS[:2], (PlannedPhase(5.0, 0.0),), 1000.0, slo_ms=600.0)
-    found = simulate_elastic(plan, WINDOWS, seconds, rows, slower)
+    found = simulate_elastic(plan, WINDOWS, seconds, rows, slower, CORES)
     late = found.latency_ms > 600
     corrected = [each for each in found.decisions if each.reason is Reason.LATE]
     if speed == 1.0:
         assert not corrected and late.mean() < 0.05
     else:
         assert corrected and late[seconds > 60].mean() < 0.05
-        alone = simulate_elastic(ControlPlan(OPTIONS[:1]), WINDOWS, seconds, rows, slower)
+        alone = simulate_elastic(ControlPlan(OPTIONS[:1]), WINDOWS, seconds, rows, slower, CORES)
         assert (alone.latency_ms > 600).mean() > 0.5
+
+
+# Planned: two exact replicas until second 10, two fast ones from then on, whose loading begins at second 7.
+SWITCH = ControlPlan(OPTIONS, (PlannedPhase(12.0, 0.0), PlannedPhase(60.0, 0.01)), 10.0)
+
+
+def switched(
+    cores: int, *bursts: tuple[float, int], plan: ControlPlan = SWITCH, slower: float = 1.0
+) -> tuple[Served, np.ndarray]:
+    """Return what bursts of requests at seconds got from a machine of so many cores, and when each was answered."""
+    seconds = np.repeat([at for at, _ in bursts], [count for _, count in bursts])
+
+    def slowed(one: Option) -> ServiceTime:
+        return lambda *seen: slower * service(one)(*seen)
+
+    found = simulate_elastic(plan, WINDOWS, seconds, np.full(len(seconds), 100), slowed, cores)
+    return found, seconds + found.latency_ms / 1e3
+
+
+@pytest.mark.parametrize(("cores", "fast_ends", "exact_ends"), [(2, 3.0, 4.5), (3, 2.0, 3.5), (4, 1.5, 3.0)])
+def test_the_old_and_the_new_model_share_the_machines_cores(cores: int, fast_ends: float, exact_ends: float) -> None:
+    """Just before the switch 60 exact requests come, 6 core seconds of work, and just after it 150 fast ones, 3.
+
+    Each model has two replicas. While both are busy, four replicas share the cores equally: on 2 of them the fast
+    requests, half of all work until then, end after 2 x 3 / 2 s, and all work after 9 / 2 s. On 3 cores the fast ones
+    end after 4 x 1.5 / 3 s, in which 3 of 6 core seconds of the exact ones are done; two replicas need 1.5 s for the
+    rest. On 4 cores neither waits for the other.
+    """
+    found, ends = switched(cores, (9.99, 60), (10.01, 150))
+    assert [OPTIONS[segment.option].name for segment in found.segments[:2]] == ["exact 2x1", "fast 2x1"]
+    assert (found.segments[1].loaded_s, found.segments[1].start_s) == (7.0, 10.0)
+    assert ends[60:].max() == pytest.approx(10 + fast_ends, abs=0.25)
+    assert ends[:60].max() == pytest.approx(10 + exact_ends, abs=0.25)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(2, 11.0), (3, 10.0)])
+def test_a_model_that_loads_occupies_a_core(cores: int, expected: float) -> None:
+    """60 exact requests need 3 s on two cores; while two replicas and a load share them, 2 s of it are done in 3 s."""
+    _, ends = switched(cores, (7.01, 60))
+    assert ends.max() == pytest.approx(expected, abs=0.15)
+    # Without a switch nothing loads.
+    _, ends = switched(cores, (7.01, 60), plan=ControlPlan(OPTIONS[1:2]))
+    assert ends.max() == pytest.approx(10.01, abs=1e-6)
+
+
+def test_requests_of_both_models_count_in_one_limit() -> None:
+    """Of 256 in flight, 200 are exact; the fast model accepts 56 more."""
+    found, _ = switched(4, (9.99, 200), (10.0, 100))
+    assert np.isfinite(found.latency_ms[:256]).all() and np.isinf(found.latency_ms[256:]).all()
+    alone, _ = switched(4, (10.0, 100))
+    assert np.isfinite(alone.latency_ms).all()
+
+
+@pytest.mark.parametrize(("slower", "loads"), [(1.0, 18.0), (5.0, 40.0)])
+def test_the_next_switch_waits_for_the_old_models_last_answer(slower: float, loads: float) -> None:
+    """The plan asks for one fast replica at second 10, and for two from second 17 on, 3 s before its third phase.
+
+    One exact replica has 80 requests at the first switch, which it answers until second 18, or until second 50 where it
+    takes 0.5 s for each. 30 s are waited for them.
+    """
+    phases = (PlannedPhase(6.0, 0.0), PlannedPhase(30.0, 0.01), *[PlannedPhase(60.0, 0.01)] * 4)
+    found, ends = switched(8, (9.99, 80), (60.0, 1), plan=ControlPlan(OPTIONS, phases, 10.0), slower=slower)
+    assert ends[:80].max() == pytest.approx(9.99 + 8 * slower, abs=1e-6)
+    assert [OPTIONS[segment.option].name for segment in found.segments] == ["exact 1x1", "fast 1x1", "fast 2x1"]
+    assert [each.now_s for each in found.decisions] == [7, 17]
+    assert (found.segments[2].loaded_s, found.segments[2].start_s) == (loads, loads + 3)
 
 
 def test_a_planned_surge_is_served_in_time_where_a_reaction_is_late() -> None:
     plan = ControlPlan(OPTIONS, (PlannedPhase(6.0, 0.0), PlannedPhase(60.0, 0.0), PlannedPhase(6.0, 0.0)), 50.0)
     seconds = even((6, 50), (60, 50), (6, 50))
     rows = np.full(len(seconds), 100)
-    found = {name: simulate_elastic(each, WINDOWS, seconds, rows, service) for name, each in policies(plan).items()}
+    found = {
+        name: simulate_elastic(each, WINDOWS, seconds, rows, service, CORES) for name, each in policies(plan).items()
+    }
     outcome = {
         name: machine_outcome(each, policies(plan)[name].options, 150.0, Objective(200.0), 1.0)
         for name, each in found.items()
@@ -174,7 +242,9 @@ def test_a_machine_that_is_twice_as_slow_as_planned_is_helped_by_what_waits() ->
     def slow(one: Option) -> ServiceTime:
         return lambda group, rows, idle_ns, busy: 2 * service(one)(group, rows, idle_ns, busy)
 
-    static, elastic = (simulate_elastic(each, WINDOWS, seconds, rows, slow) for each in (exact, ControlPlan(OPTIONS)))
+    static, elastic = (
+        simulate_elastic(each, WINDOWS, seconds, rows, slow, CORES) for each in (exact, ControlPlan(OPTIONS))
+    )
     panic = next(each for each in elastic.decisions if each.reason is Reason.PANIC)
     # It begins with two exact replicas, which the plan's capacity of 16 holds.
     assert 12 <= panic.now_s <= 15 and OPTIONS[panic.option].variant == "fast" and panic.backlog >= 36
@@ -193,7 +263,7 @@ def test_every_request_is_answered_by_what_serves(rates: list[float], seed: int,
     options = tuple(Option(o.variant, o.loss, o.placement, o.capacity_rps, load_s, o.cores) for o in OPTIONS)
     gaps = np.concatenate([random.exponential(1 / rate, round(10 * rate)) for rate in rates])
     seconds = np.cumsum(gaps)
-    found = simulate_elastic(ControlPlan(options), WINDOWS, seconds, np.full(len(seconds), 9), service)
+    found = simulate_elastic(ControlPlan(options), WINDOWS, seconds, np.full(len(seconds), 9), service, CORES)
     least = np.array([100.0 if OPTIONS[at].variant == "exact" else 20.0 for at in found.options])
     assert len(found.options) == len(seconds) and np.all(found.latency_ms >= least - 1e-6)
     starts = [segment.start_s for segment in found.segments]
@@ -207,12 +277,11 @@ def test_a_share_of_a_fleet_keeps_the_rate_of_a_machine() -> None:
     """100 requests/s on 2 machines and 300 on 6 are 50 requests/s on one of them, also ten times as fast."""
     random = np.random.default_rng(0)
     seconds = np.sort(np.concatenate([random.uniform(0, 1000, 100_000), random.uniform(1000, 2000, 300_000)]))
-    kept, rows = machine_share(seconds, np.arange(len(seconds)) + 1, [2, 6], 1000.0, 10.0, 1)
+    machines = np.where(seconds < 1000, 2, 6)
+    kept, rows = machine_share(seconds, np.arange(len(seconds)) + 1, machines, 10.0, 1)
     assert kept.max() <= 200 and np.all(np.diff(kept) >= 0)
     for part in (kept < 100, kept >= 100):
         assert part.sum() / 100 == pytest.approx(50, abs=4 * math.sqrt(50 / 100))
     np.testing.assert_allclose(seconds[rows - 1] / 10, kept)
-    everything, _ = machine_share(
-        seconds - 500, rows=np.ones(len(seconds)), machines=[1], phase_s=1000.0, speed=1, seed=0
-    )
-    assert len(everything) == np.count_nonzero((seconds >= 500) & (seconds < 1500))
+    everything, _ = machine_share(seconds, np.ones(len(seconds)), np.ones(len(seconds)), 1.0, 0)
+    np.testing.assert_array_equal(everything, seconds)

@@ -66,6 +66,8 @@ class ControlPlan:
             raise ValueError(f"A plan has one option or more, of a capacity above 0, but got {self.options}.")
         if not self.phase_s > 0:
             raise ValueError(f"A phase is longer than 0 s, but got {self.phase_s}.")
+        if self.repeat_s is not None and not self.repeat_s > 0:
+            raise ValueError(f"Phases repeat after more than 0 s, but got {self.repeat_s}.")
 
     @property
     def lead_s(self) -> float:

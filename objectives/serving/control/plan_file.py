@@ -83,19 +83,21 @@ def machine_plan(document: Json, machine: str | None, bundles: Sequence[Path]) -
 def repeats_after(document: Json) -> float | None:
     """Return the seconds after which the phases of a plan repeat, or None where they do not.
 
-    They repeat after a week in the plan of a weekly profile, which is not forecast.
+    They repeat after a week in the plan of a weekly profile, which is not forecast. The plan of a replay, in compressed
+    time, holds `repeat_seconds` of its own.
     """
-    return WEEK_SECONDS if document["forecast"] is None else None
+    repeat_s = document.get("repeat_seconds", WEEK_SECONDS if document["forecast"] is None else None)
+    return None if repeat_s is None else float(repeat_s)
 
 
 def starts_at(document: Json) -> float | None:
     """Return the start of a plan in seconds since the epoch, or None where the plan does not tell.
 
-    A weekly plan starts on a Monday 0:00 UTC.
+    A plan that repeats and has no date is weekly, and starts on a Monday 0:00 UTC.
     """
-    if repeats_after(document) is not None:
-        return MONDAY_S
-    return None if document["start_s"] is None else float(document["start_s"])
+    if document["start_s"] is not None:
+        return float(document["start_s"])
+    return None if repeats_after(document) is None else MONDAY_S
 
 
 def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:

@@ -141,6 +141,22 @@ class VirtualPool:
         """Rows that wait or run."""
         return sum(scheduler.rows for scheduler in self._schedulers)
 
+    @property
+    def next_ns(self) -> float:
+        """Time of the next event, infinite where there is none."""
+        return self._events[0][0] if self._events else math.inf
+
+    @property
+    def busy(self) -> tuple[int, ...]:
+        """Number of replicas of each instance group that run."""
+        return tuple(sum(replica.busy for replica in replicas) for replicas in self._replicas)
+
+    def refuse(self, now_ns: int) -> None:
+        """Refuse a request before it reaches the pool."""
+        request = _Request(now_ns)
+        self._requests.append(request)
+        request.refuse(now_ns)
+
     def submit(self, rows: int, now_ns: int) -> None:
         """Submit a request at a time to which the clock was moved."""
         request = _Request(now_ns)

@@ -5,6 +5,7 @@ Every policy is replayed on the virtual clock, and on a real server where there 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from objectives.serving.control.plan_file import (
     offers_on,
     options_of,
     planned_phases,
-    read_plan,
     repeats_after,
     starts_at,
 )
@@ -38,10 +38,11 @@ from search.errors import ConfigError
 from search.home import write_json
 from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
+from search.plan.plan_file import read_plan
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
 from search.plan.replay.server import ServerSettings, serve_policy, spaced_ms
 from search.session import Session
-from spaces.serialization import Json
+from spaces.serialization import Json, to_plain
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
@@ -49,6 +50,8 @@ VIRTUAL, SERVER = "virtual", "server"
 _SPACED_SECONDS = 10.0
 # Bounds of the seconds between them: further apart they would be few, and closer most would wait for one another.
 _LEAST_APART_S, _MOST_APART_S = 0.004, 0.1
+# A replay that begins with a phase begins so much later, lest rounding puts its begin into the phase before.
+_ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,15 @@ class ReplayRequest:
 
 @dataclass(frozen=True, eq=False)
 class _Traffic:
-    """Requests of the compressed time, (n,) each, and its end in seconds."""
+    """Requests of the compressed time, (n,) each, and its end in seconds.
+
+    begins_s: second of the plan, in compressed time, at which it begins
+    """
 
     seconds: Floats
     rows: Counts
     end_s: float
+    begins_s: float
 
 
 def replay(session: Session, request: ReplayRequest, out: Path, console: Console) -> ReplayDocument:
@@ -89,13 +96,13 @@ def replay(session: Session, request: ReplayRequest, out: Path, console: Console
         ConfigError, InputError: an input is wrong, or they do not fit one another.
         JobError: a server did not start, or a request failed.
     """
-    document = read_plan(request.plan)
+    document: Json = to_plain(read_plan(request.plan, "--plan"))
     offers = offers_on(document, request.machine)
     machine = next(iter(offers.values()))["machine"]
     control = _control(document, offers, machine, request)
     menu = menu_of(session, console)
     log = read_log(request.trace, "--trace", request.rows_column, request.seed)
-    traffic = _traffic(document, log, menu, request)
+    traffic = _traffic(document, offers, log, menu, request)
     console.say(f"replay: {len(traffic.seconds):,} requests in {traffic.end_s:.0f} s")
     rows = tuple(_rows(document, machine, control, menu, traffic, request, out, console))
     windows = _compressed(request)
@@ -122,36 +129,59 @@ def replay(session: Session, request: ReplayRequest, out: Path, console: Console
 
 def _control(document: Json, offers: dict[int, Json], machine: str, request: ReplayRequest) -> ControlPlan:
     """Return the plan in compressed time; loads take as long as they do."""
+    repeat_s = repeats_after(document)
+    repeat_s = None if repeat_s is None else repeat_s / request.speed
     if request.bundles:
         found = machine_plan(document, machine, request.bundles).control
-        repeat_s = None if found.repeat_s is None else found.repeat_s / request.speed
         return replace(found, phase_s=found.phase_s / request.speed, repeat_s=repeat_s)
     options = tuple(option for offer in offers.values() for option in options_of(offer))
     if not options:
         raise ConfigError(f"--plan: must offer a point that keeps its SLO on {machine!r}, but has none")
     phases, allowed = planned_phases(document, offers), 1 - document["percent"] / 100
     phase_s = document["phase_seconds"] / request.speed
-    return ControlPlan(options, phases, phase_s, slo_ms=document["slo_ms"], allowed_late=allowed)
+    return ControlPlan(options, phases, phase_s, repeat_s, document["slo_ms"], allowed)
 
 
-def _traffic(document: Json, log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
-    """Return the machine's share of the trace from the plan's start on, in compressed time.
+def _traffic(document: Json, offers: dict[int, Json], log: RequestLog, menu: Menu, request: ReplayRequest) -> _Traffic:
+    """Return the machine's share of the trace within the plan, in compressed time, from the first request on.
 
-    Where the plan is weekly, the trace keeps its own time of the week. A trace of other days begins with the plan.
+    Where the plan is weekly, the trace keeps its own time of the week. A trace of other days begins with the plan. The
+    machine has no share in phases that machines of other kinds serve.
+
+    Args:
+        offers: on the machine's kind, by their number
     """
-    phase_s, machines = document["phase_seconds"], [phase["machines"] for phase in document["phases"]]
+    machines = np.array([phase["machines"] * (phase["offer"] in offers) for phase in document["phases"]])
+    phase_s = document["phase_seconds"]
+    repeat_s = repeats_after(document)
+    plan_s = len(machines) * phase_s if repeat_s is None else math.inf
+    ahead = _ahead(document, log, plan_s)
+    seconds = log.seconds + ahead  # of the plan
+    rows = np.random.default_rng(request.seed).choice(menu.rows, len(seconds)) if log.rows is None else log.rows
+    within = (seconds >= 0) & (seconds < plan_s)
+    of_phases = seconds[within] if repeat_s is None else seconds[within] % repeat_s
+    # The last phase of a week may end a little before it.
+    numbers = np.minimum((of_phases / phase_s).astype(np.int64), len(machines) - 1)
+    begins_s = max(ahead, 0.0)
+    kept, sizes = machine_share(
+        seconds[within] - begins_s, rows[within], machines[numbers], request.speed, request.seed
+    )
+    if not len(kept):
+        raise ConfigError(
+            "--trace: must have requests in the phases of the plan that the machine serves, "
+            f"but {request.trace} has none"
+        )
+    end_s = (min(plan_s, float(seconds[-1])) - begins_s) / request.speed
+    return _Traffic(kept, sizes, end_s, begins_s / request.speed + _ROUNDING_S * (begins_s > 0))
+
+
+def _ahead(document: Json, log: RequestLog, plan_s: float) -> float:
+    """Return the second of a plan of so many seconds at which a trace begins; 0 where the trace is of other days."""
     begins, starts, repeat_s = log.start_s, starts_at(document), repeats_after(document)
     ahead = 0.0 if begins is None or starts is None else begins - starts
-    if begins is not None and repeat_s is not None:
+    if repeat_s is not None:
         ahead %= repeat_s
-    overlaps = -float(log.seconds[-1]) < ahead < len(machines) * phase_s
-    seconds = log.seconds + (ahead if overlaps else 0.0)
-    rows = np.random.default_rng(request.seed).choice(menu.rows, len(seconds)) if log.rows is None else log.rows
-    kept, sizes = machine_share(seconds, rows, machines, phase_s, request.speed, request.seed)
-    if not len(kept):
-        raise ConfigError(f"--trace: must have requests in the phases of the plan, but {request.trace} has none")
-    end_s = min(len(machines) * phase_s, float(seconds[-1])) / request.speed
-    return _Traffic(kept, sizes, end_s)
+    return ahead if -float(log.seconds[-1]) < ahead < plan_s else 0.0
 
 
 def _compressed(request: ReplayRequest) -> Windows:
@@ -173,8 +203,10 @@ def _rows(
     windows, objective = _compressed(request), Objective(document["slo_ms"], document["percent"])
     offer = next(one for one in document["offers"] if one["machine"] == machine)
     price = offer["price_per_hour"] / offer["machine_cores"]
-    service = _services(menu.deployments, offer["machine_speed"], request.seed)
-    settings = ServerSettings(document, machine, request.bundles, windows, request.speed, out / "servers")
+    cores, service = offer["machine_cores"], _services(menu.deployments, offer["machine_speed"], request.seed)
+    settings = ServerSettings(
+        document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s
+    )
 
     def row(
         name: str, clock: str, policy: ControlPlan, served: Served, told: Sequence[ReplayDecision], transport_ms: float
@@ -198,13 +230,14 @@ def _rows(
         apart_s = min(max(traffic.end_s / len(requests), _LEAST_APART_S), _MOST_APART_S)
         first = slice(round(_SPACED_SECONDS / apart_s))
         spaced = requests[first], traffic.rows[first]
-        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *spaced, apart_s, service)
+        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *spaced, apart_s, service, cores)
         console.say(f"transport: {np.median(transport_ms):.3g} ms of a request")
     travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        served = _simulated(policy, windows, traffic.seconds + travelled_s, traffic.rows, service)
+        arrivals = traffic.seconds + travelled_s
+        served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, traffic.begins_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
@@ -226,6 +259,7 @@ def _transport_ms(
     rows: Counts,
     apart_s: float,
     service: Callable[[Option], ServiceTime],
+    cores: int,
 ) -> Floats:
     """Measure the milliseconds that requests take on a server beyond the pool's simulated times.
 
@@ -234,7 +268,7 @@ def _transport_ms(
     together, since one side's request is not the other's.
     """
     seconds = np.arange(len(rows), dtype=np.float64) * apart_s
-    apart = _simulated(static, KPA, seconds, rows, service).latency_ms
+    apart = _simulated(static, KPA, seconds, rows, service, cores).latency_ms
     served = spaced_ms(settings, static, requests, apart_s)
     answered = np.isfinite(served) & np.isfinite(apart)
     if not answered.any():
@@ -258,10 +292,16 @@ def own_times(arrivals: Floats, latency: Floats) -> Floats:
 
 
 def _simulated(
-    policy: ControlPlan, windows: Windows, seconds: Floats, rows: Counts, service: Callable[[Option], ServiceTime]
+    policy: ControlPlan,
+    windows: Windows,
+    seconds: Floats,
+    rows: Counts,
+    service: Callable[[Option], ServiceTime],
+    cores: int,
+    begins_s: float = 0.0,
 ) -> Served:
     try:
-        return simulate_elastic(policy, windows, seconds, rows, service)
+        return simulate_elastic(policy, windows, seconds, rows, service, cores, begins_s)
     except OutsideRangeError as error:
         raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
 

@@ -27,7 +27,7 @@ from search.errors import JobError
 from search.home import write_json
 from search.plan.replay.document import ReplayDecision
 
-# Seconds from the start of a server to that of its plan; the next one is taken where a server was not up by then.
+# Seconds from the start of a server to that of the requests; the next one is taken where a server was not up by then.
 _STARTS = (4.0, 10.0, 30.0)
 _STOP_SECONDS = 60.0
 # Seconds before the first request at which the server has to be up.
@@ -41,6 +41,7 @@ class ServerSettings:
     document: the plan.json
     bundles: of all variants
     folder: for plans, timelines and logs
+    begins_s: second of the plan, in compressed time, at which the replay begins
     """
 
     document: Mapping[str, Any]
@@ -49,12 +50,17 @@ class ServerSettings:
     windows: Windows
     speed: float
     folder: Path
+    begins_s: float
 
 
 def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -> dict[str, Any]:
     """Return the plan.json that makes a server follow a policy.
 
-    It has the policy's options alone, in compressed time, and is over already where the policy foresees nothing.
+    It has the policy's options alone, in compressed time. It has a date, also where the plan is weekly: the phase of
+    the replay's begin is that of `start_s`. Where the policy foresees nothing, it is over already.
+
+    Args:
+        start_s: begin of the replay in seconds since the epoch
     """
     offers = []
     for offer in settings.document["offers"]:
@@ -67,7 +73,8 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
         **settings.document,
         "offers": offers,
         "phase_seconds": settings.document["phase_seconds"] / settings.speed,
-        "start_s": start_s if policy.phases else 0.0,
+        "start_s": start_s - settings.begins_s if policy.phases else 0.0,
+        "repeat_seconds": policy.repeat_s if policy.phases else None,
     }
 
 
@@ -82,7 +89,7 @@ def serve_policy(
 
     Args:
         name: of the policy's files
-        seconds: (requests,) ascending arrival times from the plan's start
+        seconds: (requests,) ascending arrival times from the replay's begin
 
     Raises:
         JobError: the server did not start, or a request failed other than by a refusal.
