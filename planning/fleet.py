@@ -152,10 +152,10 @@ def _copies(deployment: Deployment, kind: MachineKind) -> int:
 
 
 def limited(placement: Placement) -> Placement:
-    """Return the placement with the limit of waiting requests that the server adds to one without a limit."""
-    if placement.admission.queue is not None:
-        return placement
-    return replace(placement, admission=Admission(MAX_IN_FLIGHT, placement.admission.deadline_ms))
+    """Return the placement with a limit of waiting requests, at most that of the server."""
+    queue = placement.admission.queue
+    limit = MAX_IN_FLIGHT if queue is None else min(queue, MAX_IN_FLIGHT)
+    return replace(placement, admission=Admission(limit, placement.admission.deadline_ms))
 
 
 @dataclass(frozen=True, eq=False)

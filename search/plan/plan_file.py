@@ -133,7 +133,7 @@ def _check_layouts(plan: PlanDocument, argument: str) -> None:
     """Check that each offer has a placement, which its layouts fit."""
     for number, offer in enumerate(plan.offers):
         try:
-            options_of(to_plain(offer))
+            options_of(to_plain(offer), plan.slo_ms)
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{argument}: offers.{number}.deployed: must be a placement, but {reason}") from error

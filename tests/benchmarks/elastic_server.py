@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from objectives.measurement.request_log import RequestLog
-from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
+from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, with_queue
 from objectives.serving.control.windows import KPA, Windows
 from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.capacity import capacity_table, service_of
@@ -35,7 +35,7 @@ def option_of(layout: Offer, workload: Workload, seed: int) -> Option:
     """Return a layout with its capacity."""
     one = layout.deployment
     rate = capacity_table(layout, workload, OBJECTIVE, seed).rate(1)
-    return Option(one.name, layout.loss, one.placement, rate, one.load_seconds, one.cores)
+    return with_queue(Option(one.name, layout.loss, one.placement, rate, one.load_seconds, one.cores), OBJECTIVE.slo_ms)
 
 
 def outcomes(log: RequestLog, terms: Terms, windows: Windows) -> dict[str, MachineOutcome]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from objectives.errors import InputError
-from objectives.serving.control.options import ControlPlan, PlannedPhase
+from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, with_queue
 from objectives.serving.control.plan_file import (
     machine_plan,
     options_of,
@@ -20,7 +22,7 @@ from objectives.serving.control.plan_file import (
     repeats_after,
     starts_at,
 )
-from spaces.techniques.placement import InstanceGroup, Placement, Route
+from spaces.techniques.placement import Admission, InstanceGroup, Placement, Route
 from tests.control_tests.plans import FAST, document, offer, write_bundles, write_plan
 from tests.serve_tests.bundles import write_toy
 
@@ -145,7 +147,9 @@ def test_a_weekly_plan_repeats_from_monday_on() -> None:
     """Each hour of a week has a rate of its own; a moment is that of the calendar's weekday and hour."""
     plan = document([(0, 1.0 + hour) for hour in range(168)], phase_s=3600.0) | {"forecast": None}
     offers = {offer["offer"]: offer for offer in plan["offers"]}
-    control = ControlPlan(options_of(offers[0]), planned_phases(plan, offers), 3600.0, repeats_after(plan))
+    control = ControlPlan(
+        options_of(offers[0], plan["slo_ms"]), planned_phases(plan, offers), 3600.0, repeats_after(plan)
+    )
     start = starts_at(plan)
     assert start is not None and datetime.fromtimestamp(start, UTC).isoweekday() == 1
     for moment in (datetime(2026, 11, 25, 15, 30, tzinfo=UTC), datetime(2027, 2, 28, 23, 59, tzinfo=UTC)):
@@ -161,3 +165,16 @@ def test_a_weekly_plan_repeats_from_monday_on() -> None:
 def test_a_dated_plan_begins_once_and_ends() -> None:
     plan = document([(0, 1.0), (0, 2.0)], start_s=50.0)
     assert starts_at(plan) == 50.0 and repeats_after(plan) is None and starts_at(document([(0, 1.0)])) is None
+
+
+@pytest.mark.parametrize(
+    ("slo_ms", "own", "expected"),
+    [(3000.0, None, 38), (15.9, None, 13), (math.inf, None, None), (3000.0, 7, 7)],
+)
+def test_no_more_wait_than_are_answered_within_the_slo_or_a_second(
+    slo_ms: float, own: int | None, expected: int | None
+) -> None:
+    """12.5 requests/s are 37.5 in three seconds; a limit of the placement's own stays."""
+    placement = Placement(InstanceGroup(threads=1), admission=Admission(queue=own))
+    found = with_queue(Option("one", 0.0, placement, 12.5, 1.0, 1), slo_ms)
+    assert found.placement == replace(placement, admission=Admission(queue=expected))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from spaces.techniques.placement import Placement
+from spaces.techniques.placement import Admission, Placement
 
 # Difference by which losses count as different.
 _SAME_LOSS = 1e-12
+# Requests wait for so long in any case, so that a pause of the machine is made up for.
+_LEAST_WAIT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class Option:
     def name(self) -> str:
         """Variant and layouts, replicas x threads of each instance group."""
         return f"{self.variant} {' + '.join(group.layout for group in self.placement.instance_groups)}"
+
+
+def with_queue(option: Option, slo_ms: float) -> Option:
+    """Return the option with a limit of the requests that wait: what it answers within the SLO, or a second.
+
+    In a surge, more would be late, and would keep the cores and the next switch from the variant that is to take over.
+    A limit that the placement has stays.
+    """
+    admission = option.placement.admission
+    if admission.queue is not None or math.isinf(slo_ms):
+        return option
+    queue = max(1, math.ceil(option.capacity_rps * max(slo_ms / 1e3, _LEAST_WAIT_S)))
+    return replace(option, placement=replace(option.placement, admission=Admission(queue, admission.deadline_ms)))
 
 
 @dataclass(frozen=True)

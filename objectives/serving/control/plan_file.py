@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from objectives.errors import InputError
 from objectives.serving.bundle import read_bundle
-from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
+from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, with_queue
 from spaces.serialization import Json, from_plain
 from spaces.techniques.placement import Placement
 
@@ -113,11 +113,11 @@ def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedP
     )
 
 
-def options_of(offer: Json) -> tuple[Option, ...]:
+def options_of(offer: Json, slo_ms: float) -> tuple[Option, ...]:
     """Return the options of an offer, one for each layout that keeps the SLO at all."""
     placement = from_plain(Placement, offer["deployed"])
     layouts = [from_plain(OfferedLayout, layout) for layout in offer["layouts"]]
-    return tuple(
+    options = [
         Option(
             f"trial {offer['trial']}",
             max(offer["loss"], 0.0),
@@ -128,7 +128,8 @@ def options_of(offer: Json) -> tuple[Option, ...]:
         )
         for layout in layouts
         if layout.capacity_rps > 0
-    )
+    ]
+    return tuple(with_queue(option, slo_ms) for option in options)
 
 
 def offers_on(document: Json, machine: str | None) -> dict[int, Json]:
@@ -182,7 +183,7 @@ def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdent
         (option, held[files[number]])
         for number, offer in offers.items()
         if files[number] in held
-        for option in options_of(offer)
+        for option in options_of(offer, document["slo_ms"])
     ]
     if not pairs:
         raise InputError("--plan: must offer a point that keeps its SLO on this machine, but has none")

@@ -134,7 +134,7 @@ def _control(document: Json, offers: dict[int, Json], machine: str, request: Rep
     if request.bundles:
         found = machine_plan(document, machine, request.bundles).control
         return replace(found, phase_s=found.phase_s / request.speed, repeat_s=repeat_s)
-    options = tuple(option for offer in offers.values() for option in options_of(offer))
+    options = tuple(option for offer in offers.values() for option in options_of(offer, document["slo_ms"]))
     if not options:
         raise ConfigError(f"--plan: must offer a point that keeps its SLO on {machine!r}, but has none")
     phases, allowed = planned_phases(document, offers), 1 - document["percent"] / 100

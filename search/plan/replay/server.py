@@ -64,7 +64,7 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
     """
     offers = []
     for offer in settings.document["offers"]:
-        pairs = zip(options_of(offer), _usable(offer), strict=True)
+        pairs = zip(options_of(offer, settings.document["slo_ms"]), _usable(offer), strict=True)
         if kept := [
             layout for option, layout in pairs if offer["machine"] == settings.machine and option in policy.options
         ]:
