@@ -9,8 +9,9 @@ from pathlib import Path
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.records import Measurement, Prepared
-from objectives.serving.bundle import write_bundle
+from objectives.serving.bundle import EXAMPLE_ROWS, ROW_QUANTILES, write_bundle
 from objectives.serving.pool.pending_result import cut_rows
+from objectives.serving.warm_up import row_quantiles
 from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
@@ -29,9 +30,6 @@ from search.workers.processes import open_workers
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 from spaces.serialization import digest, fields_in, from_plain, to_plain
-
-# Number of rows of the example request, enough for the spread of the scores.
-_EXAMPLE_ROWS = 64
 
 
 def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Choice:
@@ -129,12 +127,13 @@ def bundle_up(
     """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     (artifact, candidate), config, prepared = side, jobs.config, jobs.prepared
-    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
+    requests = read_requests(Path(prepared.holdout))
     measurement = {
         "study": config.name,
         "machine": machine,
         **to_plain(confirmed.measurement),
         "traffic": config.traffic.model_dump(mode="json"),
+        ROW_QUANTILES: row_quantiles(requests),
         "widths": dict(artifact.widths),
         "units": to_plain(artifact.units),
         "recipe": {
@@ -150,7 +149,7 @@ def bundle_up(
     )  # fmt: skip
     write_bundle(
         folder, config.name, Path(jobs.task.home, artifact.path), candidate, measurement, prepared.inputs, card,
-        example, prepared.columns, artifact.int8_weight_bits,
+        cut_rows(requests[0], 0, EXAMPLE_ROWS), prepared.columns, artifact.int8_weight_bits,
     )  # fmt: skip
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.controller import Decision, Observation, Reason, State, begin, decide, resumed
-from objectives.serving.control.options import change
+from objectives.serving.control.options import Option, change
 from objectives.serving.control.plan_file import MachinePlan, machine_plan, read_plan
 from objectives.serving.control.timeline import Timeline, decision_facts, option_facts
 from objectives.serving.control.windows import Windows
@@ -83,7 +84,7 @@ class Elastic:
         """
         self._placed = placed
         model = self._opened(self._plan, self._serving)
-        option = self._plan.control.options[self._serving]
+        option = self._option
         now, control = self._now_s(), self._plan.control
         end_s = len(control.phases) * control.phase_s
         if control.repeat_s is None and not 0 <= now < end_s:
@@ -165,6 +166,7 @@ class Elastic:
         self._timeline.write("decision", facts)
 
     async def _switch_to(self, option: int, inference: Inference, metrics: ControllerMetrics) -> None:
+        began = time.perf_counter()
         try:
             model = await asyncio.to_thread(self._opened, self._plan, option)
         except Exception as error:
@@ -173,15 +175,24 @@ class Elastic:
             self._failed(self._plan.control.options[option].name, error, metrics)
             return
         self._serving = option
-        await self._swap(model, inference, metrics, "serving")
+        seconds = time.perf_counter() - began
+        metrics.loaded(seconds)
+        facts = {"load_seconds": round(seconds, 3), "planned_load_seconds": self._option.load_seconds}
+        await self._swap(model, inference, metrics, "serving", facts)
 
-    async def _swap(self, model: Model, inference: Inference, metrics: ControllerMetrics, event: str) -> None:
+    async def _swap(
+        self,
+        model: Model,
+        inference: Inference,
+        metrics: ControllerMetrics,
+        event: str,
+        facts: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """Serve a model from the next request on, and return once the old one is closed."""
         model.tell_warnings(self._say)
         self._note(metrics)
         inference.metrics.swapped("done")
-        option = self._plan.control.options[self._serving]
-        self._timeline.write(event, {"second": round(self._now_s(), 3), **option_facts(option)})
+        self._timeline.write(event, {"second": round(self._now_s(), 3), **option_facts(self._option), **facts})
         if (left := await inference.swap(model)) is not None:
             self._say(left)
 
@@ -239,8 +250,12 @@ class Elastic:
         self._timeline.write("failed", {"second": round(self._now_s(), 3), "what": name, "reason": reason})
 
     def _note(self, metrics: ControllerMetrics) -> None:
-        option = self._plan.control.options[self._serving]
-        metrics.serving(option.capacity_rps, option.placement.replicas, option.loss)
+        metrics.serving(self._option.capacity_rps, self._option.placement.replicas, self._option.loss)
+
+    @property
+    def _option(self) -> Option:
+        """Return the option that serves."""
+        return self._plan.control.options[self._serving]
 
     def _now_s(self) -> float:
         return time.time() - self._began_s

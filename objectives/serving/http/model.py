@@ -38,7 +38,7 @@ class Model:
 
     @classmethod
     def open(cls, folder: Path, placed: Callable[[Placement], Placement] | None = None) -> Model:
-        """Read a bundle, open its pool, and compare the scores of its example.
+        """Read a bundle, open its pool, warm it up, and compare the scores of its example.
 
         Args:
             placed: returns the placement that takes the place of the one that was measured; None for that one
@@ -46,12 +46,16 @@ class Model:
         Raises:
             BundleError: it was changed, cannot run here, or takes inputs that the protocol has no datatype for.
         """
-        bundle, pool, _ = open_verified(folder, placed)
-        for spec in bundle.inputs:
-            if np.dtype(spec.dtype) not in DATATYPES:
-                pool.close()
-                raise BundleError(f"BUNDLE: {folder}: no datatype of the protocol is the {spec.dtype} of {spec.name!r}")
-        return cls(bundle, pool, _rows_on_loop(bundle, pool))
+        bundle, pool, _ = open_verified(folder, placed, warm=True)
+        try:
+            for spec in bundle.inputs:
+                if np.dtype(spec.dtype) not in DATATYPES:
+                    lacking = f"no datatype of the protocol is the {spec.dtype} of {spec.name!r}"
+                    raise BundleError(f"BUNDLE: {folder}: {lacking}")
+            return cls(bundle, pool, _rows_on_loop(bundle, pool))
+        except BaseException:
+            pool.close()
+            raise
 
     @property
     def deadline_ms(self) -> float:

@@ -69,17 +69,30 @@ class Pool:
             raise
 
     @classmethod
-    def open(cls, model: Path, placement: Placement, compute: str = "fp32", prepare: Prepare | None = None) -> Pool:
+    def open(
+        cls,
+        model: Path,
+        placement: Placement,
+        compute: str = "fp32",
+        prepare: Prepare | None = None,
+        opened: Callable[[Engine, InstanceGroup], None] | None = None,
+    ) -> Pool:
         """Load a model file into every replica of a placement.
+
+        Args:
+            opened: called with each engine in its replica's own thread before it serves
 
         Raises:
             EngineError: an engine is missing or cannot do what is asked.
         """
-        return cls(
-            placement,
-            lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute),
-            prepare,
-        )
+
+        def open_engine(group: InstanceGroup) -> Engine:
+            engine = open_replica(model, group, placement.embedding_device, compute)
+            if opened is not None:
+                opened(engine, group)
+            return engine
+
+        return cls(placement, open_engine, prepare)
 
     def submit(self, request: Arrays, here: bool = True, waited_ns: int = 0) -> PendingResult:
         """Submit a request of named arrays of (rows, ...).
