@@ -34,6 +34,7 @@ from objectives.serving.bundle_files import (
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
+from objectives.serving.pool.balancing import LEAST_ROWS, POLICIES, Cost
 from objectives.serving.pool.pending_result import cut_rows, rows_of
 from objectives.serving.preparation import preparation
 from objectives.serving.split_engine import Engine
@@ -46,6 +47,10 @@ from spaces.techniques.placement import InstanceGroup, Placement
 EXAMPLE_ROWS = 64
 # What a measurement has of the rows of requests.
 ROW_QUANTILES = "row_quantiles"
+# And of the cost of a request on a replica of each instance group, from its service curve.
+COSTS = "costs"
+# Rows alone count where no service curve is known.
+_ROW_COST = Cost(0.0, 1.0)
 # Digits of a version; 48 bits tell the bundles of one server apart.
 _VERSION_DIGITS = 12
 
@@ -151,7 +156,14 @@ class Bundle:
         kept: list[int] = json.loads((self.folder / MEASUREMENT).read_text()).get(ROW_QUANTILES, [])
         return kept
 
-    def open(self, warm: bool = False) -> Pool:
+    @property
+    def costs(self) -> list[Cost]:
+        """Return the cost of a request on a replica of each instance group."""
+        kept = json.loads((self.folder / MEASUREMENT).read_text()).get(COSTS, [])
+        groups = self.candidate.placement.instance_groups
+        return [Cost(**cost) for cost in kept] if len(kept) == len(groups) else [_ROW_COST] * len(groups)
+
+    def open(self, warm: bool = False, policy: str = LEAST_ROWS) -> Pool:
         """Open the pool that serves the bundle, with the measured placement.
 
         It takes bags padded, or flat with offsets. An id that training has not seen becomes the one that the manifest
@@ -159,6 +171,7 @@ class Bundle:
 
         Args:
             warm: whether each engine first runs requests of the sizes that the bundle was measured with
+            policy: of balancing over the replicas of an instance group, one of `balancing.POLICIES`
         """
         model, candidate, prepare = self.folder / MODEL, self.candidate, preparation(self.inputs)
         placement, quantiles = candidate.placement, self.row_quantiles if warm else []
@@ -172,7 +185,11 @@ class Bundle:
             except Exception as error:
                 raise EngineError(f"{self.folder}: no request of a usual size can be run: {one_line(error)}") from error
 
-        return Pool.open(model, placement, candidate.precision.compute, prepare, opened)
+        balances = [
+            POLICIES[policy]([cost] * group.replicas)
+            for group, cost in zip(placement.instance_groups, self.costs, strict=True)
+        ]
+        return Pool.open(model, placement, candidate.precision.compute, prepare, opened, balances)
 
 
 def write_bundle(
@@ -278,13 +295,16 @@ def _version(manifest: Manifest) -> str:
 
 
 def open_verified(
-    folder: Path, placed: Callable[[Placement], Placement] | None = None, warm: bool = False
+    folder: Path,
+    placed: Callable[[Placement], Placement] | None = None,
+    warm: bool = False,
+    policy: str = LEAST_ROWS,
 ) -> tuple[Bundle, Pool, float]:
     """Read a bundle, open it with the pool that serves, and compare the example's scores.
 
     Args:
         placed: returns the placement that takes the place of the one that was measured; None for that one
-        warm: as in `Bundle.open`
+        warm, policy: as in `Bundle.open`
 
     Returns:
         The bundle, its open pool, and the largest difference of scores as in `compare_scores`.
@@ -297,7 +317,7 @@ def open_verified(
         candidate = bundle.candidate
         bundle = replace(bundle, candidate=replace(candidate, placement=placed(candidate.placement)))
     try:
-        pool = bundle.open(warm)
+        pool = bundle.open(warm, policy)
         try:
             return bundle, pool, _compare_example(bundle, pool)
         except BaseException:

@@ -25,7 +25,8 @@ _SECONDS = 1.0
 def row_quantiles(requests: Sequence[Arrays]) -> list[int]:
     """Return equally spaced quantiles of the rows of requests, ascending, for a bundle to keep."""
     rows = [rows_of(request) for request in requests]
-    return np.quantile(rows, np.linspace(0.0, 1.0, 2**_BITS + 1), method="nearest").astype(int).tolist()
+    quantiles = np.quantile(rows, np.linspace(0.0, 1.0, 2**_BITS + 1), method="nearest")
+    return [int(quantile) for quantile in quantiles]
 
 
 def warm_up(

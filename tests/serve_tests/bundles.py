@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.bags import Bags
 from objectives.records import InputSpec
-from objectives.serving.bundle import ROW_QUANTILES, write_bundle
+from objectives.serving.bundle import COSTS, ROW_QUANTILES, write_bundle
 from objectives.serving.pool import Pool
+from objectives.serving.pool.balancing import Cost
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 from spaces.techniques.placement import Admission, Batching, Placement
 from spaces.techniques.quantization import Precision
 
@@ -64,6 +66,7 @@ def write_toy(
     name: str = "toy",
     precision: Precision | None = None,
     row_quantiles: Sequence[int] = (),
+    costs: Sequence[Cost] = (),
 ) -> Path:
     """Write a bundle of the model with weights of a seed; its candidate tells a precision, which the model ignores."""
     rng = np.random.default_rng(seed)
@@ -90,7 +93,7 @@ def write_toy(
     }
     model = _save(folder, nodes, types, arrays)
     candidate = Candidate(precision=precision or Precision(), placement=placement or Placement())
-    measurement = {ROW_QUANTILES: list(row_quantiles)}
+    measurement = {ROW_QUANTILES: list(row_quantiles), COSTS: to_plain(costs)}
     write_bundle(folder, name, model, candidate, measurement, INPUTS, f"# {name}\n", draw_request(EXAMPLE_ROWS))
     return folder
 

@@ -21,6 +21,7 @@ from objectives.serving.http.inference import Inference
 from objectives.serving.http.intake.loop_load import reading_done
 from objectives.serving.http.metrics import ControllerMetrics
 from objectives.serving.http.model import Model
+from objectives.serving.pool.balancing import LEAST_ROWS
 from spaces.techniques.placement import Placement
 
 _LOGGER = logging.getLogger("leanrec.serve")
@@ -59,6 +60,7 @@ class Elastic:
     _serving: int
     _broken: set[int]
     _placed: Callable[[Placement], Placement]
+    _policy: str
 
     def __init__(self, settings: ElasticSettings, say: Callable[[str], None]) -> None:
         """Read the plan and the bundles.
@@ -73,16 +75,17 @@ class Elastic:
         self._switch: asyncio.Task[None] | None = None
         self._reload = False
 
-    def open(self, placed: Callable[[Placement], Placement]) -> Model:
+    def open(self, placed: Callable[[Placement], Placement], policy: str = LEAST_ROWS) -> Model:
         """Open the first option.
 
         Args:
             placed: returns the placement that takes the place of an option's, now and at each switch
+            policy: of balancing, now and at each switch
 
         Raises:
             BundleError: it cannot be.
         """
-        self._placed = placed
+        self._placed, self._policy = placed, policy
         model = self._opened(self._plan, self._serving)
         option = self._option
         now, control = self._now_s(), self._plan.control
@@ -221,7 +224,8 @@ class Elastic:
         return resumed(plan.control, windows, self._state, now_s - self._now_s(), seen)
 
     def _opened(self, plan: MachinePlan, option: int) -> Model:
-        return Model.open(plan.folders[option], lambda _: self._placed(plan.control.options[option].placement))
+        placement = self._placed(plan.control.options[option].placement)
+        return Model.open(plan.folders[option], lambda _: placement, self._policy)
 
     def _read(self) -> tuple[MachinePlan, Sequence[Path]]:
         """Read the plan and find the bundles."""
