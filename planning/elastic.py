@@ -67,6 +67,8 @@ class MachineOutcome:
     loss: mean quality loss of the requests
     money: of the cores in use, at their share of the machine's price
     switches: changes of what serves
+    switch_seconds, planned_switch_seconds: medians of the seconds from the beginning of a switch until it served, and
+        of those that the plan has for the same options; None without a switch
     """
 
     requests: int
@@ -80,6 +82,8 @@ class MachineOutcome:
     core_seconds: float
     money: float
     switches: int
+    switch_seconds: float | None
+    planned_switch_seconds: float | None
 
 
 def policies(plan: ControlPlan) -> dict[str, ControlPlan]:
@@ -305,7 +309,13 @@ def machine_outcome(
         core_seconds=used["cores"],
         money=used["cores"] / 3600 * core_price_per_hour,
         switches=len(served.segments) - 1,
+        switch_seconds=_median([segment.start_s - segment.loaded_s for segment in served.segments[1:]]),
+        planned_switch_seconds=_median([options[segment.option].load_seconds for segment in served.segments[1:]]),
     )
+
+
+def _median(seconds: Sequence[float]) -> float | None:
+    return float(np.median(seconds)) if seconds else None
 
 
 def _percentiles(latency_ms: Floats) -> dict[str, float | None]:

@@ -129,13 +129,13 @@ def offers_of(deployments: Sequence[Deployment], kinds: Sequence[MachineKind]) -
 def layouts_of(offer: Offer) -> tuple[Offer, ...]:
     """Return the layouts of an offer as one process on a machine.
 
-    They have from one replica up to as many as all copies together; a placement that routes keeps the replicas that it
-    has.
+    They have from one replica up to as many as all copies together, in half of the memory: a switch opens the replicas
+    of one layout beside those of another. A placement that routes keeps the replicas that it has.
     """
     one, placement = offer.deployment, offer.deployment.placement
     if placement.route is not None:
         return (replace(offer, copies=1),)
-    most = offer.copies * placement.replicas
+    most = min(offer.copies, _in_memory(one, offer.kind) // 2) * placement.replicas
     cores = one.cores // placement.replicas
     counts = (*(count for count in SIMULATED_COUNTS if count < most), most)
     return tuple(
@@ -145,10 +145,15 @@ def layouts_of(offer: Offer) -> tuple[Offer, ...]:
 
 
 def _copies(deployment: Deployment, kind: MachineKind) -> int:
-    fitting = kind.cores // deployment.cores
-    if kind.memory_bytes is not None and deployment.memory_bytes is not None:
-        fitting = min(fitting, kind.memory_bytes // deployment.memory_bytes)
-    return fitting
+    """Return the processes that a machine runs: one fewer than it has the memory for, since a swap needs another."""
+    return max(min(kind.cores // deployment.cores, _in_memory(deployment, kind) - 1), 0)
+
+
+def _in_memory(deployment: Deployment, kind: MachineKind) -> int:
+    """Return how many processes a machine has the memory for; more than matter where that is not known."""
+    if kind.memory_bytes is None or deployment.memory_bytes is None:
+        return 2 * kind.cores
+    return kind.memory_bytes // deployment.memory_bytes
 
 
 def limited(placement: Placement) -> Placement:

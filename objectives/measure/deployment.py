@@ -18,7 +18,7 @@ from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.pace import ServiceTimer
 from objectives.records import Artifact, rows_of
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import PREPARED_BY_SIZE, Placement
+from spaces.techniques.placement import Placement
 
 _SWITCH_SECONDS = 5e-5
 # Seconds after which the machine may have another speed, so that earlier service times no longer count.
@@ -97,12 +97,6 @@ def saturating(placement: Placement, requests: Sequence[Request]) -> int:
     return 2 * placement.replicas * together
 
 
-def prepared_by_size(placement: Placement) -> bool:
-    """Return whether an engine of the placement prepares its kernels for each new number of rows."""
-    places = [place for place in (*placement.instance_groups, placement.embedding_device) if place is not None]
-    return any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
-
-
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
     """Warm a pool up with requests of many sizes.
 
@@ -111,7 +105,7 @@ def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -
     """
     sizes = {rows_of(request): request for request in requests}
     ordered = sorted(sizes, reverse=True)
-    for rows in ordered if prepared_by_size(placement) else ordered[:: max(1, len(ordered) // 20)]:
+    for rows in ordered if placement.prepared_by_size else ordered[:: max(1, len(ordered) // 20)]:
         saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)
 
 

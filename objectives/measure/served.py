@@ -19,7 +19,7 @@ from objectives.errors import one_line
 from objectives.measure.deployment import Deployment
 from objectives.measurement.load_generator import Request
 from objectives.records import InputSpec, rows_of
-from objectives.serving.bundle import write_bundle
+from objectives.serving.bundle import EXAMPLE_ROWS, write_bundle
 from objectives.serving.http.limits import Limits
 from objectives.serving.pool.pending_result import cut_rows
 from spaces.candidate import Candidate
@@ -27,8 +27,6 @@ from spaces.serialization import Json
 from spaces.techniques.quantization import Compute, Precision
 
 _NAME = "candidate"
-# Rows of the bundle's example, whose scores the server compares before it answers anything.
-_EXAMPLE_ROWS = 64
 _HOST = "127.0.0.1"
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 # What Linux gives every process; a meter has less, which its children inherit.
@@ -58,7 +56,7 @@ def open_server(deployment: Deployment, inputs: Sequence[InputSpec], requests: S
         folder = Path(scratch, _NAME)
         precision = Precision(compute=cast(Compute, deployment.compute))
         candidate = Candidate(precision=precision, placement=deployment.placement)
-        example = cut_rows(requests[0], 0, _EXAMPLE_ROWS)
+        example = cut_rows(requests[0], 0, EXAMPLE_ROWS)
         write_bundle(folder, _NAME, Path(deployment.model), candidate, {}, inputs, "", example)
         with _serving({"folder": str(folder), **_limits(requests)}) as served:
             yield served

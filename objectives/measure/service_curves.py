@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from objectives.arrays import Arrays
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
-from objectives.measure.deployment import kept_service_ms, load_target, prepared_by_size, quiet, warm_up
+from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.load_generator import Request, drawn_requests
@@ -71,7 +71,7 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
     measured = request.deployment
     requests = read_requests(Path(request.holdout))
     sizes = [*requests, *further_sizes(requests, request.batch_rows, request.split_over)]
-    if prepared_by_size(measured.placement):
+    if measured.placement.prepared_by_size:
         sizes = of_few_sizes(sizes)
 
     def engine(group: InstanceGroup) -> Engine:

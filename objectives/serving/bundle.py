@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from objectives.arrays import Arrays
+from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.parity import ParityError, compare_scores
 from objectives.records import InputSpec
@@ -33,12 +34,23 @@ from objectives.serving.bundle_files import (
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
-from objectives.serving.pool.pending_result import rows_of
+from objectives.serving.pool.balancing import LEAST_ROWS, POLICIES, Cost
+from objectives.serving.pool.pending_result import cut_rows, rows_of
 from objectives.serving.preparation import preparation
+from objectives.serving.split_engine import Engine
+from objectives.serving.warm_up import warm_up
 from spaces.candidate import Candidate
 from spaces.serialization import digest, from_plain, to_plain
-from spaces.techniques.placement import Placement
+from spaces.techniques.placement import InstanceGroup, Placement
 
+# Rows of an example, enough for the spread of the scores.
+EXAMPLE_ROWS = 64
+# What a measurement has of the rows of requests.
+ROW_QUANTILES = "row_quantiles"
+# And of the cost of a request on a replica of each instance group, from its service curve.
+COSTS = "costs"
+# Rows alone count where no service curve is known.
+_ROW_COST = Cost(0.0, 1.0)
 # Digits of a version; 48 bits tell the bundles of one server apart.
 _VERSION_DIGITS = 12
 
@@ -138,14 +150,46 @@ class Bundle:
         repeats = max(1, -(-rows // given))
         return {n: np.concatenate([v] * repeats) if len(v) == given else v for n, v in request.items()}
 
-    def open(self) -> Pool:
+    @property
+    def row_quantiles(self) -> list[int]:
+        """Return quantiles of the rows of the requests that it was measured with; none where it does not tell."""
+        kept: list[int] = json.loads((self.folder / MEASUREMENT).read_text()).get(ROW_QUANTILES, [])
+        return kept
+
+    @property
+    def costs(self) -> list[Cost]:
+        """Return the cost of a request on a replica of each instance group."""
+        kept = json.loads((self.folder / MEASUREMENT).read_text()).get(COSTS, [])
+        groups = self.candidate.placement.instance_groups
+        return [Cost(**cost) for cost in kept] if len(kept) == len(groups) else [_ROW_COST] * len(groups)
+
+    def open(self, warm: bool = False, policy: str = LEAST_ROWS) -> Pool:
         """Open the pool that serves the bundle, with the measured placement.
 
         It takes bags padded, or flat with offsets. An id that training has not seen becomes the one that the manifest
         defines for it, or `submit` raises UnseenIdError.
+
+        Args:
+            warm: whether each engine first runs requests of the sizes that the bundle was measured with
+            policy: of balancing over the replicas of an instance group, one of `balancing.POLICIES`
         """
-        model, candidate = self.folder / MODEL, self.candidate
-        return Pool.open(model, candidate.placement, candidate.precision.compute, preparation(self.inputs))
+        model, candidate, prepare = self.folder / MODEL, self.candidate, preparation(self.inputs)
+        placement, quantiles = candidate.placement, self.row_quantiles if warm else []
+
+        def request(rows: int) -> Arrays:
+            return prepare(cut_rows(self.example(rows), 0, rows))
+
+        def opened(engine: Engine, group: InstanceGroup) -> None:
+            try:
+                warm_up(engine, group, placement, quantiles, request)
+            except Exception as error:
+                raise EngineError(f"{self.folder}: no request of a usual size can be run: {one_line(error)}") from error
+
+        balances = [
+            POLICIES[policy]([cost] * group.replicas)
+            for group, cost in zip(placement.instance_groups, self.costs, strict=True)
+        ]
+        return Pool.open(model, placement, candidate.precision.compute, prepare, opened, balances)
 
 
 def write_bundle(
@@ -250,11 +294,17 @@ def _version(manifest: Manifest) -> str:
     return digest(manifest)[:_VERSION_DIGITS]
 
 
-def open_verified(folder: Path, placed: Callable[[Placement], Placement] | None = None) -> tuple[Bundle, Pool, float]:
+def open_verified(
+    folder: Path,
+    placed: Callable[[Placement], Placement] | None = None,
+    warm: bool = False,
+    policy: str = LEAST_ROWS,
+) -> tuple[Bundle, Pool, float]:
     """Read a bundle, open it with the pool that serves, and compare the example's scores.
 
     Args:
         placed: returns the placement that takes the place of the one that was measured; None for that one
+        warm, policy: as in `Bundle.open`
 
     Returns:
         The bundle, its open pool, and the largest difference of scores as in `compare_scores`.
@@ -267,7 +317,7 @@ def open_verified(folder: Path, placed: Callable[[Placement], Placement] | None 
         candidate = bundle.candidate
         bundle = replace(bundle, candidate=replace(candidate, placement=placed(candidate.placement)))
     try:
-        pool = bundle.open()
+        pool = bundle.open(warm, policy)
         try:
             return bundle, pool, _compare_example(bundle, pool)
         except BaseException:

@@ -10,14 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from objectives.serving.pool.balancing import (
-    Balance,
-    Cost,
-    least_outstanding,
-    round_robin,
-    shortest_delay,
-    two_choices,
-)
+from objectives.measurement.service_curve import ServiceCurve
+from objectives.serving.pool import balancing
+from objectives.serving.pool.balancing import Balance, Cost
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import service_of
 from planning.demand import Counts, Floats
@@ -28,10 +23,7 @@ from spaces.techniques.placement import Placement
 # Policy of a balancer from the cost of a request on each instance in rotation.
 Policy = Callable[[Sequence[Cost]], Balance]
 POLICIES: Mapping[str, Policy] = {
-    "two-choices": lambda costs: two_choices(),
-    "least-outstanding": lambda costs: least_outstanding,
-    "round-robin": lambda costs: round_robin,
-    "shortest-delay": shortest_delay,
+    name: policy for name, policy in balancing.POLICIES.items() if name != balancing.LEAST_ROWS
 }
 # Policies that look at no instance before they send a request to it.
 BLIND = frozenset({"round-robin"})
@@ -203,12 +195,16 @@ class VirtualFleet:
 
 
 def cost_of(deployment: Deployment, speed: float) -> Cost:
-    """Return the cost of a request on an instance, from the ends of its first curve and over its replicas."""
-    curve, replicas = deployment.curves[0], deployment.placement.instance_group.replicas
+    """Return the cost of a request on an instance, over its replicas."""
+    cost, times = replica_cost(deployment.curves[0]), speed * deployment.placement.instance_group.replicas
+    return Cost(cost.request_ns / times, cost.row_ns / times)
+
+
+def replica_cost(curve: ServiceCurve) -> Cost:
+    """Return the cost of a request on a replica, from the ends of its curve."""
     least, most = curve.least_rows, curve.most_rows
     row_ns = (curve.alone(most) - curve.alone(least)) / (most - least) if most > least else 0.0
-    request_ns = max(curve.alone(least) - row_ns * least, 0.0)
-    return Cost(request_ns / (speed * replicas), row_ns / (speed * replicas))
+    return Cost(max(curve.alone(least) - row_ns * least, 0.0), row_ns)
 
 
 def simulate_fleet(

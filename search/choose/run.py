@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.records import Measurement, Prepared
-from objectives.serving.bundle import write_bundle
+from objectives.serving.bundle import COSTS, EXAMPLE_ROWS, ROW_QUANTILES, write_bundle
 from objectives.serving.pool.pending_result import cut_rows
+from objectives.serving.warm_up import row_quantiles
+from planning.virtual_fleet.dispatch import replica_cost
 from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
@@ -18,6 +21,8 @@ from search.choose.choose import Confirmed, Look
 from search.choose.policy import Policy, finalists
 from search.cli.console import Console
 from search.errors import JobError
+from search.explore.cost_model import CostModel
+from search.home import Home
 from search.ledger.registry import CHAMPION
 from search.locking import locked, stoppable
 from search.report.render import render
@@ -28,10 +33,7 @@ from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.serialization import digest, fields_in, from_plain, to_plain
-
-# Number of rows of the example request, enough for the spread of the scores.
-_EXAMPLE_ROWS = 64
+from spaces.serialization import Json, digest, fields_in, from_plain, to_plain
 
 
 def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Choice:
@@ -129,12 +131,14 @@ def bundle_up(
     """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     (artifact, candidate), config, prepared = side, jobs.config, jobs.prepared
-    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
+    requests = read_requests(Path(prepared.holdout))
     measurement = {
         "study": config.name,
         "machine": machine,
         **to_plain(confirmed.measurement),
         "traffic": config.traffic.model_dump(mode="json"),
+        ROW_QUANTILES: row_quantiles(requests),
+        COSTS: _costs(jobs, candidate),
         "widths": dict(artifact.widths),
         "units": to_plain(artifact.units),
         "recipe": {
@@ -150,8 +154,16 @@ def bundle_up(
     )  # fmt: skip
     write_bundle(
         folder, config.name, Path(jobs.task.home, artifact.path), candidate, measurement, prepared.inputs, card,
-        example, prepared.columns, artifact.int8_weight_bits,
+        cut_rows(requests[0], 0, EXAMPLE_ROWS), prepared.columns, artifact.int8_weight_bits,
     )  # fmt: skip
+
+
+def _costs(jobs: MeterJobs, candidate: Candidate) -> list[Json]:
+    """Return the cost of a request on a replica of each instance group; none where its curve was not measured."""
+    known = CostModel(jobs, Home(Path(jobs.task.home)).service_curves(jobs.config.name))
+    with suppress(KeyError):
+        return [to_plain(replica_cost(curve)) for curve in known.curves(candidate)]
+    return []
 
 
 def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:

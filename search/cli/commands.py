@@ -271,6 +271,7 @@ def serve(options: argparse.Namespace) -> int:
         options.follow_seconds if is_alias(options.bundle) and elastic is None else None,
         mirror,
         elastic,
+        options.balance,
     )
     return DONE if drained else FAILED
 

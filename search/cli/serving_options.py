@@ -6,6 +6,9 @@ import argparse
 
 from search.cli.argument_types import above_zero, count, windows
 
+# Policies within a server, as objectives/serving/pool/balancing.py names them; the first is the default.
+BALANCING = ("least-rows", "two-choices", "least-outstanding", "round-robin", "shortest-delay")
+
 
 def add_serving_options(serving: argparse.ArgumentParser) -> None:
     """Add address, limits, and the group of elastic serving."""
@@ -23,6 +26,12 @@ def add_serving_options(serving: argparse.ArgumentParser) -> None:
     )
     serving.add_argument(
         "--drain-seconds", type=count, default=30, metavar="SECONDS", help="longest wait for answers after SIGTERM"
+    )
+    serving.add_argument(
+        "--balance",
+        choices=BALANCING,
+        default=BALANCING[0],
+        help="which replica gets a request: the one with the fewest outstanding rows (default), or another policy",
     )
     elastic = serving.add_argument_group("elastic", "variants and replicas that follow a plan and the requests")
     elastic.add_argument("--plan", metavar="FILE", help="a plan.json of leanrec plan; BUNDLE is one of its points")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.measure import deployment as measured
 from objectives.measurement.load_generator import Request
 from objectives.measurement.service_curve import ServiceCurve
-from objectives.records import rows_of
+from objectives.records import InputSpec, rows_of
+from objectives.serving.bundle import EXAMPLE_ROWS, ROW_QUANTILES, write_bundle
+from objectives.serving.bundle_files import BundleError
 from objectives.serving.control.plan_file import identity_in, model_identity
 from objectives.serving.devices import cores_allowed
+from objectives.serving.http.model import Model
+from objectives.serving.pool.pending_result import cut_rows
+from objectives.serving.warm_up import row_quantiles
 from planning.demand import Counts
 from planning.fleet import Deployment, cores_of
 from search.cli.console import Console
@@ -58,7 +63,7 @@ def menu_of(session: Session, console: Console) -> Menu:
     jobs = session.jobs(front)
     requests = read_requests(Path(jobs.prepared.holdout))
     costs = CostModel(jobs, session.home.service_curves(session.config.name))
-    sides, loads = session.sides(), _LoadTimes(session, requests, console)
+    sides, loads = session.sides(), _LoadTimes(session, jobs.prepared.inputs, requests, console.say)
     found: list[Deployment] = []
     left_out: dict[int, str] = {}
     for point in _points(front.members, front.baseline, front.tuned_baseline):
@@ -67,7 +72,7 @@ def menu_of(session: Session, console: Console) -> Menu:
             found.append(_deployment(point, sides[point.trial], curves, loads))
         except KeyError:
             left_out[point.trial] = "its service curve was not measured"
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, BundleError) as error:
             left_out[point.trial] = f"its model cannot be opened here: {error}"
     if not found or front.slo_ms is None:
         raise ConfigError(
@@ -118,28 +123,50 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
 
 
 class _LoadTimes:
-    """Seconds from opening a model to its first warm answers, measured once and kept beside the service curves."""
+    """Seconds that a server takes to open a bundle until it serves, measured once and kept beside the curves."""
 
-    def __init__(self, session: Session, requests: Sequence[Request], console: Console) -> None:
-        self._root, self._requests, self._say = session.home.root, requests, console.say
-        self._file = session.home.service_curves(session.config.name).with_name("load_seconds.json")
+    def __init__(
+        self, session: Session, inputs: Sequence[InputSpec], requests: Sequence[Request], say: Callable[[str], None]
+    ) -> None:
+        self._root, self._inputs, self._requests, self._say = session.home.root, inputs, requests, say
+        self._file = session.home.service_curves(session.config.name).with_name("open_seconds.json")
         self._known: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def seconds(self, side: Side) -> float:
         artifact, candidate = side
         key = digest(artifact.key, candidate.placement, candidate.precision.compute)[:16]
         if key not in self._known:
-            path = str(self._root / artifact.path)
-            one = measured.Deployment(artifact, path, candidate.placement, candidate.precision.compute)
-            self._known[key] = float(np.median([self._open(one) for _ in range(_OPENED)]))
-            self._say(f"load: {path} answers after {self._known[key]:.2f} s")
+            path = self._root / artifact.path
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the models, not in a folder that may lie in memory: a bundle is as large as its model.
+            with tempfile.TemporaryDirectory(dir=self._file.parent) as scratch:
+                found = opening_seconds(Path(scratch), path, side, self._inputs, self._requests)
+            self._known[key] = found
+            self._say(f"load: {path} serves after {self._known[key]:.2f} s")
             write_json(self._known, self._file)
         return self._known[key]
 
-    def _open(self, one: measured.Deployment) -> float:
-        if not Path(one.model).exists():
-            raise FileNotFoundError(f"{one.model} is gone")
-        began = time.perf_counter()
-        with measured.open_deployment(one) as pool:
-            measured.warm_up(pool.submit, self._requests, one.placement)
-            return time.perf_counter() - began
+
+def opening_seconds(
+    scratch: Path, model: Path, side: Side, inputs: Sequence[InputSpec], requests: Sequence[Request]
+) -> float:
+    """Measure the seconds in which a server opens the bundle of a model: checksums, engines, example and warm-up.
+
+    Args:
+        scratch: folder for the bundle
+
+    Raises:
+        OSError, RuntimeError, BundleError: it cannot be opened.
+    """
+    (artifact, candidate), folder = side, scratch / "bundle"
+    example, known = cut_rows(requests[0], 0, EXAMPLE_ROWS), {ROW_QUANTILES: row_quantiles(requests)}
+    write_bundle(folder, "opened", model, candidate, known, inputs, "", example, (), artifact.int8_weight_bits)
+    return float(np.median([_opening_seconds(folder) for _ in range(_OPENED)]))
+
+
+def _opening_seconds(bundle: Path) -> float:
+    began = time.perf_counter()
+    model = Model.open(bundle)
+    seconds = time.perf_counter() - began
+    model.close()
+    return seconds

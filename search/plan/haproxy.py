@@ -59,7 +59,8 @@ def configuration(servers: Sequence[BalancedServer], policy: str, host: str, por
     """Return the configuration.
 
     Scores depend on nothing but the request, so that a request whose server is gone, hangs or refuses it may be sent to
-    another one. What refuses for want of room is not ejected: under overload all would be.
+    another one, as long as that finds room. A server that is slow or refuses for want of room is not ejected: under
+    overload all would be, and where none passes its check, all are tried.
 
     Args:
         policy: one of POLICIES
@@ -101,22 +102,40 @@ defaults
     timeout client 75s
     timeout server {timeout}ms
     timeout http-request 30s
-
-frontend requests
-    bind {bind}
-    option http-buffer-request
-    default_backend leanrec
-
-backend leanrec
     balance {policy}
     # Twice on another server at most, where one is gone, hangs, or refuses for want of room.
     retries 2
     option redispatch 1
     retry-on conn-failure empty-response junk-response response-timeout 503
-    # A server that is about to stop is not ready, and answers for half a second more.
+
+frontend requests
+    bind {bind}
+    option http-buffer-request
+    # One server may refuse what another has room for. Where all refuse, what is sent again takes time from what has a
+    # chance: once a tenth of a second's requests end with 503 or 504 all the same, only failed connections are tried
+    # again.
+    stick-table type integer size 1 expire 1m store http_req_rate(1s),gpc0_rate(1s)
+    http-request track-sc0 int(1)
+    http-request set-var(txn.requests) sc_http_req_rate(0)
+    http-request disable-l7-retry if {{ sc_gpc0_rate(0),mul(10),sub(txn.requests) gt 0 }}
+    http-after-response sc-inc-gpc0(0) if {{ status 503 504 }}
+    # Where no server passes its check, a slow answer is better than none.
+    use_backend unchecked if {{ nbsrv(leanrec) eq 0 }}
+    default_backend leanrec
+
+backend leanrec
+    # A server that is about to stop is not ready, and answers for half a second more: two checks find it within 300 ms.
+    # A dead one refuses them, and is found as soon. A busy one has 2 s for each; one that misses two in turn hangs.
     option httpchk
     http-check send meth GET uri /v2/health/ready
     http-check expect status 200
-    default-server check inter 200ms fall 1 rise 2 observe layer4 error-limit 3 on-error mark-down slowstart 5s
+    timeout check 2s
+    # Three connections in turn that fail count as one failed check: the next check says whether the server is gone.
+    default-server check inter 200ms fastinter 100ms fall 2 rise 2 observe layer4 error-limit 3 on-error sudden-death
+    # One that comes back is cold, and has the fewest requests of all.
+    default-server slowstart 5s
+{servers}
+
+backend unchecked
 {servers}
 """

@@ -141,6 +141,12 @@ class Placement:
         return sum(instance_group.replicas for instance_group in self.instance_groups)
 
     @property
+    def prepared_by_size(self) -> bool:
+        """Return whether an engine prepares its kernels for each new number of rows."""
+        places = [place for place in (*self.instance_groups, self.embedding_device) if place is not None]
+        return any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
+
+    @property
     def in_turn(self) -> int | None:
         """Replicas that serve requests one by one as they arrive; None where they batch, split, route or refuse."""
         plain = replace(self, batching=None, split_rows=None, route=None, admission=Admission())

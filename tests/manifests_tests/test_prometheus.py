@@ -19,7 +19,7 @@ from search.plan.manifests.files import yaml_text
 from search.plan.manifests.grafana import dashboard
 from search.plan.manifests.keda import keda
 from search.plan.manifests.prometheus import rules, scrape
-from search.plan.manifests.promql import ACTUAL, CAPACITY, LATENCY, PLANNED, REFUSED, reactive_rate
+from search.plan.manifests.promql import ACTUAL, CAPACITY, LATENCY, PLANNED, PLANNED_LOSS, REFUSED, reactive_rate
 from search.plan.manifests.served import ServedPlan, served_plan
 from tests.manifests_tests.plans import CLUSTER, Kind, plan_of
 
@@ -89,6 +89,9 @@ def served_metrics() -> dict[str, set[str]]:
     metrics.refused("queue")
     metrics.swapped("done")
     metrics.serving("shop", "4f0c81b2a3d9")
+    controller = metrics.controlled()
+    controller.changed("degrade", "panic window")
+    controller.ticked({"planned": 1.0}, False, 1.0, 1.0)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
@@ -287,3 +290,78 @@ def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
             {"eval_time": "10m", "alertname": "LeanrecLoadAbovePlan", "exp_alerts": []},
         ],
     )
+
+
+def controlled(name: str, values: str, pod: str = "a") -> dict[str, str]:
+    """Samples of a controller, each of 15 s."""
+    return {"series": f'leanrec_controller_{name}{{study="shop",offer="{A}",pod="{pod}"}}', "values": values}
+
+
+@needs_promtool
+def test_a_worse_variant_than_planned_raises_an_alert_after_ten_minutes(tmp_path: Path) -> None:
+    """The plan has losses of 0, a third of a per cent, and 0 again, for ten minutes each from minute 10 on.
+
+    One server keeps to the plan; another one serves the worse variant from minute 5 to 22.
+    """
+    third = 0.01 / 3
+    planned = served_plan(plan_of([Kind(loss=-0.2), Kind(loss=third)], [(0, 1), (1, 2), (0, 3)], 600.0, start_s=600.0))
+    kept, worse = f"0x79 {third!r}x39 0x120", f"0x19 {third!r}x67 0x151"
+    alert = {
+        "exp_labels": {"study": "shop", "severity": "warning"},
+        "exp_annotations": {
+            "summary": "a server of shop serves a worse variant than planned",
+            "description": "The loss of a variant that serves is 0.3333% above that of the planned one: more requests "
+            "arrive than planned, or they take longer. Plan again with a newer trace.",
+        },
+    }
+    name = "LeanrecDegradedLongerThanPlanned"
+    evaluate_rules(
+        planned,
+        tmp_path,
+        input_series=[controlled("loss", kept), controlled("loss", worse, "b")],
+        promql_expr_test=[
+            value_at(minute, PLANNED_LOSS, loss, study="shop") for minute, loss in ((15, 0), (25, third), (35, 0))
+        ],
+        alert_rule_test=[
+            {"eval_time": "14m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "16m", "alertname": name, "exp_alerts": [alert]},
+            {"eval_time": "21m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "28m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "41m", "alertname": name, "exp_alerts": []},
+        ],
+    )
+
+
+@needs_promtool
+def test_a_switch_that_failed_raises_an_alert(tmp_path: Path) -> None:
+    """A server's third sample has one failure, and 15 minutes later the alert is over."""
+    alert = {
+        "exp_labels": {"study": "shop", "offer": A, "severity": "warning"},
+        "exp_annotations": {
+            "summary": "a server of shop cannot serve a variant or a plan that it was to switch to",
+            "description": f"In 15 minutes 1 switches failed at {A}; what served before goes on. The server's log and "
+            "its timeline have the reason.",
+        },
+    }
+    name = "LeanrecSwitchFailed"
+    evaluate_rules(
+        served_plan(dated()),
+        tmp_path,
+        input_series=[controlled("failures_total", "0x79 1x200"), controlled("failures_total", "0x200", "b")],
+        alert_rule_test=[
+            {"eval_time": "19m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "30m", "alertname": name, "exp_alerts": [alert]},
+            {"eval_time": "36m", "alertname": name, "exp_alerts": []},
+        ],
+    )
+
+
+def test_panels_show_all_that_a_controller_tells(served_metrics: dict[str, set[str]]) -> None:
+    told = {name for name in served_metrics if name.startswith("leanrec_controller_")}
+    text = " ".join(expressions(served_plan(dated())))
+    shown = {name for name in told if name in text}
+    # The integral of the replicas, and when each counter began.
+    assert {name.removesuffix("_created") for name in told - shown} == {
+        f"leanrec_controller_{name}"
+        for name in ("changes", "failures", "load_seconds", "replica_seconds", "replica_seconds_total")
+    }

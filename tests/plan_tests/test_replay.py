@@ -390,6 +390,9 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypa
     assert static.replica_seconds == pytest.approx(2 * found.seconds)
     assert served.switches >= 2 and 0 < served.loss < 0.01 and served.replica_seconds < static.replica_seconds
     assert any(each.reason == "plan" and each.second < 8 for each in served.decisions), "the phase is seconds 4 to 8"
+    assert static.switch_seconds is None and served.switch_seconds is not None
+    assert 0 < served.switch_seconds < 2 and served.planned_switch_seconds == 0.1
+    assert rows[ELASTIC, "virtual"].switch_seconds == pytest.approx(0.1)
     assert (tmp_path / "out" / "servers" / "planned-and-reactive.timeline.jsonl").exists()
     # What one request took beyond its simulated time is added to all simulated ones, which may wait for each other too.
     simulated = run.replay(session, replace(request, bundles=()), tmp_path / "simulated", QUIET)

@@ -114,6 +114,11 @@ def test_the_outcome_is_counted_by_hand() -> None:
     found = machine_outcome(served, OPTIONS, 30.0, Objective(25.0), 36.0)
     assert (found.late, found.refused, found.loss, found.switches) == (0.5, 0.25, 0.005, 1)
     assert (found.p50_ms, found.p95_ms) == (20.0, None)
+    assert (found.switch_seconds, found.planned_switch_seconds) == (3.0, OPTIONS[2].load_seconds)
+    alone = machine_outcome(
+        Served(served.latency_ms, served.options, served.segments[:1]), OPTIONS, 30.0, Objective(25.0), 36.0
+    )
+    assert alone.switch_seconds is None and alone.planned_switch_seconds is None
     # Two replicas for 10 s, one for 20 s and for the 3 s of its load.
     assert found.replica_seconds == found.core_seconds == 2 * 10 + 23
     assert found.money == pytest.approx(43 * 36 / 3600)

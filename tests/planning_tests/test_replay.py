@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from planning.capacity import Objective
-from planning.fleet import Deployment, MachineKind, Trajectory, cores_of, offers_of
+from planning.fleet import Deployment, MachineKind, Offer, Trajectory, cores_of, layouts_of, offers_of
 from planning.replay import Arrivals, replay, windows
 from spaces.techniques.placement import InstanceGroup, Placement, Route
 from tests.planning_tests.fleets import deployment, offer
@@ -73,9 +76,33 @@ def test_offers_are_the_deployments_that_a_machine_has_room_for() -> None:
     heavy = Deployment(2, "heavy", two.placement, two.curves, 2, 0.0, 1.0, memory_bytes=3 * 10**9)
     kinds = [MachineKind("a", 4), MachineKind("b", 9, memory_bytes=7 * 10**9), MachineKind("c", 1)]
     found = {(each.deployment.trial, each.kind.name): each.copies for each in offers_of([two, four, heavy], kinds)}
-    assert found == {(0, "a"): 2, (0, "b"): 4, (1, "a"): 1, (1, "b"): 2, (2, "a"): 2, (2, "b"): 2}
+    assert found == {(0, "a"): 2, (0, "b"): 4, (1, "a"): 1, (1, "b"): 2, (2, "a"): 2, (2, "b"): 1}
     routed = Placement(InstanceGroup(replicas=2, threads=1), route=Route(100, InstanceGroup("openvino", threads=None)))
     assert cores_of(routed, automatic=4) == 6
+
+
+@pytest.mark.parametrize("gigabytes", [1, 2, 3, 5, 8, 13, 21, 100, None])
+def test_what_a_machine_runs_leaves_memory_for_a_swap(gigabytes: int | None) -> None:
+    """Two processes take 1 and 3 GB; all pairs of layouts that may take each other's place are tried."""
+    memory, two = None if gigabytes is None else gigabytes * 10**9, deployment(replicas=2)
+    light, heavy = (replace(two, trial=gb, memory_bytes=gb * 10**9) for gb in (1, 3))
+    offers = offers_of([light, heavy], [MachineKind("a", 12, memory_bytes=memory)])
+    assert [each.deployment.trial for each in offers] == [
+        gb for gb in (1, 3) if memory is None or memory >= 2 * gb * 10**9
+    ]
+    layouts = [layout for offer in offers for layout in layouts_of(offer)]
+
+    def taken(one: Offer, processes: float) -> float:
+        return processes * (one.deployment.memory_bytes or 0)
+
+    if memory is None:
+        assert {each.copies for each in offers} == {6} and {each.replicas for each in layouts} >= {1, 12}
+        return
+    for each in offers:
+        assert taken(each, each.copies + 1) <= memory
+        assert each.copies == 6 or taken(each, each.copies + 2) > memory, "one more would fit"
+    for one, other in itertools.product(layouts, repeat=2):
+        assert taken(one, one.replicas / 2) + taken(other, other.replicas / 2) <= memory
 
 
 @pytest.mark.parametrize("wrong", [{"cores": 0}, {"speed": -1.0}, {"price_per_hour": float("nan")}, {"most": 0},

@@ -198,6 +198,11 @@ def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
     assert chosen["registered"]["alias"] == "champion"
     verified = json.loads(road.command("verify", chosen["bundle"], "--json"))
     assert verified["verified"]
+    measured = json.loads((Path(chosen["bundle"]) / "measurement.json").read_text())
+    rows = measured["row_quantiles"]
+    assert rows == sorted(rows) and 150 < rows[len(rows) // 2] < 260 and rows[-1] <= 400  # median 200, at most 400
+    for cost in measured["costs"]:  # none where the curve was not measured in time
+        assert 0 < cost["request_ns"] + 200 * cost["row_ns"] < 1e9
     import mlflow
     import numpy as np
 

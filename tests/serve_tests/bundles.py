@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.bags import Bags
 from objectives.records import InputSpec
-from objectives.serving.bundle import write_bundle
+from objectives.serving.bundle import COSTS, ROW_QUANTILES, write_bundle
 from objectives.serving.pool import Pool
+from objectives.serving.pool.balancing import Cost
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 from spaces.techniques.placement import Admission, Batching, Placement
 from spaces.techniques.quantization import Precision
 
@@ -63,6 +65,8 @@ def write_toy(
     seed: int = 0,
     name: str = "toy",
     precision: Precision | None = None,
+    row_quantiles: Sequence[int] = (),
+    costs: Sequence[Cost] = (),
 ) -> Path:
     """Write a bundle of the model with weights of a seed; its candidate tells a precision, which the model ignores."""
     rng = np.random.default_rng(seed)
@@ -89,7 +93,8 @@ def write_toy(
     }
     model = _save(folder, nodes, types, arrays)
     candidate = Candidate(precision=precision or Precision(), placement=placement or Placement())
-    write_bundle(folder, name, model, candidate, {}, INPUTS, f"# {name}\n", draw_request(EXAMPLE_ROWS))
+    measurement = {ROW_QUANTILES: list(row_quantiles), COSTS: to_plain(costs)}
+    write_bundle(folder, name, model, candidate, measurement, INPUTS, f"# {name}\n", draw_request(EXAMPLE_ROWS))
     return folder
 
 

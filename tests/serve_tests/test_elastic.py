@@ -74,6 +74,11 @@ def test_variants_are_switched_under_load_and_back_and_no_request_fails(tmp_path
         assert server.metric("leanrec_controller_replica_seconds_total") > 1
         assert server.metric("leanrec_swaps_total", result="done") >= 2
         told = events(timeline)
+        switched = [line for line in told if line["event"] == "serving"]
+        assert all(0 < line["load_seconds"] < SOON and line["planned_load_seconds"] == 0.1 for line in switched)
+        assert server.metric("leanrec_controller_load_seconds_count") == len(switched)
+        seconds = sum(line["load_seconds"] for line in switched)
+        assert server.metric("leanrec_controller_load_seconds_sum") == pytest.approx(seconds, abs=0.001 * len(switched))
         assert told[0]["event"] == "start" and told[0]["option"] == "trial 10 1x1"
         decided = [line for line in told if line["event"] == "decision"]
         assert decided[0]["reason"] in ("panic window", "stable window") and decided[0]["held_rps"] > 20

@@ -195,7 +195,7 @@ def test_the_running_pool_follows_the_policy(policy: Balance, expected: list[int
     engines = [Held(), Held()]
     opened = iter(engines)
     placement = Placement(InstanceGroup(replicas=2, threads=1))
-    with Pool(placement, lambda group: next(opened), None, policy) as pool:
+    with Pool(placement, lambda group: next(opened), None, [policy]) as pool:
         results = [pool.submit(request(*range(1000 if number == 0 else 1))) for number in range(8)]
         for engine in engines:
             engine.controller.set()

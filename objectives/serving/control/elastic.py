@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from objectives.errors import ExplainedError, InputError, one_line
 from objectives.serving.control.controller import Decision, Observation, Reason, State, begin, decide, resumed
-from objectives.serving.control.options import change
+from objectives.serving.control.options import Option, change
 from objectives.serving.control.plan_file import MachinePlan, machine_plan, read_plan
 from objectives.serving.control.timeline import Timeline, decision_facts, option_facts
 from objectives.serving.control.windows import Windows
@@ -20,6 +21,7 @@ from objectives.serving.http.inference import Inference
 from objectives.serving.http.intake.loop_load import reading_done
 from objectives.serving.http.metrics import ControllerMetrics
 from objectives.serving.http.model import Model
+from objectives.serving.pool.balancing import LEAST_ROWS
 from spaces.techniques.placement import Placement
 
 _LOGGER = logging.getLogger("leanrec.serve")
@@ -58,6 +60,7 @@ class Elastic:
     _serving: int
     _broken: set[int]
     _placed: Callable[[Placement], Placement]
+    _policy: str
 
     def __init__(self, settings: ElasticSettings, say: Callable[[str], None]) -> None:
         """Read the plan and the bundles.
@@ -72,18 +75,19 @@ class Elastic:
         self._switch: asyncio.Task[None] | None = None
         self._reload = False
 
-    def open(self, placed: Callable[[Placement], Placement]) -> Model:
+    def open(self, placed: Callable[[Placement], Placement], policy: str = LEAST_ROWS) -> Model:
         """Open the first option.
 
         Args:
             placed: returns the placement that takes the place of an option's, now and at each switch
+            policy: of balancing, now and at each switch
 
         Raises:
             BundleError: it cannot be.
         """
-        self._placed = placed
+        self._placed, self._policy = placed, policy
         model = self._opened(self._plan, self._serving)
-        option = self._plan.control.options[self._serving]
+        option = self._option
         now, control = self._now_s(), self._plan.control
         end_s = len(control.phases) * control.phase_s
         if control.repeat_s is None and not 0 <= now < end_s:
@@ -165,6 +169,7 @@ class Elastic:
         self._timeline.write("decision", facts)
 
     async def _switch_to(self, option: int, inference: Inference, metrics: ControllerMetrics) -> None:
+        began = time.perf_counter()
         try:
             model = await asyncio.to_thread(self._opened, self._plan, option)
         except Exception as error:
@@ -173,15 +178,24 @@ class Elastic:
             self._failed(self._plan.control.options[option].name, error, metrics)
             return
         self._serving = option
-        await self._swap(model, inference, metrics, "serving")
+        seconds = time.perf_counter() - began
+        metrics.loaded(seconds)
+        facts = {"load_seconds": round(seconds, 3), "planned_load_seconds": self._option.load_seconds}
+        await self._swap(model, inference, metrics, "serving", facts)
 
-    async def _swap(self, model: Model, inference: Inference, metrics: ControllerMetrics, event: str) -> None:
+    async def _swap(
+        self,
+        model: Model,
+        inference: Inference,
+        metrics: ControllerMetrics,
+        event: str,
+        facts: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """Serve a model from the next request on, and return once the old one is closed."""
         model.tell_warnings(self._say)
         self._note(metrics)
         inference.metrics.swapped("done")
-        option = self._plan.control.options[self._serving]
-        self._timeline.write(event, {"second": round(self._now_s(), 3), **option_facts(option)})
+        self._timeline.write(event, {"second": round(self._now_s(), 3), **option_facts(self._option), **facts})
         if (left := await inference.swap(model)) is not None:
             self._say(left)
 
@@ -210,7 +224,8 @@ class Elastic:
         return resumed(plan.control, windows, self._state, now_s - self._now_s(), seen)
 
     def _opened(self, plan: MachinePlan, option: int) -> Model:
-        return Model.open(plan.folders[option], lambda _: self._placed(plan.control.options[option].placement))
+        placement = self._placed(plan.control.options[option].placement)
+        return Model.open(plan.folders[option], lambda _: placement, self._policy)
 
     def _read(self) -> tuple[MachinePlan, Sequence[Path]]:
         """Read the plan and find the bundles."""
@@ -239,8 +254,12 @@ class Elastic:
         self._timeline.write("failed", {"second": round(self._now_s(), 3), "what": name, "reason": reason})
 
     def _note(self, metrics: ControllerMetrics) -> None:
-        option = self._plan.control.options[self._serving]
-        metrics.serving(option.capacity_rps, option.placement.replicas, option.loss)
+        metrics.serving(self._option.capacity_rps, self._option.placement.replicas, self._option.loss)
+
+    @property
+    def _option(self) -> Option:
+        """Return the option that serves."""
+        return self._plan.control.options[self._serving]
 
     def _now_s(self) -> float:
         return time.time() - self._began_s

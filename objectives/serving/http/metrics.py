@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -144,6 +144,9 @@ class ControllerMetrics:
 
         self._changes = counter("changes", "Decisions for another option", "change", "reason")
         self._failures = counter("failures", "Options that could not be opened")
+        self._loads = Summary(
+            "leanrec_controller_load_seconds", "Time from a switch's beginning until it serves", registry=registry
+        )
         self._replica_seconds = counter("replica_seconds", "Seconds of all replicas that serve")
         self._rates = gauge("rate_rps", "Rates that decisions follow from", "of")
         self._capacity = gauge("capacity_rps", "Rate at which what serves keeps the SLO")
@@ -154,6 +157,9 @@ class ControllerMetrics:
 
     def changed(self, change: str, reason: str) -> None:
         self._changes.labels(change, reason).inc()
+
+    def loaded(self, seconds: float) -> None:
+        self._loads.observe(seconds)
 
     def failed(self) -> None:
         self._failures.inc()

@@ -16,6 +16,7 @@ from objectives.serving.bundle import Bundle, open_verified
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.http.datatypes import DATATYPES
 from objectives.serving.pool import Pool, RefusedError
+from objectives.serving.pool.balancing import LEAST_ROWS
 from objectives.serving.pool.pending_result import PendingResult, rows_of
 from spaces.techniques.placement import Placement
 
@@ -37,21 +38,28 @@ class Model:
         self.bundle, self.pool, self.version, self.rows_on_loop = bundle, pool, bundle.version, rows_on_loop
 
     @classmethod
-    def open(cls, folder: Path, placed: Callable[[Placement], Placement] | None = None) -> Model:
-        """Read a bundle, open its pool, and compare the scores of its example.
+    def open(
+        cls, folder: Path, placed: Callable[[Placement], Placement] | None = None, policy: str = LEAST_ROWS
+    ) -> Model:
+        """Read a bundle, open its pool, warm it up, and compare the scores of its example.
 
         Args:
             placed: returns the placement that takes the place of the one that was measured; None for that one
+            policy: of balancing over the replicas, one of `balancing.POLICIES`
 
         Raises:
             BundleError: it was changed, cannot run here, or takes inputs that the protocol has no datatype for.
         """
-        bundle, pool, _ = open_verified(folder, placed)
-        for spec in bundle.inputs:
-            if np.dtype(spec.dtype) not in DATATYPES:
-                pool.close()
-                raise BundleError(f"BUNDLE: {folder}: no datatype of the protocol is the {spec.dtype} of {spec.name!r}")
-        return cls(bundle, pool, _rows_on_loop(bundle, pool))
+        bundle, pool, _ = open_verified(folder, placed, True, policy)
+        try:
+            for spec in bundle.inputs:
+                if np.dtype(spec.dtype) not in DATATYPES:
+                    lacking = f"no datatype of the protocol is the {spec.dtype} of {spec.name!r}"
+                    raise BundleError(f"BUNDLE: {folder}: {lacking}")
+            return cls(bundle, pool, _rows_on_loop(bundle, pool))
+        except BaseException:
+            pool.close()
+            raise
 
     @property
     def deadline_ms(self) -> float:

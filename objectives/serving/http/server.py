@@ -28,6 +28,7 @@ from objectives.serving.http.limits import Limits
 from objectives.serving.http.mirror import Mirror, running
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
+from objectives.serving.pool.balancing import LEAST_ROWS
 
 # Seconds between the news that the server is to stop and the end of listening: clients with open connections are told
 # to close them with their next response, and a load balancer sees that the server is not ready.
@@ -63,6 +64,7 @@ def serve(
     follow_seconds: float | None = None,
     mirror: Mirror | None = None,
     elastic: Elastic | None = None,
+    policy: str = LEAST_ROWS,
 ) -> bool:
     """Serve a bundle until SIGTERM or SIGINT.
 
@@ -76,6 +78,7 @@ def serve(
             for swaps by SIGHUP only
         mirror: sees the answered requests
         elastic: controller that chooses the bundle and its placement in place of `find`; None for one model
+        policy: of balancing over the replicas, one of `balancing.POLICIES`
 
     Returns:
         Whether all accepted requests were answered before the end.
@@ -89,14 +92,18 @@ def serve(
     if name is not None:
         _check_name(name)
     with _listen(host, port) as listener:
-        model = Model.open(find(), limits.placed) if elastic is None else elastic.open(limits.placed)
+
+        def found() -> Model:
+            return Model.open(find(), limits.placed, policy)
+
+        model = found() if elastic is None else elastic.open(limits.placed, policy)
         model.tell_warnings(say)
         _check_name(name or model.bundle.name)
         inference = Inference(name or model.bundle.name, ModelSlot(model), limits, mirror)
         endpoints = Endpoints(inference, _version())
         config = http_config(endpoints, limits, endpoints)
         server = _Server(config, partial(started, Started(inference.name, model.version, _url(listener))))
-        swapper, drainer = _Swapper(find, inference, say, follow_seconds), _Drainer(server, endpoints, say)
+        swapper, drainer = _Swapper(find, found, inference, say, follow_seconds), _Drainer(server, endpoints, say)
         loop = config.get_loop_factory()
         _spare_garbage_collection()
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -175,8 +182,17 @@ class _Server(uvicorn.Server):
 class _Swapper:
     """Swaps of the model, one after another; several signals during one swap ask for one more."""
 
-    def __init__(self, find: Callable[[], Path], inference: Inference, say: Say, follow_seconds: float | None) -> None:
-        self._find, self._inference, self._say, self._follow_seconds = find, inference, say, follow_seconds
+    def __init__(
+        self,
+        find: Callable[[], Path],
+        opened: Callable[[], Model],
+        inference: Inference,
+        say: Say,
+        follow_seconds: float | None,
+    ) -> None:
+        """Make a swapper that asks for what `find` and `opened` return: the folder, and its model."""
+        self._find, self._opened, self._inference, self._say = find, opened, inference, say
+        self._follow_seconds = follow_seconds
         self._asked = False
         self._task: asyncio.Task[None] | None = None
         self._follower: asyncio.Task[None] | None = None
@@ -212,8 +228,7 @@ class _Swapper:
     async def _swap(self) -> None:
         metrics = self._inference.metrics
         try:
-            placed = self._inference.limits.placed
-            model = await asyncio.to_thread(lambda: Model.open(self._find(), placed))
+            model = await asyncio.to_thread(self._opened)
         except Exception as error:
             # Whatever is wrong with the new bundle, the old one serves on.
             explained = isinstance(error, (ExplainedError, InputError))

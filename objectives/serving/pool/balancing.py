@@ -6,7 +6,7 @@ the same requests go the same way again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,6 +94,17 @@ def shortest_delay(costs: Sequence[Cost]) -> Balance:
         return min(range(len(loads)), key=lambda at: costs[at](loads[at].requests + 1, loads[at].rows + rows))
 
     return choose
+
+
+LEAST_ROWS = "least-rows"
+# Policies by name, each made from the costs of the replicas.
+POLICIES: Mapping[str, Callable[[Sequence[Cost]], Balance]] = {
+    LEAST_ROWS: lambda costs: least_rows,
+    "two-choices": lambda costs: two_choices(),
+    "least-outstanding": lambda costs: least_outstanding,
+    "round-robin": lambda costs: round_robin,
+    "shortest-delay": shortest_delay,
+}
 
 
 def _mixed(number: int) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from objectives.arrays import Arrays
 from objectives.serving.engines import open_replica
-from objectives.serving.pool.balancing import Balance, least_rows
+from objectives.serving.pool.balancing import Balance
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
 from objectives.serving.pool.pending_result import Job, PendingResult, rows_of
@@ -38,13 +38,13 @@ class Pool:
         placement: Placement,
         open_engine: Callable[[InstanceGroup], Engine],
         prepare: Prepare | None = None,
-        balance: Balance = least_rows,
+        balances: Sequence[Balance] = (),
     ) -> None:
         """Open every replica, each in its own thread; if one fails, all are closed and its error is raised.
 
         Args:
             prepare: turns a request into one that the graph takes, or raises ValueError, on the caller's thread
-            balance: policy by which requests go to the replicas of their instance group
+            balances: policy of each instance group by which requests go to its replicas; none for the fewest rows
 
         Raises:
             EngineError: there are fewer cores than pinned replicas need.
@@ -53,7 +53,7 @@ class Pool:
         groups = placement.instance_groups
         cores = share_cores(groups, cores_here())
         self._placement, self._prepare = placement, prepare
-        guided: list[Scheduler[Job]] = schedulers(placement, balance)
+        guided: list[Scheduler[Job]] = schedulers(placement, balances)
         self._groups = [
             _replicas(scheduler, group.replicas, placement.inline and number == 0)
             for number, (group, scheduler) in enumerate(zip(groups, guided, strict=True))
@@ -69,17 +69,32 @@ class Pool:
             raise
 
     @classmethod
-    def open(cls, model: Path, placement: Placement, compute: str = "fp32", prepare: Prepare | None = None) -> Pool:
+    def open(
+        cls,
+        model: Path,
+        placement: Placement,
+        compute: str = "fp32",
+        prepare: Prepare | None = None,
+        opened: Callable[[Engine, InstanceGroup], None] | None = None,
+        balances: Sequence[Balance] = (),
+    ) -> Pool:
         """Load a model file into every replica of a placement.
+
+        Args:
+            opened: called with each engine in its replica's own thread before it serves
+            balances: as in the constructor
 
         Raises:
             EngineError: an engine is missing or cannot do what is asked.
         """
-        return cls(
-            placement,
-            lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute),
-            prepare,
-        )
+
+        def open_engine(group: InstanceGroup) -> Engine:
+            engine = open_replica(model, group, placement.embedding_device, compute)
+            if opened is not None:
+                opened(engine, group)
+            return engine
+
+        return cls(placement, open_engine, prepare, balances)
 
     def submit(self, request: Arrays, here: bool = True, waited_ns: int = 0) -> PendingResult:
         """Submit a request of named arrays of (rows, ...).

@@ -197,11 +197,16 @@ class Scheduler(Generic[J]):
         return count, None if full else queue[0].submitted_ns + self._batching.wait_us * 1000
 
 
-def schedulers(placement: Placement, balance: Balance = least_rows) -> list[Scheduler[J]]:
-    """Make the scheduler of each instance group of a placement."""
+def schedulers(placement: Placement, balances: Sequence[Balance] = ()) -> list[Scheduler[J]]:
+    """Make the scheduler of each instance group of a placement.
+
+    Args:
+        balances: policy of each; none for the fewest outstanding rows
+    """
+    groups = placement.instance_groups
     return [
         Scheduler(group.replicas, placement.batching, placement.admission, balance)
-        for group in placement.instance_groups
+        for group, balance in zip(groups, balances or [least_rows] * len(groups), strict=True)
     ]
 
 

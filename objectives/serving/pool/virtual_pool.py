@@ -112,7 +112,7 @@ class VirtualPool:
         self._placement, self._service = placement, service
         # Whether every request goes to the first instance group as a whole.
         self._undivided = placement.route is None and placement.split_rows is None and not placement.inline
-        self._schedulers: list[Scheduler[_Job]] = schedulers(placement, balance)
+        self._schedulers: list[Scheduler[_Job]] = schedulers(placement, [balance] * len(placement.instance_groups))
         self._replicas = [
             [_Replica(group, number, scheduler, speeds[number] if speeds and group == 0 else 1.0)
              for number in range(placement.instance_groups[group].replicas)]

@@ -58,6 +58,7 @@ def _panels(plan: ServedPlan) -> tuple[_Panel, ...]:
         _cpu(plan),
         _memory(plan),
         _models(plan),
+        *_controllers(plan),
     )
 
 
@@ -118,6 +119,40 @@ def _models(plan: ServedPlan) -> _Panel:
     swapped = f"sum by (result) (increase({of('leanrec_swaps_total', study=plan.study)}[5m]))"
     queries = (_Query(served, "{{offer}}, {{version}}"), _Query(swapped, "swaps {{result}}"))
     return _Panel("Processes by model, and swaps in 5 minutes", "short", queries)
+
+
+def _controllers(plan: ServedPlan) -> tuple[_Panel, ...]:
+    """Return the panels of servers that follow the plan by themselves, which are empty where none does."""
+
+    def series(name: str) -> str:
+        return of(f"leanrec_controller_{name}", study=plan.study)
+
+    about = "Of servers with a controller (leanrec serve --plan)."
+    loss = (
+        _Query(f"avg by (offer) ({series('loss')})", "served, {{offer}}"),
+        _Query(of(promql.PLANNED_LOSS, study=plan.study), "planned"),
+    )
+    rates = (
+        _Query(f"sum by (of) ({series('rate_rps')})", "{{of}}"),
+        _Query(f"sum({series('capacity_rps')})", "what serves keeps the SLO at"),
+    )
+    corrected = (
+        _Query(f"max by (offer) ({series('correction')})", "correction, {{offer}}"),
+        _Query(f"max by (offer) ({series('panicking')})", "panicking, {{offer}}"),
+    )
+    changes = (
+        _Query(f"sum by (change, reason) ({series('changes_total')})", "{{change}}, {{reason}}"),
+        _Query(f"sum({series('failures_total')})", "failed"),
+    )
+    seconds = f"rate({series('load_seconds_sum')}[15m]) / rate({series('load_seconds_count')}[15m])"
+    return (
+        _Panel("Quality loss", "percentunit", loss, f"{about} The mean of the processes."),
+        _Panel("Replicas", "short", (_Query(f"sum by (offer) ({series('replicas')})", "{{offer}}"),), about),
+        _Panel("Rates of the controller", "reqps", rates, f"{about} The planned rate is the forecast's quantile."),
+        _Panel("Correction and panic", "short", corrected, f"{about} Times that a rate counts for; 1 in a panic."),
+        _Panel("Changes so far by reason", "short", changes, f"{about} Counted from the start of each process."),
+        _Panel("Time of a switch", "s", (_Query(seconds, "{{offer}}, {{pod}}"),), f"{about} The mean of 15 minutes."),
+    )
 
 
 def _document(number: int, panel: _Panel) -> Document:

@@ -13,6 +13,8 @@ from search.plan.manifests.settings import Cluster
 Document = dict[str, Any]
 # Share of refused requests above which an alert tells.
 _REFUSED = 0.01
+# Difference by which losses count as different, below what is measured and above what printing a number loses.
+_SAME_LOSS = "0.000001"
 
 
 def rules(plan: ServedPlan) -> Document:
@@ -55,6 +57,7 @@ def _plan(plan: ServedPlan) -> list[Document]:
     found = [
         _record(plan, promql.POSITION, promql.position(calendar)),
         _record(plan, promql.CAPACITY, promql.over_time(plan.capacity, calendar, study)),
+        _record(plan, promql.PLANNED_LOSS, promql.over_time(plan.loss, calendar, study)),
     ]
     for offer in plan.offers:
         processes = f"count({of('leanrec_model', study=study, offer=offer.name)}) or vector(0)"
@@ -77,6 +80,8 @@ def _alerts(plan: ServedPlan) -> list[Document]:
         *(_queue(plan, offer) for offer in plan.offers),
         _machines(plan),
         _load_above(plan),
+        _degraded(plan),
+        _switch_failed(plan),
     ]
     return found if plan.calendar.weekly else [*found, _ended(plan)]
 
@@ -144,6 +149,33 @@ def _load_above(plan: ServedPlan) -> Document:
         f"more requests of {plan.study} arrive than the plan suffices for",
         "{{ $value | humanize }} requests per second arrive, more than the planned machines serve within the SLO. "
         "Plan again with a newer trace.",
+    )
+
+
+def _degraded(plan: ServedPlan) -> Document:
+    """Return the alert of servers with a controller that need a faster variant than the plan has, and keep it."""
+    served = f"max by (study) ({of('leanrec_controller_loss', study=plan.study)})"
+    return _alert(
+        plan,
+        "LeanrecDegradedLongerThanPlanned",
+        f"{served} - on (study) {of(promql.PLANNED_LOSS, study=plan.study)} > {_SAME_LOSS}",
+        "10m",
+        f"a server of {plan.study} serves a worse variant than planned",
+        "The loss of a variant that serves is {{ $value | humanizePercentage }} above that of the planned one: more "
+        "requests arrive than planned, or they take longer. Plan again with a newer trace.",
+    )
+
+
+def _switch_failed(plan: ServedPlan) -> Document:
+    failures = of("leanrec_controller_failures_total", study=plan.study)
+    return _alert(
+        plan,
+        "LeanrecSwitchFailed",
+        f"sum by (study, offer) (increase({failures}[15m])) > 0",
+        "0m",
+        f"a server of {plan.study} cannot serve a variant or a plan that it was to switch to",
+        "In 15 minutes {{ $value | humanize }} switches failed at {{ $labels.offer }}; what served before goes on. The "
+        "server's log and its timeline have the reason.",
     )
 
 

@@ -18,6 +18,7 @@ QUEUE = "study_offer:leanrec_queue_length:avg"
 IN_FLIGHT = "study_offer:leanrec_in_flight:avg"
 POSITION = "study:leanrec_plan:seconds"
 CAPACITY = "study:leanrec_plan:capacity_rps"
+PLANNED_LOSS = "study:leanrec_plan:loss"
 PLANNED = "study_offer:leanrec_machines:planned"
 ACTUAL = "study_offer:leanrec_machines:actual"
 

@@ -41,6 +41,7 @@ class ServedPlan:
     study: name of its service
     headroom: least ratio of the rate that the machines of a phase suffice for to the expected one, at least 1
     capacity: requests per second within the SLO of the planned machines, over the whole plan
+    loss: quality loss of the planned point, over the whole plan; a gain counts as none
     """
 
     study: str
@@ -51,6 +52,7 @@ class ServedPlan:
     offers: tuple[ServedOffer, ...]
     headroom: float
     capacity: tuple[Stretch, ...]
+    loss: tuple[Stretch, ...]
 
     @property
     def slo_seconds(self) -> float:
@@ -69,6 +71,7 @@ def served_plan(plan: PlanDocument) -> ServedPlan:
     calendar = Calendar.of(plan)
     used = {phase.offer for phase in plan.phases}
     offers = (_served(plan, row, calendar) for row in plan.offers if row.offer in used)
+    losses = {row.offer: max(row.loss, 0.0) for row in plan.offers}
     ratios = [phase.demand_rps / phase.expected_rps for phase in plan.phases if phase.expected_rps > 0]
     return ServedPlan(
         study=dns_label(plan.study),
@@ -79,6 +82,7 @@ def served_plan(plan: PlanDocument) -> ServedPlan:
         offers=tuple(offers),
         headroom=max(1.0, min(ratios, default=1.0)),
         capacity=stretches(plan.phases, calendar.seconds, lambda phase: phase.capacity_rps),
+        loss=stretches(plan.phases, calendar.seconds, lambda phase: losses[phase.offer]),
     )
 
 

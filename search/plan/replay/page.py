@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from planning.elastic import ELASTIC
-from search.format import column_milliseconds, column_percent, significant
+from search.format import MISSING, column_milliseconds, column_percent, significant
 from search.plan.figures import COLOURS, Line, Panel, panels_figure
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow
 from search.report.columns import Cell, Column, number
 from search.report.front import ACCENT, INK, Description
 from search.report.report import write_figures
+
+
+def _seconds(value: float | None) -> str:
+    return MISSING if value is None else f"{significant(value)} s"
+
 
 REPLAY_COLUMNS: tuple[Column[ReplayRow], ...] = (
     Column("policy", lambda row: Cell(row.policy), "left"),
@@ -25,6 +30,8 @@ REPLAY_COLUMNS: tuple[Column[ReplayRow], ...] = (
     Column("replica-seconds", lambda row: Cell(significant(row.replica_seconds, 3))),
     Column("money", lambda row: Cell(significant(row.money, 3))),
     Column("switches", lambda row: Cell(str(row.switches))),
+    Column("a switch", lambda row: Cell(_seconds(row.switch_seconds))),
+    Column("planned", lambda row: Cell(_seconds(row.planned_switch_seconds))),
 )
 DECISION_COLUMNS: tuple[Column[ReplayDecision], ...] = (
     Column("second", lambda row: Cell(f"{row.second:.1f}")),

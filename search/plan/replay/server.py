@@ -187,18 +187,17 @@ def _told(
     numbers = {option.name: number for number, option in enumerate(options)}
     segments: list[Segment] = []
     decisions: list[ReplayDecision] = []
-    decided_s = 0.0
     for line in lines:
         second = line["at"] - start_s
         if line["event"] == "start":
             segments = [Segment(0.0, 0.0, numbers[line["option"]])]  # that of a server which was up in time
         elif line["event"] == "decision":
-            decided_s = max(second, 0.0)
             decisions.append(ReplayDecision(second=second, option=line["option"], reason=line["reason"]))
         elif line["event"] == "serving" and second <= 0:
             segments = [Segment(0.0, 0.0, numbers[line["option"]])]
         elif line["event"] == "serving":
-            segments.append(Segment(second, min(decided_s, second), numbers[line["option"]]))
+            began_s = max(second - line["load_seconds"], 0.0)
+            segments.append(Segment(second, began_s, numbers[line["option"]]))
     at = np.searchsorted([segment.start_s for segment in segments], seconds, side="right") - 1
     served = np.array([segment.option for segment in segments])[at]
     return Served(latency, served, tuple(segments)), tuple(decisions)
