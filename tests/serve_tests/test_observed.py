@@ -41,7 +41,7 @@ def test_two_lives_of_a_server_are_one_observation(tmp_path: Path, capsys: pytes
 
             thread = threading.Thread(target=send, args=(server.url, lines_of(file)))
             thread.start()
-            command = ["observe", server.root, "--samples", str(file), "--seconds", "4", "--every", "0.2", "--json"]
+            command = ["observe", server.root, "--samples", str(file), "--seconds", "6", "--every", "0.2", "--json"]
             assert run_command([*command, "--out", str(tmp_path / "out")]) == 0
             thread.join()
             found = json.loads(capsys.readouterr().out)["service"]
@@ -50,7 +50,7 @@ def test_two_lives_of_a_server_are_one_observation(tmp_path: Path, capsys: pytes
     whole = found["whole"]
     assert 150 < whole["mean_ms"] < sum(took_ms) / 12, "a client's time is longer by the transport"
     assert whole["p95_ms"] > 200
-    assert whole["seconds"] < 8 < found["end_s"] - found["start_s"] and whole["cpu_cores"] > 0
+    assert whole["seconds"] < found["end_s"] - found["start_s"] and whole["cpu_cores"] > 0
     assert found["samples"] == lines_of(file)
     assert run_command(["observe", str(file), "--json", "--out", str(tmp_path / "alone")]) == 0
     assert json.loads(capsys.readouterr().out)["service"] == found
