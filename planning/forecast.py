@@ -55,15 +55,6 @@ class Selected:
     scores: tuple[Score, ...]
     reason: str | None
 
-    def quantile_for(self, share: float) -> float:
-        """Return the smallest quantile that covered this share of the backtest's phases, the largest where none did.
-
-        The nominal quantiles cover more than they should where the load has calmed down since the first origins, and
-        less where it has become wilder (recalibration; Kuleshov, Fenner and Ermon 2018).
-        """
-        covered = self.scores[0].coverage
-        return next((quantile for quantile in QUANTILES if covered[quantile] >= share), QUANTILES[-1])
-
 
 @dataclass(frozen=True, eq=False)
 class Forecast:

@@ -68,12 +68,10 @@ class Planned:
     """A plan of the phases that follow a trace, with the evidence for it.
 
     selected: the forecasting model and its backtest on all of the trace
-    quantile: of the forecast that the machines of the upcoming phases suffice for
     """
 
     upcoming: PhasePlans
     selected: Selected
-    quantile: float
     backtested: Backtested
     start_s: float | None
 
@@ -195,7 +193,7 @@ def _errors(forecasts: Sequence[Forecast], counts: Floats) -> tuple[dict[float, 
 def plan_ahead(tables: Sequence[CapacityTable], demand: Demand, selected: Selected, terms: Terms) -> PhasePlans:
     """Plan the phases that follow a demand, from its forecast."""
     found = forecast(selected, demand.counts, terms.horizon)
-    rates = found.quantiles[selected.quantile_for(terms.limits.headroom)] / demand.phase_seconds
+    rates = found.quantiles[terms.limits.headroom] / demand.phase_seconds
     return schedule(tables, found.expected, rates, demand.phase_seconds, terms.limits)
 
 
@@ -213,5 +211,4 @@ def make_plan(
     backtested = backtest_policies(tables, trace, demand, terms, say)
     selected = select(demand.counts, demand.per_day, terms.horizon + LEAD)
     start_s = None if demand.start_s is None else demand.start_s + len(demand) * demand.phase_seconds
-    quantile = selected.quantile_for(terms.limits.headroom)
-    return Planned(plan_ahead(tables, demand, selected, terms), selected, quantile, backtested, start_s)
+    return Planned(plan_ahead(tables, demand, selected, terms), selected, backtested, start_s)

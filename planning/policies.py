@@ -26,7 +26,7 @@ class Limits:
 
     max_loss: mean quality loss of the requests of a day
     max_money: money of a day; None minimises the money, and otherwise the loss is minimised within it
-    headroom: share of the phases that the machines are to suffice for, by the backtest of the forecast
+    headroom: quantile of the forecast that the machines suffice for
     """
 
     max_loss: float
@@ -173,7 +173,7 @@ def planned(
         found = Forecast(whole.expected[LEAD:], {q: values[LEAD:] for q, values in whole.quantiles.items()})
         if seen is not None:
             seen(found)
-        rates = found.quantiles[selected.quantile_for(limits.headroom)] / after.phase_seconds
+        rates = found.quantiles[limits.headroom] / after.phase_seconds
         return schedule(tables, found.expected, rates, after.phase_seconds, limits, serving)
 
     return by_parts(len(after), horizon, part)

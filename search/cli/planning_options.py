@@ -59,8 +59,8 @@ def add_plan_options(planned: argparse.ArgumentParser) -> None:
         "--headroom",
         type=float,
         choices=(0.5, 0.8, 0.9, 0.95),
-        metavar="SHARE",
-        help="of the phases that machines are to suffice for: 0.5, 0.8, 0.9 or 0.95 (default 0.9)",
+        metavar="QUANTILE",
+        help="of the forecast that machines suffice for: 0.5, 0.8, 0.9 or 0.95 (default 0.9)",
     )
     planned.add_argument("--held-out", type=share, help="share of the trace to judge on (default 0.3)")
     planned.add_argument(

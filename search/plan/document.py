@@ -92,13 +92,9 @@ class PolicyRow(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRow:
-    """The forecasting model, its backtest, and its errors on the held-out part of the trace.
-
-    quantile: that the machines of the upcoming phases suffice for; None in documents of before it was chosen
-    """
+    """The forecasting model, its backtest, and its errors on the held-out part of the trace."""
 
     model: str
-    quantile: float | None = None
     reason: str | None
     scores: tuple[Score, ...]
     mape: float
@@ -210,12 +206,7 @@ def forecast_row(found: Planned) -> ForecastRow:
     chosen, held_out = found.selected, found.backtested
     coverage = {quantile: held_out.coverage[quantile] for quantile in QUANTILES}
     return ForecastRow(
-        model=chosen.model.name,
-        quantile=found.quantile,
-        reason=chosen.reason,
-        scores=chosen.scores,
-        mape=held_out.mape,
-        coverage=coverage,
+        model=chosen.model.name, reason=chosen.reason, scores=chosen.scores, mape=held_out.mape, coverage=coverage
     )
 
 

@@ -10,7 +10,7 @@ from statsmodels.tsa.api import ETSModel
 from statsmodels.tsa.forecasting.stl import STLForecast
 
 from planning.demand import Floats
-from planning.forecast import QUANTILES, Score, Selected, backtest, candidates, forecast, origins_of, score, select
+from planning.forecast import backtest, candidates, forecast, origins_of, score, select
 from planning.seasonal_models import DecompositionETS, ExponentialSmoothing, RecentMean, SeasonalNaive
 
 DAY = 24
@@ -108,23 +108,3 @@ def test_a_short_history_falls_back_and_says_why() -> None:
     for history, horizon in ((np.ones(2), 1), (np.ones(30), 11)):
         with pytest.raises(ValueError, match="forecast needs"):
             select(history, DAY, horizon)
-
-
-@pytest.mark.parametrize(
-    ("covered", "expected"),
-    [((0.5, 0.8, 0.9, 0.95), 0.9), ((0.4, 0.95, 1.0, 1.0), 0.8), ((0.1, 0.3, 0.5, 0.7), 0.95), ((0.9, 1, 1, 1), 0.5)],
-)
-def test_machines_suffice_for_the_smallest_quantile_that_covered_enough(
-    covered: tuple[float, ...], expected: float
-) -> None:
-    score = Score("planted", 0.1, 0.1, dict(zip(QUANTILES, covered, strict=True)), 5)
-    assert Selected(RecentMean(1), np.zeros(1), (score,), None).quantile_for(0.9) == expected
-
-
-def test_a_load_that_calms_down_needs_a_smaller_quantile() -> None:
-    """Most forecasts of the backtest err a tenth as much as the first ones, whose errors count in the quantiles too."""
-    random = np.random.default_rng(0)
-    counts = 1000 * np.exp(random.normal(size=400) * np.where(np.arange(400) < 365, 0.5, 0.05))
-    assert select(np.rint(counts), 1440, 5).quantile_for(0.9) < 0.9
-    steady = random.poisson(1000, 400).astype(float)
-    assert select(steady, 1440, 5).quantile_for(0.5) == 0.5
