@@ -118,11 +118,13 @@ def judged(menu: Menu, log: RequestLog, terms: Terms) -> Backtested:
     )
 
 
-def cases(names: list[str], seed: int, requests: int, menu: Menu | None = None) -> dict[str, tuple[RequestLog, Terms]]:
+def cases(
+    names: list[str], seed: int, requests: int, menu: Menu | None = None, headroom: float = 0.9
+) -> dict[str, tuple[RequestLog, Terms]]:
     """Return the logs that were asked for, with their terms."""
     menu = menu or made_up()
     folder = Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data")) / "arrivals"
-    limits, objective = Limits(menu.max_loss, headroom=0.9), menu.objective
+    limits, objective = Limits(menu.max_loss, headroom=headroom), menu.objective
     found = {}
     for name in names:
         if name == "week":
@@ -143,6 +145,9 @@ def main() -> None:
     parser.add_argument("--study", help="whose deployments are planned with")
     parser.add_argument("--home", type=Path, default=Path(), help="of the study")
     parser.add_argument("--rate", type=float, default=5_000.0, help="mean requests a second of a trace, of a study")
+    parser.add_argument(
+        "--headroom", type=float, default=0.9, help="quantile of the forecast that machines suffice for"
+    )
     parser.add_argument("--requests", type=int, default=10_000_000, help="most that are simulated of a policy")
     options = parser.parse_args()
     menu = made_up() if options.study is None else measured(options.study, options.home, options.rate)
@@ -150,7 +155,7 @@ def main() -> None:
         group = one.placement.instance_group
         print(f"{one.name}: loss {one.loss:.3%}, loaded in {one.load_seconds:.2f} s, {group.place}, {group.layout}")
     for seed in options.seeds:
-        for name, (log, terms) in cases(options.names, seed, options.requests, menu).items():
+        for name, (log, terms) in cases(options.names, seed, options.requests, menu, options.headroom).items():
             began = time.perf_counter()
             found = judged(menu, log, terms)
             took = time.perf_counter() - began
