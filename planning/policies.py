@@ -14,7 +14,7 @@ from planning.capacity import CapacityTable, needed_machines
 from planning.demand import Demand, Floats
 from planning.fleet import Trajectory
 from planning.forecast import Forecast, Selected, forecast
-from planning.schedule import NoScheduleError, Problem, Schedule, cheapest, least_loss
+from planning.schedule import NoScheduleError, OutOfTimeError, Problem, Schedule, cheapest, least_loss
 
 # Phases between the last one that a forecast sees and the first one that it is for, in which machines are ordered.
 LEAD = 1
@@ -95,8 +95,8 @@ def schedule(
     )
     try:
         found = _solved(problem, limits)
-    except NoScheduleError:
-        if needed.all():
+    except NoScheduleError as error:
+        if needed.all() or isinstance(error, OutOfTimeError):
             raise
         problem = _with_too_few(problem, tables, demand_rps)
         found = _solved(problem, limits)

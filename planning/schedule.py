@@ -39,6 +39,10 @@ class NoScheduleError(ValueError):
     """No schedule satisfies the limits."""
 
 
+class OutOfTimeError(NoScheduleError):
+    """No schedule was found in the time of the solver."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Demand and offers of a schedule over T phases with O offers.
@@ -69,7 +73,7 @@ class Problem:
 class Schedule:
     """Offer and machines of each phase, (T,) each, their money, and the mean loss of the requests.
 
-    gap: share by which the money, or the loss, may be above the optimum: 0 unless the time ran out
+    gap: share by which what is minimised may be above its optimum: 0 unless the time ran out
     """
 
     offers: NDArray[np.int64]
@@ -125,7 +129,8 @@ def cheapest(problem: Problem, max_loss: float) -> Schedule:
     """
     program = _Program(without_dominated(problem))
     limits = program.daily_loss(max_loss)
-    return program.solve(program.money + _TIE * program.loss, [*limits, *program.fewest_unserved(limits)])
+    fewest, gap = program.fewest_unserved(limits)
+    return program.solve(program.money + _TIE * program.loss, [*limits, *fewest], gap)
 
 
 def least_loss(problem: Problem, max_money: float) -> Schedule:
@@ -139,7 +144,8 @@ def least_loss(problem: Problem, max_money: float) -> Schedule:
     """
     program = _Program(without_dominated(problem))
     limits = [LinearConstraint(program.money[None, :], ub=max_money * (1 + _SLACK))]
-    return program.solve(program.loss + _TIE * program.money, [*limits, *program.fewest_unserved(limits)])
+    fewest, gap = program.fewest_unserved(limits)
+    return program.solve(program.loss + _TIE * program.money, [*limits, *fewest], gap)
 
 
 class _Program:
@@ -170,24 +176,32 @@ class _Program:
             rows[row, : phases * offers] = (share[:, None] * problem.loss).ravel()
         return [LinearConstraint(csr_array(rows), ub=max_loss * (1 + _SLACK))]
 
-    def fewest_unserved(self, limits: Sequence[LinearConstraint]) -> list[LinearConstraint]:
-        """Return the limit that no more requests are left unserved than must be; none where offers always suffice."""
+    def fewest_unserved(self, limits: Sequence[LinearConstraint]) -> tuple[list[LinearConstraint], float]:
+        """Return the limit that no more requests are left unserved than must be, and the gap to the optimum.
+
+        There is no such limit where offers always suffice.
+        """
         unserved = self._problem.unserved
         if unserved is None:
-            return []
+            return [], 0.0
         # In units of a request of each phase in the mean, so that the solver's absolute tolerance is a small share.
         each = self._shape[0] * self._problem.weight / max(float(self._problem.weight.sum()), 1e-300)
         count = np.concatenate([(each[:, None] * unserved).ravel(), np.zeros(2 * unserved.size)])
-        fewest = float(count @ self._values(count, limits)[0])
-        return [LinearConstraint(count[None, :], ub=fewest * (1 + _GAP) + _GAP)]
+        values, gap = self._values(count, limits)
+        return [LinearConstraint(count[None, :], ub=float(count @ values) * (1 + _GAP) + _GAP)], gap
 
-    def solve(self, objective: Floats, limits: Sequence[LinearConstraint]) -> Schedule:
-        """Minimise an objective over all schedules within the limits."""
-        values, gap = self._values(objective, limits)
+    def solve(self, objective: Floats, limits: Sequence[LinearConstraint], gap: float) -> Schedule:
+        """Minimise an objective over all schedules within the limits, whose own gap counts too."""
+        values, own = self._values(objective, limits)
+        gap = max(gap, own)
         return self._schedule(values, gap if gap > _GAP else 0.0)
 
     def _values(self, objective: Floats, limits: Sequence[LinearConstraint]) -> tuple[Floats, float]:
-        """Return the variables that minimise an objective within the limits, and the gap to the optimum."""
+        """Return the variables that minimise an objective within the limits, and the gap to the optimum.
+
+        Raises:
+            NoScheduleError: there are none, or none were found in time.
+        """
         found = milp(
             objective,
             integrality=np.repeat([1, 0, 0], objective.size // 3),
@@ -196,8 +210,9 @@ class _Program:
             options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
         )
         if found.x is None:
-            late = "was found in time" if found.status == _OUT_OF_TIME else "keeps all limits"
-            raise NoScheduleError(f"no choice of offers and machines {late}")
+            if found.status == _OUT_OF_TIME:
+                raise OutOfTimeError(f"no choice of offers and machines was found in {_SECONDS:g} s")
+            raise NoScheduleError("no choice of offers and machines keeps all limits")
         return found.x, float(found.mip_gap or 0.0)
 
     def _schedule(self, values: Floats, gap: float) -> Schedule:

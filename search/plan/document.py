@@ -37,6 +37,7 @@ class OfferRow:
     deployed: the placement as plain data
     layouts: that one process on a machine may have
     machine_cores, machine_speed: of the kind
+    load_seconds: on this kind, from the decision to serve a variant until it serves
     """
 
     offer: int
@@ -164,7 +165,7 @@ def _offer_row(number: int, table: CapacityTable, layouts: Sequence[CapacityTabl
         placement=knobs,
         loss=one.loss,
         price_per_hour=kind.price_per_hour,
-        load_seconds=one.load_seconds,
+        load_seconds=one.load_seconds / kind.speed,
         start_seconds=offer.start_seconds,
         memory_bytes=one.memory_bytes,
         capacity_rps=dict(sorted(whole.items())),
@@ -227,11 +228,26 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
         )
     served = next(iter(outcomes.values()))
     if served.simulated < served.requests:
-        window_s = served.simulated / served.requests * terms.phase_seconds
         found.append(
-            f"policies were judged on {served.simulated:,} of {served.requests:,.0f} requests, in windows of "
-            f"{window_s:.3g} s that begin with empty queues: a longer backlog is not seen (--requests)"
+            f"policies were judged on {served.simulated:,} of {served.requests:,.0f} requests, in windows that begin with "
+            "empty queues and are as small a share of the time: a longer backlog is not seen (--requests)"
         )
     if demand.counts.sum() < 100 * len(demand):
         found.append("a phase has fewer than 100 requests in the mean: shares of late requests are rough")
     return tuple(found)
+
+
+def machine_warnings(offers: Sequence[OfferRow], phases: Sequence[PhaseRow]) -> tuple[str, ...]:
+    """Return what one process on a machine cannot do of the plan, in sentences.
+
+    A machine that runs several processes has the memory of one of them left for a swap; one process that switches needs
+    it for all of its replicas.
+    """
+    most = {row.offer: max((layout.capacity_rps for layout in row.layouts), default=0.0) for row in offers}
+    beyond = sum(not phase.short and phase.demand_rps / phase.machines > most[phase.offer] for phase in phases)
+    if not beyond:
+        return ()
+    return (
+        f"{beyond} phases ask more of a machine than one process of leanrec serve --plan does, which needs memory for two "
+        "models at a switch: it serves them by a faster point, or late",
+    )

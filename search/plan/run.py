@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from objectives.measurement.request_log import RequestLog
 from objectives.measurement.service_curve import OutsideRangeError
+from objectives.serving.control.plan_file import WEEK_SECONDS
 from objectives.serving.devices import cores_allowed
 from planning.capacity import CapacityTable, Objective
 from planning.demand import DAY_SECONDS, Demand, Workload, demand_of, unit_gaps
@@ -27,6 +29,7 @@ from search.plan.document import (
     ForecastRow,
     PlanDocument,
     forecast_row,
+    machine_warnings,
     offer_rows,
     phase_rows,
     policy_rows,
@@ -179,6 +182,8 @@ def _of_trace(
 def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Offer, ...], console: Console) -> _Solved:
     assert request.profile is not None
     profile = read_profile(request.profile)
+    if not math.isclose(math.remainder(WEEK_SECONDS, request.phase_s), 0.0, abs_tol=1e-6):
+        raise ConfigError(f"--phase-minutes: must divide a week with --profile, but got {request.phase_s / 60:g}")
     terms = _terms(session, request, menu, int(DAY_SECONDS / request.phase_s))
     capacities = _capacities(session, poisson_workload(menu.rows, request.seed), terms)
     tables = capacities.tables(offers)
@@ -202,6 +207,9 @@ def transport_warnings(session: Session) -> tuple[str, ...]:
 
 def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -> PlanDocument:
     terms, plans = solved.terms, solved.plans
+    offers = offer_rows(solved.tables, solved.layouts)
+    phases = phase_rows(solved.tables, plans, terms.phase_seconds)
+    weak = warnings_of(terms, plans, solved.outcomes, solved.demand)
     return PlanDocument(
         study=session.config.name,
         source=str(request.trace or request.profile),
@@ -213,13 +221,13 @@ def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -
         phase_seconds=terms.phase_seconds,
         start_s=solved.start_s,
         seed=terms.seed,
-        offers=offer_rows(solved.tables, solved.layouts),
+        offers=offers,
         left_out=menu.left_out,
-        phases=phase_rows(solved.tables, plans, terms.phase_seconds),
+        phases=phases,
         money=plans.money,
         loss=plans.loss,
         gap=plans.gap,
         forecast=solved.forecast,
         policies=policy_rows(solved.outcomes),
-        warnings=(*transport_warnings(session), *warnings_of(terms, plans, solved.outcomes, solved.demand)),
+        warnings=(*transport_warnings(session), *weak, *machine_warnings(offers, phases)),
     )

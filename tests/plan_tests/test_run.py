@@ -14,7 +14,8 @@ import pytest
 from objectives.serving.bundle import read_bundle
 from objectives.serving.control import plan_file as control_file
 from objectives.serving.control.plan_file import machine_plan
-from planning.fleet import MachineKind
+from planning.fleet import MachineKind, layouts_of, offers_of
+from planning.policies import Limits, schedule
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.config.study_file import parse
@@ -23,13 +24,14 @@ from search.home import Home
 from search.plan import run
 from search.plan.columns import stretches
 from search.plan.deployments import Menu
+from search.plan.document import machine_warnings, offer_rows, phase_rows
 from search.plan.figures import plan_figure, policies_figure
 from search.plan.inputs import read_profile
 from search.plan.observe.log import LogColumns, observe_log
 from search.plan.plan_file import read_plan
 from search.plan.run import Request
 from tests.control_tests.plans import write_bundles
-from tests.planning_tests.fleets import deployment
+from tests.planning_tests.fleets import deployment, linear_table
 
 QUIET = Console(quiet=True, as_json=False)
 
@@ -123,7 +125,24 @@ def test_a_profile_is_planned_for_a_week(session: Any, tmp_path: Path) -> None:
     for given in ({"headroom": 0.9}, {"held_out": 0.3}, {"rows_column": "rows"}):
         with pytest.raises(ConfigError, match=f"--{next(iter(given)).replace('_', '-')}: must be left out"):
             run.plan(session, asked(None, profile=profile, **given), tmp_path / "other", QUIET)
+    with pytest.raises(ConfigError, match="--phase-minutes: must divide a week with --profile, but got 300"):
+        run.plan(session, asked(None, profile=profile, phase_s=18_000.0), tmp_path / "other", QUIET)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_plan_warns_of_phases_that_one_process_on_a_machine_cannot_serve() -> None:
+    """Two machines of four processes each; a process that switches has the memory for half of its replicas."""
+    kind = MachineKind("large", 4, speed=2.0, most=2, memory_bytes=5)
+    one = dataclasses.replace(deployment(60.0), memory_bytes=1)
+    table = linear_table(*offers_of([one], [kind]), 10.0)
+    layouts = [linear_table(layout, 10.0 * number) for number, layout in enumerate(layouts_of(table.offer), 1)]
+    (offer,) = offer_rows([table], [layouts])
+    assert (offer.copies, offer.load_seconds) == (4, 1.0), "loads take half as long on a machine of twice the speed"
+    assert [layout.capacity_rps for layout in offer.layouts] == [10.0, 20.0]
+    rates = np.array([15.0, 30.0, 41.0, 35.0])
+    phases = phase_rows([table], schedule([table], rates, rates, 60.0, Limits(0.0)), 60.0)
+    (said,) = machine_warnings([offer], phases)
+    assert said.startswith("3 phases ask more of a machine") and machine_warnings([offer], phases[:1]) == ()
 
 
 @pytest.mark.parametrize(
