@@ -34,7 +34,7 @@ STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC = "static, mean", "static, peak", "r
 
 @dataclass(frozen=True)
 class Segment:
-    """An option that serves from a second on; `loaded_s` is when its loading began."""
+    """An option that serves from a second on; `loaded_s` is when its loading began, also before second 0."""
 
     start_s: float
     loaded_s: float
@@ -324,11 +324,11 @@ def _percentiles(latency_ms: Floats) -> dict[str, float | None]:
 
 
 def _used(segments: Sequence[Segment], options: Sequence[Option], end_s: float) -> Mapping[str, float]:
-    """Return the seconds of replicas and of cores, those in which they load included."""
+    """Return the seconds of replicas and of cores from second 0 on, those in which they load included."""
     used = {"replicas": 0.0, "cores": 0.0}
     ends = [*(segment.start_s for segment in segments[1:]), end_s]
     for segment, end in zip(segments, ends, strict=True):
-        option, seconds = options[segment.option], max(end - segment.loaded_s, 0.0)
+        option, seconds = options[segment.option], max(end - max(segment.loaded_s, 0.0), 0.0)
         used["replicas"] += seconds * option.placement.replicas
         used["cores"] += seconds * option.cores
     return used

@@ -65,6 +65,7 @@ class ControlPlan:
 
     phases: of `phase_s` seconds each; none for a rule that only reacts
     repeat_s: seconds after which the phases repeat, as those of a week do; None where they do not
+    begins_s: second of the plan at which it begins to be followed; before it, what is foreseen is that of this second
     slo_ms: milliseconds after which an answer is late
     allowed_late: share of late answers that the SLO tolerates
     """
@@ -75,6 +76,7 @@ class ControlPlan:
     repeat_s: float | None = None
     slo_ms: float = math.inf
     allowed_late: float = 0.05
+    begins_s: float = -math.inf
 
     def __post_init__(self) -> None:
         if not self.options or min(option.capacity_rps for option in self.options) <= 0:
@@ -94,6 +96,8 @@ class ControlPlan:
 
         None where there is no phase.
         """
+        until_s += max(self.begins_s - from_s, 0.0)
+        from_s = max(from_s, self.begins_s)
         first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
         moments = [from_s, *(number * self.phase_s for number in range(first + 1, last + 1)), until_s]
         phases = [phase for phase in map(self._phase_at, moments) if phase is not None]

@@ -57,7 +57,8 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
     """Return the plan.json that makes a server follow a policy.
 
     It has the policy's options alone, in compressed time. It has a date, also where the plan is weekly: the phase of
-    the replay's begin is that of `start_s`. Where the policy foresees nothing, it is over already.
+    the replay's begin is that of `start_s`, and of the time before it, in which the server is up already. Where the
+    policy foresees nothing, it is over already.
 
     Args:
         start_s: begin of the replay in seconds since the epoch
@@ -75,6 +76,7 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
         "phase_seconds": settings.document["phase_seconds"] / settings.speed,
         "start_s": start_s - settings.begins_s if policy.phases else 0.0,
         "repeat_seconds": policy.repeat_s if policy.phases else None,
+        "begins_seconds": settings.begins_s,
     }
 
 
@@ -196,8 +198,7 @@ def _told(
         elif line["event"] == "serving" and second <= 0:
             segments = [Segment(0.0, 0.0, numbers[line["option"]])]
         elif line["event"] == "serving":
-            began_s = max(second - line["load_seconds"], 0.0)
-            segments.append(Segment(second, began_s, numbers[line["option"]]))
+            segments.append(Segment(second, second - line["load_seconds"], numbers[line["option"]]))
     at = np.searchsorted([segment.start_s for segment in segments], seconds, side="right") - 1
     served = np.array([segment.option for segment in segments])[at]
     return Served(latency, served, tuple(segments)), tuple(decisions)
