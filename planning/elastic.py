@@ -114,8 +114,9 @@ def simulate_elastic(
     service: Callable[[Option], ServiceTime],
     cores: int,
     begins_s: float = 0.0,
+    end_s: float = 0.0,
 ) -> Served:
-    """Simulate a machine that is controlled from a second of the plan on.
+    """Simulate a machine that is controlled from a second of the plan on, until its last request or later.
 
     Args:
         seconds: (n,) ascending arrival times of the requests, from 0
@@ -123,6 +124,7 @@ def simulate_elastic(
         service: returns the service time of an option
         cores: of the machine
         begins_s: second of the plan at which second 0 of the simulation lies
+        end_s: second of the simulation until which it is controlled where its last request comes before
 
     Raises:
         OutsideRangeError: a run has a size for which no time was measured.
@@ -131,6 +133,7 @@ def simulate_elastic(
     for second, size in zip(seconds.tolist(), rows.tolist(), strict=True):
         machine.advance(second)
         machine.submit(second, size)
+    machine.advance(end_s)
     return machine.finish()
 
 

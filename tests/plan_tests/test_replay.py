@@ -213,6 +213,20 @@ def test_a_machine_gets_no_requests_of_phases_that_another_kind_serves(session: 
         run.replay(session, request, tmp_path / "none", QUIET)
 
 
+def test_a_machine_is_controlled_until_the_end_of_the_replay(session: Any, tmp_path: Path) -> None:
+    """It gets no request of the last minute, which is for a large machine, and scales down as planned."""
+    plan = document([(0, 30.0), (0, 30.0), (2, 30.0)], START_S)
+    plan["offers"].append(offer(2, FAST, 0.01, 100.0, machine="large") | {"trial": 11})
+    path = write_plan(tmp_path / "kinds.json", plan)
+    request = asked(tmp_path, plan=path, machine="small", policies=(ELASTIC,))
+    request = dataclasses.replace(request, trace=trace_file(tmp_path, rates=(10.0, 10.0, 10.0)))
+    found = run.replay(session, request, tmp_path / "out", QUIET).rows[0]
+    assert [(each.option, each.reason) for each in found.decisions] == [("trial 10 1x1", "calm")]
+    # What was wanted is held for a stable window of 20 s after second 120.
+    assert found.decisions[0].second == pytest.approx(140, abs=1.5)
+    assert found.replica_seconds == pytest.approx(2 * 140 + 40, abs=3) and found.switches == 1
+
+
 @pytest.mark.parametrize("speed", [720.0, 7.0])
 def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
     speed: float, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,7 +283,7 @@ def test_a_server_that_is_up_early_begins_as_the_virtual_machine_does(weekly: bo
     begins_s = run._traffic(plan, offers_on(plan, None), log, menu, request).begins_s  # type: ignore[arg-type]
     virtual = begin(control, begins_s)
 
-    folder = server.ServerSettings(plan, "small", bundles, windows, request.speed, tmp_path, begins_s)
+    folder = server.ServerSettings(plan, "small", bundles, windows, request.speed, tmp_path, begins_s, 0.0)
     path = write_plan(tmp_path / "served.json", server.document_of(folder, control, start_s))
     served = machine_plan(read_plan(path), "small", bundles)
     assert served.start_s is not None
@@ -283,15 +297,19 @@ def test_a_server_that_is_up_early_begins_as_the_virtual_machine_does(weekly: bo
 
 
 def test_a_load_that_began_before_the_requests_takes_its_whole_time(tmp_path: Path) -> None:
-    """It takes 3 s, of which the last one lies in the replay: two replicas load in it, beside the one that serves."""
+    """It takes 3 s, of which the last one lies in the replay: two replicas load in it, beside the one that serves.
+
+    What serves after the end of the replay counts no more.
+    """
     timeline = tmp_path / "timeline.jsonl"
     one, two = (Option("one", 0.0, PLACEMENT.with_replicas(n), 10.0, 2.5, n) for n in (1, 2))
     lines = [
         {"at": 95.0, "event": "start", "option": one.name},
         {"at": 101.0, "event": "serving", "option": two.name, "load_seconds": 3.0},
+        {"at": 111.5, "event": "serving", "option": one.name, "load_seconds": 3.0},
     ]
     timeline.write_text("\n".join(map(json.dumps, lines)))
-    served, _ = server._told(timeline, (one, two), 100.0, np.ones(2), np.array([0.5, 1.5]))
+    served, _ = server._told(timeline, (one, two), 100.0, 11.0, np.ones(2), np.array([0.5, 1.5]))
     found = machine_outcome(served, (one, two), 11.0, Objective(10.0), 1.0)
     assert (found.switch_seconds, found.planned_switch_seconds) == (3.0, 2.5)
     assert found.replica_seconds == 1 + 2 * 11 and found.switches == 1

@@ -205,7 +205,7 @@ def _rows(
     price = offer["price_per_hour"] / offer["machine_cores"]
     cores, service = offer["machine_cores"], _services(menu.deployments, offer["machine_speed"], request.seed)
     settings = ServerSettings(
-        document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s
+        document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s, traffic.end_s
     )
 
     def row(
@@ -237,7 +237,8 @@ def _rows(
         if request.policies and name not in request.policies:
             continue
         arrivals = traffic.seconds + travelled_s
-        served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, traffic.begins_s)
+        times_s = traffic.begins_s, traffic.end_s
+        served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, *times_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
@@ -299,9 +300,10 @@ def _simulated(
     service: Callable[[Option], ServiceTime],
     cores: int,
     begins_s: float = 0.0,
+    end_s: float = 0.0,
 ) -> Served:
     try:
-        return simulate_elastic(policy, windows, seconds, rows, service, cores, begins_s)
+        return simulate_elastic(policy, windows, seconds, rows, service, cores, begins_s, end_s)
     except OutsideRangeError as error:
         raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
 

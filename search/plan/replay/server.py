@@ -42,6 +42,7 @@ class ServerSettings:
     bundles: of all variants
     folder: for plans, timelines and logs
     begins_s: second of the plan, in compressed time, at which the replay begins
+    end_s: compressed seconds from the begin to the end of the replay, until which the server is controlled
     """
 
     document: Mapping[str, Any]
@@ -51,6 +52,7 @@ class ServerSettings:
     speed: float
     folder: Path
     begins_s: float
+    end_s: float
 
 
 def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -> dict[str, Any]:
@@ -109,7 +111,8 @@ def serve_policy(
                 continue
             with RemoteModel(url) as model:
                 latency = _played(model, requests, seconds, start_s)
-        return _told(timeline, policy.options, start_s, latency, seconds)
+            time.sleep(max(start_s + settings.end_s - time.time(), 0.0))
+        return _told(timeline, policy.options, start_s, settings.end_s, latency, seconds)
     raise JobError(f"a server needs more than {_STARTS[-1]:.0f} s to start: see {settings.folder}")
 
 
@@ -182,15 +185,17 @@ def _played(model: RemoteModel, requests: Sequence[Request], seconds: Floats, st
 
 
 def _told(
-    timeline: Path, options: Sequence[Option], start_s: float, latency: Floats, seconds: Floats
+    timeline: Path, options: Sequence[Option], start_s: float, end_s: float, latency: Floats, seconds: Floats
 ) -> tuple[Served, tuple[ReplayDecision, ...]]:
-    """Return what served when, and why, from the lines that a server wrote."""
+    """Return what served when until the end, and why, from the lines that a server wrote."""
     lines = [json.loads(line) for line in timeline.read_text().splitlines()]
     numbers = {option.name: number for number, option in enumerate(options)}
     segments: list[Segment] = []
     decisions: list[ReplayDecision] = []
     for line in lines:
         second = line["at"] - start_s
+        if second > end_s:  # the last answers were late
+            break
         if line["event"] == "start":
             segments = [Segment(0.0, 0.0, numbers[line["option"]])]  # that of a server which was up in time
         elif line["event"] == "decision":
