@@ -119,6 +119,20 @@ def test_a_trace_of_the_plans_time_is_cut_to_its_phases(session: Any, tmp_path: 
     assert other.rows[0].intervals[0].rate_rps < 50
 
 
+def test_a_trace_from_before_the_plan_begins_with_its_first_request_there(session: Any, tmp_path: Path) -> None:
+    """Of requests one second apart, those from 30 s before the plan until 70 s after its start are away."""
+    trace, at = tmp_path / "gap.csv", [*range(-100, -30), *range(70, 160)]
+    trace.write_text("\n".join(["timestamp", *(f"{START_S + second:.1f}" for second in at)]))
+    found = run.replay(session, asked(tmp_path, trace=trace, policies=(ELASTIC,)), tmp_path / "out", QUIET)
+    assert found.requests == 90 and found.seconds == pytest.approx(89)
+    row = found.rows[0]
+    assert row.intervals[0].rate_rps > 0 and row.intervals[0].option == "trial 11 2x1", "the second phase"
+    trace.write_text("\n".join(["timestamp", *(f"{START_S + second:.1f}" for second in (-5, 999))]))
+    with pytest.raises(ConfigError, match="--trace: must have requests in the phases of the plan"):
+        run.replay(session, asked(tmp_path, trace=trace), tmp_path / "none", QUIET)
+    assert not (tmp_path / "none").exists()
+
+
 def weekly_request(folder: Path, phases: list[tuple[int, float]], begins: datetime, **given: Any) -> ReplayRequest:
     """A request for a weekly plan with phases of 6 hours, the trace's from its begin on and else the fast variant's.
 

@@ -162,17 +162,22 @@ def _traffic(document: Json, offers: dict[int, Json], log: RequestLog, menu: Men
     of_phases = seconds[within] if repeat_s is None else seconds[within] % repeat_s
     # The last phase of a week may end a little before it.
     numbers = np.minimum((of_phases / phase_s).astype(np.int64), len(machines) - 1)
-    begins_s = max(ahead, 0.0)
+    if not within.any():
+        raise _no_requests(request.trace)
+    begins_s = float(seconds[within][0])
     kept, sizes = machine_share(
         seconds[within] - begins_s, rows[within], machines[numbers], request.speed, request.seed
     )
     if not len(kept):
-        raise ConfigError(
-            "--trace: must have requests in the phases of the plan that the machine serves, "
-            f"but {request.trace} has none"
-        )
+        raise _no_requests(request.trace)
     end_s = (min(plan_s, float(seconds[-1])) - begins_s) / request.speed
     return _Traffic(kept, sizes, end_s, begins_s / request.speed + _ROUNDING_S * (begins_s > 0))
+
+
+def _no_requests(trace: Path) -> ConfigError:
+    return ConfigError(
+        f"--trace: must have requests in the phases of the plan that the machine serves, but {trace} has none"
+    )
 
 
 def _ahead(document: Json, log: RequestLog, plan_s: float) -> float:
