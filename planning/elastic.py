@@ -22,13 +22,14 @@ from objectives.serving.control.controller import Decision, Observation, Reason,
 from objectives.serving.control.lateness import Lateness
 from objectives.serving.control.options import ControlPlan, Option, choose
 from objectives.serving.control.windows import Windows
+from objectives.serving.http.limits import Limits
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import Objective
 from planning.demand import Counts, Floats
 from planning.fleet import MAX_IN_FLIGHT, limited
 
 # Seconds for which a switch waits for the old model's last answer: `leanrec serve --drain-seconds`.
-_DRAIN_SECONDS = 30.0
+_DRAIN_SECONDS = Limits.drain_seconds
 STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC = "static, mean", "static, peak", "reactive", "planned + reactive"
 
 
@@ -151,6 +152,11 @@ class _Model:
         self.due_ns: list[int] = []
         self.unanswered: dict[int, int] = {}
 
+    @property
+    def in_flight(self) -> int:
+        """Number of requests that are not answered."""
+        return sum(self.pool.answer_ns(number) is None for number in self.unanswered)
+
     def busy_cores(self, begins: int | None = None) -> float:
         """Return the cores of the replicas that run, and of one of an instance group that is about to begin."""
         busy = sum(count * cores for count, cores in zip(self.pool.busy, self._cores, strict=True))
@@ -216,8 +222,7 @@ class _Machine:
         due_ns, model = round(second * 1e9), self._models[-1]
         now_ns = max(due_ns, model.pool.free_ns, *(each.pool.free_ns for each in self._draining))
         self._advance_pools(now_ns)
-        left = sum(each.pool.requests for each in self._draining)
-        if left and left + model.pool.requests >= MAX_IN_FLIGHT:
+        if self._draining and self._in_flight_limit_reached():
             model.pool.refuse(now_ns)
         else:
             model.pool.submit(rows, now_ns)
@@ -236,6 +241,13 @@ class _Machine:
             tuple(model.segment for model in self._models),
             tuple(self._decisions),
         )
+
+    def _in_flight_limit_reached(self) -> bool:
+        models = (*self._draining, self._models[-1])
+        # Pools count each part of a split request, so that there are no more requests than that.
+        if sum(model.pool.requests for model in models) < MAX_IN_FLIGHT:
+            return False
+        return sum(model.in_flight for model in models) >= MAX_IN_FLIGHT
 
     def _advance_pools(self, now_ns: float) -> None:
         """Handle the events of all pools up to a time, in their order."""
