@@ -281,7 +281,7 @@ def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
 
 @pytest.mark.parametrize("up_s", [0.1, 3.9, 29.5])
 @pytest.mark.parametrize("weekly", [True, False])
-def test_a_server_that_is_up_early_begins_as_the_virtual_machine_does(weekly: bool, up_s: float, tmp_path: Path) -> None:
+def test_a_server_that_is_up_early_begins_as_the_virtual_one(weekly: bool, up_s: float, tmp_path: Path) -> None:
     """The trace begins with a phase for one exact replica, after phases of 8 s for two fast ones."""
     bundles, start_s = write_bundles(tmp_path), 1.8e9
     if weekly:

@@ -207,9 +207,11 @@ def test_requests_of_both_models_count_in_one_limit() -> None:
 
 @pytest.mark.parametrize("split_rows", [50, None])
 def test_parts_of_a_split_request_count_as_one_in_the_limit(split_rows: int | None) -> None:
-    """Of 256 in flight, 100 are exact, each in two parts; the fast model accepts 100 in two parts, or 156 whole ones."""
-    placements = (replace(one.placement, split_rows=rows) for one, rows in zip(OPTIONS[1::2], (50, split_rows), strict=True))
-    options = tuple(replace(one, placement=new) for one, new in zip(OPTIONS[1::2], placements, strict=True))
+    """Of 256 in flight, 100 are exact, each in two parts; the fast model accepts 100 such ones, or 156 whole ones."""
+    options = tuple(
+        replace(one, placement=replace(one.placement, split_rows=rows))
+        for one, rows in zip(OPTIONS[1::2], (50, split_rows), strict=True)
+    )
     count = 100 if split_rows else 200
     found, _ = switched(8, (9.99, 100), (10.0, count), plan=replace(SWITCH, options=options))
     assert [found.segments[number].option for number in (0, 1)] == [0, 1]
