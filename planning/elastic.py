@@ -22,19 +22,20 @@ from objectives.serving.control.controller import Decision, Observation, Reason,
 from objectives.serving.control.lateness import Lateness
 from objectives.serving.control.options import ControlPlan, Option, choose
 from objectives.serving.control.windows import Windows
+from objectives.serving.http.limits import Limits
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import Objective
 from planning.demand import Counts, Floats
 from planning.fleet import MAX_IN_FLIGHT, limited
 
 # Seconds for which a switch waits for the old model's last answer: `leanrec serve --drain-seconds`.
-_DRAIN_SECONDS = 30.0
+_DRAIN_SECONDS = Limits.drain_seconds
 STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC = "static, mean", "static, peak", "reactive", "planned + reactive"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """An option that serves from a second on; `loaded_s` is when its loading began."""
+    """An option that serves from a second on; `loaded_s` is when its loading began, also before second 0."""
 
     start_s: float
     loaded_s: float
@@ -114,8 +115,9 @@ def simulate_elastic(
     service: Callable[[Option], ServiceTime],
     cores: int,
     begins_s: float = 0.0,
+    end_s: float = 0.0,
 ) -> Served:
-    """Simulate a machine that is controlled from a second of the plan on.
+    """Simulate a machine that is controlled from a second of the plan on, until its last request or later.
 
     Args:
         seconds: (n,) ascending arrival times of the requests, from 0
@@ -123,6 +125,7 @@ def simulate_elastic(
         service: returns the service time of an option
         cores: of the machine
         begins_s: second of the plan at which second 0 of the simulation lies
+        end_s: second of the simulation until which it is controlled where its last request comes before
 
     Raises:
         OutsideRangeError: a run has a size for which no time was measured.
@@ -131,6 +134,7 @@ def simulate_elastic(
     for second, size in zip(seconds.tolist(), rows.tolist(), strict=True):
         machine.advance(second)
         machine.submit(second, size)
+    machine.advance(end_s)
     return machine.finish()
 
 
@@ -147,6 +151,11 @@ class _Model:
         self.pool = VirtualPool(limited(option.placement), service(self))
         self.due_ns: list[int] = []
         self.unanswered: dict[int, int] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Number of requests that are not answered."""
+        return sum(self.pool.answer_ns(number) is None for number in self.unanswered)
 
     def busy_cores(self, begins: int | None = None) -> float:
         """Return the cores of the replicas that run, and of one of an instance group that is about to begin."""
@@ -213,8 +222,7 @@ class _Machine:
         due_ns, model = round(second * 1e9), self._models[-1]
         now_ns = max(due_ns, model.pool.free_ns, *(each.pool.free_ns for each in self._draining))
         self._advance_pools(now_ns)
-        left = sum(each.pool.requests for each in self._draining)
-        if left and left + model.pool.requests >= MAX_IN_FLIGHT:
+        if self._draining and self._in_flight_limit_reached():
             model.pool.refuse(now_ns)
         else:
             model.pool.submit(rows, now_ns)
@@ -233,6 +241,13 @@ class _Machine:
             tuple(model.segment for model in self._models),
             tuple(self._decisions),
         )
+
+    def _in_flight_limit_reached(self) -> bool:
+        models = (*self._draining, self._models[-1])
+        # Pools count each part of a split request, so that there are no more requests than that.
+        if sum(model.pool.requests for model in models) < MAX_IN_FLIGHT:
+            return False
+        return sum(model.in_flight for model in models) >= MAX_IN_FLIGHT
 
     def _advance_pools(self, now_ns: float) -> None:
         """Handle the events of all pools up to a time, in their order."""
@@ -324,11 +339,11 @@ def _percentiles(latency_ms: Floats) -> dict[str, float | None]:
 
 
 def _used(segments: Sequence[Segment], options: Sequence[Option], end_s: float) -> Mapping[str, float]:
-    """Return the seconds of replicas and of cores, those in which they load included."""
+    """Return the seconds of replicas and of cores from second 0 on, those in which they load included."""
     used = {"replicas": 0.0, "cores": 0.0}
     ends = [*(segment.start_s for segment in segments[1:]), end_s]
     for segment, end in zip(segments, ends, strict=True):
-        option, seconds = options[segment.option], max(end - segment.loaded_s, 0.0)
+        option, seconds = options[segment.option], max(end - max(segment.loaded_s, 0.0), 0.0)
         used["replicas"] += seconds * option.placement.replicas
         used["cores"] += seconds * option.cores
     return used

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.service_curve import ServiceCurve
+from objectives.serving.http.limits import Limits
 from spaces.techniques.placement import Admission, InstanceGroup, Placement
 
 Floats = NDArray[np.float64]
 # Requests in flight that a server accepts, `leanrec serve --max-in-flight`, and so lets wait where its placement sets
 # no limit of its own.
-MAX_IN_FLIGHT = 256
+MAX_IN_FLIGHT = Limits.in_flight
 # Numbers of instances, and of replicas, whose capacity is simulated.
 SIMULATED_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 

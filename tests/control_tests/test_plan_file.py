@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from objectives.errors import InputError
@@ -22,6 +23,7 @@ from objectives.serving.control.plan_file import (
     repeats_after,
     starts_at,
 )
+from objectives.serving.pool.virtual_clock import simulate
 from spaces.techniques.placement import Admission, InstanceGroup, Placement, Route
 from tests.control_tests.plans import FAST, document, offer, write_bundles, write_plan
 from tests.serve_tests.bundles import write_toy
@@ -178,3 +180,13 @@ def test_no_more_wait_than_are_answered_within_the_slo_or_a_second(
     placement = Placement(InstanceGroup(threads=1), admission=Admission(queue=own))
     found = with_queue(Option("one", 0.0, placement, 12.5, 1.0, 1), slo_ms)
     assert found.placement == replace(placement, admission=Admission(queue=expected))
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_split_request_counts_once_among_those_that_wait(routed: bool) -> None:
+    """Of 12.5 requests/s 50 wait for 4 s, whole, beside the one that runs; four replicas serve a part of each."""
+    route = Route(10**6, InstanceGroup("openvino", threads=1)) if routed else None
+    placement = Placement(InstanceGroup(replicas=4, threads=1), split_rows=100, route=route)
+    limited = with_queue(Option("one", 0.0, placement, 12.5, 1.0, 4), 4000.0).placement
+    found = simulate(limited, [1000] * 80, list(range(80)), lambda group, rows, idle_ns, busy: 80e6)
+    assert np.count_nonzero(~found.refused) == 51

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,6 +203,19 @@ def test_requests_of_both_models_count_in_one_limit() -> None:
     assert np.isfinite(found.latency_ms[:256]).all() and np.isinf(found.latency_ms[256:]).all()
     alone, _ = switched(4, (10.0, 100))
     assert np.isfinite(alone.latency_ms).all()
+
+
+@pytest.mark.parametrize("split_rows", [50, None])
+def test_parts_of_a_split_request_count_as_one_in_the_limit(split_rows: int | None) -> None:
+    """Of 256 in flight, 100 are exact, each in two parts; the fast model accepts 100 such ones, or 156 whole ones."""
+    options = tuple(
+        replace(one, placement=replace(one.placement, split_rows=rows))
+        for one, rows in zip(OPTIONS[1::2], (50, split_rows), strict=True)
+    )
+    count = 100 if split_rows else 200
+    found, _ = switched(8, (9.99, 100), (10.0, count), plan=replace(SWITCH, options=options))
+    assert [found.segments[number].option for number in (0, 1)] == [0, 1]
+    assert np.isfinite(found.latency_ms[:256]).all() and np.isinf(found.latency_ms[256:]).all()
 
 
 @pytest.mark.parametrize(("slower", "loads"), [(1.0, 18.0), (5.0, 40.0)])

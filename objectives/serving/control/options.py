@@ -42,13 +42,18 @@ def with_queue(option: Option, slo_ms: float) -> Option:
     """Return the option with a limit of the requests that wait: what it answers within the SLO, or a second.
 
     In a surge, more would be late, and would keep the cores and the next switch from the variant that is to take over.
-    A limit that the placement has stays.
+    A limit that the placement has stays. Each part of a split request counts in it, so that it is as many times larger
+    as there are parts at most; smaller requests may be so many times more. Each instance group has the whole limit, so
+    that twice as many may wait where the placement routes.
     """
-    admission = option.placement.admission
+    placement = option.placement
+    admission = placement.admission
     if admission.queue is not None or math.isinf(slo_ms):
         return option
     queue = max(1, math.ceil(option.capacity_rps * max(slo_ms / 1e3, _LEAST_WAIT_S)))
-    return replace(option, placement=replace(option.placement, admission=Admission(queue, admission.deadline_ms)))
+    if placement.split_rows is not None:
+        queue *= max(group.replicas for group in placement.instance_groups)
+    return replace(option, placement=replace(placement, admission=Admission(queue, admission.deadline_ms)))
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class ControlPlan:
 
     phases: of `phase_s` seconds each; none for a rule that only reacts
     repeat_s: seconds after which the phases repeat, as those of a week do; None where they do not
+    begins_s: second of the plan at which it begins to be followed; before it, what is foreseen is that of this second
     slo_ms: milliseconds after which an answer is late
     allowed_late: share of late answers that the SLO tolerates
     """
@@ -75,6 +81,7 @@ class ControlPlan:
     repeat_s: float | None = None
     slo_ms: float = math.inf
     allowed_late: float = 0.05
+    begins_s: float = -math.inf
 
     def __post_init__(self) -> None:
         if not self.options or min(option.capacity_rps for option in self.options) <= 0:
@@ -94,6 +101,8 @@ class ControlPlan:
 
         None where there is no phase.
         """
+        until_s += max(self.begins_s - from_s, 0.0)
+        from_s = max(from_s, self.begins_s)
         first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
         moments = [from_s, *(number * self.phase_s for number in range(first + 1, last + 1)), until_s]
         phases = [phase for phase in map(self._phase_at, moments) if phase is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,11 @@ def starts_at(document: Json) -> float | None:
     return None if repeats_after(document) is None else MONDAY_S
 
 
+def _begins_at(document: Json) -> float:
+    """Return the second of a plan at which it begins to be followed, which only the plan of a replay has."""
+    return float(document.get("begins_seconds", -math.inf))
+
+
 def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:
     """Return what each phase asks of one machine of a fleet.
 
@@ -189,6 +195,6 @@ def _joined(document: Json, offers: Mapping[int, Json], held: Mapping[ModelIdent
         raise InputError("--plan: must offer a point that keeps its SLO on this machine, but has none")
     phases = planned_phases(document, offers)
     options, repeat_s = tuple(option for option, _ in pairs), repeats_after(document)
-    allowed = 1 - document["percent"] / 100
-    control = ControlPlan(options, phases, document["phase_seconds"], repeat_s, document["slo_ms"], allowed)
+    allowed, begins_s = 1 - document["percent"] / 100, _begins_at(document)
+    control = ControlPlan(options, phases, document["phase_seconds"], repeat_s, document["slo_ms"], allowed, begins_s)
     return MachinePlan(control, tuple(folder for _, folder in pairs), starts_at(document))

@@ -162,17 +162,22 @@ def _traffic(document: Json, offers: dict[int, Json], log: RequestLog, menu: Men
     of_phases = seconds[within] if repeat_s is None else seconds[within] % repeat_s
     # The last phase of a week may end a little before it.
     numbers = np.minimum((of_phases / phase_s).astype(np.int64), len(machines) - 1)
-    begins_s = max(ahead, 0.0)
+    if not within.any():
+        raise _no_requests(request.trace)
+    begins_s = float(seconds[within][0])
     kept, sizes = machine_share(
         seconds[within] - begins_s, rows[within], machines[numbers], request.speed, request.seed
     )
     if not len(kept):
-        raise ConfigError(
-            "--trace: must have requests in the phases of the plan that the machine serves, "
-            f"but {request.trace} has none"
-        )
+        raise _no_requests(request.trace)
     end_s = (min(plan_s, float(seconds[-1])) - begins_s) / request.speed
     return _Traffic(kept, sizes, end_s, begins_s / request.speed + _ROUNDING_S * (begins_s > 0))
+
+
+def _no_requests(trace: Path) -> ConfigError:
+    return ConfigError(
+        f"--trace: must have requests in the phases of the plan that the machine serves, but {trace} has none"
+    )
 
 
 def _ahead(document: Json, log: RequestLog, plan_s: float) -> float:
@@ -205,7 +210,7 @@ def _rows(
     price = offer["price_per_hour"] / offer["machine_cores"]
     cores, service = offer["machine_cores"], _services(menu.deployments, offer["machine_speed"], request.seed)
     settings = ServerSettings(
-        document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s
+        document, machine, request.bundles, windows, request.speed, out / "servers", traffic.begins_s, traffic.end_s
     )
 
     def row(
@@ -237,7 +242,8 @@ def _rows(
         if request.policies and name not in request.policies:
             continue
         arrivals = traffic.seconds + travelled_s
-        served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, traffic.begins_s)
+        times_s = traffic.begins_s, traffic.end_s
+        served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, *times_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
@@ -299,9 +305,10 @@ def _simulated(
     service: Callable[[Option], ServiceTime],
     cores: int,
     begins_s: float = 0.0,
+    end_s: float = 0.0,
 ) -> Served:
     try:
-        return simulate_elastic(policy, windows, seconds, rows, service, cores, begins_s)
+        return simulate_elastic(policy, windows, seconds, rows, service, cores, begins_s, end_s)
     except OutsideRangeError as error:
         raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
 

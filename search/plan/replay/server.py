@@ -42,6 +42,7 @@ class ServerSettings:
     bundles: of all variants
     folder: for plans, timelines and logs
     begins_s: second of the plan, in compressed time, at which the replay begins
+    end_s: compressed seconds from the begin to the end of the replay, until which the server is controlled
     """
 
     document: Mapping[str, Any]
@@ -51,13 +52,15 @@ class ServerSettings:
     speed: float
     folder: Path
     begins_s: float
+    end_s: float
 
 
 def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -> dict[str, Any]:
     """Return the plan.json that makes a server follow a policy.
 
     It has the policy's options alone, in compressed time. It has a date, also where the plan is weekly: the phase of
-    the replay's begin is that of `start_s`. Where the policy foresees nothing, it is over already.
+    the replay's begin is that of `start_s`, and of the time before it, in which the server is up already. Where the
+    policy foresees nothing, it is over already.
 
     Args:
         start_s: begin of the replay in seconds since the epoch
@@ -75,6 +78,7 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
         "phase_seconds": settings.document["phase_seconds"] / settings.speed,
         "start_s": start_s - settings.begins_s if policy.phases else 0.0,
         "repeat_seconds": policy.repeat_s if policy.phases else None,
+        "begins_seconds": settings.begins_s,
     }
 
 
@@ -107,7 +111,8 @@ def serve_policy(
                 continue
             with RemoteModel(url) as model:
                 latency = _played(model, requests, seconds, start_s)
-        return _told(timeline, policy.options, start_s, latency, seconds)
+            time.sleep(max(start_s + settings.end_s - time.time(), 0.0))
+        return _told(timeline, policy.options, start_s, settings.end_s, latency, seconds)
     raise JobError(f"a server needs more than {_STARTS[-1]:.0f} s to start: see {settings.folder}")
 
 
@@ -180,15 +185,17 @@ def _played(model: RemoteModel, requests: Sequence[Request], seconds: Floats, st
 
 
 def _told(
-    timeline: Path, options: Sequence[Option], start_s: float, latency: Floats, seconds: Floats
+    timeline: Path, options: Sequence[Option], start_s: float, end_s: float, latency: Floats, seconds: Floats
 ) -> tuple[Served, tuple[ReplayDecision, ...]]:
-    """Return what served when, and why, from the lines that a server wrote."""
+    """Return what served when until the end, and why, from the lines that a server wrote."""
     lines = [json.loads(line) for line in timeline.read_text().splitlines()]
     numbers = {option.name: number for number, option in enumerate(options)}
     segments: list[Segment] = []
     decisions: list[ReplayDecision] = []
     for line in lines:
         second = line["at"] - start_s
+        if second > end_s:  # the last answers were late
+            break
         if line["event"] == "start":
             segments = [Segment(0.0, 0.0, numbers[line["option"]])]  # that of a server which was up in time
         elif line["event"] == "decision":
@@ -196,8 +203,7 @@ def _told(
         elif line["event"] == "serving" and second <= 0:
             segments = [Segment(0.0, 0.0, numbers[line["option"]])]
         elif line["event"] == "serving":
-            began_s = max(second - line["load_seconds"], 0.0)
-            segments.append(Segment(second, began_s, numbers[line["option"]]))
+            segments.append(Segment(second, second - line["load_seconds"], numbers[line["option"]]))
     at = np.searchsorted([segment.start_s for segment in segments], seconds, side="right") - 1
     served = np.array([segment.option for segment in segments])[at]
     return Served(latency, served, tuple(segments)), tuple(decisions)
