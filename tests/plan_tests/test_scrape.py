@@ -299,6 +299,25 @@ def service_hour(hour: int, **given: Any) -> ServiceHour:
     return dataclasses.replace(plain, **given)
 
 
+def test_the_busiest_hour_is_one_whose_rate_is_known(server: Server, tmp_path: Path) -> None:
+    """A sample each 2 hours belongs to no hour; the last two are of one, with 360 requests in 30 minutes."""
+    file, one = tmp_path / "samples.jsonl", read_sample(metrics_address(server.url))
+    start = 100 * 3600.0
+
+    def said(sample: MetricsSample) -> str:
+        append_sample(file, "http://server/metrics", sample)
+        found = observe_samples(file, None, tmp_path / "out")
+        (line,) = [each for each in found.suggestions if each.startswith("traffic: ")]
+        return line
+
+    append_sample(file, "http://server/metrics", dataclasses.replace(one, at_s=start))
+    later = dataclasses.replace(one, at_s=start + 7200, requests=one.requests + 7200)
+    assert said(later) == "traffic: 1 requests per second arrived in the mean"
+    last = dataclasses.replace(later, at_s=later.at_s + 1800, requests=later.requests + 360)
+    # 102 hours after Thursday, January 1, 1970.
+    assert "0.2 requests per second in the busiest hour (Monday 6:00 to 7:00)" in said(last)
+
+
 def test_suggestions_name_the_hours_that_they_follow_from() -> None:
     hours = [service_hour(hour) for hour in range(30)]
     assert service_suggestions(hours, 20.0, None, 4) == (), "no hour is twice as slow as all"
@@ -310,7 +329,7 @@ def test_suggestions_name_the_hours_that_they_follow_from() -> None:
     for slo_ms in (None, 25.0):
         late, busy, waiting = service_suggestions(hours, 20.0, slo_ms, 4)
         assert "in 2 of 29 hours of the week (Monday 18:00 to 20:00)" in late
-        assert "70% of 4 cores" in busy and "(Monday 18:00 to 19:00)" in busy
+        assert "70% of 4 cores, as this machine has," in busy and "(Monday 18:00 to 19:00)" in busy
         assert "3 in the mean of the worst hour" in waiting and "(Monday 18:00 to 19:00)" in waiting
     assert ("SLO of 25 ms" in late) and service_suggestions([], None, None, 4) == ()
 
