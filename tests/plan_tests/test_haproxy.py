@@ -141,7 +141,7 @@ def test_servers_that_are_busy_for_many_checks_stay_and_a_dead_one_leaves_at_onc
         began = time.monotonic()
         servers[0].process.kill()
         wait_until(lambda: states(tmp_path)["s0"] == "DOWN")
-        assert time.monotonic() - began < 1.0  # 0.3 s, and what a machine with other work takes
+        assert time.monotonic() - began < 3.0  # 0.3 s, and what a busy machine takes; two checks that time out: 4 s
 
 
 @needs_haproxy
