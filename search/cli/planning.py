@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 # Policies in front of several servers, as search/plan/haproxy.py names them.
-BALANCING = ("two-choices", "least-outstanding", "round-robin")
+HAPROXY_POLICIES = ("two-choices", "least-outstanding", "round-robin")
 # Policies of a replay, in the words of the command line.
-POLICIES = ("mean", "peak", "reactive", "elastic")
+REPLAY_POLICIES = ("mean", "peak", "reactive", "elastic")
 
 
 def observe(options: argparse.Namespace) -> int:
@@ -152,7 +152,7 @@ def replay(options: argparse.Namespace) -> int:
     from search.plan.run import FILE as PLAN_FILE
     from search.report.columns import console_table
 
-    policies = dict(zip(POLICIES, (STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC), strict=True))
+    policies = dict(zip(REPLAY_POLICIES, (STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC), strict=True))
     console, session = _console(options), _existing(options)
     name = session.config.name
     reports = session.home.reports(name)

@@ -16,7 +16,7 @@ import pytest
 
 from objectives.serving.bundle import open_verified
 from objectives.serving.pool.balancing import LEAST_ROWS, POLICIES, Cost
-from search.cli.serving_options import BALANCING
+from search.cli.serving_options import POOL_POLICIES
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import EXAMPLE_ROWS, draw_request, waiting, write_toy
 from tests.serve_tests.process import SOON, ServerProcess, serving, wait_until
@@ -25,7 +25,7 @@ TWO = replace(waiting(60.0), instance_group=replace(waiting(60.0).instance_group
 
 
 def test_the_command_line_has_the_policies_of_the_pool() -> None:
-    assert tuple(POLICIES) == BALANCING and BALANCING[0] == LEAST_ROWS
+    assert tuple(POLICIES) == POOL_POLICIES and POOL_POLICIES[0] == LEAST_ROWS
 
 
 @pytest.mark.parametrize(
