@@ -60,7 +60,7 @@ def sizes_of(placement: Placement, group: InstanceGroup, quantiles: Sequence[int
 
 
 def _runs(placement: Placement, group: InstanceGroup, quantiles: Sequence[int]) -> Iterator[list[int]]:
-    """Yield a full batch and what each size becomes in an instance group: nothing where it is routed elsewhere, or its parts."""
+    """Yield a full batch, and what each size becomes in a group: nothing where it is routed elsewhere, or its parts."""
     if placement.batching is not None and quantiles:
         yield [placement.batching.rows]
     for rows in _ordered(quantiles):

@@ -35,7 +35,7 @@ def test_the_command_line_has_the_policies_of_the_pool() -> None:
         ("least-rows", [10, 30, 10, 80], {0, 2, 3}),
         # The second is answered, and the third goes to the first one's replica all the same.
         ("round-robin", [20, 100, 80], {0, 1, 2}),
-        # The second is answered, so the third goes to its replica, and the fourth to the first one's, which has as many.
+        # The second is answered, so the third goes to its replica, and the fourth to the first one's, with as many.
         ("least-outstanding", [60, 100, 30, 40], {0, 1, 3}),
         # A request costs as much as 100 rows: the fourth goes to the one large request rather than to two small ones.
         ("shortest-delay", [90, 1, 1, 10], {0, 3}),
