@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from objectives.serving.http.metrics import CONTENT_TYPE, Metrics
 from planning.observation.metrics_samples import MetricsSample, histogram_quantile, work_between
 from planning.observation.weekly_service import ServiceHour
+from search.cli import planning
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.errors import ConfigError
@@ -240,18 +243,51 @@ def test_files_that_are_none_of_samples_are_explained_and_left(
         (["URL", "--samples", "samples.csv"], "--samples: must be a file with the suffix .jsonl, but got samples.csv"),
         (["log.csv", "--samples", "samples.jsonl"], "--samples: must come with the URL of a server"),
         (["a.jsonl", "--samples", "samples.jsonl"], "--samples: must come with the URL of a server"),
+        (["URL", "--rows-column", "n"], "--rows-column: must come with a request log, but got 'http://127.0.0.1"),
+        (["URL", "--latency-column", "n"], "--latency-column: must come with a request log"),
+        (["a.jsonl", "--cpu-column", "n"], "--cpu-column: must come with a request log, but got 'a.jsonl'"),
+        (["a.jsonl", "--queue-column", "n"], "--queue-column: must come with a request log"),
+        (["URL", "--seed", "1"], "--seed: must come with a request log"),
+        (["log.csv", "--seconds", "60"], "--seconds: must come with the URL of a server, but got 'log.csv'"),
+        (["a.jsonl", "--every", "2"], "--every: must come with the URL of a server, but got 'a.jsonl'"),
+        (["log.csv", "--set", "seed=1"], "--set: must come with --study, but there is none"),
+        (["URL", "--study", "ml-100k"], "STUDY: 'ml-100k' was not run"),
         (["URL", "--slo-ms", "0"], "--slo-ms: must be above 0"),
         (["none.jsonl"], "LOG: must be a file of samples"),
     ],
 )
 def test_wrong_options_are_one_line(
-    given: list[str], expected: str, server: Server, capsys: pytest.CaptureFixture[str]
+    given: list[str], expected: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["observe", *(server.url if each == "URL" else each for each in given)]
+    command = ["observe", *(server.url if each == "URL" else each for each in given), "--home", str(tmp_path)]
     with contextlib.suppress(SystemExit):
         assert run_command(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+@pytest.mark.parametrize(("given", "slo_ms"), [([], 2.5), (["--slo-ms", "7"], 7.0)])
+def test_a_study_gives_its_slo_to_the_hours_of_a_server(
+    given: list[str],
+    slo_ms: float,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+
+    def existing(options: argparse.Namespace) -> Any:
+        asked.append((options.study, options.set))
+        return SimpleNamespace(front=lambda: SimpleNamespace(slo_ms=2.5))
+
+    monkeypatch.setattr(planning, "_existing", existing)
+    command = ["observe", server.url, "--study", "shop", "--set", "seed=3", "--seconds", "0.5", "--every", "0.1"]
+    assert run_command([*command, *given, "--out", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert asked == [("shop", ["seed=3"])] and found["slo_ms"] == slo_ms
+    # Requests of 3 ms lie between 2 and 5 ms.
+    assert any(said.startswith(f"p95 {'exceeds' if slo_ms < 3 else 'keeps'}") for said in found["suggestions"])
 
 
 def test_a_file_of_another_server_is_not_appended_to(server: Server, tmp_path: Path) -> None:
