@@ -49,6 +49,9 @@ class RequestLog:
             raise RequestLogError(f"Requests arrive at 2 moments or more, but got all {len(seconds)} at one.")
         if rows is not None and (rows.shape != seconds.shape or rows.min() < 1):
             raise RequestLogError(f"Each of {len(seconds)} requests has 1 row or more, but got {rows[:4]}...")
+        for name, values in self.measures.items():
+            if values.shape != seconds.shape:
+                raise RequestLogError(f"Each of {len(seconds)} requests has a {name}, but got {values.size}.")
 
 
 def read_request_log(
@@ -62,7 +65,7 @@ def read_request_log(
     the second that begins at the line's time, uniformly at random by the seed.
 
     Of a log with one request per line, `measures` are read too: each of MEASURES from the column that is given, else
-    from one of its own name if there is one; a value may be empty.
+    from one of its own name if there is one; a value may be empty. Of counts, a column of such a name is left out.
 
     Raises:
         RequestLogError: the log is invalid; the message has the path and the line (in a Parquet file: the row, from 1).
@@ -131,7 +134,7 @@ def _log(
         within = np.random.default_rng(seed).random(counts.sum())
         seconds = np.sort(np.repeat(seconds, counts) + within)
         start_s = None if start_s is None or not len(seconds) else start_s + float(seconds[0])
-        seconds -= seconds[:1]
+        return RequestLog(seconds - seconds[:1], None, start_s)
     return RequestLog(seconds, None, start_s, _measures(frame, first_line, measures))
 
 

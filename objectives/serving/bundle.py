@@ -152,13 +152,13 @@ class Bundle:
 
     @property
     def row_quantiles(self) -> list[int]:
-        """Return quantiles of the rows of the requests that it was measured with; none where it does not tell."""
+        """Quantiles of the rows of the requests that it was measured with; none where it does not tell."""
         kept: list[int] = json.loads((self.folder / MEASUREMENT).read_text()).get(ROW_QUANTILES, [])
         return kept
 
     @property
     def costs(self) -> list[Cost]:
-        """Return the cost of a request on a replica of each instance group."""
+        """Cost of a request on a replica of each instance group."""
         kept = json.loads((self.folder / MEASUREMENT).read_text()).get(COSTS, [])
         groups = self.candidate.placement.instance_groups
         return [Cost(**cost) for cost in kept] if len(kept) == len(groups) else [_ROW_COST] * len(groups)

@@ -16,10 +16,10 @@ from spaces.techniques.placement import InstanceGroup, Placement
 
 # Quantiles of the rows of requests that a bundle keeps: two to the power of so many, and the largest.
 _BITS = 7
-# Sizes for engines whose buffers grow with the largest request; others get as many as there is time for.
+# Most sizes for engines whose buffers grow with the largest request; those that prepare kernels by size get all.
 _SIZES = 20
-# Seconds for all engines of a pool together.
-_SECONDS = 1.0
+# Seconds after which the engines of a pool, all together, begin no further size.
+SECONDS = 1.0
 
 
 def row_quantiles(requests: Sequence[Arrays]) -> list[int]:
@@ -35,19 +35,17 @@ def warm_up(
     placement: Placement,
     quantiles: Sequence[int],
     request: Callable[[int], Arrays],
-    seconds: float = _SECONDS,
 ) -> None:
     """Run an engine of an instance group of a placement with the sizes that it will get.
 
-    Buffers grow with the largest request, which is therefore the first. An engine that prepares kernels by size gets
-    as many sizes as there is time for, the more probable ones sooner.
+    Buffers grow with the largest size, which is therefore the first. The others, the more probable ones sooner, follow
+    while there is time; an engine that prepares kernels by size gets all of them.
 
     Args:
         quantiles: of the rows of requests, as `row_quantiles` returns them; none to run nothing
         request: returns a request of so many rows
-        seconds: for all engines of the placement
     """
-    end = time.perf_counter() + seconds / placement.replicas
+    end = time.perf_counter() + SECONDS / placement.replicas
     for rows in sizes_of(placement, group, quantiles):
         engine.run(request(rows))
         if time.perf_counter() > end:
@@ -55,13 +53,14 @@ def warm_up(
 
 
 def sizes_of(placement: Placement, group: InstanceGroup, quantiles: Sequence[int]) -> list[int]:
-    """Return the sizes of the runs that warm an engine of an instance group up, each once, in their order."""
-    found = list(dict.fromkeys(itertools.chain.from_iterable(_runs(placement, group, quantiles))))
+    """Return the sizes of the runs that warm an engine of an instance group up, each once, the largest first."""
+    sizes = list(itertools.chain.from_iterable(_runs(placement, group, quantiles)))
+    found = list(dict.fromkeys([*sorted(sizes)[-1:], *sizes]))
     return found if placement.prepared_by_size else found[:_SIZES]
 
 
 def _runs(placement: Placement, group: InstanceGroup, quantiles: Sequence[int]) -> Iterator[list[int]]:
-    """Yield what each size becomes in an instance group: nothing where it is routed elsewhere, or its parts."""
+    """Yield a full batch, and what each size becomes in a group: nothing where it is routed elsewhere, or its parts."""
     if placement.batching is not None and quantiles:
         yield [placement.batching.rows]
     for rows in _ordered(quantiles):

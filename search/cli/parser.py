@@ -118,7 +118,7 @@ def _of_no_study(add: _Add) -> None:
     observing = add("observe", "a log or a running server by hour and weekday", planning.observe)
     what = "a request log (CSV or Parquet), http://HOST:PORT, or a file of its samples"
     observing.add_argument("source", metavar="LOG|URL", help=what)
-    observing.add_argument("--rows-column", metavar="NAME", help="column of the rows (default: rows)")
+    observing.add_argument("--rows-column", metavar="NAME", help="of a log, the rows of a request (default: rows)")
     observing.add_argument("--latency-column", metavar="NAME", help="of a log, in milliseconds (default: latency_ms)")
     what = "CPU time of a request in a log, in milliseconds (default: cpu_ms)"
     observing.add_argument("--cpu-column", metavar="NAME", help=what)
@@ -126,15 +126,19 @@ def _of_no_study(add: _Add) -> None:
     observing.add_argument("--queue-column", metavar="NAME", help=what)
     what = "milliseconds that the p95 of an hour is held against (default: the study's, or twice that of all)"
     observing.add_argument("--slo-ms", type=above_zero, help=what)
-    observing.add_argument("--study", metavar="STUDY", help="how many machines its front needs for the log's rates")
+    what = "its SLO; for a log also how many machines its front needs for the rates"
+    observing.add_argument("--study", metavar="STUDY", help=what)
     observing.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting of the study"
     )
-    observing.add_argument("--seconds", type=above_zero, default=60.0, help="of a URL (default 60)")
-    observing.add_argument("--every", type=above_zero, default=2.0, help="seconds between samples (default 2)")
+    what = f"for which a URL is observed (default {planning.OBSERVED_SECONDS:g})"
+    observing.add_argument("--seconds", type=above_zero, help=what)
+    what = f"seconds between samples of a URL (default {planning.EVERY_SECONDS:g})"
+    observing.add_argument("--every", type=above_zero, help=what)
     what = "a .jsonl file that the samples of a URL are appended to, and whose samples are all shown"
     observing.add_argument("--samples", metavar="FILE", help=what)
-    observing.add_argument("--seed", type=int, help="of the capacities that are simulated (default: the study's)")
+    what = "of a log: of capacities that are simulated and arrivals that are counts (default: the study's, or 0)"
+    observing.add_argument("--seed", type=int, help=what)
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
     add_balance_options(add("balance", "an HAProxy configuration in front of several leanrec serve", planning.balance))
     what = "a plan as manifests of Kubernetes and KEDA, Ray Serve, Prometheus and Grafana"

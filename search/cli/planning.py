@@ -16,31 +16,45 @@ from search.cli.commands import DONE, _bundle_folder, _config, _console, _existi
 
 if TYPE_CHECKING:
     from objectives.serving.control.elastic import ElasticSettings
+    from search.session import Session
 
 
 # Policies in front of several servers, as search/plan/haproxy.py names them.
-BALANCING = ("two-choices", "least-outstanding", "round-robin")
+HAPROXY_POLICIES = ("two-choices", "least-outstanding", "round-robin")
 # Policies of a replay, in the words of the command line.
-POLICIES = ("mean", "peak", "reactive", "elastic")
+REPLAY_POLICIES = ("mean", "peak", "reactive", "elastic")
+# Defaults of the observation of a server, and the options that one kind of source takes alone.
+OBSERVED_SECONDS, EVERY_SECONDS = 60.0, 2.0
+_LOG_OPTIONS = ("rows_column", "latency_column", "cpu_column", "queue_column", "seed")
+_URL_OPTIONS = ("seconds", "every", "samples")
 
 
 def observe(options: argparse.Namespace) -> int:
     """Observe a request log, a running server, or the samples of one."""
+    from search.plan.observe.samples_file import SUFFIX
+
     is_url = re.match(r"[a-z]+://", options.source) is not None
-    if is_url or Path(options.source).suffix == ".jsonl":
-        return _observe_server(options, is_url)
+    is_log = not is_url and Path(options.source).suffix != SUFFIX
+    kinds = (("a request log", _LOG_OPTIONS, is_log), ("the URL of a server", _URL_OPTIONS, is_url))
+    for kind, names, is_kind in kinds:
+        if given := [name for name in names if not is_kind and getattr(options, name) is not None]:
+            option = f"--{given[0].replace('_', '-')}"
+            raise InputError(f"{option}: must come with {kind}, but got {options.source!r}")
+    if options.set and options.study is None:
+        raise InputError("--set: must come with --study, but there is none")
+    session = None if options.study is None else _existing(options)
+    return _observe_log(options, session) if is_log else _observe_server(options, session, is_url)
+
+
+def _observe_log(options: argparse.Namespace, session: Session | None) -> int:
     from search.plan.columns import HOUR_COLUMNS, SERVICE_COLUMNS
     from search.plan.observe.log import PAGE, LogColumns, log_facts, observe_log
     from search.report.columns import console_table
 
-    if options.samples is not None:
-        raise InputError(f"--samples: must come with the URL of a server, but got {options.source!r}")
     console, out = _console(options), _observed(options)
-    session = None
-    if options.study is not None:
-        session = _existing(argparse.Namespace(**{**vars(options), "set": []}))
     columns = LogColumns(options.rows_column, options.latency_column, options.cpu_column, options.queue_column)
-    found = observe_log(Path(options.source), columns, session, options.slo_ms, out, options.seed or 0, console)
+    seed = (options.seed or 0) if session is None else session.config.seed
+    found = observe_log(Path(options.source), columns, session, options.slo_ms, out, seed, console)
     clock = found.observation.clock
     tables = [console_table(f"By hour ({clock})", HOUR_COLUMNS, found.observation.hours)]
     if found.service:
@@ -49,21 +63,21 @@ def observe(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _observe_server(options: argparse.Namespace, is_url: bool) -> int:
+def _observe_server(options: argparse.Namespace, session: Session | None, is_url: bool) -> int:
     from search.plan.columns import SERVICE_COLUMNS
     from search.plan.observe.log import PAGE
     from search.plan.observe.server import observe_samples, observe_server, server_facts
     from search.report.columns import console_table
 
-    console, out = _console(options), _observed(options)
-    samples = None if options.samples is None else Path(options.samples)
+    console, out, slo_ms = _console(options), _observed(options), options.slo_ms
+    if session is not None and slo_ms is None and (slo_ms := session.front().slo_ms) is None:
+        raise InputError(f"--study: must be a study with a measured SLO, but {session.config.name!r} has none")
     if is_url:
-        given = (options.seconds, options.every, samples, options.slo_ms)
-        found = observe_server(options.source, *given, out, console)
-    elif samples is not None:
-        raise InputError(f"--samples: must come with the URL of a server, but got {options.source!r}")
+        samples = None if options.samples is None else Path(options.samples)
+        seconds, every = options.seconds or OBSERVED_SECONDS, options.every or EVERY_SECONDS
+        found = observe_server(options.source, seconds, every, samples, slo_ms, out, console)
     else:
-        found = observe_samples(Path(options.source), options.slo_ms, out)
+        found = observe_samples(Path(options.source), slo_ms, out)
     table = console_table("By hour (utc)", SERVICE_COLUMNS, found.service.hours)
     console.result(found, *server_facts(found), table, *_listed(found.suggestions), f"page: {out / PAGE}")
     return DONE
@@ -152,7 +166,7 @@ def replay(options: argparse.Namespace) -> int:
     from search.plan.run import FILE as PLAN_FILE
     from search.report.columns import console_table
 
-    policies = dict(zip(POLICIES, (STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC), strict=True))
+    policies = dict(zip(REPLAY_POLICIES, (STATIC_MEAN, STATIC_PEAK, REACTIVE, ELASTIC), strict=True))
     console, session = _console(options), _existing(options)
     name = session.config.name
     reports = session.home.reports(name)

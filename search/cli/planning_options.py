@@ -13,7 +13,7 @@ def add_balance_options(balancing: argparse.ArgumentParser) -> None:
     balancing.add_argument(
         "urls", nargs="+", metavar="URL", help="http://HOST:PORT of a leanrec serve; URL=SPEED where speeds differ"
     )
-    balancing.add_argument("--policy", choices=planning.BALANCING, default="two-choices")
+    balancing.add_argument("--policy", choices=planning.HAPROXY_POLICIES, default="two-choices")
     balancing.add_argument("--host", default="127.0.0.1", help="address to listen on")
     balancing.add_argument("--port", type=count, default=8080, help="port to listen on")
     balancing.add_argument(
@@ -97,7 +97,7 @@ def add_replay_options(replayed: argparse.ArgumentParser) -> None:
         "--policy",
         action="append",
         default=[],
-        choices=planning.POLICIES,
+        choices=planning.REPLAY_POLICIES,
         help="static for the mean or the peak of the plan, reactive, or elastic; may be repeated (default: all)",
     )
     replayed.add_argument(

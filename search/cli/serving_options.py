@@ -7,7 +7,7 @@ import argparse
 from search.cli.argument_types import above_zero, count, windows
 
 # Policies within a server, as objectives/serving/pool/balancing.py names them; the first is the default.
-BALANCING = ("least-rows", "two-choices", "least-outstanding", "round-robin", "shortest-delay")
+POOL_POLICIES = ("least-rows", "two-choices", "least-outstanding", "round-robin", "shortest-delay")
 
 
 def add_serving_options(serving: argparse.ArgumentParser) -> None:
@@ -29,8 +29,8 @@ def add_serving_options(serving: argparse.ArgumentParser) -> None:
     )
     serving.add_argument(
         "--balance",
-        choices=BALANCING,
-        default=BALANCING[0],
+        choices=POOL_POLICIES,
+        default=POOL_POLICIES[0],
         help="which replica gets a request: the one with the fewest outstanding rows (default), or another policy",
     )
     elastic = serving.add_argument_group("elastic", "variants and replicas that follow a plan and the requests")

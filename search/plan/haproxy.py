@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from search.errors import ConfigError
 
-# The policies of the pool, as HAProxy names them; both respect the weights.
-POLICIES = {"two-choices": "random(2)", "least-outstanding": "leastconn", "round-robin": "roundrobin"}
+# The policies of the pool, as HAProxy names them; all respect the weights.
+HAPROXY_BALANCE = {"two-choices": "random(2)", "least-outstanding": "leastconn", "round-robin": "roundrobin"}
 # An address that means nothing else in a configuration.
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
 # HAProxy's largest weight.
@@ -63,7 +63,7 @@ def configuration(servers: Sequence[BalancedServer], policy: str, host: str, por
     overload all would be, and where none passes its check, all are tried.
 
     Args:
-        policy: one of POLICIES
+        policy: one of HAPROXY_BALANCE
         host, port: to listen on
         timeout_s: seconds without an answer after which a request is sent to another server
 
@@ -79,7 +79,7 @@ def configuration(servers: Sequence[BalancedServer], policy: str, host: str, por
     ]
     return _TEMPLATE.format(
         bind=_address(host, port),
-        policy=POLICIES[policy],
+        policy=HAPROXY_BALANCE[policy],
         held=_HELD_BYTES,
         timeout=max(round(timeout_s * 1e3), 1),
         servers="\n".join(lines),

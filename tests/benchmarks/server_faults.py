@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure.remote_model import OverloadedError, RemoteModel
 from objectives.measurement.statistics import percentile
-from search.plan.haproxy import POLICIES
+from search.plan.haproxy import HAPROXY_BALANCE
 from tests.plan_tests.balanced import balanced
 from tests.serve_tests.bundles import draw_request
 from tests.serve_tests.process import ServerProcess
@@ -107,7 +107,7 @@ def arrivals(rate_rps: float, surge: float, begin_s: float, end_s: float, second
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", default=list(FAULTS), metavar="|".join(FAULTS))
-    parser.add_argument("--policy", choices=tuple(POLICIES), default="two-choices")
+    parser.add_argument("--policy", choices=tuple(HAPROXY_BALANCE), default="two-choices")
     parser.add_argument("--timeout", type=float, default=5.0, help="of `leanrec balance` (default 5)")
     parser.add_argument("--rate", type=float, default=100.0, help="usual requests/s (default 100)")
     parser.add_argument("--surge", type=float, default=10.0, help="times the usual rate (default 10)")

@@ -233,3 +233,11 @@ def test_wrong_measures_are_explained(
     with pytest.raises(RequestLogError) as error:
         read_request_log(path, None, 0, measures)
     assert expected in str(error.value)
+
+
+def test_a_measure_beside_counts_is_left_out_and_a_measure_is_one_per_request(tmp_path: Path) -> None:
+    path = _csv(tmp_path, "second,count,latency_ms\n0,3,1.5\n1,2,2.5\n3,4,2.0\n")
+    found = read_request_log(path, None, 0, {"latency_ms": None})
+    assert len(found.seconds) == 9 and found.measures == {}
+    with pytest.raises(RequestLogError, match=r"2 requests has a cpu_ms, but got 3"):
+        RequestLog(np.array([0.0, 1.0]), measures={"cpu_ms": np.ones(3)})

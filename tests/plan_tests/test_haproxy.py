@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from search.cli.parser import run_command
-from search.cli.planning import BALANCING
+from search.cli.planning import HAPROXY_POLICIES
 from search.errors import ConfigError
-from search.plan.haproxy import POLICIES, BalancedServer, configuration, read_servers
+from search.plan.haproxy import HAPROXY_BALANCE, BalancedServer, configuration, read_servers
 from tests.plan_tests.balanced import balanced, states
 from tests.serve_tests.bundles import waiting
 from tests.serve_tests.clients import Clients
@@ -41,7 +41,7 @@ def test_servers_are_read_with_their_speed() -> None:
         ["shop.internal:80", "weight", "64"],
     ]
     assert [line.split()[2:] for line in lines if line.startswith("    server ")] == 2 * weights  # in both backends
-    assert tuple(POLICIES) == BALANCING
+    assert tuple(HAPROXY_BALANCE) == HAPROXY_POLICIES
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_command_writes_a_file_or_standard_output(tmp_path: Path, capsys: py
 
 
 @needs_haproxy
-@pytest.mark.parametrize("policy", BALANCING)
+@pytest.mark.parametrize("policy", HAPROXY_POLICIES)
 def test_haproxy_takes_every_configuration(policy: str, tmp_path: Path) -> None:
     found = read_servers(["http://127.0.0.1:8000=2", "http://[::1]:8001"])
     (tmp_path / "haproxy.cfg").write_text(configuration(found, policy, "127.0.0.1", 8080, 5.0))
@@ -141,7 +141,7 @@ def test_servers_that_are_busy_for_many_checks_stay_and_a_dead_one_leaves_at_onc
         began = time.monotonic()
         servers[0].process.kill()
         wait_until(lambda: states(tmp_path)["s0"] == "DOWN")
-        assert time.monotonic() - began < 1.0  # 0.3 s, and what a machine with other work takes
+        assert time.monotonic() - began < 3.0  # 0.3 s, and what a busy machine takes; two checks that time out: 4 s
 
 
 @needs_haproxy

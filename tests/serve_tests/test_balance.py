@@ -1,7 +1,7 @@
 """Balancing over the replicas of a server, by the option of the command line: a real process of two replicas.
 
 A replica runs a batch once it has 100 rows, and else after a minute: which requests are answered at once tells where
-they went.
+they went. Every case tells its policy from all the others.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ import pytest
 
 from objectives.serving.bundle import open_verified
 from objectives.serving.pool.balancing import LEAST_ROWS, POLICIES, Cost
-from search.cli.serving_options import BALANCING
+from search.cli.serving_options import POOL_POLICIES
 from tests.serve_tests import oracle
-from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.bundles import EXAMPLE_ROWS, draw_request, waiting, write_toy
 from tests.serve_tests.process import SOON, ServerProcess, serving, wait_until
 
 TWO = replace(waiting(60.0), instance_group=replace(waiting(60.0).instance_group, replicas=2, threads=1))
 
 
 def test_the_command_line_has_the_policies_of_the_pool() -> None:
-    assert tuple(POLICIES) == BALANCING and BALANCING[0] == LEAST_ROWS
+    assert tuple(POLICIES) == POOL_POLICIES and POOL_POLICIES[0] == LEAST_ROWS
 
 
 @pytest.mark.parametrize(
     ("policy", "rows", "answered"),
     [
-        # The third goes to the replica with fewer rows, which it fills.
-        ("least-rows", [60, 30, 70], {1, 2}),
-        # The third goes to the first one's replica, in turn.
-        ("round-robin", [60, 30, 40], {0, 2}),
-        # The fourth goes to the second one's replica, which has one request beside two.
-        ("least-outstanding", [60, 20, 10, 80], {1, 3}),
+        # The fourth goes to the replica that has fewer rows, though more requests.
+        ("least-rows", [10, 30, 10, 80], {0, 2, 3}),
+        # The second is answered, and the third goes to the first one's replica all the same.
+        ("round-robin", [20, 100, 80], {0, 1, 2}),
+        # The second is answered, so the third goes to its replica, and the fourth to the first one's, with as many.
+        ("least-outstanding", [60, 100, 30, 40], {0, 1, 3}),
         # A request costs as much as 100 rows: the fourth goes to the one large request rather than to two small ones.
-        ("shortest-delay", [1, 90, 1, 10], {1, 3}),
+        ("shortest-delay", [90, 1, 1, 10], {0, 3}),
+        # The third and the fifth meet equal loads: the replica that is drawn is the first one's, then the other.
+        ("two-choices", [10, 30, 10, 30, 40], {1, 3, 4}),
     ],
 )
 def test_requests_go_where_the_policy_sends_them(
@@ -60,6 +62,8 @@ def test_requests_go_where_the_policy_sends_them(
         for number, thread in enumerate(threads):
             thread.start()
             wait_until(lambda number=number: _arrived(server) == number + 1)  # type: ignore[misc]
+            if rows[number] == EXAMPLE_ROWS:  # it fills a batch
+                thread.join(SOON)
         wait_until(lambda: ended == answered)
         server.process.kill()
     for thread in threads:

@@ -25,6 +25,7 @@ def append_sample(path: Path, url: str, sample: MetricsSample) -> None:
     What a process that died left of a line is cut off first.
 
     Raises:
+        ConfigError: the file has samples of another server, which a process that began at the same time may write.
         JobError: the file cannot be written.
     """
     values = {name: getattr(sample, name) for name in ("started_s", *_NUMBERS)}
@@ -34,6 +35,9 @@ def append_sample(path: Path, url: str, sample: MetricsSample) -> None:
         with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             _cut_torn_line(file)
+            file.seek(0)
+            if first := file.readline():
+                _check_server(_parsed_line(first, 1, path, "--samples")[0], url, path)
             file.write((json.dumps(record, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise JobError(f"--samples: {error}") from error
@@ -50,12 +54,31 @@ def _cut_torn_line(file: BinaryIO) -> None:
 
 
 def check_appendable(path: Path, url: str) -> None:
-    """Raise ConfigError unless a file may take samples of a server: it is new, empty, or has samples of it."""
+    """Raise ConfigError unless a file may take samples of a server: it is new, empty, or has samples of it alone.
+
+    The whole file is read, since an observation of a week shall not end with an error that was there before it.
+    """
     if path.suffix != SUFFIX:
         raise ConfigError(f"--samples: must be a file with the suffix {SUFFIX}, but got {path}")
-    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+    if not path.exists() or _has_no_line(path, url):
         return
-    found, _ = next(read_samples(path, "--samples"))
+    for found, _ in read_samples(path, "--samples"):
+        _check_server(found, url, path)
+
+
+def _has_no_line(path: Path, url: str) -> bool:
+    """Return whether a file is empty, or has only what a process that died left of the first line of a server."""
+    begin = json.dumps({"url": url}).removesuffix("}").encode()
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_TAIL_BYTES)
+    except OSError as error:
+        raise ConfigError(f"--samples: must be a file of samples, but {error}") from error
+    is_torn = not first.endswith(b"\n") and len(first) < _TAIL_BYTES
+    return is_torn and (first.startswith(begin) or begin.startswith(first))
+
+
+def _check_server(found: str, url: str, path: Path) -> None:
     if found != url:
         raise ConfigError(f"--samples: must be a file of {url}, but {path} has samples of {found}")
 
@@ -72,13 +95,7 @@ def read_samples(path: Path, option: str) -> Iterator[tuple[str, MetricsSample]]
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break
-                try:
-                    url, sample = _parsed(line)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ConfigError(
-                        f"{option}: {path}: line {number}: must be a sample as leanrec observe --samples writes it, "
-                        f"but {type(error).__name__}: {error}"
-                    ) from error
+                url, sample = _parsed_line(line, number, path, option)
                 first = url if first is None else first
                 if url != first:
                     raise ConfigError(
@@ -89,6 +106,16 @@ def read_samples(path: Path, option: str) -> Iterator[tuple[str, MetricsSample]]
         raise ConfigError(f"{option}: must be a file of samples, but {error}") from error
     if first is None:
         raise ConfigError(f"{option}: must have samples of leanrec observe, but {path} has none")
+
+
+def _parsed_line(line: bytes, number: int, path: Path, option: str) -> tuple[str, MetricsSample]:
+    try:
+        return _parsed(line)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{option}: {path}: line {number}: must be a sample as leanrec observe --samples writes it, but "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _parsed(line: bytes) -> tuple[str, MetricsSample]:

@@ -128,16 +128,18 @@ def _suggestions(service: SampledService, slo_ms: float | None) -> tuple[str, ..
         slo = P95_TIMES * whole.p95_ms
         said.append(f"slo: ms: {significant(slo, 2)} is twice the p95 of all, as a study takes it by default")
     if whole.rate_rps > 0:
-        busiest = max(service.hours, key=lambda hour: hour.rate_rps or 0.0)
-        peak = f"{rate(busiest.rate_rps or 0.0)} in the busiest hour ({named_hours([busiest.number])})"
-        said.append(f"traffic: {rate(whole.rate_rps)} arrived in the mean, {peak}")
+        known = {hour.number: hour.rate_rps for hour in service.hours if hour.rate_rps is not None}
+        busiest = max(known, key=known.__getitem__, default=None)
+        peak = "" if busiest is None else f", {rate(known[busiest])} in the busiest hour ({named_hours([busiest])})"
+        said.append(f"traffic: {rate(whole.rate_rps)} arrived in the mean{peak}")
     if unknown := unknown_hours(service.hours):
         said.append(
             f"nothing is known of {len(unknown)} hours of the week: observe for a week with --samples to see its peaks"
         )
     if whole.rate_rps > 0 and whole.cpu_cores > 0:
         busy = f"{significant(1000 * whole.cpu_cores / whole.rate_rps, 3)} ms of CPU time a request"
-        said.append(f"{busy}: {cores} cores like these are busy at {rate(cores * whole.rate_rps / whole.cpu_cores)}")
+        most = rate(cores * whole.rate_rps / whole.cpu_cores)
+        said.append(f"{busy}: {cores} cores, as this machine has, are busy at {most}")
     return (*said, *service_suggestions(service.hours, whole.p95_ms, slo_ms, cores))
 
 

@@ -10,7 +10,7 @@ from search.format import milliseconds, percent, significant
 
 # The SLO that a study takes by default is so many times the p95.
 P95_TIMES = 2.0
-# Share of the cores above which a queue grows fast, and the mean queue above which requests are said to wait.
+# Share of the cores above which little is left for a burst, and the mean queue above which requests are said to wait.
 _BUSY, _WAITING = 0.7, 1.0
 
 
@@ -22,7 +22,7 @@ def service_suggestions(
     Args:
         p95_ms: of all requests, None where it is not known
         slo_ms: None: a multiple of the p95 of all
-        cores: of a machine like the one that serves
+        cores: that the load is held against, those of the observing machine: a server's metrics and a log do not tell
     """
     return (*_latency(hours, p95_ms, slo_ms), *_load(hours, cores))
 
@@ -54,8 +54,8 @@ def _load(hours: Sequence[ServiceHour], cores: int) -> list[str]:
     said = []
     if busy := [hour.number for hour in hours if (hour.cpu_cores or 0.0) > _BUSY * cores]:
         said.append(
-            f"more than {percent(_BUSY)} of {cores} cores like these are busy in {len(busy)} hours of the week "
-            f"({named_hours(busy)}): a queue grows fast there; leanrec plan for their rates"
+            f"more than {percent(_BUSY)} of {cores} cores, as this machine has, are busy in {len(busy)} hours of the "
+            f"week ({named_hours(busy)}): with no more, bursts may queue; leanrec plan for their rates"
         )
     waiting = {hour.number: hour.queue_mean for hour in hours if (hour.queue_mean or 0.0) >= _WAITING}
     if waiting:
