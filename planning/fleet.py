@@ -158,9 +158,13 @@ def _in_memory(deployment: Deployment, kind: MachineKind) -> int:
 
 
 def limited(placement: Placement) -> Placement:
-    """Return the placement with a limit of waiting requests, at most that of the server."""
+    """Return the placement with a limit of waiting requests, at most that of the server.
+
+    Each part of a split request counts, so that the limit is as many times larger as there are parts at most.
+    """
     queue = placement.admission.queue
-    limit = MAX_IN_FLIGHT if queue is None else min(queue, MAX_IN_FLIGHT)
+    parts = 1 if placement.split_rows is None else max(group.replicas for group in placement.instance_groups)
+    limit = MAX_IN_FLIGHT * parts if queue is None else min(queue, MAX_IN_FLIGHT * parts)
     return replace(placement, admission=Admission(limit, placement.admission.deadline_ms))
 
 

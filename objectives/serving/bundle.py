@@ -176,8 +176,11 @@ class Bundle:
         model, candidate, prepare = self.folder / MODEL, self.candidate, preparation(self.inputs)
         placement, quantiles = candidate.placement, self.row_quantiles if warm else []
 
+        largest = max([*quantiles, 0 if placement.batching is None else placement.batching.rows])
+        example = self.example(largest) if quantiles else {}
+
         def request(rows: int) -> Arrays:
-            return prepare(cut_rows(self.example(rows), 0, rows))
+            return prepare(cut_rows(example, 0, rows))
 
         def opened(engine: Engine, group: InstanceGroup) -> None:
             try:

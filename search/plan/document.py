@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -241,10 +242,13 @@ def machine_warnings(offers: Sequence[OfferRow], phases: Sequence[PhaseRow]) -> 
     """Return what one process on a machine cannot do of the plan, in sentences.
 
     A machine that runs several processes has the memory of one of them left for a swap; one process that switches needs
-    it for all of its replicas.
+    it for all of its replicas, and may have fewer than the plan counts with.
     """
-    most = {row.offer: max((layout.capacity_rps for layout in row.layouts), default=0.0) for row in offers}
-    beyond = sum(not phase.short and phase.demand_rps / phase.machines > most[phase.offer] for phase in phases)
+    held = {row.offer: row.layouts for row in offers if max(one.replicas for one in row.layouts) < row.replicas}
+    most = {offer: max(one.capacity_rps for one in layouts) for offer, layouts in held.items()}
+    beyond = sum(
+        not phase.short and phase.demand_rps / phase.machines > most.get(phase.offer, math.inf) for phase in phases
+    )
     if not beyond:
         return ()
     return (

@@ -88,6 +88,8 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
         raise ConfigError("--trace: must be given, or --profile, and not both")
     kinds = own_machine(session) if request.machines is None else read_machines(request.machines)
     if request.profile is not None:
+        if not math.isclose(math.remainder(WEEK_SECONDS, request.phase_s), 0.0, abs_tol=1e-6):
+            raise ConfigError(f"--phase-minutes: must divide a week with --profile, but got {request.phase_s / 60:g}")
         for name in ("rows_column", "headroom", "held_out"):
             if (value := getattr(request, name)) is not None:
                 option = name.replace("_", "-")
@@ -182,8 +184,6 @@ def _of_trace(
 def _of_profile(session: Session, request: Request, menu: Menu, offers: tuple[Offer, ...], console: Console) -> _Solved:
     assert request.profile is not None
     profile = read_profile(request.profile)
-    if not math.isclose(math.remainder(WEEK_SECONDS, request.phase_s), 0.0, abs_tol=1e-6):
-        raise ConfigError(f"--phase-minutes: must divide a week with --profile, but got {request.phase_s / 60:g}")
     terms = _terms(session, request, menu, int(DAY_SECONDS / request.phase_s))
     capacities = _capacities(session, poisson_workload(menu.rows, request.seed), terms)
     tables = capacities.tables(offers)

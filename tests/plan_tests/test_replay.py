@@ -130,6 +130,9 @@ def test_a_trace_from_before_the_plan_begins_with_its_first_request_there(sessio
     trace.write_text("\n".join(["timestamp", *(f"{START_S + second:.1f}" for second in (-5, 999))]))
     with pytest.raises(ConfigError, match="--trace: must have requests in the phases of the plan"):
         run.replay(session, asked(tmp_path, trace=trace), tmp_path / "none", QUIET)
+    trace.write_text("\n".join(["timestamp", *(f"{START_S + second:.1f}" for second in (-5, 5))]))
+    with pytest.raises(ConfigError, match="--trace: must have requests at two moments of the plan"):
+        run.replay(session, asked(tmp_path, trace=trace), tmp_path / "none", QUIET)
     assert not (tmp_path / "none").exists()
 
 

@@ -171,6 +171,8 @@ def _traffic(document: Json, offers: dict[int, Json], log: RequestLog, menu: Men
     if not len(kept):
         raise _no_requests(request.trace)
     end_s = (min(plan_s, float(seconds[-1])) - begins_s) / request.speed
+    if end_s <= 0:
+        raise ConfigError(f"--trace: must have requests at two moments of the plan, but {request.trace} has one")
     return _Traffic(kept, sizes, end_s, begins_s / request.speed + _ROUNDING_S * (begins_s > 0))
 
 
