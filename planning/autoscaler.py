@@ -83,12 +83,12 @@ def _ready(desired: Counts, delay: int, offers: Counts, lowest: Counts) -> Count
     if delay == 0:
         return desired
     # A machine serves at a tick if it was wanted at each tick since it was ordered, all of them of one offer.
-    fewest = _windows(desired, delay).min(axis=1)
-    same = (_windows(offers, delay) == offers[:, None]).all(axis=1)
+    fewest = _with_previous(desired, delay).min(axis=1)
+    same = (_with_previous(offers, delay) == offers[:, None]).all(axis=1)
     return np.asarray(np.where(same, np.maximum(fewest, lowest), lowest), np.int64)
 
 
-def _windows(values: Counts, before: int) -> Counts:
+def _with_previous(values: Counts, before: int) -> Counts:
     """Return each value with so many before it, (n, before + 1); before the first they are like it."""
     padded = np.concatenate([np.full(before, values[0]), values])
     return np.lib.stride_tricks.sliding_window_view(padded, before + 1)

@@ -160,11 +160,10 @@ def _in_memory(deployment: Deployment, kind: MachineKind) -> int:
 def limited(placement: Placement) -> Placement:
     """Return the placement with a limit of waiting requests, at most that of the server.
 
-    Each part of a split request counts, so that the limit is as many times larger as there are parts at most.
+    Each part of a split request counts, so the server's limit is multiplied by the most parts of a request.
     """
-    queue = placement.admission.queue
-    parts = 1 if placement.split_rows is None else max(group.replicas for group in placement.instance_groups)
-    limit = MAX_IN_FLIGHT * parts if queue is None else min(queue, MAX_IN_FLIGHT * parts)
+    queue, most = placement.admission.queue, MAX_IN_FLIGHT * placement.most_parts
+    limit = most if queue is None else min(queue, most)
     return replace(placement, admission=Admission(limit, placement.admission.deadline_ms))
 
 

@@ -176,9 +176,9 @@ def measure_latency(
     gives before it. Turns are repeated until each candidate has enough undisturbed pairs of blocks, the window's most
     are run, or the time limit is reached; disturbed pairs are kept in the record.
 
-    Each block begins with the warm-up of the busiest deployment. A candidate near its capacity has none that ends, and
-    would make every block of the others as long: beyond four times the requests that count, blocks are as long as the
-    baseline needs. Such a candidate, busier than the baseline, is seen at less than its steady latency.
+    Each block begins with the warm-up that the busiest deployment needs, of a candidate at most four times the requests
+    that count: near its capacity it would take the time of all other blocks. Such a candidate, busier than the
+    baseline, is seen at less than its steady latency.
 
     Args:
         rate: called before each turn with the number of the target whose block comes first

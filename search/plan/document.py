@@ -230,8 +230,8 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
     served = next(iter(outcomes.values()))
     if served.simulated < served.requests:
         found.append(
-            f"policies were judged on {served.simulated:,} of {served.requests:,.0f} requests, in windows that begin "
-            "with empty queues and are as small a share of the time: a longer backlog is not seen (--requests)"
+            f"policies were judged on {served.simulated:,} of {served.requests:,.0f} requests, in short windows that "
+            "begin with empty queues: a backlog that builds up for longer is not seen (--requests)"
         )
     if demand.counts.sum() < 100 * len(demand):
         found.append("a phase has fewer than 100 requests in the mean: shares of late requests are rough")

@@ -141,6 +141,11 @@ class Placement:
         return sum(instance_group.replicas for instance_group in self.instance_groups)
 
     @property
+    def most_parts(self) -> int:
+        """Most parts that a request is split into: 1 where the placement does not split."""
+        return 1 if self.split_rows is None else max(group.replicas for group in self.instance_groups)
+
+    @property
     def prepared_by_size(self) -> bool:
         """Whether an engine prepares its kernels for each new number of rows."""
         places = [place for place in (*self.instance_groups, self.embedding_device) if place is not None]

@@ -42,17 +42,13 @@ def with_queue(option: Option, slo_ms: float) -> Option:
     """Return the option with a limit of the requests that wait: what it answers within the SLO, or a second.
 
     In a surge, more would be late, and would keep the cores and the next switch from the variant that is to take over.
-    A limit that the placement has stays. Each part of a split request counts in it, so that it is as many times larger
-    as there are parts at most; smaller requests may be so many times more. Each instance group has the whole limit, so
-    that twice as many may wait where the placement routes.
+    A limit that the placement has stays. Each part of a split request counts, so the limit is multiplied by the most
+    parts of a request. Each instance group has the whole limit: where the placement routes, twice as many may wait.
     """
-    placement = option.placement
-    admission = placement.admission
+    placement, admission = option.placement, option.placement.admission
     if admission.queue is not None or math.isinf(slo_ms):
         return option
-    queue = max(1, math.ceil(option.capacity_rps * max(slo_ms / 1e3, _LEAST_WAIT_S)))
-    if placement.split_rows is not None:
-        queue *= max(group.replicas for group in placement.instance_groups)
+    queue = placement.most_parts * max(1, math.ceil(option.capacity_rps * max(slo_ms / 1e3, _LEAST_WAIT_S)))
     return replace(option, placement=replace(placement, admission=Admission(queue, admission.deadline_ms)))
 
 
