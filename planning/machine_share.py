@@ -10,9 +10,9 @@ from planning.demand import Counts, Floats
 def machine_share(seconds: Floats, rows: Counts, machines: Counts, speed: float, seed: int) -> tuple[Floats, Counts]:
     """Draw the requests that one machine of a fleet gets, and play them faster.
 
-    Each request is kept with probability 1 / (machines x speed), independently, and its time is divided by the speed,
-    so that the rate stays that of one machine. Where the arrivals are bursty, thinning makes them less so. Requests of
-    times at which no machine of its kind serves are left out.
+    Each request is kept with probability 1 / speed, independently, and its time is divided by the speed, so that the
+    rate of the fleet stays; where the arrivals are bursty, that makes them less so. What is kept is dealt to the
+    machines in turn. Requests of times at which no machine of its kind serves are left out.
 
     Args:
         seconds: (n,) ascending
@@ -21,7 +21,12 @@ def machine_share(seconds: Floats, rows: Counts, machines: Counts, speed: float,
         speed: 1 or more
 
     Returns:
-        Seconds and rows of the requests that are kept.
+        Seconds and rows of the requests that the machine gets.
     """
-    drawn = speed * machines * np.random.default_rng(seed).random(len(seconds)) < (machines > 0)
-    return np.asarray(seconds[drawn] / speed, np.float64), rows[drawn]
+    random = np.random.default_rng(seed)
+    first = random.random()
+    kept = (speed * random.random(len(seconds)) < 1) & (machines > 0)
+    # Rounds of dealing that were begun with each request: the machine gets that with which another one is complete.
+    turns = np.where(kept, 1 / np.maximum(machines, 1), 0.0).cumsum() + first
+    own = kept & (np.floor(turns) > np.floor(np.concatenate(([first], turns[:-1]))))
+    return np.asarray(seconds[own] / speed, np.float64), rows[own]

@@ -69,6 +69,8 @@ class PhaseRow:
     start_s: seconds from the start of the plan
     machines_started: that are ordered so that they serve from the start of the phase on
     demand_rps: rate that the machines suffice for, a quantile of the forecast
+    capacity_rps: of all machines, to which requests are dealt in turn
+    alone_rps: of one such machine where all requests are its own
     short: all machines of what serves are too few for the SLO at that rate
     """
 
@@ -82,6 +84,7 @@ class PhaseRow:
     expected_rps: float
     demand_rps: float
     capacity_rps: float
+    alone_rps: float
     short: bool
 
 
@@ -194,6 +197,7 @@ def phase_rows(tables: Sequence[CapacityTable], plans: PhasePlans, phase_seconds
                 expected_rps=float(plans.expected[number]) / phase_seconds,
                 demand_rps=float(plans.demand_rps[number]),
                 capacity_rps=tables[at].rate(machines),
+                alone_rps=tables[at].rate(1),
                 short=bool(plans.short[number]),
             )
         )
@@ -247,7 +251,8 @@ def machine_warnings(offers: Sequence[OfferRow], phases: Sequence[PhaseRow]) -> 
     held = {row.offer: row.layouts for row in offers if max(one.replicas for one in row.layouts) < row.replicas}
     most = {offer: max(one.capacity_rps for one in layouts) for offer, layouts in held.items()}
     beyond = sum(
-        not phase.short and phase.demand_rps / phase.machines > most.get(phase.offer, math.inf) for phase in phases
+        not phase.short and phase.demand_rps * phase.alone_rps / phase.capacity_rps > most.get(phase.offer, math.inf)
+        for phase in phases
     )
     if not beyond:
         return ()

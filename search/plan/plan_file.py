@@ -108,6 +108,7 @@ def _offer_facts(where: str, offer: OfferRow) -> Iterator[_Fact]:
 def _phase_facts(where: str, phase: PhaseRow) -> Iterator[_Fact]:
     yield _Fact(f"{where}.machines", phase.machines, most=100_000)
     yield _Fact(f"{where}.capacity_rps", phase.capacity_rps)
+    yield _Fact(f"{where}.alone_rps", phase.alone_rps, above=False)
     yield _Fact(f"{where}.expected_rps", phase.expected_rps, above=False)
     yield _Fact(f"{where}.demand_rps", phase.demand_rps, above=False)
 

@@ -66,7 +66,7 @@ def document(phases: list[tuple[int, float]], start_s: float | None = None, phas
         "offers": [offer(0, Precision(), -0.001, 20.0), offer(1, FAST, 0.01, 100.0)],
         "phases": [
             {"start_s": number * phase_s, "offer": at, "trial": 10 + at, "machine": "small", "machines": 1}
-            | {"demand_rps": rate, "expected_rps": rate, "capacity_rps": 200.0}
+            | {"demand_rps": rate, "expected_rps": rate, "capacity_rps": 200.0, "alone_rps": 200.0}
             | {"machines_started": 0, "replicas": 2, "short": False}
             for number, (at, rate) in enumerate(phases)
         ],

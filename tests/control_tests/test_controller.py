@@ -86,6 +86,17 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
     assert up.correction == 1.5, "no more arrived than was to be served"
 
 
+@pytest.mark.parametrize(("factor", "serves"), [(1.6, 0), (1.0, 1)])
+def test_a_machine_of_a_fleet_serves_more_than_its_capacity_alone(factor: float, serves: int) -> None:
+    """24 requests/s are planned and come on a capacity of 16 alone, or 25.6 where they are dealt to several."""
+    plan = ControlPlan(
+        (option("exact", 1, 16.0), option("fast", 1, 100.0, 0.01)), (PlannedPhase(24.0, 0.0, factor),), 1000.0
+    )
+    found = play(plan, WINDOWS, [24] * 100)
+    assert {decision.option for decision in found} == {serves}
+    assert {decision.capacity_factor for decision in found} == {factor}
+
+
 def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:
     """Late answers raise the wanted rate, and each window without any lowers it again.
 

@@ -50,6 +50,19 @@ def test_options_are_the_layouts_of_the_points_that_have_a_bundle(bundles: tuple
     assert (found.start_s, found.control.phase_s) == (1.7e9, 60.0)
 
 
+def test_a_phase_of_several_machines_tells_what_each_serves_beyond_its_capacity_alone(
+    bundles: tuple[Path, Path],
+) -> None:
+    plan = document([(0, 15.0), (0, 90.0), (0, 90.0)])
+    plan["phases"][1] |= {"machines": 4, "capacity_rps": 120.0, "alone_rps": 20.0}
+    plan["phases"][2] |= {"machines": 4, "capacity_rps": 120.0, "alone_rps": 0.0}
+    found = machine_plan(plan, None, bundles).control
+    assert found.phases == (PlannedPhase(15.0, 0.0), PlannedPhase(22.5, 0.0, 1.5), PlannedPhase(22.5, 0.0, 1.0))
+    scaled = found.in_phase(found.phases[1])
+    assert [one.capacity_rps for one in scaled.options] == [1.5 * one.capacity_rps for one in found.options]
+    assert found.foreseen(90.0, 150.0) == found.phases[2], "it needs a capacity alone of 22.5, and the one before of 15"
+
+
 def test_other_layouts_of_the_same_files_are_options_too(bundles: tuple[Path, Path]) -> None:
     """Another trial has the fast variant's weights with two threads: the same bundle can serve it."""
     plan = document([(0, 15.0)])

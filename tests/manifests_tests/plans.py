@@ -107,6 +107,7 @@ def _phase(start_s: float, offer: int, machines: int, kind: Kind, utilisation: f
         expected_rps=utilisation * capacity,
         demand_rps=0.9 * capacity,
         capacity_rps=capacity,
+        alone_rps=kind.copies * kind.process_rps,
         short=False,
     )
 

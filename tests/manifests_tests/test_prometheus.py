@@ -83,7 +83,7 @@ def test_promtool_refuses_a_wrong_expression(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def served_metrics() -> dict[str, set[str]]:
     """Labels of each series of a server that has answered, refused and swapped."""
-    metrics = Metrics(lambda: 1.0, lambda: 2.0)
+    metrics = Metrics(lambda: 1.0, lambda: 2.0, lambda: 0.0)
     metrics.answered(0.01, 20)
     metrics.ended(200)
     metrics.refused("queue")
@@ -295,6 +295,36 @@ def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
 def controlled(name: str, values: str, pod: str = "a") -> dict[str, str]:
     """Samples of a controller, each of 15 s."""
     return {"series": f'leanrec_controller_{name}{{study="shop",offer="{A}",pod="{pod}"}}', "values": values}
+
+
+@needs_promtool
+def test_a_replica_that_hangs_for_half_a_minute_raises_an_alert(tmp_path: Path) -> None:
+    """In one of two servers of an offer a replica hangs from minute 1 to 3, in the other for 15 s of minute 6."""
+
+    def hanging(values: str, pod: str) -> dict[str, str]:
+        return {"series": f'leanrec_hanging_replicas{{study="shop",offer="{A}",pod="{pod}"}}', "values": values}
+
+    alert = {
+        "exp_labels": {"study": "shop", "offer": A, "severity": "warning"},
+        "exp_annotations": {
+            "summary": "replicas of shop hang",
+            "description": f"Of the replicas of {A}, 1 do not end their runs. Others of the same server answer in "
+            "their place; a server of which all hang is not ready, and not live.",
+        },
+    }
+    name = "LeanrecReplicaHangs"
+    evaluate_rules(
+        served_plan(dated()),
+        tmp_path,
+        input_series=[hanging("0x3 1x7 0x20", "a"), hanging("0x23 1x0 0x7", "b")],
+        alert_rule_test=[
+            {"eval_time": "1m15s", "alertname": name, "exp_alerts": []},
+            {"eval_time": "2m", "alertname": name, "exp_alerts": [alert]},
+            {"eval_time": "4m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "6m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "6m30s", "alertname": name, "exp_alerts": []},
+        ],
+    )
 
 
 @needs_promtool

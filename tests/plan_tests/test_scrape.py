@@ -46,7 +46,7 @@ class Server:
     """
 
     def __init__(self, port: int = 0) -> None:
-        metrics = self.metrics = Metrics(lambda: 3.0, lambda: 2.0)
+        metrics = self.metrics = Metrics(lambda: 3.0, lambda: 2.0, lambda: 0.0)
         self.asked, self.away = 0, range(0)
         server = self
 

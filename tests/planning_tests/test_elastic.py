@@ -15,7 +15,7 @@ from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
 from objectives.serving.control.windows import Windows
 from objectives.serving.pool.virtual_clock import simulate
 from objectives.serving.pool.virtual_pool import ServiceTime
-from planning.capacity import Objective
+from planning.capacity import Objective, capacity_rps
 from planning.elastic import (
     ELASTIC,
     REACTIVE,
@@ -29,6 +29,7 @@ from planning.elastic import (
 )
 from planning.machine_share import machine_share
 from spaces.techniques.placement import InstanceGroup, Placement
+from tests.planning_tests.fleets import deployment, poisson
 
 WINDOWS, CORES = Windows(20.0, 2.0, 1.0), 2
 
@@ -292,6 +293,31 @@ def test_every_request_is_answered_by_what_serves(rates: list[float], seed: int,
     assert used.late == used.refused
 
 
+def test_a_machine_of_two_serves_what_the_plan_counts_with() -> None:
+    """Runs take 10 ms, 95% are to be answered within 25: one machine of two serves more than one alone.
+
+    At nine tenths of what two machines serve, each with every second request of a Poisson stream, the exact variant
+    keeps the SLO all the time. Counted with its capacity alone, the controller would serve the fast one.
+    """
+    one, objective = deployment(10.0), Objective(25.0)
+    alone, both = (capacity_rps(one, 1.0, machines, poisson(), objective, 0) for machines in (1, 2))
+    rate = 0.9 * both
+    assert rate / 2 > 1.2 * alone
+    options = (option("exact", 1, alone), option("fast", 1, 1000.0, 0.01))
+    seconds = np.cumsum(np.random.default_rng(1).exponential(1 / rate, 50_000))
+    rows = np.full(len(seconds), 100)
+    own, sizes = machine_share(seconds, rows, np.full(len(seconds), 2), 1.0, 0)
+    assert len(own) == pytest.approx(len(seconds) / 2, abs=1)
+
+    def runs(one: Option) -> ServiceTime:
+        return lambda group, rows, idle_ns, busy: 10e6 if one.variant == "exact" else 1e6
+
+    for factor, serves in ((both / 2 / alone, 0), (1.0, 1)):
+        phase = PlannedPhase(rate / 2, 0.0, factor)
+        found = simulate_elastic(ControlPlan(options, (phase,), 1e6), WINDOWS, own, sizes, runs, CORES)
+        assert set(found.options) == {serves} and (found.latency_ms > 25).mean() <= 0.05
+
+
 def test_a_share_of_a_fleet_keeps_the_rate_of_a_machine() -> None:
     """100 requests/s on 2 machines and 300 on 6 are 50 requests/s on one of them, also ten times as fast."""
     random = np.random.default_rng(0)
@@ -302,5 +328,10 @@ def test_a_share_of_a_fleet_keeps_the_rate_of_a_machine() -> None:
     for part in (kept < 100, kept >= 100):
         assert part.sum() / 100 == pytest.approx(50, abs=4 * math.sqrt(50 / 100))
     np.testing.assert_allclose(seconds[rows - 1] / 10, kept)
+    numbers = np.arange(len(seconds))
+    dealt, at = machine_share(seconds, numbers, machines, 1.0, 1)
+    assert set(np.diff(at[dealt < 1000])) == {2} and set(np.diff(at[dealt >= 1000])) == {6}, "each in its turn"
+    none, _ = machine_share(seconds, numbers, np.zeros(len(seconds), np.int64), 1.0, 0)
+    assert not len(none)
     everything, _ = machine_share(seconds, np.ones(len(seconds)), np.ones(len(seconds)), 1.0, 0)
     np.testing.assert_array_equal(everything, seconds)

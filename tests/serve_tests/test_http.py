@@ -13,13 +13,15 @@ import termios
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
+from numpy.typing import NDArray
 
 from objectives.serving.http.app import Endpoints
 from objectives.serving.http.inference import Inference
@@ -29,7 +31,8 @@ from objectives.serving.http.limits import Limits
 from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.http.server import http_config
-from spaces.techniques.placement import Admission, Placement
+from objectives.serving.pool import Pool, scheduler
+from spaces.techniques.placement import Admission, InstanceGroup, Placement
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
 from tests.serve_tests.process import SOON, wait_until
@@ -492,6 +495,57 @@ def test_a_metrics_request_sees_what_waits(tmp_path: Path) -> None:
                 held.steps.release(1000)
                 assert "\nleanrec_queue_length 5.0\n" in answer(reader, "GET")[1].decode()
             assert [answer(peer)[0] for peer in peers] == [200] * 5
+
+
+class Gated:
+    """Engine whose runs wait at a gate."""
+
+    once: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.gate, self.entered = threading.Event(), threading.Event()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        self.entered.set()
+        assert self.gate.wait(SOON)
+        return np.zeros(max(len(values) for values in inputs.values()), np.float32)
+
+
+def test_a_server_whose_replicas_hang_is_neither_ready_nor_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its health says so as soon as all hang, and that it is well when one has ended."""
+    monkeypatch.setattr(scheduler, "HANGS_NS", 50_000_000)
+    monkeypatch.setattr(scheduler, "_LOOK_NS", 0)
+    engines = [Gated(), Gated()]
+    opened = iter(engines)
+    bundle = write_toy(tmp_path / "bundle")
+    with running(bundle) as server, Pool(Placement(InstanceGroup(replicas=2)), lambda group: next(opened)) as pool:
+        monkeypatch.setattr(server.inference.slot.model, "pool", pool)
+
+        def health(path: str) -> tuple[int, dict[str, Any]]:
+            with server.connect() as peer:
+                peer.sendall(head("GET", path))
+                status, body, _ = answer(peer, "GET")
+                return status, json.loads(body)
+
+        with connected(server, 2) as peers:
+            for hanging, (peer, engine) in enumerate(zip(peers, engines, strict=True)):
+                wait_until(lambda many=hanging: sample(server, "hanging_replicas") == many)
+                assert health("/v2/health/live") == (200, {"live": True})
+                assert health("/v2/health/ready") == (200, {"ready": True})
+                peer.sendall(GOOD_POST)
+                assert engine.entered.wait(SOON)
+            wait_until(lambda: sample(server, "hanging_replicas") == 2)
+            hangs = "every replica hangs that could answer"
+            assert health("/v2/health/live") == (503, {"error": hangs, "live": False})
+            for path in ("/v2/health/ready", "/v2/models/toy/ready"):
+                assert health(path) == (503, {"error": hangs, "ready": False})
+            engines[0].gate.set()
+            wait_until(lambda: sample(server, "hanging_replicas") == 1)
+            assert health("/v2/models/toy/ready") == (200, {"name": "toy", "ready": True})
+            engines[1].gate.set()
+            assert [answer(peer)[0] for peer in peers] == [200, 200]
 
 
 def test_a_client_that_goes_away_does_not_wait_for_ever(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from objectives.serving.control.correction import Answers, Correction, Terms, correct
-from objectives.serving.control.options import ControlPlan, choose, usable_options
+from objectives.serving.control.options import ControlPlan, PlannedPhase, choose, usable_options
 from objectives.serving.control.windows import Windows
 
 
@@ -90,6 +90,7 @@ class Decision:
         requests that wait
     held_rps: the highest rate that was wanted within a stable window, for which the option suffices where one does
     correction: times that a rate counts for, in held_rps alone
+    capacity_factor: times its capacity alone that an option serves
     """
 
     now_s: float
@@ -102,6 +103,7 @@ class Decision:
     held_rps: float
     backlog: int
     correction: float
+    capacity_factor: float = 1.0
 
 
 def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
@@ -113,7 +115,8 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
     from_s = max(now_s, 0.0)
     foreseen = plan.foreseen(from_s, from_s + plan.lead_s)
     if foreseen is not None:
-        rate, option = foreseen.rate_rps, choose(plan.options, foreseen.rate_rps, foreseen.loss)
+        rate = foreseen.rate_rps
+        option = choose(plan.in_phase(foreseen).options, rate, foreseen.loss)
     else:
         least = min(each.loss for each in plan.options)
         rate = max(each.capacity_rps for each in plan.options if each.loss == least)
@@ -145,8 +148,8 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
     """Return the next state, and the decision."""
     now = seen.now_s
-    foreseen = plan.foreseen(now, now + plan.lead_s)
-    planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
+    phase = plan.foreseen(now, now + plan.lead_s) or PlannedPhase(0.0, 0.0)
+    plan, planned, least_loss = plan.in_phase(phase), phase.rate_rps, phase.loss
     arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
     stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
     terms = _terms(plan, windows, state, seen, (stable, panic), least_loss)
@@ -174,7 +177,8 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     reason = _reason(plan, state.option, option, panicking, as_planned, least_loss, seen)
     if reason in (Reason.PLAN, Reason.STABLE) and correction.factor > state.correction.factor:
         reason = Reason.LATE
-    decision = Decision(now, option, reason, panicking, planned, stable, panic, held, seen.backlog, correction.factor)
+    rates = (planned, stable, panic, held)
+    decision = Decision(now, option, reason, panicking, *rates, seen.backlog, correction.factor, phase.capacity_factor)
     return State(arrived, wanted, option, until_s, correction), decision
 
 

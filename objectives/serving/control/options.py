@@ -54,10 +54,17 @@ def with_queue(option: Option, slo_ms: float) -> Option:
 
 @dataclass(frozen=True)
 class PlannedPhase:
-    """A phase of a plan: the rate that this machine is to suffice for, and the loss of the variant that is planned."""
+    """A phase of a plan, as one machine of a fleet sees it.
+
+    rate_rps: that this machine is to suffice for
+    loss: of the variant that is planned
+    capacity_factor: times its capacity alone that a machine serves in this phase: where requests are dealt in turn to
+        several machines, each gets them at more even times
+    """
 
     rate_rps: float
     loss: float
+    capacity_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class ControlPlan:
         return max(option.load_seconds for option in self.options)
 
     def foreseen(self, from_s: float, until_s: float) -> PlannedPhase | None:
-        """Return the highest rate of the phases from one moment until another, with the loss of the last phase.
+        """Return the most demanding phase from one moment until another, with the loss of the last phase.
 
         None where there is no phase.
         """
@@ -102,7 +109,15 @@ class ControlPlan:
         first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
         moments = [from_s, *(number * self.phase_s for number in range(first + 1, last + 1)), until_s]
         phases = [phase for phase in map(self._phase_at, moments) if phase is not None]
-        return PlannedPhase(max(phase.rate_rps for phase in phases), phases[-1].loss) if phases else None
+        most = max(phases, key=lambda phase: phase.rate_rps / phase.capacity_factor, default=None)
+        return None if most is None else replace(most, loss=phases[-1].loss)
+
+    def in_phase(self, phase: PlannedPhase) -> ControlPlan:
+        """Return the plan with the capacities that the options have in a phase."""
+        if phase.capacity_factor == 1:
+            return self
+        options = [replace(option, capacity_rps=phase.capacity_factor * option.capacity_rps) for option in self.options]
+        return replace(self, options=tuple(options))
 
     def _phase_at(self, moment: float) -> PlannedPhase | None:
         number = int((moment if self.repeat_s is None else moment % self.repeat_s) // self.phase_s)

@@ -112,11 +112,15 @@ def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedP
     The machines share the rate of a phase equally. A phase that machines of other kinds serve asks nothing.
     """
     return tuple(
-        PlannedPhase(phase["demand_rps"] / phase["machines"], max(offers[phase["offer"]]["loss"], 0.0))
-        if phase["offer"] in offers
-        else PlannedPhase(0.0, 0.0)
+        _planned_phase(phase, offers[phase["offer"]]) if phase["offer"] in offers else PlannedPhase(0.0, 0.0)
         for phase in document["phases"]
     )
+
+
+def _planned_phase(phase: Json, offer: Json) -> PlannedPhase:
+    machines, alone_rps = phase["machines"], phase["alone_rps"]
+    capacity_factor = max(phase["capacity_rps"] / machines / alone_rps, 1.0) if alone_rps > 0 else 1.0
+    return PlannedPhase(phase["demand_rps"] / machines, max(offer["loss"], 0.0), capacity_factor)
 
 
 def options_of(offer: Json, slo_ms: float) -> tuple[Option, ...]:

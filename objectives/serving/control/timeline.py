@@ -63,4 +63,5 @@ def decision_facts(decision: Decision) -> dict[str, object]:
         "held_rps": decision.held_rps,
         "backlog": decision.backlog,
         "correction": decision.correction,
+        "capacity_factor": decision.capacity_factor,
     }

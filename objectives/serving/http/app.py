@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from objectives.serving.http.inference import Inference, ModelFailedError, OverloadedError, Receipt, UnknownVersionError
@@ -164,12 +165,10 @@ class Endpoints:
         return self._json(known)
 
     def _live(self) -> Response:
-        return self._json({"live": True})
+        return self._health("live", self._hanging())
 
     def _ready(self) -> Response:
-        if self.draining:
-            return self._json({"error": "the server is about to stop", "ready": False}, 503)
-        return self._json({"ready": True})
+        return self._health("ready", self._not_ready())
 
     def _metrics(self) -> Response:
         return self._response(200, self._inference.metrics.text(), {"Content-Type": CONTENT_TYPE})
@@ -178,9 +177,19 @@ class Endpoints:
         return self._json(self._inference.slot.model.metadata(self._inference.name))
 
     def _model_ready(self) -> Response:
-        if self.draining:
-            return self._json({"error": "the server is about to stop", "ready": False}, 503)
-        return self._json({"name": self._inference.name, "ready": True})
+        return self._health("ready", self._not_ready(), {"name": self._inference.name})
+
+    def _not_ready(self) -> str | None:
+        return "the server is about to stop" if self.draining else self._hanging()
+
+    def _hanging(self) -> str | None:
+        return None if self._inference.answers() else "every replica hangs that could answer"
+
+    def _health(self, state: str, lacking: str | None, of: Mapping[str, object] = MappingProxyType({})) -> Response:
+        """Return that the server is in a state, or, with status 503, what it lacks."""
+        if lacking is not None:
+            return self._json({"error": lacking, state: False}, 503)
+        return self._json({**of, state: True})
 
     def _statistics(self) -> Response:
         return self._json({"model_stats": [self._inference.statistics()]})

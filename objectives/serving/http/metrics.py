@@ -25,12 +25,15 @@ class Metrics:
     overloaded event loop read it is not known.
     """
 
-    def __init__(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
+    def __init__(
+        self, in_flight: Callable[[], float], queued: Callable[[], float], hanging: Callable[[], float]
+    ) -> None:
         """Make the collectors.
 
         Args:
             in_flight: number of requests that have arrived and are not answered
             queued: number of requests that wait in the pool, or for an event loop that runs the model
+            hanging: number of replicas that hang
         """
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -53,6 +56,7 @@ class Metrics:
         for name, text, read in (
             ("leanrec_in_flight", "Requests that have arrived and are not answered", in_flight),
             ("leanrec_queue_length", "Requests that wait to be run; each part of a split one counts", queued),
+            ("leanrec_hanging_replicas", "Replicas whose run does not end", hanging),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)
         # CPU seconds, resident memory, open files and start time.

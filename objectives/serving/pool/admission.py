@@ -41,9 +41,14 @@ class Rows(Protocol):
 class ReplicaLoad(Protocol):
     """State of a replica that admission reads."""
 
-    rows: int
-    requests: int
-    running: int
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def requests(self) -> int: ...
+
+    @property
+    def running(self) -> int: ...
 
 
 class AdmissionControl:

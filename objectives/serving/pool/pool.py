@@ -136,9 +136,25 @@ class Pool:
         return sum(replicas.queued for replicas in self._groups)
 
     @property
+    def hanging(self) -> int:
+        """Number of replicas whose run lasts longer than any may."""
+        return sum(replicas.hanging for replicas in self._groups)
+
+    @property
     def refused(self) -> int:
         """Number of requests refused so far."""
         return sum(replicas.refused for replicas in self._groups)
+
+    def relieve(self) -> bool:
+        """Move what waits for replicas that hang to others of their instance group.
+
+        Each `submit` does so too.
+
+        Returns:
+            Whether every instance group has a replica that does not hang.
+        """
+        relieved = [replicas.relieve() for replicas in self._groups]
+        return all(relieved)
 
     def close(self) -> None:
         """Finish the submitted requests, then stop the replicas."""

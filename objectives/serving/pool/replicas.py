@@ -68,15 +68,27 @@ class Replicas:
         Raises:
             RuntimeError: the pool is closed.
         """
+        woken: list[int] = []
         try:
             with self._lock:
-                woken = self._scheduler.submit(jobs, waited_ns)
+                woken += self._scheduler.relieve(jobs[0].submitted_ns)
+                woken += self._scheduler.submit(jobs, waited_ns)
         except RefusedError as error:
             # A traceback would hold the request, and the result it.
             result.fail(error.with_traceback(None))
-        else:
-            for number in woken:
-                self._replicas[number].wake()
+        finally:
+            self._wake(woken)
+
+    @property
+    def hanging(self) -> int:
+        return self._scheduler.hanging(time.perf_counter_ns())
+
+    def relieve(self) -> bool:
+        """Move what waits for replicas that hang to the others, and return whether there is one that does not hang."""
+        with self._lock:
+            woken = self._scheduler.relieve(time.perf_counter_ns())
+        self._wake(woken)
+        return self.hanging < len(self._replicas)
 
     def close(self) -> None:
         """Finish the accepted jobs, then stop. May be called again."""
@@ -84,6 +96,10 @@ class Replicas:
             self._scheduler.close()
         for replica in self._replicas:
             replica.stop()
+
+    def _wake(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._replicas[number].wake()
 
     def _check_turn(self, submitted_ns: int) -> None:
         with self._lock:

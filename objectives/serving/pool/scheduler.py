@@ -25,6 +25,10 @@ class Queued(Protocol):
 
 
 J = TypeVar("J", bound=Queued)
+# A run takes milliseconds; a replica whose run lasts longer than this hangs until it ends.
+HANGS_NS = 3_000_000_000
+# Between two looks for replicas that hang.
+_LOOK_NS = 100_000_000
 
 
 class Wait(NamedTuple):
@@ -49,21 +53,41 @@ class _State(Generic[J]):
     rows, requests: outstanding ones, those being run included
     running: requests that are run together; 1 where the replica is idle, since it takes the next one at once
     parked: the replica waits to be woken
+    taken, taken_ns: jobs of the run that are not finished, and when it began
     """
 
-    __slots__ = ("number", "parked", "queue", "requests", "rows", "running")
+    __slots__ = ("number", "parked", "queue", "requests", "rows", "running", "taken", "taken_ns")
 
     def __init__(self, number: int) -> None:
         self.number, self.rows, self.requests, self.running, self.parked = number, 0, 0, 1, False
         self.queue: deque[J] = deque()
+        self.taken = self.taken_ns = 0
+
+    def begin(self, count: int, now_ns: int) -> list[J]:
+        """Take so many jobs from the start of the queue."""
+        self.taken, self.taken_ns = count, now_ns
+        return [self.queue.popleft() for _ in range(count)]
+
+    def hangs(self, now_ns: int) -> bool:
+        return self.taken > 0 and now_ns - self.taken_ns > HANGS_NS
+
+
+class _Hanging(NamedTuple):
+    """Load of a replica that hangs, more than that of any other."""
+
+    rows: int = 1 << 60
+    requests: int = 1 << 60
+
+
+_HANGING = _Hanging()
 
 
 class Scheduler(Generic[J]):
     """Scheduler of one instance group: admission, choice of the replica, batching.
 
     A request, and each part of a split one, goes to the replica that the balancing policy takes: by default the one
-    with the fewest outstanding rows. The driver calls `submit` for each request, `take` whenever a replica is free or
-    woken, and `finish` for what was run or dropped; calls from several threads need a lock.
+    with the fewest outstanding rows. The driver calls `relieve` and `submit` for each request, `take` whenever a
+    replica is free or woken, and `finish` for what was run or dropped; calls from several threads need a lock.
     """
 
     def __init__(
@@ -71,6 +95,10 @@ class Scheduler(Generic[J]):
     ) -> None:
         self.admission = AdmissionControl(admission)
         self._states: list[_State[J]] = [_State(number) for number in range(replicas)]
+        # Replicas that get jobs, and what a policy sees of all: the states, or what stands for those that hang.
+        self._able = self._states
+        self._loads: Sequence[_State[J] | _Hanging] = self._states
+        self._look_ns = 0
         self._batching, self._balance = batching, balance
         self._turn = 0
         self._closed = False
@@ -92,12 +120,35 @@ class Scheduler(Generic[J]):
 
     @property
     def load(self) -> GroupLoad:
-        return GroupLoad(self.queued, min(state.rows for state in self._states))
+        return GroupLoad(self.queued, min(state.rows for state in self._able))
 
     @property
     def queued(self) -> int:
         """Number of jobs that wait for a replica."""
         return queued(self._states)
+
+    def hanging(self, now_ns: int) -> int:
+        """Return the number of replicas that hang."""
+        return sum(state.hangs(now_ns) for state in self._states)
+
+    def relieve(self, now_ns: int) -> list[int]:
+        """Leave out the replicas that hang, and move what waits for one to the others, unless all hang.
+
+        What such a replica runs stays with it: a request at which every engine hangs would take all, one by one. A
+        replica whose run has ended is among the others again.
+
+        Returns:
+            The replicas to wake.
+        """
+        if now_ns < self._look_ns:
+            return []
+        self._look_ns = now_ns + _LOOK_NS
+        if self.hanging(now_ns) in (0, len(self._states)):
+            self._loads = self._able = self._states
+            return []
+        self._able = [state for state in self._states if not state.hangs(now_ns)]
+        self._loads = [state if state in self._able else _HANGING for state in self._states]
+        return [number for state in self._states if state not in self._able for number in self._move(state)]
 
     def submit(self, jobs: Sequence[J], waited_ns: int = 0) -> list[int]:
         """Queue all jobs of one request, of whose deadline so much is spent elsewhere.
@@ -112,9 +163,9 @@ class Scheduler(Generic[J]):
         self._admit(jobs, waited_ns)
         woken = []
         for job in jobs:
-            state = self._states[self._balance(self._turn, self._states, job.rows)]
-            self._turn += 1
-            if self._queue(state, job):
+            state = self._chosen(job)
+            state.queue.append(job)
+            if self._count(state, job):
                 woken.append(state.number)
         return woken
 
@@ -130,8 +181,9 @@ class Scheduler(Generic[J]):
         self._admit((job,), waited_ns)
         state = self._states[0]
         if state.requests:
-            return False, [state.number] if self._queue(state, job) else []
-        state.rows, state.requests = job.rows, 1
+            state.queue.append(job)
+            return False, [state.number] if self._count(state, job) else []
+        state.rows, state.requests, state.taken, state.taken_ns = job.rows, 1, 1, job.submitted_ns
         return True, []
 
     def take(self, replica: int, now_ns: int) -> Sequence[J] | Wait:
@@ -145,12 +197,12 @@ class Scheduler(Generic[J]):
         """
         state = self._states[replica]
         if self._batching is None and state.queue:
-            return [state.queue.popleft()]
+            return state.begin(1, now_ns)
         count, until_ns = self._batch(state.queue)
         state.parked = not self._closed and (not count or (until_ns is not None and now_ns < until_ns))
         if state.parked:
             return _UNTIL_WOKEN if until_ns is None else Wait(until_ns)
-        return [state.queue.popleft() for _ in range(count)]
+        return state.begin(count, now_ns)
 
     def run_together(self, replica: int, jobs: int) -> None:
         """Note that a replica runs so many jobs at once, which therefore do not wait."""
@@ -161,6 +213,7 @@ class Scheduler(Generic[J]):
         state = self._states[replica]
         state.rows -= rows
         state.requests -= jobs
+        state.taken -= jobs
         state.running = 1
 
     def close(self) -> None:
@@ -171,14 +224,35 @@ class Scheduler(Generic[J]):
         if self._closed:
             raise RuntimeError("The pool is closed.")
         if self.admission.limited:
-            self.admission.check(self._states, jobs, waited_ns)
+            self.admission.check(self._able, jobs, waited_ns)
+
+    def _chosen(self, job: J) -> _State[J]:
+        """Return the replica that gets a job: the policy's choice, or, where that hangs, the one with fewest rows."""
+        at = self._balance(self._turn, self._loads, job.rows)
+        if self._loads[at] is _HANGING:
+            at = least_rows(self._turn, self._loads, job.rows)
+        self._turn += 1
+        return self._states[at]
+
+    def _move(self, hanging: _State[J]) -> list[int]:
+        """Move the queue of a replica that hangs to the start of the others', and return those to wake."""
+        woken = []
+        while hanging.queue:
+            # From the last to the first, so that each queue has them in the order of submission.
+            job = hanging.queue.pop()
+            hanging.rows -= job.rows
+            hanging.requests -= 1
+            state = self._chosen(job)
+            state.queue.appendleft(job)
+            if self._count(state, job):
+                woken.append(state.number)
+        return woken
 
     @staticmethod
-    def _queue(state: _State[J], job: J) -> bool:
-        """Queue a job and return whether the replica has to be woken."""
+    def _count(state: _State[J], job: J) -> bool:
+        """Count a job that was queued, and return whether the replica has to be woken."""
         state.rows += job.rows
         state.requests += 1
-        state.queue.append(job)
         parked, state.parked = state.parked, False
         return parked
 

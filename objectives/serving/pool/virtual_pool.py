@@ -211,7 +211,10 @@ class VirtualPool:
             if len(ends) > 1:
                 jobs = [_Job(request, end - start) for start, end in itertools.pairwise((0, *ends))]
         request.parts = len(jobs)
-        for number in self._schedulers[group].submit(jobs):
+        scheduler = self._schedulers[group]
+        for number in scheduler.relieve(now_ns):
+            self._next_run(self._replicas[group][number], now_ns, idle=True)
+        for number in scheduler.submit(jobs):
             self._next_run(self._replicas[group][number], now_ns, idle=True)
         return now_ns
 

@@ -82,6 +82,7 @@ def _alerts(plan: ServedPlan) -> list[Document]:
         _load_above(plan),
         _degraded(plan),
         _switch_failed(plan),
+        _hangs(plan),
     ]
     return found if plan.calendar.weekly else [*found, _ended(plan)]
 
@@ -176,6 +177,18 @@ def _switch_failed(plan: ServedPlan) -> Document:
         f"a server of {plan.study} cannot serve a variant or a plan that it was to switch to",
         "In 15 minutes {{ $value | humanize }} switches failed at {{ $labels.offer }}; what served before goes on. The "
         "server's log and its timeline have the reason.",
+    )
+
+
+def _hangs(plan: ServedPlan) -> Document:
+    return _alert(
+        plan,
+        "LeanrecReplicaHangs",
+        f"sum by (study, offer) ({of('leanrec_hanging_replicas', study=plan.study)}) > 0",
+        "30s",
+        f"replicas of {plan.study} hang",
+        "Of the replicas of {{ $labels.offer }}, {{ $value | humanize }} do not end their runs. Others of the same "
+        "server answer in their place; a server of which all hang is not ready, and not live.",
     )
 
 

@@ -1,0 +1,206 @@
+"""Replicas that hang: the others take what waits for one, it gets nothing more, and nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectives.serving.pool import Pool, Refusal, RefusedError, scheduler
+from objectives.serving.pool.balancing import POLICIES, Cost, round_robin
+from objectives.serving.pool.scheduler import HANGS_NS, Scheduler, Wait
+from objectives.serving.pool.virtual_clock import simulate
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
+from tests.serving_tests.test_pool import SOON, Held, refusal_of, request, scores_of
+
+MS = 1_000_000
+SECOND = 1000 * MS
+# Between two looks for replicas that hang.
+LOOK = SECOND // 10
+HANGING_ROWS = 7
+
+
+class Entry(NamedTuple):
+    number: int
+    rows: int
+    submitted_ns: int
+
+
+def service(group: int, rows: int, idle_ns: int | None, busy: int) -> float:
+    """A request of 7 rows takes a minute, any other a millisecond."""
+    return 60 * SECOND if rows == HANGING_ROWS else MS
+
+
+@pytest.mark.parametrize("batching", [None, Batching(rows=6, wait_us=0)])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_other_replica_answers_what_waits_for_one_that_hangs(policy: str, batching: Batching | None) -> None:
+    """The first request hangs; 350 of a row follow, one each 20 ms, and 100 when it has ended.
+
+    What comes within 3 s, when the run begins to count as hanging, is answered soon after; from then on each is
+    answered at once. The policies that look at what is outstanding send a few to the replica that hangs, `round-robin`
+    every second one.
+    """
+    due = np.array([0, *(20 * MS * np.arange(1, 351)), *(61 * SECOND + 20 * MS * np.arange(100))], np.int64)
+    rows = [HANGING_ROWS, *[1] * 450]
+    placement = Placement(InstanceGroup(replicas=2), batching=batching)
+    balance = POLICIES[policy]([Cost(MS, 0.0)] * 2)
+    found = simulate(placement, rows, due.tolist(), service, None, balance)
+
+    took = found.finished_ns - due
+    relieved = HANGS_NS + LOOK + 20 * MS + 151 * MS  # 151 of a millisecond at most are moved
+    assert took[0] == 60 * SECOND and not found.refused.any()
+    assert (found.finished_ns[1:351][due[1:351] < HANGS_NS] <= relieved).all()
+    assert (took[1:351][due[1:351] > relieved] == MS).all()
+    assert (took[351:] == MS).all()
+    if policy == "round-robin":
+        # Those of 40 to 3,080 ms, each 40 ms, are moved at 3,100; run one by one, four that come then wait for them.
+        assert (took[1:351] > 20 * MS).sum() == 77 + (0 if batching else 4)
+
+
+def test_a_replica_whose_run_has_ended_is_chosen_again() -> None:
+    """After the hang, pairs of requests come at the same moment, and both replicas answer one each."""
+    due = [0, 4 * SECOND, *(at for pair in range(10) for at in [61 * SECOND + pair * LOOK] * 2)]
+    rows = [HANGING_ROWS, *[1] * 21]
+    found = simulate(Placement(InstanceGroup(replicas=2)), rows, due, service)
+    assert (found.finished_ns - due)[1:].tolist() == [MS] * 21
+
+
+def test_where_all_hang_what_waits_is_taken_by_the_first_that_ends() -> None:
+    def one_ends_first(group: int, rows: int, idle_ns: int | None, busy: int) -> float:
+        return {7: 60 * SECOND, 8: 10 * SECOND}.get(rows, MS)
+
+    due = [0, 0, *(4 * SECOND + number * LOOK for number in range(10)), 11 * SECOND]
+    found = simulate(Placement(InstanceGroup(replicas=2)), [7, 8, *[1] * 11], due, one_ends_first, None, round_robin)
+    assert found.finished_ns[:2].tolist() == [60 * SECOND, 10 * SECOND]
+    # Five wait for each: those of the one that ends after 10 s follow it, the others the next request's look.
+    assert sorted(found.finished_ns[2:12].tolist()) == [
+        *(10 * SECOND + number * MS for number in range(1, 6)),
+        *(11 * SECOND + number * MS for number in range(1, 6)),
+    ]
+
+
+def test_admission_does_not_count_on_a_replica_that_hangs() -> None:
+    """Each row takes a millisecond, and 10 ms are left: the idle replica has time for ten rows, then for none."""
+    jobs: Scheduler[Entry] = Scheduler(2, None, Admission(deadline_ms=10.0))
+    jobs.admission.learn(1000, 1000 * MS)
+    jobs.submit([Entry(0, 1, 0)])
+    assert jobs.take(0, 0) == [Entry(0, 1, 0)]
+    later = HANGS_NS + LOOK
+    assert jobs.relieve(later) == []
+    jobs.submit([Entry(1, 10, later)])
+    assert jobs.load.least_rows == 10
+    with pytest.raises(RefusedError):
+        jobs.submit([Entry(2, 1, later)])
+    jobs.finish(0, 1)
+    jobs.relieve(later + LOOK)
+    jobs.submit([Entry(2, 1, later + LOOK)])
+    assert jobs.hanging(later + LOOK) == 0
+
+
+steps = st.lists(st.tuples(st.sampled_from(["submit", "take", "finish", "wait"]), st.integers(0, 100)), max_size=80)
+
+
+@given(
+    replicas=st.integers(1, 4),
+    policy=st.sampled_from(sorted(POLICIES)),
+    batching=st.none() | st.builds(Batching, rows=st.integers(2, 9), wait_us=st.just(0)),
+    steps=steps,
+)
+def test_each_job_is_run_once_whatever_hangs(
+    replicas: int, policy: str, batching: Batching | None, steps: list[tuple[str, int]]
+) -> None:
+    """Jobs come, runs begin, end or hang in any order: none is lost, none runs twice, and all loads end at zero."""
+    jobs: Scheduler[Entry] = Scheduler(replicas, batching, Admission(), POLICIES[policy]([Cost(1.0, 1.0)] * replicas))
+    running: dict[int, list[Entry]] = {}
+    taken: Counter[int] = Counter()
+    now = submitted = 0
+
+    def take(replica: int) -> None:
+        if replica in running:
+            return
+        got = jobs.take(replica, now)
+        if not isinstance(got, Wait) and got:
+            running[replica] = list(got)
+            taken.update(job.number for job in got)
+
+    def finish(replica: int) -> None:
+        for job in running.pop(replica, []):
+            jobs.finish(replica, job.rows)
+
+    for step, number in steps:
+        now += MS
+        replica = number % replicas
+        if step == "submit":
+            jobs.relieve(now)
+            jobs.submit([Entry(submitted, 1 + number % 9, now)])
+            submitted += 1
+        elif step == "take":
+            take(replica)
+        elif step == "finish":
+            finish(replica)
+        else:
+            now += number * SECOND // 10
+    while jobs.waiting:
+        now += LOOK
+        jobs.relieve(now)
+        for replica in range(replicas):
+            finish(replica)
+            take(replica)
+    assert taken == Counter(range(submitted))
+    assert (jobs.rows, jobs.queued, jobs.load.least_rows) == (0, 0, 0)
+
+
+@pytest.fixture
+def hangs_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of 50 ms hangs."""
+    monkeypatch.setattr(scheduler, "HANGS_NS", 50 * MS)
+    monkeypatch.setattr(scheduler, "_LOOK_NS", 0)
+
+
+@pytest.mark.usefixtures("hangs_soon")
+@pytest.mark.parametrize("looks", ["submit", "relieve"])
+def test_the_running_pool_relieves_a_replica_that_hangs(looks: str) -> None:
+    first, second = Held(), Held(opened=True)
+    engines = iter([first, second])
+    with Pool(Placement(InstanceGroup(replicas=2)), lambda group: next(engines), None, [round_robin]) as pool:
+        hung = pool.submit(request(1))
+        first.wait_inside()
+        assert scores_of(pool.submit(request(2))) == [4.0]
+        stranded = pool.submit(request(3))
+        assert not stranded.done() and pool.queued == 1
+        time.sleep(0.06)
+        assert pool.hanging == 1
+        if looks == "relieve":
+            assert pool.relieve()
+        else:
+            assert scores_of(pool.submit(request(4))) == [8.0]
+        assert scores_of(stranded) == [6.0] and not hung.done()
+        first.controller.set()
+        assert scores_of(hung) == [2.0]
+        assert pool.hanging == pool.waiting == 0
+
+
+@pytest.mark.usefixtures("hangs_soon")
+def test_a_pool_of_which_all_replicas_hang_says_so() -> None:
+    engines = [Held(), Held()]
+    opened = iter(engines)
+    placement = Placement(InstanceGroup(replicas=2), admission=Admission(queue=1))
+    with Pool(placement, lambda group: next(opened)) as pool:
+        assert pool.relieve()
+        running = [pool.submit(request(1)), pool.submit(request(2))]
+        waiting = pool.submit(request(3))
+        for engine in engines:
+            engine.wait_inside()
+        time.sleep(0.06)
+        assert pool.hanging == 2 and not pool.relieve() and not waiting.done()
+        assert refusal_of(pool.submit(request(4))) is Refusal.QUEUE_FULL
+        engines[0].controller.set()
+        assert scores_of(running[0]) == [2.0] and scores_of(waiting) == [6.0]
+        assert pool.relieve() and pool.hanging == 1
+        engines[1].controller.set()
+        assert running[1].result(SOON).tolist() == [4.0]
