@@ -92,7 +92,7 @@ def policies(plan: ControlPlan) -> dict[str, ControlPlan]:
 
     These are what is best for the mean and for the highest planned rate, a rule that only reacts, and the plan itself.
     """
-    rates = [phase.rate_rps / phase.capacity_factor for phase in plan.phases] or [0.0]
+    rates = [phase.rate_rps for phase in plan.phases] or [0.0]
 
     def static(rate: float) -> ControlPlan:
         option = choose(plan.options, rate, 0.0)

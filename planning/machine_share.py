@@ -26,7 +26,7 @@ def machine_share(seconds: Floats, rows: Counts, machines: Counts, speed: float,
     random = np.random.default_rng(seed)
     first = random.random()
     kept = (speed * random.random(len(seconds)) < 1) & (machines > 0)
-    # Rounds of dealing that were begun with each request: the machine gets that with which another one is complete.
+    # Rounds of dealing after each request: the machine gets the request that completes a round.
     turns = np.where(kept, 1 / np.maximum(machines, 1), 0.0).cumsum() + first
     own = kept & (np.floor(turns) > np.floor(np.concatenate(([first], turns[:-1]))))
     return np.asarray(seconds[own] / speed, np.float64), rows[own]

@@ -151,12 +151,13 @@ class ServiceCurveResponse:
 
 @dataclass(frozen=True)
 class ServiceCurveRequest(Request[ServiceCurveResponse]):
-    """Measure the service curve of a deployment of one instance group, in about a second.
+    """Measure the service curve of a deployment of one instance group, in about a second and 0.3 s for each block.
 
     share: utilisation of the baseline at the study's load
     batch_rows: rows of the largest batches that will be simulated, None for none
     split_over: parts that requests will be split into, None for none
     reference_ms: milliseconds of a request to the baseline at the machine's reference speed, None for that of now
+    blocks: times that runs are measured; those of disturbed blocks do not count
     """
 
     holdout: str
@@ -167,6 +168,7 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     batch_rows: int | None = None
     split_over: int | None = None
     reference_ms: float | None = None
+    blocks: int = 1
 
 
 @dataclass(frozen=True)

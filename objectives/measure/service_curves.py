@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
 from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
-from objectives.measurement.interference import InterferenceMonitor, least_disturbed
+from objectives.measurement.interference import InterferenceMonitor, disturbance, least_disturbed, undisturbed
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.service_curve import FEWEST_RUNS, Runs, ServiceCurve
@@ -40,6 +41,7 @@ _RESTED = 3.0
 _RESTED_SECONDS = 0.15
 # Sizes of the requests, where each takes time before it is measured.
 _SIZES = 24
+Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
 
@@ -82,9 +84,11 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
         rate_rps = 1000 * request.share / looks[0]
 
         def run() -> ServiceCurve:
-            return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps)
+            return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps, request.blocks)
 
-        curve = least_disturbed(run, _CALM, InterferenceMonitor)
+        # Several blocks are chosen among.
+        tries = {} if request.blocks == 1 else {"tries": 1}
+        curve = least_disturbed(run, _CALM, InterferenceMonitor, **tries)
         looks.append(kept_service_ms(request.baseline, requests))
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
@@ -121,12 +125,14 @@ def measure_service_curve(
     requests: Sequence[Request],
     seed: int,
     rate_rps: float | None = None,
+    blocks: int = 1,
 ) -> ServiceCurve:
     """Measure an instance group by itself, in a placement that neither batches, splits, routes nor refuses.
 
     Args:
         requests: of the sizes that will be simulated, batches included
         rate_rps: rate of the study, at which a small model has long idle times; None for none
+        blocks: times that runs are measured; those of the undisturbed blocks count together
     """
     instance_group = placement.instance_group
     engines: list[Observed] = []
@@ -145,20 +151,41 @@ def measure_service_curve(
         mean_ms = float(target.closed_loop(some[:20]).mean())
         rate = _SHARE * 1000 * instance_group.replicas / mean_ms
         some = some[: max(_FEWEST_REQUESTS * instance_group.replicas, int(rate * _OPEN_SECONDS))]
-        apart = gaps(Traffic(), rate, len(some), seed)
         together = np.ones(_BUSY_REQUESTS * instance_group.replicas, dtype=np.int64)
-        parts = [
-            _play(target, engines, some, apart),
-            _play(target, engines, drawn_requests(requests, len(together), seed, 1), together),
-        ]
-        rested = None
-        if rate_rps is not None and rate_rps < rate / _RESTED:
-            busy = rate_rps * mean_ms / 1000 / instance_group.replicas
-            fewest = rested_requests((1 - busy) ** instance_group.replicas)
-            count = min(max(int(rate_rps * _RESTED_SECONDS), fewest), _MOST_REQUESTS)
-            apart = gaps(Traffic(), rate_rps, count, seed)
-            rested = Runs(*_play(target, engines, drawn_requests(requests, count, seed, 2), apart))
-    return ServiceCurve.fit(Runs(*(np.concatenate(column) for column in zip(*parts, strict=True))), rested)
+        measured, taken = list[_Block](), list[float]()
+        for block in range(blocks):
+            monitor, drawn = InterferenceMonitor(), seed + block
+            apart = gaps(Traffic(), rate, len(some), drawn)
+            parts = [
+                _play(target, engines, some, apart),
+                _play(target, engines, drawn_requests(requests, len(together), drawn, 1), together),
+            ]
+            rested: list[Columns] = []
+            if rate_rps is not None and rate_rps < rate / _RESTED:
+                busy = rate_rps * mean_ms / 1000 / instance_group.replicas
+                fewest = rested_requests((1 - busy) ** instance_group.replicas)
+                count = min(max(int(rate_rps * _RESTED_SECONDS), fewest), _MOST_REQUESTS)
+                apart = gaps(Traffic(), rate_rps, count, drawn)
+                rested.append(_play(target, engines, drawn_requests(requests, count, drawn, 2), apart))
+            measured.append(_Block(parts, rested))
+            taken.append(monitor.stop().taken)
+    kept = undisturbed(disturbance(np.array(taken)[:, None]), blocks // 2 + 1)
+    calm = [block for block, keep in zip(measured, kept, strict=True) if keep]
+    rested = [columns for block in calm for columns in block.rested]
+    return ServiceCurve.fit(
+        _joint([columns for block in calm for columns in block.parts]), _joint(rested) if rested else None
+    )
+
+
+class _Block(NamedTuple):
+    """Runs of a block: those in an open loop and with all replicas busy, and those at the study's rate."""
+
+    parts: Sequence[Columns]
+    rested: Sequence[Columns]
+
+
+def _joint(parts: Sequence[Columns]) -> Runs:
+    return Runs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def rested_requests(share: float) -> int:
@@ -168,9 +195,6 @@ def rested_requests(share: float) -> int:
         share: mean share of the requests that find all replicas idle
     """
     return math.ceil((FEWEST_RUNS + 2 * math.sqrt(FEWEST_RUNS * (1 - share))) / share)
-
-
-Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 def _play(

@@ -100,9 +100,11 @@ class CostModel:
         limit = self._jobs.config.workers.job_seconds
         return call(pairs.meter, self.request(artifact, candidate, part), limit, pairs.console.say)
 
-    def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
+    def request(
+        self, artifact: Artifact, candidate: Candidate, part: CurvePart, blocks: int = 1
+    ) -> ServiceCurveRequest:
         """Return the request for a curve; the model file may be of untrained weights."""
-        return self._jobs.service_curve((artifact, candidate), part, self._reference_ms)
+        return self._jobs.service_curve((artifact, candidate), part, self._reference_ms, blocks)
 
     def learn(self, candidate: Candidate, part: CurvePart, measured: ServiceCurveResponse) -> None:
         """Keep a curve, in the file too."""

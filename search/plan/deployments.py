@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
+from objectives.measure.deployment import close_kept
+from objectives.measure.service_curves import service_curve
 from objectives.measurement.load_generator import Request
 from objectives.measurement.service_curve import ServiceCurve
 from objectives.records import InputSpec, rows_of
@@ -30,11 +32,13 @@ from search.explore.cost_model import CostModel
 from search.home import write_json
 from search.results import Point
 from search.session import Session
-from search.workers.meter_jobs import Side
-from spaces.serialization import digest
+from search.workers.meter_jobs import Side, curve_parts
+from spaces.serialization import Json, digest, from_plain, to_plain
 
 # Times that a model is opened, of which the median counts.
 _OPENED = 3
+# Blocks of 0.3 s by which service curves are measured.
+_BLOCKS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +68,19 @@ def menu_of(session: Session, console: Console) -> Menu:
     requests = read_requests(Path(jobs.prepared.holdout))
     costs = CostModel(jobs, session.home.service_curves(session.config.name))
     sides, loads = session.sides(), _LoadTimes(session, jobs.prepared.inputs, requests, console.say)
+    long = _LongCurves(session, costs, console.say)
     found: list[Deployment] = []
     left_out: dict[int, str] = {}
     for point in _points(front.members, front.baseline, front.tuned_baseline):
-        try:
-            curves = costs.curves(sides[point.trial][1])
-            found.append(_deployment(point, sides[point.trial], curves, loads))
-        except KeyError:
+        side = sides[point.trial]
+        if costs.missing(side[1]):
             left_out[point.trial] = "its service curve was not measured"
+            continue
+        try:
+            found.append(_deployment(point, side, long.curves(point.trial, side), loads))
         except (OSError, RuntimeError, BundleError) as error:
             left_out[point.trial] = f"its model cannot be opened here: {error}"
+    close_kept()
     if not found or front.slo_ms is None:
         raise ConfigError(
             f"STUDY: {session.config.name!r} has no measured point with a service curve; leanrec run first"
@@ -120,6 +127,37 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
         memory_bytes=point.peak_memory_bytes,
         variant=side[1].variant_id,
     )
+
+
+class _LongCurves:
+    """Service curves from more runs than a study takes for a candidate, measured once and kept beside those.
+
+    A candidate has some hundred runs in a third of a second, whose 95th percentile is that of six: enough to compare
+    it with others, not to count machines by.
+    """
+
+    def __init__(self, session: Session, costs: CostModel, say: Callable[[str], None]) -> None:
+        self._costs, self._say = costs, say
+        self._file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
+        self._known: dict[str, Json] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def curves(self, trial: int, side: Side) -> tuple[ServiceCurve, ...]:
+        """Return the curve of each instance group of a deployment.
+
+        Raises:
+            OSError, RuntimeError: its model cannot be opened.
+        """
+        artifact, candidate = side
+        found = []
+        for part in curve_parts(candidate.placement):
+            key = digest(artifact.key, candidate.precision.compute, part)[:16]
+            if key not in self._known:
+                self._say(f"service curve: measuring that of trial {trial}")
+                measured = service_curve(self._costs.request(artifact, candidate, part, _BLOCKS)).curve
+                self._known[key] = to_plain(measured)
+                write_json(self._known, self._file)
+            found.append(from_plain(ServiceCurve, self._known[key]))
+        return tuple(found)
 
 
 class _LoadTimes:

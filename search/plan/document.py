@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from objectives.serving.control.options import capacity_factor
 from planning.capacity import CapacityTable
 from planning.demand import Demand
 from planning.fleet import Offer
@@ -242,6 +243,12 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
     return tuple(found)
 
 
+def _demand_alone(phase: PhaseRow) -> float:
+    """Return the capacity alone that each machine of a phase needs."""
+    factor = capacity_factor(phase.capacity_rps, phase.machines, phase.alone_rps)
+    return phase.demand_rps / phase.machines / factor
+
+
 def machine_warnings(offers: Sequence[OfferRow], phases: Sequence[PhaseRow]) -> tuple[str, ...]:
     """Return what one process on a machine cannot do of the plan, in sentences.
 
@@ -250,10 +257,7 @@ def machine_warnings(offers: Sequence[OfferRow], phases: Sequence[PhaseRow]) -> 
     """
     held = {row.offer: row.layouts for row in offers if max(one.replicas for one in row.layouts) < row.replicas}
     most = {offer: max(one.capacity_rps for one in layouts) for offer, layouts in held.items()}
-    beyond = sum(
-        not phase.short and phase.demand_rps * phase.alone_rps / phase.capacity_rps > most.get(phase.offer, math.inf)
-        for phase in phases
-    )
+    beyond = sum(not phase.short and _demand_alone(phase) > most.get(phase.offer, math.inf) for phase in phases)
     if not beyond:
         return ()
     return (

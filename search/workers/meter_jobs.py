@@ -176,8 +176,10 @@ class MeterJobs:
     def weigh(self, ours: Side) -> requests.WeighRequest:
         return requests.WeighRequest(self._holdout, self._deployment(*ours))
 
-    def service_curve(self, ours: Side, of: CurvePart, reference_ms: float | None) -> requests.ServiceCurveRequest:
-        """Ask for a service curve; `reference_ms` is as in the request."""
+    def service_curve(
+        self, ours: Side, of: CurvePart, reference_ms: float | None, blocks: int = 1
+    ) -> requests.ServiceCurveRequest:
+        """Ask for a service curve; `reference_ms` and `blocks` are as in the request."""
         artifact, candidate = ours
         return requests.ServiceCurveRequest(
             self._holdout,
@@ -188,6 +190,7 @@ class MeterJobs:
             of.batch_rows,
             of.split_over,
             reference_ms,
+            blocks,
         )
 
     def transport(self) -> requests.TransportRequest | None:

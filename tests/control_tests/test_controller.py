@@ -90,11 +90,25 @@ def test_requests_that_wait_count_as_a_rate_within_the_panic_window() -> None:
 def test_a_machine_of_a_fleet_serves_more_than_its_capacity_alone(factor: float, serves: int) -> None:
     """24 requests/s are planned and come on a capacity of 16 alone, or 25.6 where they are dealt to several."""
     plan = ControlPlan(
-        (option("exact", 1, 16.0), option("fast", 1, 100.0, 0.01)), (PlannedPhase(24.0, 0.0, factor),), 1000.0
+        (option("exact", 1, 16.0), option("fast", 1, 100.0, 0.01)), (PlannedPhase(24.0 / factor, 0.0, factor),), 1000.0
     )
     found = play(plan, WINDOWS, [24] * 100)
     assert {decision.option for decision in found} == {serves}
     assert {decision.capacity_factor for decision in found} == {factor}
+    assert found[-1].stable_rps == found[-1].planned_rps == pytest.approx(24 / factor)
+
+
+def test_requests_count_by_the_phase_in_which_they_come() -> None:
+    """Each of four machines gets 28 requests/s, then a single one gets 15, then each of four 28 again.
+
+    The capacity of 20 alone suffices for all: of four machines it is 30. The rates that were held for the first phase
+    do not count as those of a machine alone in the second.
+    """
+    phases = (PlannedPhase(28.0 / 1.5, 0.0, 1.5), PlannedPhase(15.0, 0.0), PlannedPhase(28.0 / 1.5, 0.0, 1.5))
+    plan = ControlPlan((option("exact", 1, 20.0), option("fast", 1, 100.0, 0.01)), phases, 100.0)
+    found = play(plan, WINDOWS, [28] * 100 + [15] * 100 + [28] * 99)
+    assert {decision.option for decision in found} == {0} and not any(decision.panicking for decision in found)
+    assert [found[at].stable_rps for at in (98, 198, 298)] == pytest.approx([28 / 1.5, 15, 28 / 1.5], rel=0.05)
 
 
 def test_late_answers_within_the_capacity_make_rates_count_for_more_and_answers_in_time_for_less_again() -> None:
@@ -195,7 +209,13 @@ arrivals = st.lists(st.sampled_from([0, 3, 8, 12, 25, 60, 110, 200]), min_size=1
     lambda rates: st.tuples(st.just(rates), st.lists(st.integers(1, 40), min_size=len(rates), max_size=len(rates)))
 )
 phases = st.lists(
-    st.builds(PlannedPhase, st.sampled_from([0.0, 7.0, 33.0, 90.0]), st.sampled_from([0.0, 0.01])), max_size=5
+    st.builds(
+        PlannedPhase,
+        st.sampled_from([0.0, 7.0, 33.0, 90.0]),
+        st.sampled_from([0.0, 0.01]),
+        st.sampled_from([1.0, 1.0, 2.0]),
+    ),
+    max_size=5,
 )
 
 
@@ -243,10 +263,12 @@ def test_against_a_second_implementation(drawn: tuple[list[int], list[int]], pla
     counts, windows = ticks(drawn), Windows(12.0, 4.0, 1.0, panic=1.5, target=0.8)
     plan = ControlPlan(OPTIONS, tuple(planned), 25.0)
     found = play(plan, windows, counts)
+    factors = [planned[at // 25].capacity_factor if at // 25 < len(planned) else 1.0 for at in range(len(counts) + 1)]
+    counted = [arrived / factor for arrived, factor in zip(counts, factors[1:], strict=True)]
     start = begin(plan, 0.0)
     wants, current, until = [(0, start.wanted[0].value)], start.option, -math.inf
     for tick, decision in enumerate(found, 1):
-        rates = [sum(counts[max(0, tick - width) : tick]) / max(4, min(tick, width)) for width in (12, 4)]
+        rates = [sum(counted[max(0, tick - width) : tick]) / max(4, min(tick, width)) for width in (12, 4)]
         phase, coming = tick // 25, (tick + 1) // 25
         near = [planned[p] for p in {phase, coming} if p < len(planned)]
         floor = max((each.rate_rps for each in near), default=0.0)

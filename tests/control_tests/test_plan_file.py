@@ -57,10 +57,15 @@ def test_a_phase_of_several_machines_tells_what_each_serves_beyond_its_capacity_
     plan["phases"][1] |= {"machines": 4, "capacity_rps": 120.0, "alone_rps": 20.0}
     plan["phases"][2] |= {"machines": 4, "capacity_rps": 120.0, "alone_rps": 0.0}
     found = machine_plan(plan, None, bundles).control
-    assert found.phases == (PlannedPhase(15.0, 0.0), PlannedPhase(22.5, 0.0, 1.5), PlannedPhase(22.5, 0.0, 1.0))
-    scaled = found.in_phase(found.phases[1])
-    assert [one.capacity_rps for one in scaled.options] == [1.5 * one.capacity_rps for one in found.options]
-    assert found.foreseen(90.0, 150.0) == found.phases[2], "it needs a capacity alone of 22.5, and the one before of 15"
+    assert found.phases == (PlannedPhase(15.0, 0.0), PlannedPhase(15.0, 0.0, 1.5), PlannedPhase(22.5, 0.0, 1.0))
+    assert [found.capacity_factor(second) for second in (-1.0, 0.0, 60.0, 119.0, 120.0, 180.0)] == [
+        1,
+        1,
+        1.5,
+        1.5,
+        1,
+        1,
+    ]
 
 
 def test_other_layouts_of_the_same_files_are_options_too(bundles: tuple[Path, Path]) -> None:

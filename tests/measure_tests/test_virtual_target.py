@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from objectives.measure import service_curves
 from objectives.measure.benchmark import Load, measure_visit
 from objectives.measure.service_curves import joined, measure_service_curve
 from objectives.measure.virtual_target import VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording
+from objectives.measurement.service_curve import Runs, ServiceCurve
 from objectives.records import rows_of
 from spaces.techniques.placement import Admission, InstanceGroup, Placement
 from tests.measurement_tests.simulated import QuietMonitor, requests_of
@@ -90,6 +93,27 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     for line in (curve.idle, curve.rested, curve.alone, curve.crowded):
         assert min(line.deviations) > 0.1, "no run took nearly no time"
         assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
+
+
+def test_runs_of_disturbed_blocks_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five blocks, others take most of a core in two."""
+    taken, played, fitted = iter([0.0, 0.9, 0.02, 0.8, 0.0]), list[Any](), list[Runs]()
+    play, fit = service_curves._play, ServiceCurve.fit
+
+    class Monitor:
+        def stop(self) -> SimpleNamespace:
+            return SimpleNamespace(taken=next(taken))
+
+    monkeypatch.setattr(service_curves, "InterferenceMonitor", Monitor)
+    monkeypatch.setattr(service_curves, "_play", lambda *given: played.append(play(*given)) or played[-1])
+    monkeypatch.setattr(ServiceCurve, "fit", lambda runs, rested: fitted.extend([runs, rested]) or fit(runs, rested))
+    requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
+    measure_service_curve(lambda group: Sleeping(), Placement(), requests, 0, 50.0, blocks=5)
+    assert len(played) == 15, "in an open loop, with the replica busy, and at the study's rate"
+    runs, rested = fitted
+    calm = [3 * block + part for block in (0, 2, 4) for part in (0, 1)]
+    np.testing.assert_array_equal(runs.ns, np.concatenate([played[number][1] for number in calm]))
+    np.testing.assert_array_equal(rested.ns, np.concatenate([played[number][1] for number in (2, 8, 14)]))
 
 
 def test_neighbours_are_joined_up_to_a_size() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +24,7 @@ from objectives.errors import InputError
 from objectives.measurement.request_log import RequestLog
 from objectives.serving.control.controller import Observation, begin, decide
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
-from objectives.serving.control.plan_file import machine_plan, offers_on, read_plan
+from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, read_plan
 from objectives.serving.control.windows import Windows
 from planning.capacity import Objective
 from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK, Segment, Served, machine_outcome
@@ -446,6 +448,35 @@ def test_requests_travel_one_at_a_time() -> None:
     assert run._travelled(np.array([0.0, 0.0]), np.zeros(1), 0).tolist() == [0, 0]
 
 
+def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten requests a second for four seconds, in the second of which others take half a core."""
+    taken, played = iter([0.0, 0.5, 0.0, 0.01]), itertools.count()
+    monkeypatch.setattr(server, "_needed", lambda settings, policy: ())
+    monkeypatch.setattr(server, "_serving", lambda *given: nullcontext(server._Served("http://x", 7)))
+    monkeypatch.setattr(server, "RemoteModel", lambda url: nullcontext(SimpleNamespace(submit=None)))
+    monkeypatch.setattr(server, "closed_loop", lambda submit, requests: None)
+    monkeypatch.setattr(
+        server,
+        "open_loop",
+        lambda submit, requests, gaps: SimpleNamespace(latency_ms=np.full(len(requests), float(next(played)))),
+    )
+
+    class Monitor:
+        def __init__(self, children: list[int]) -> None:
+            assert children == [7]
+
+        def stop(self) -> SimpleNamespace:
+            return SimpleNamespace(taken=next(taken))
+
+    monkeypatch.setattr(server, "InterferenceMonitor", Monitor)
+    settings = server.ServerSettings(document([(0, 12.0)]), "small", (), Windows(), 1.0, tmp_path, 0.0, 4.0)
+    options = options_of(document([(0, 12.0)])["offers"][0], 50.0)
+    found = server.spaced_ms(settings, ControlPlan(options), [{}] * 40, 0.1)
+    np.testing.assert_array_equal(found, np.repeat([0.0, np.nan, 2.0, 3.0], 10))
+
+
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=30))
 def test_the_own_times_of_a_queue_are_found_again(drawn: list[tuple[int, int]]) -> None:
     """The queue is played request by request."""
@@ -468,7 +499,7 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypa
     monkeypatch.setattr(server, "open_loop", lambda *args: collected.append(gc.isenabled()) or play(*args))
     request = asked(tmp_path, bundles=write_bundles(tmp_path), speed=15.0, policies=(STATIC_PEAK, ELASTIC))
     found = run.replay(session, request, tmp_path / "out", QUIET)
-    assert collected == [False] * 3 and gc.isenabled()
+    assert len(collected) >= 3 and not any(collected) and gc.isenabled()
     rows = {(row.policy, row.clock): row for row in found.rows}
     assert list(rows) == [(policy, clock) for policy in (STATIC_PEAK, ELASTIC) for clock in ("virtual", "server")]
     for row in found.rows:

@@ -129,7 +129,7 @@ def test_other_pages_and_silence_are_errors(server: Server, tmp_path: Path) -> N
 
 
 def test_a_server_that_started_again_is_noticed() -> None:
-    metrics = Metrics(lambda: 0.0, lambda: 0.0)
+    metrics = Metrics(lambda: 0.0, lambda: 0.0, lambda: 0.0)
     fresh = parse_sample(metrics.text().decode(), 2.0, "it")
     metrics.answered(0.1, 1)
     used = parse_sample(metrics.text().decode(), 1.0, "it")

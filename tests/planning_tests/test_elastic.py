@@ -313,7 +313,7 @@ def test_a_machine_of_two_serves_what_the_plan_counts_with() -> None:
         return lambda group, rows, idle_ns, busy: 10e6 if one.variant == "exact" else 1e6
 
     for factor, serves in ((both / 2 / alone, 0), (1.0, 1)):
-        phase = PlannedPhase(rate / 2, 0.0, factor)
+        phase = PlannedPhase(rate / 2 / factor, 0.0, factor)
         found = simulate_elastic(ControlPlan(options, (phase,), 1e6), WINDOWS, own, sizes, runs, CORES)
         assert set(found.options) == {serves} and (found.latency_ms > 25).mean() <= 0.05
 

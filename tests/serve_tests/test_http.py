@@ -32,6 +32,7 @@ from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 from objectives.serving.http.server import http_config
 from objectives.serving.pool import Pool, scheduler
+from objectives.serving.pool.balancing import round_robin
 from spaces.techniques.placement import Admission, InstanceGroup, Placement
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
@@ -546,6 +547,39 @@ def test_a_server_whose_replicas_hang_is_neither_ready_nor_live(
             assert health("/v2/models/toy/ready") == (200, {"name": "toy", "ready": True})
             engines[1].gate.set()
             assert [answer(peer)[0] for peer in peers] == [200, 200]
+
+
+def test_a_model_that_was_replaced_answers_what_waits_for_a_replica_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request comes to the old model any more: the event loop looks for what hangs."""
+    monkeypatch.setattr(scheduler, "HANGS_NS", 50_000_000)
+    monkeypatch.setattr(scheduler, "_LOOK_NS", 0)
+    first, second = engines = Gated(), Gated()
+    second.gate.set()
+    opened = iter(engines)
+    placement = Placement(InstanceGroup(replicas=2))
+
+    async def replace(old: Model, new: Model) -> None:
+        slot = ModelSlot(old)
+        relieving = asyncio.create_task(slot.relieve(0.01))
+        with slot.use() as used:
+            hung, answered, stranded = (used.submit(draw_request(3), 3) for _ in range(3))
+            await asyncio.wait_for(asyncio.wrap_future(answered), SOON)
+            swapping = asyncio.create_task(slot.swap(new, SOON))
+            await asyncio.wait_for(asyncio.wrap_future(stranded), SOON)
+            assert slot.model is new and slot.hanging == 1 and not hung.done()
+            first.gate.set()
+        await swapping
+        relieving.cancel()
+        assert slot.hanging == 0 and hung.done()
+
+    model = Model.open(write_toy(tmp_path / "bundle"))
+    try:
+        pool = Pool(placement, lambda group: next(opened), None, [round_robin])
+        asyncio.run(replace(Model(model.bundle, pool), model))
+    finally:
+        model.close()
 
 
 def test_a_client_that_goes_away_does_not_wait_for_ever(tmp_path: Path) -> None:

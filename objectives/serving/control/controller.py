@@ -3,9 +3,10 @@
 The rate that is wanted is the larger one of the plan's and of the mean over the stable window. A rate over the panic
 window that is `panic` times what serves, the requests that wait included, starts a panic: what serves only grows then,
 until the rate has been lower for a stable window. Capacity is taken away once everything that was wanted within a
-stable window fits into less. Rates count for more where answers were late although the capacity was to suffice
-(`correction`). Where no option of a variant suffices, a faster one takes its place before anything is
-refused, and leaves it again by the same rule.
+stable window fits into less. All rates are compared with capacities of a machine alone: in a phase whose requests are
+dealt to several machines, which therefore serve more, each request counts for less. Rates count for more where answers
+were late although the capacity was to suffice (`correction`). Where no option of a variant suffices, a faster one takes
+its place before anything is refused, and leaves it again by the same rule.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from objectives.serving.control.correction import Answers, Correction, Terms, correct
-from objectives.serving.control.options import ControlPlan, PlannedPhase, choose, usable_options
+from objectives.serving.control.options import ControlPlan, choose, usable_options
 from objectives.serving.control.windows import Windows
 
 
@@ -70,11 +71,13 @@ class Observation:
 class State:
     """Memory of the controller.
 
-    arrived: requests so far at each tick of a stable window, and at the one before
+    seen: requests so far
+    arrived: the same as they count, at each tick of a stable window, and at the one before
     wanted: rate that was wanted at each tick of a stable window
     option: number of the option that is to serve
     """
 
+    seen: int
     arrived: tuple[Sample, ...]
     wanted: tuple[Sample, ...]
     option: int
@@ -86,11 +89,11 @@ class State:
 class Decision:
     """The option that is to serve from now on, and why.
 
-    planned_rps, stable_rps, panic_rps: the plan's rate, and those over the windows; that of the panic window counts the
-        requests that wait
+    planned_rps, stable_rps, panic_rps: the plan's rate, and those over the windows, divided by the capacity factor
+        which applied when the requests came; that of the panic window counts the requests that wait
     held_rps: the highest rate that was wanted within a stable window, for which the option suffices where one does
     correction: times that a rate counts for, in held_rps alone
-    capacity_factor: times its capacity alone that an option serves
+    capacity_factor: of the phase
     """
 
     now_s: float
@@ -115,15 +118,14 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
     from_s = max(now_s, 0.0)
     foreseen = plan.foreseen(from_s, from_s + plan.lead_s)
     if foreseen is not None:
-        rate = foreseen.rate_rps
-        option = choose(plan.in_phase(foreseen).options, rate, foreseen.loss)
+        rate, option = foreseen.rate_rps, choose(plan.options, foreseen.rate_rps, foreseen.loss)
     else:
         least = min(each.loss for each in plan.options)
         rate = max(each.capacity_rps for each in plan.options if each.loss == least)
         option = choose(plan.options, rate, 0.0)
     assert option is not None, "a plan has an option"
     correction = Correction(from_s=now_s, batch_s=now_s)
-    return State((Sample(now_s, arrived),), (Sample(now_s, rate),), option, correction=correction)
+    return State(arrived, (Sample(now_s, arrived),), (Sample(now_s, rate),), option, correction=correction)
 
 
 def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, seen: Observation) -> State:
@@ -139,7 +141,8 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 
     arrived, wanted = shifted(state.arrived), shifted(state.wanted)
     correction = state.correction.begun_again(seen.answers, windows.panic_s)
-    moved = State(arrived, wanted, begin(plan, seen.now_s).option, state.panic_until_s + shift_s, correction)
+    option, until_s = begin(plan, seen.now_s).option, state.panic_until_s + shift_s
+    moved = State(state.seen, arrived, wanted, option, until_s, correction)
     # As if the largest one served, so that no panic starts before it is known which one does.
     largest = max(range(len(plan.options)), key=lambda number: plan.options[number].capacity_rps)
     return decide(plan, windows, moved, replace(seen, serving=largest))[0]
@@ -148,16 +151,18 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
     """Return the next state, and the decision."""
     now = seen.now_s
-    phase = plan.foreseen(now, now + plan.lead_s) or PlannedPhase(0.0, 0.0)
-    plan, planned, least_loss = plan.in_phase(phase), phase.rate_rps, phase.loss
-    arrived = _since(state.arrived, Sample(now, seen.arrived), now - windows.stable_s)
+    foreseen = plan.foreseen(now, now + plan.lead_s)
+    planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
+    factor = plan.capacity_factor(now)
+    counted = state.arrived[-1].value + (seen.arrived - state.seen) / factor
+    arrived = _since(state.arrived, Sample(now, counted), now - windows.stable_s)
     stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
     terms = _terms(plan, windows, state, seen, (stable, panic), least_loss)
     if seen.serving == state.option:
         correction = correct(state.correction, seen.answers, terms)
     else:  # something else is about to serve, and no answer counts
         correction = state.correction.begun_again(seen.answers, windows.panic_s)
-    panic += seen.backlog / windows.panic_s
+    panic += seen.backlog / factor / windows.panic_s
 
     until_s = state.panic_until_s
     if panic / windows.target >= windows.panic * plan.options[seen.serving].capacity_rps:
@@ -178,8 +183,8 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     if reason in (Reason.PLAN, Reason.STABLE) and correction.factor > state.correction.factor:
         reason = Reason.LATE
     rates = (planned, stable, panic, held)
-    decision = Decision(now, option, reason, panicking, *rates, seen.backlog, correction.factor, phase.capacity_factor)
-    return State(arrived, wanted, option, until_s, correction), decision
+    decision = Decision(now, option, reason, panicking, *rates, seen.backlog, correction.factor, factor)
+    return State(seen.arrived, arrived, wanted, option, until_s, correction), decision
 
 
 def _terms(

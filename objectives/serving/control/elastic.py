@@ -154,7 +154,6 @@ class Elastic:
         }
         replica_seconds = elapsed_s * options[self._serving].placement.replicas
         metrics.ticked(rates, decision.panicking, decision.correction, replica_seconds)
-        self._note(metrics, decision.capacity_factor)
         if decision.panicking != panicked:
             self._timeline.write("panic" if decision.panicking else "calm", decision_facts(decision))
         if decision.reason is Reason.STEADY:
@@ -164,7 +163,7 @@ class Elastic:
         self._say(
             f"{change(old, new)} from {old.name} to {new.name} ({decision.reason}): {decision.held_rps:.4g} requests/s "
             f"are to be served (planned {decision.planned_rps:.4g}, stable window {decision.stable_rps:.4g}, panic "
-            f"window {decision.panic_rps:.4g}), {decision.capacity_factor * new.capacity_rps:.4g} can be"
+            f"window {decision.panic_rps:.4g}), {new.capacity_rps:.4g} can be"
         )
         facts = {**decision_facts(decision), "change": change(old, new), **option_facts(new)}
         self._timeline.write("decision", facts)
@@ -254,9 +253,8 @@ class Elastic:
         self._say(f"{name} cannot be served: {reason}")
         self._timeline.write("failed", {"second": round(self._now_s(), 3), "what": name, "reason": reason})
 
-    def _note(self, metrics: ControllerMetrics, capacity_factor: float = 1.0) -> None:
-        option = self._option
-        metrics.serving(capacity_factor * option.capacity_rps, option.placement.replicas, option.loss)
+    def _note(self, metrics: ControllerMetrics) -> None:
+        metrics.serving(self._option.capacity_rps, self._option.placement.replicas, self._option.loss)
 
     @property
     def _option(self) -> Option:

@@ -56,9 +56,9 @@ def with_queue(option: Option, slo_ms: float) -> Option:
 class PlannedPhase:
     """A phase of a plan, as one machine of a fleet sees it.
 
-    rate_rps: that this machine is to suffice for
+    rate_rps: capacity alone that this machine is to have
     loss: of the variant that is planned
-    capacity_factor: times its capacity alone that a machine serves in this phase: where requests are dealt in turn to
+    capacity_factor: factor by which the capacity of a machine exceeds that alone: where requests are dealt in turn to
         several machines, each gets them at more even times
     """
 
@@ -100,7 +100,7 @@ class ControlPlan:
         return max(option.load_seconds for option in self.options)
 
     def foreseen(self, from_s: float, until_s: float) -> PlannedPhase | None:
-        """Return the most demanding phase from one moment until another, with the loss of the last phase.
+        """Return the highest rate of the phases from one moment until another, with loss and factor of the last phase.
 
         None where there is no phase.
         """
@@ -109,19 +109,21 @@ class ControlPlan:
         first, last = (int(moment // self.phase_s) for moment in (from_s, until_s))
         moments = [from_s, *(number * self.phase_s for number in range(first + 1, last + 1)), until_s]
         phases = [phase for phase in map(self._phase_at, moments) if phase is not None]
-        most = max(phases, key=lambda phase: phase.rate_rps / phase.capacity_factor, default=None)
-        return None if most is None else replace(most, loss=phases[-1].loss)
+        return replace(phases[-1], rate_rps=max(phase.rate_rps for phase in phases)) if phases else None
 
-    def in_phase(self, phase: PlannedPhase) -> ControlPlan:
-        """Return the plan with the capacities that the options have in a phase."""
-        if phase.capacity_factor == 1:
-            return self
-        options = [replace(option, capacity_rps=phase.capacity_factor * option.capacity_rps) for option in self.options]
-        return replace(self, options=tuple(options))
+    def capacity_factor(self, second: float) -> float:
+        """Return the capacity factor of the phase at a second, 1 where there is no phase."""
+        phase = self.foreseen(second, second)
+        return 1.0 if phase is None else phase.capacity_factor
 
     def _phase_at(self, moment: float) -> PlannedPhase | None:
         number = int((moment if self.repeat_s is None else moment % self.repeat_s) // self.phase_s)
         return self.phases[number] if 0 <= number < len(self.phases) else None
+
+
+def capacity_factor(capacity_rps: float, machines: int, alone_rps: float) -> float:
+    """Return the factor by which the capacity of each of several machines exceeds that of one alone, at least 1."""
+    return max(capacity_rps / machines / alone_rps, 1.0) if alone_rps > 0 else 1.0
 
 
 def choose(

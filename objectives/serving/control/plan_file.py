@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from objectives.errors import InputError
 from objectives.serving.bundle import read_bundle
-from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, with_queue
+from objectives.serving.control.options import ControlPlan, Option, PlannedPhase, capacity_factor, with_queue
 from spaces.serialization import Json, from_plain
 from spaces.techniques.placement import Placement
 
@@ -109,7 +109,7 @@ def _begins_at(document: Json) -> float:
 def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedPhase, ...]:
     """Return what each phase asks of one machine of a fleet.
 
-    The machines share the rate of a phase equally. A phase that machines of other kinds serve asks nothing.
+    The machines share the rate of a phase equally. A phase that machines of other kinds serve asks for nothing.
     """
     return tuple(
         _planned_phase(phase, offers[phase["offer"]]) if phase["offer"] in offers else PlannedPhase(0.0, 0.0)
@@ -118,9 +118,8 @@ def planned_phases(document: Json, offers: Mapping[int, Json]) -> tuple[PlannedP
 
 
 def _planned_phase(phase: Json, offer: Json) -> PlannedPhase:
-    machines, alone_rps = phase["machines"], phase["alone_rps"]
-    capacity_factor = max(phase["capacity_rps"] / machines / alone_rps, 1.0) if alone_rps > 0 else 1.0
-    return PlannedPhase(phase["demand_rps"] / machines, max(offer["loss"], 0.0), capacity_factor)
+    factor = capacity_factor(phase["capacity_rps"], phase["machines"], phase["alone_rps"])
+    return PlannedPhase(phase["demand_rps"] / phase["machines"] / factor, max(offer["loss"], 0.0), factor)
 
 
 def options_of(offer: Json, slo_ms: float) -> tuple[Option, ...]:

@@ -183,7 +183,7 @@ class Endpoints:
         return "the server is about to stop" if self.draining else self._hanging()
 
     def _hanging(self) -> str | None:
-        return None if self._inference.answers() else "every replica hangs that could answer"
+        return "every replica hangs that could answer" if self._inference.slot.model.pool.hangs else None
 
     def _health(self, state: str, lacking: str | None, of: Mapping[str, object] = MappingProxyType({})) -> Response:
         """Return that the server is in a state, or, with status 503, what it lacks."""

@@ -80,9 +80,7 @@ class Inference:
         self.name, self.slot, self.limits, self.mirror = name, slot, limits, mirror
         self.in_flight = self.waiting = self.arrived = self.answered = 0
         self.lateness = Lateness()
-        self.metrics = Metrics(
-            lambda: self.in_flight + self.waiting, lambda: self.queued, lambda: self.slot.model.pool.hanging
-        )
+        self.metrics = Metrics(lambda: self.in_flight + self.waiting, lambda: self.queued, lambda: slot.hanging)
         self._statistics: dict[str, ModelStatistics] = {}
         self._door, self._loop_load = Door(), LoopLoad()
         self.metrics.serving(name, slot.model.version)
@@ -94,10 +92,6 @@ class Inference:
         """Number of requests that wait for a replica, those included that wait for one on the event loop."""
         model = self.slot.model
         return model.pool.queued + (self.waiting if model.rows_on_loop else 0)
-
-    def answers(self) -> bool:
-        """Return whether each request has a replica that does not hang, to which what waits for others is moved."""
-        return self.slot.model.pool.relieve()
 
     def statistics(self) -> dict[str, object]:
         """Return the statistics of the version that is served, and of the shadowing beside it."""

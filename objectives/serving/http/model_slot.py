@@ -8,18 +8,40 @@ from contextlib import contextmanager
 
 from objectives.serving.http.model import Model
 
+# Seconds between two looks for replicas that hang.
+_RELIEVED_SECONDS = 0.5
+
 
 class ModelSlot:
     """Slot of one model. All methods are called on the event loop's thread, so that no lock is needed."""
 
     def __init__(self, model: Model) -> None:
         self._current = _Lease(model)
-        # The event loop itself keeps no reference to a task.
-        self._closing: set[asyncio.Task[None]] = set()
+        # Models that were replaced, by the task that closes each: the event loop itself keeps no reference to a task.
+        self._closing: dict[asyncio.Task[None], Model] = {}
 
     @property
     def model(self) -> Model:
         return self._current.model
+
+    @property
+    def hanging(self) -> int:
+        """Number of replicas that hang, of models that were replaced too."""
+        return sum(model.pool.hanging for model in self._models)
+
+    async def relieve(self, seconds: float = _RELIEVED_SECONDS) -> None:
+        """Move what waits for replicas that hang to others every so many seconds, until cancelled.
+
+        A pool does so only when requests come. Models that were replaced get none.
+        """
+        while True:
+            await asyncio.sleep(seconds)
+            for model in self._models:
+                model.pool.relieve()
+
+    @property
+    def _models(self) -> tuple[Model, ...]:
+        return self._current.model, *self._closing.values()
 
     @contextmanager
     def use(self) -> Iterator[Model]:
@@ -40,8 +62,8 @@ class ModelSlot:
         """
         old, self._current = self._current, _Lease(model)
         closing = asyncio.create_task(old.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._closing[closing] = old.model
+        closing.add_done_callback(self._closing.pop)
         done, _ = await asyncio.wait([closing], timeout=seconds)
         for task in done:
             task.result()

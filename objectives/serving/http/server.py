@@ -151,15 +151,17 @@ async def _run(
     loop = asyncio.get_running_loop()
     swapper.start()
     loop.add_signal_handler(signal.SIGHUP, swapper.look_again if elastic is None else elastic.ask_reload)
-    controller = None if elastic is None else loop.create_task(elastic.run(inference))
+    tasks = [loop.create_task(inference.slot.relieve())]
+    if elastic is not None:
+        tasks.append(loop.create_task(elastic.run(inference)))
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, drainer.ask)
     await server.serve(sockets=[listener])
     # Counted before the loop's next turn, in which the requests that are left are cancelled.
     left = inference.in_flight
     swapper.cancel()
-    if controller is not None:
-        controller.cancel()
+    for task in tasks:
+        task.cancel()
     return left
 
 

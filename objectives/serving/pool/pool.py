@@ -30,7 +30,7 @@ class Pool:
     A request is routed by its rows, then split, accepted or refused, and batched among the replicas of its instance
     group, by the same rules in every group; only the first group runs inline, and then the caller's thread runs where
     it is, pinned or not. `submit` may be called from several threads; the requests of one replica are run in the order
-    of submission.
+    of submission, but for those that are moved to it from one that hangs.
     """
 
     def __init__(
@@ -145,16 +145,15 @@ class Pool:
         """Number of requests refused so far."""
         return sum(replicas.refused for replicas in self._groups)
 
-    def relieve(self) -> bool:
-        """Move what waits for replicas that hang to others of their instance group.
+    @property
+    def hangs(self) -> bool:
+        """True while every replica of an instance group hangs."""
+        return any(replicas.all_hang for replicas in self._groups)
 
-        Each `submit` does so too.
-
-        Returns:
-            Whether every instance group has a replica that does not hang.
-        """
-        relieved = [replicas.relieve() for replicas in self._groups]
-        return all(relieved)
+    def relieve(self) -> None:
+        """Move what waits for replicas that hang to others of their instance group, as each `submit` does too."""
+        for replicas in self._groups:
+            replicas.relieve()
 
     def close(self) -> None:
         """Finish the submitted requests, then stop the replicas."""

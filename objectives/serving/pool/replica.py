@@ -126,18 +126,22 @@ class Replica:
         return False
 
     def _answer_together(self, jobs: Sequence[Job], run: Run) -> None:
-        with self._lock:
-            self._scheduler.run_together(self._number, len(jobs))
+        self._run_together(len(jobs))
         try:
             scores = run_together(jobs, run)
         except Exception:
             for job in jobs:
+                self._run_together(1)
                 self.answer(job, run)
         else:
             finished_ns = time.perf_counter_ns()
             self._finish(sum(job.rows for job in jobs), len(jobs))
             for job, part in zip(jobs, scores, strict=True):
                 job.answer.finish(part, finished_ns, len(jobs))
+
+    def _run_together(self, jobs: int) -> None:
+        with self._lock:
+            self._scheduler.run_together(self._number, jobs, time.perf_counter_ns())
 
     def _finish(self, rows: int, jobs: int = 1) -> None:
         with self._lock:

@@ -83,12 +83,15 @@ class Replicas:
     def hanging(self) -> int:
         return self._scheduler.hanging(time.perf_counter_ns())
 
-    def relieve(self) -> bool:
-        """Move what waits for replicas that hang to the others, and return whether there is one that does not hang."""
+    @property
+    def all_hang(self) -> bool:
+        return self.hanging == len(self._replicas)
+
+    def relieve(self) -> None:
+        """Move what waits for replicas that hang to the others."""
         with self._lock:
             woken = self._scheduler.relieve(time.perf_counter_ns())
         self._wake(woken)
-        return self.hanging < len(self._replicas)
 
     def close(self) -> None:
         """Finish the accepted jobs, then stop. May be called again."""

@@ -65,7 +65,8 @@ class _State(Generic[J]):
 
     def begin(self, count: int, now_ns: int) -> list[J]:
         """Take so many jobs from the start of the queue."""
-        self.taken, self.taken_ns = count, now_ns
+        self.taken += count
+        self.taken_ns = now_ns
         return [self.queue.popleft() for _ in range(count)]
 
     def hangs(self, now_ns: int) -> bool:
@@ -140,8 +141,8 @@ class Scheduler(Generic[J]):
         Returns:
             The replicas to wake.
         """
-        if now_ns < self._look_ns:
-            return []
+        if self._closed or now_ns < self._look_ns:
+            return []  # after the end of the threads that would take them
         self._look_ns = now_ns + _LOOK_NS
         if self.hanging(now_ns) in (0, len(self._states)):
             self._loads = self._able = self._states
@@ -183,17 +184,18 @@ class Scheduler(Generic[J]):
         if state.requests:
             state.queue.append(job)
             return False, [state.number] if self._count(state, job) else []
-        state.rows, state.requests, state.taken, state.taken_ns = job.rows, 1, 1, job.submitted_ns
+        state.rows, state.requests, state.taken_ns = job.rows, 1, job.submitted_ns
+        state.taken += 1
         return True, []
 
     def take(self, replica: int, now_ns: int) -> Sequence[J] | Wait:
-        """Take the jobs that a free replica runs next, in the order of submission: one, or a batch.
+        """Take the jobs that a free replica runs next, from the start of its queue: one, or a batch.
 
         Return a `Wait` where the replica has to wait for jobs, and none once the scheduler is closed and the replica's
         queue is empty.
 
         A batch has one job of any size, and further ones while all have `rows` together at most. The wait for further
-        jobs is counted from the submission of the first: no request waits longer for a batch.
+        jobs is counted from the submission of the first.
         """
         state = self._states[replica]
         if self._batching is None and state.queue:
@@ -204,9 +206,10 @@ class Scheduler(Generic[J]):
             return _UNTIL_WOKEN if until_ns is None else Wait(until_ns)
         return state.begin(count, now_ns)
 
-    def run_together(self, replica: int, jobs: int) -> None:
-        """Note that a replica runs so many jobs at once, which therefore do not wait."""
+    def run_together(self, replica: int, jobs: int, now_ns: int) -> None:
+        """Note that a replica runs so many of the jobs that it took at once, which therefore do not wait."""
         self._states[replica].running = jobs
+        self._states[replica].taken_ns = now_ns
 
     def finish(self, replica: int, rows: int, jobs: int = 1) -> None:
         """Stop counting jobs as outstanding: they were run, or dropped when their turn came."""

@@ -243,7 +243,7 @@ class VirtualPool:
             if jobs:
                 rows = jobs[0].rows
                 if len(jobs) > 1:
-                    scheduler.run_together(replica.number, len(jobs))
+                    scheduler.run_together(replica.number, len(jobs), now_ns)
                     rows = sum([job.rows for job in jobs])
                 taken = self._begin(replica, rows, now_ns - replica.freed_ns if idle else None)
                 heapq.heappush(self._events, (now_ns + taken, next(self._order), replica, jobs, rows, taken))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,8 @@ class ReplayInterval:
     """Record of a machine in an interval.
 
     start_s: of the compressed time
-    option, replicas, loss, capacity_rps: of what served at its end
+    option, replicas, loss: of what served at its end
+    capacity_rps: of the same, as one machine of those of the plan's phase at its start
     late: share of its requests that were refused or answered after the SLO, None where none arrived
     p95_ms: None where it lies among the refused, or none arrived
     """
@@ -84,12 +85,18 @@ class ReplayDocument:
 
 
 def intervals_of(
-    served: Served, seconds: Floats, options: Sequence[Option], end_s: float, slo_ms: float
+    served: Served,
+    seconds: Floats,
+    options: Sequence[Option],
+    end_s: float,
+    slo_ms: float,
+    capacity_factor: Callable[[float], float],
 ) -> tuple[ReplayInterval, ...]:
     """Return what was served in equal intervals.
 
     Args:
         seconds: (n,) ascending arrival times
+        capacity_factor: factor by which the capacity of the machine exceeds that alone at a second
     """
     edges = np.linspace(0.0, end_s, _INTERVALS + 1)
     places = [*np.searchsorted(seconds, edges[:-1]).tolist(), len(seconds)]
@@ -107,7 +114,7 @@ def intervals_of(
                 option=option.name,
                 replicas=option.placement.replicas,
                 loss=option.loss,
-                capacity_rps=option.capacity_rps,
+                capacity_rps=capacity_factor(float(edges[number])) * option.capacity_rps,
                 late=float((part > slo_ms).mean()) if len(part) else None,
                 p95_ms=p95 if np.isfinite(p95) else None,
             )

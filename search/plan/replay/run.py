@@ -219,7 +219,14 @@ def _rows(
         name: str, clock: str, policy: ControlPlan, served: Served, told: Sequence[ReplayDecision], transport_ms: float
     ) -> ReplayRow:
         outcome: MachineOutcome = machine_outcome(served, policy.options, traffic.end_s, objective, price)
-        intervals = intervals_of(served, traffic.seconds, policy.options, traffic.end_s, objective.slo_ms)
+        intervals = intervals_of(
+            served,
+            traffic.seconds,
+            policy.options,
+            traffic.end_s,
+            objective.slo_ms,
+            lambda second: control.capacity_factor(traffic.begins_s + second),
+        )
         console.say(f"{name}, {clock}: {outcome.late:.2%} late, {outcome.replica_seconds:,.0f} replica-seconds")
         return ReplayRow(
             policy=name,

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from objectives.measure.deployment import quiet
 from objectives.measure.remote_model import RemoteModel
+from objectives.measurement.interference import InterferenceMonitor, disturbance, undisturbed
 from objectives.measurement.load_generator import Request, closed_loop, open_loop
 from objectives.serving.control.options import ControlPlan, Option
 from objectives.serving.control.plan_file import machine_plan, options_of
@@ -30,6 +31,8 @@ from search.plan.replay.document import ReplayDecision
 # Seconds from the start of a server to that of the requests; the next one is taken where a server was not up by then.
 _STARTS = (4.0, 10.0, 30.0)
 _STOP_SECONDS = 60.0
+# Length of the blocks of requests by which transport is measured.
+_BLOCK_SECONDS = 1.0
 # Seconds before the first request at which the server has to be up.
 _EARLY = 0.3
 
@@ -106,10 +109,10 @@ def serve_policy(
         plan = settings.folder / f"{name}.plan.json"
         write_json(document_of(settings, policy, start_s), plan)
         # Garbage is collected before the server starts, since it takes long beside the requests of a long trace.
-        with quiet(), _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as url:
+        with quiet(), _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as server:
             if time.time() + _EARLY > start_s:
                 continue
-            with RemoteModel(url) as model:
+            with RemoteModel(server.url) as model:
                 latency = _played(model, requests, seconds, start_s)
             time.sleep(max(start_s + settings.end_s - time.time(), 0.0))
         return _told(timeline, policy.options, start_s, settings.end_s, latency, seconds)
@@ -119,18 +122,34 @@ def serve_policy(
 def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request], apart_s: float) -> Floats:
     """Measure the milliseconds of requests, evenly apart, on a server of a plan with a single option.
 
+    They come in blocks of a second; those of blocks that other processes or the hypervisor disturbed are NaN, since one
+    pause of the machine in ten seconds would delay requests of a whole replay time and again.
+
     Raises:
         JobError: the server did not start, or a request failed.
     """
     plan, timeline, log = (settings.folder / f"spaced.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
     write_json(document_of(settings, static, 0.0), plan)
-    with quiet(), _serving(settings, _needed(settings, static), plan, timeline, log) as url, RemoteModel(url) as model:
+    size, found, taken = max(round(_BLOCK_SECONDS / apart_s), 1), list[Floats](), list[float]()
+    with (
+        quiet(),
+        _serving(settings, _needed(settings, static), plan, timeline, log) as server,
+        RemoteModel(server.url) as model,
+    ):
         try:
             closed_loop(model.submit, requests)  # connections are open then
-            gaps_ns = np.full(len(requests), round(apart_s * 1e9), np.int64)
-            return open_loop(model.submit, requests, gaps_ns).latency_ms
+            for first in range(0, len(requests), size):
+                block = requests[first : first + size]
+                monitor = InterferenceMonitor(children=[server.process])
+                gaps_ns = np.full(len(block), round(apart_s * 1e9), np.int64)
+                found.append(open_loop(model.submit, block, gaps_ns).latency_ms)
+                taken.append(monitor.stop().taken)
         except Exception as error:
             raise JobError(f"a request failed: {error}") from error
+    kept = undisturbed(disturbance(np.array(taken)[:, None]), len(taken) // 2 + 1)
+    return np.concatenate(
+        [block if keep else np.full(len(block), np.nan) for block, keep in zip(found, kept, strict=True)]
+    )
 
 
 def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
@@ -142,9 +161,18 @@ def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
     return list(dict.fromkeys(used))
 
 
+class _Served(NamedTuple):
+    """A server: the URL of its model, and the id of its process."""
+
+    url: str
+    process: int
+
+
 @contextmanager
-def _serving(settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path) -> Iterator[str]:
-    """Run `leanrec serve` until the end of the context, and yield the URL of its model."""
+def _serving(
+    settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path
+) -> Iterator[_Served]:
+    """Run `leanrec serve` until the end of the context."""
     windows, (first, *others) = settings.windows, map(str, bundles)
     command = [sys.executable, _program(), "serve", first, "--port", "0", "--json", "--name", "replay"]
     command += ["--plan", str(plan), "--machine", settings.machine, "--timeline", str(timeline)]
@@ -159,7 +187,7 @@ def _serving(settings: ServerSettings, bundles: Sequence[Path], plan: Path, time
             line = process.stdout.readline()
             if not line:
                 raise JobError(f"a server did not start: {log.read_text().strip() or 'it says nothing'}")
-            yield f"{json.loads(line)['url']}/v2/models/replay"
+            yield _Served(f"{json.loads(line)['url']}/v2/models/replay", process.pid)
         finally:
             process.terminate()
             try:
