@@ -8,7 +8,7 @@ from planning.demand import Counts, Floats
 
 
 def machine_share(seconds: Floats, rows: Counts, machines: Counts, speed: float, seed: int) -> tuple[Floats, Counts]:
-    """Draw the requests that one machine of a fleet gets, and play them faster.
+    """Return the requests that one machine of a fleet gets, played faster.
 
     Each request is kept with probability 1 / speed, independently, and its time is divided by the speed, so that the
     rate of the fleet stays; where the arrivals are bursty, that makes them less so. What is kept is dealt to the

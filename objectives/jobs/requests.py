@@ -151,13 +151,15 @@ class ServiceCurveResponse:
 
 @dataclass(frozen=True)
 class ServiceCurveRequest(Request[ServiceCurveResponse]):
-    """Measure the service curve of a deployment of one instance group, in about a second and 0.3 s for each block.
+    """Measure the service curve of a deployment of one instance group.
+
+    A model of some milliseconds takes about a second.
 
     share: utilisation of the baseline at the study's load
     batch_rows: rows of the largest batches that will be simulated, None for none
     split_over: parts that requests will be split into, None for none
     reference_ms: milliseconds of a request to the baseline at the machine's reference speed, None for that of now
-    blocks: times that runs are measured; those of disturbed blocks do not count
+    blocks: most times that runs are measured, within some seconds; those of disturbed blocks do not count
     """
 
     holdout: str

@@ -41,9 +41,12 @@ _RESTED = 3.0
 _RESTED_SECONDS = 0.15
 # Sizes of the requests, where each takes time before it is measured.
 _SIZES = 24
-Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 # Share of a core that other processes may take without a repetition, besides the margin of every block.
 _CALM = 0.02
+# Seconds after which no further block begins.
+_BLOCKS_SECONDS = 5.0
+# Columns of `Runs`.
+Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 class Observed:
@@ -86,7 +89,7 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
         def run() -> ServiceCurve:
             return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps, request.blocks)
 
-        # Several blocks are chosen among.
+        # Of several blocks the disturbed ones are left out, and the whole is not repeated.
         tries = {} if request.blocks == 1 else {"tries": 1}
         curve = least_disturbed(run, _CALM, InterferenceMonitor, **tries)
         looks.append(kept_service_ms(request.baseline, requests))
@@ -132,7 +135,7 @@ def measure_service_curve(
     Args:
         requests: of the sizes that will be simulated, batches included
         rate_rps: rate of the study, at which a small model has long idle times; None for none
-        blocks: times that runs are measured; those of the undisturbed blocks count together
+        blocks: most times that runs are measured, within some seconds; those of undisturbed blocks count together
     """
     instance_group = placement.instance_group
     engines: list[Observed] = []
@@ -153,7 +156,10 @@ def measure_service_curve(
         some = some[: max(_FEWEST_REQUESTS * instance_group.replicas, int(rate * _OPEN_SECONDS))]
         together = np.ones(_BUSY_REQUESTS * instance_group.replicas, dtype=np.int64)
         measured, taken = list[_Block](), list[float]()
+        end = time.monotonic() + _BLOCKS_SECONDS
         for block in range(blocks):
+            if block and time.monotonic() > end:
+                break
             monitor, drawn = InterferenceMonitor(), seed + block
             apart = gaps(Traffic(), rate, len(some), drawn)
             parts = [
@@ -169,11 +175,12 @@ def measure_service_curve(
                 rested.append(_play(target, engines, drawn_requests(requests, count, drawn, 2), apart))
             measured.append(_Block(parts, rested))
             taken.append(monitor.stop().taken)
-    kept = undisturbed(disturbance(np.array(taken)[:, None]), blocks // 2 + 1)
+    kept = undisturbed(disturbance(np.array(taken)[:, None]), len(taken) // 2 + 1)
     calm = [block for block, keep in zip(measured, kept, strict=True) if keep]
     rested = [columns for block in calm for columns in block.rested]
     return ServiceCurve.fit(
-        _joint([columns for block in calm for columns in block.parts]), _joint(rested) if rested else None
+        _concatenated([columns for block in calm for columns in block.parts]),
+        _concatenated(rested) if rested else None,
     )
 
 
@@ -184,7 +191,7 @@ class _Block(NamedTuple):
     rested: Sequence[Columns]
 
 
-def _joint(parts: Sequence[Columns]) -> Runs:
+def _concatenated(parts: Sequence[Columns]) -> Runs:
     return Runs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

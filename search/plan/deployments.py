@@ -20,7 +20,7 @@ from objectives.records import InputSpec, rows_of
 from objectives.serving.bundle import EXAMPLE_ROWS, ROW_QUANTILES, write_bundle
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.control.plan_file import identity_in, model_identity
-from objectives.serving.devices import cores_allowed
+from objectives.serving.devices import cores_allowed, describe
 from objectives.serving.http.model import Model
 from objectives.serving.pool.pending_result import cut_rows
 from objectives.serving.warm_up import row_quantiles
@@ -37,8 +37,9 @@ from spaces.serialization import Json, digest, from_plain, to_plain
 
 # Times that a model is opened, of which the median counts.
 _OPENED = 3
-# Blocks of 0.3 s by which service curves are measured.
-_BLOCKS = 12
+# Most blocks by which service curves are measured, and the number of the way in which they are: a change of it makes
+# known ones unknown.
+_BLOCKS, _STAGE = 12, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,9 @@ class Menu:
 
 
 def menu_of(session: Session, console: Console) -> Menu:
-    """Collect the deployments of a study; their models are opened where it is not known how long that takes.
+    """Collect the deployments of a study.
+
+    Their models are opened where it is not known how long that takes, or, on the study's machine, how long runs take.
 
     Raises:
         ConfigError: the study has no measured point with a service curve, or its requests are gone.
@@ -68,19 +71,25 @@ def menu_of(session: Session, console: Console) -> Menu:
     requests = read_requests(Path(jobs.prepared.holdout))
     costs = CostModel(jobs, session.home.service_curves(session.config.name))
     sides, loads = session.sides(), _LoadTimes(session, jobs.prepared.inputs, requests, console.say)
-    long = _LongCurves(session, costs, console.say)
+    file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
+    # Those of another machine, on which the home lies now, would be none of the study's.
+    here = session.study.facts.get("machine") == describe()
+    measured = PlanCurves(file, costs, console.say) if here else None
     found: list[Deployment] = []
     left_out: dict[int, str] = {}
-    for point in _points(front.members, front.baseline, front.tuned_baseline):
-        side = sides[point.trial]
-        if costs.missing(side[1]):
-            left_out[point.trial] = "its service curve was not measured"
-            continue
-        try:
-            found.append(_deployment(point, side, long.curves(point.trial, side), loads))
-        except (OSError, RuntimeError, BundleError) as error:
-            left_out[point.trial] = f"its model cannot be opened here: {error}"
-    close_kept()
+    try:
+        for point in _points(front.members, front.baseline, front.tuned_baseline):
+            side = sides[point.trial]
+            if costs.missing(side[1]):
+                left_out[point.trial] = "its service curve was not measured"
+                continue
+            try:
+                curves = costs.curves(side[1]) if measured is None else measured.curves(point.trial, side)
+                found.append(_deployment(point, side, curves, loads))
+            except (OSError, RuntimeError, ValueError, BundleError) as error:
+                left_out[point.trial] = f"its model cannot be opened here: {error}"
+    finally:
+        close_kept()
     if not found or front.slo_ms is None:
         raise ConfigError(
             f"STUDY: {session.config.name!r} has no measured point with a service curve; leanrec run first"
@@ -129,32 +138,32 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
     )
 
 
-class _LongCurves:
+class PlanCurves:
     """Service curves from more runs than a study takes for a candidate, measured once and kept beside those.
 
-    A candidate has some hundred runs in a third of a second, whose 95th percentile is that of six: enough to compare
-    it with others, not to count machines by.
+    A candidate has some hundred runs, of which only six lie above the 95th percentile: enough to compare it with
+    others, not to count machines by.
     """
 
-    def __init__(self, session: Session, costs: CostModel, say: Callable[[str], None]) -> None:
-        self._costs, self._say = costs, say
-        self._file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
-        self._known: dict[str, Json] = json.loads(self._file.read_text()) if self._file.exists() else {}
+    def __init__(self, file: Path, costs: CostModel, say: Callable[[str], None]) -> None:
+        """Read the curves that are known."""
+        self._file, self._costs, self._say = file, costs, say
+        self._known: dict[str, Json] = json.loads(file.read_text()) if file.exists() else {}
 
     def curves(self, trial: int, side: Side) -> tuple[ServiceCurve, ...]:
-        """Return the curve of each instance group of a deployment.
+        """Return the curve of each instance group of a deployment; the baseline's pool then stays open.
 
         Raises:
-            OSError, RuntimeError: its model cannot be opened.
+            OSError, RuntimeError, ValueError: it cannot be measured here.
         """
         artifact, candidate = side
         found = []
         for part in curve_parts(candidate.placement):
-            key = digest(artifact.key, candidate.precision.compute, part)[:16]
+            asked = self._costs.request(artifact, candidate, part, _BLOCKS)
+            key = digest(_STAGE, asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")
-                measured = service_curve(self._costs.request(artifact, candidate, part, _BLOCKS)).curve
-                self._known[key] = to_plain(measured)
+                self._known[key] = to_plain(service_curve(asked).curve)
                 write_json(self._known, self._file)
             found.append(from_plain(ServiceCurve, self._known[key]))
         return tuple(found)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -242,14 +241,14 @@ def summarize_calm(found: Found) -> None:
             if not any(calm):
                 print(f"{shape:<14}{rate:>10g}  no interval is known to be calm")
                 continue
-            virtual, server = (
-                median(
-                    math.inf if each["p95_ms"] is None else each["p95_ms"]
-                    for each, kept in zip(row["intervals"], calm, strict=True)
-                    if kept and each["late"] is not None
-                )
+            p95 = [
+                [each["p95_ms"] for each, kept in zip(row["intervals"], calm, strict=True) if kept and each["p95_ms"]]
                 for row in (simulated, served)
-            )
+            ]
+            if not all(p95):
+                print(f"{shape:<14}{rate:>10g}  no calm interval has a p95")
+                continue
+            virtual, server = map(median, p95)
             errors.append(abs(virtual / server - 1))
             print(
                 f"{shape:<14}{rate:>10g}  {sum(calm)} of {len(calm)} intervals are calm, {np.mean(stolen):.2%} was "

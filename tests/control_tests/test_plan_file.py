@@ -66,6 +66,8 @@ def test_a_phase_of_several_machines_tells_what_each_serves_beyond_its_capacity_
         1,
         1,
     ]
+    ended = replace(found, phases=found.phases[1:2])
+    assert [ended.capacity_factor(second) for second in (-9.0, 30.0, 1e6)] == [1.5] * 3, "the fleet is still there"
 
 
 def test_other_layouts_of_the_same_files_are_options_too(bundles: tuple[Path, Path]) -> None:

@@ -91,7 +91,7 @@ def served_metrics() -> dict[str, set[str]]:
     metrics.serving("shop", "4f0c81b2a3d9")
     controller = metrics.controlled()
     controller.changed("degrade", "panic window")
-    controller.ticked({"planned": 1.0}, False, 1.0, 1.0)
+    controller.ticked({"planned": 1.0}, False, 1.0, 1.0, 1.0)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
@@ -308,8 +308,8 @@ def test_a_replica_that_hangs_for_half_a_minute_raises_an_alert(tmp_path: Path) 
         "exp_labels": {"study": "shop", "offer": A, "severity": "warning"},
         "exp_annotations": {
             "summary": "replicas of shop hang",
-            "description": f"Of the replicas of {A}, 1 do not end their runs. Others of the same server answer in "
-            "their place; a server of which all hang is not ready, and not live.",
+            "description": f"Replicas of {A} whose runs do not end, of models that were replaced too: 1. Others of "
+            "the same instance group answer in their place; where all hang, the server is not ready.",
         },
     }
     name = "LeanrecReplicaHangs"

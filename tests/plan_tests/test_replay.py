@@ -454,7 +454,7 @@ def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
     """Ten requests a second for four seconds, in the second of which others take half a core."""
     taken, played = iter([0.0, 0.5, 0.0, 0.01]), itertools.count()
     monkeypatch.setattr(server, "_needed", lambda settings, policy: ())
-    monkeypatch.setattr(server, "_serving", lambda *given: nullcontext(server._Served("http://x", 7)))
+    monkeypatch.setattr(server, "_serving", lambda *given: nullcontext(server.RunningServer("http://x", 7)))
     monkeypatch.setattr(server, "RemoteModel", lambda url: nullcontext(SimpleNamespace(submit=None)))
     monkeypatch.setattr(server, "closed_loop", lambda submit, requests: None)
     monkeypatch.setattr(

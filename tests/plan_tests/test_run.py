@@ -143,6 +143,10 @@ def test_a_plan_warns_of_phases_that_one_process_on_a_machine_cannot_serve() -> 
     phases = phase_rows([table], schedule([table], rates, rates, 60.0, Limits(0.0)), 60.0)
     (said,) = machine_warnings([offer], phases)
     assert said.startswith("3 phases ask more of a machine") and machine_warnings([offer], phases[:1]) == ()
+    # With 1.6 times the capacity alone, 30 requests/s ask for less than 20 of a machine, and 35 for more.
+    together = [dataclasses.replace(phase, alone_rps=phase.capacity_rps / phase.machines / 1.6) for phase in phases]
+    (said,) = machine_warnings([offer], together)
+    assert said.startswith("1 phases ask more of a machine")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ import pytest
 import uvicorn
 from numpy.typing import NDArray
 
+from objectives.serving.http import app
 from objectives.serving.http.app import Endpoints
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.intake.body import BodyTooLargeError, BodyTooSlowError, ClientGoneError, read_body
@@ -538,7 +539,9 @@ def test_a_server_whose_replicas_hang_is_neither_ready_nor_live(
                 peer.sendall(GOOD_POST)
                 assert engine.entered.wait(SOON)
             wait_until(lambda: sample(server, "hanging_replicas") == 2)
-            hangs = "every replica hangs that could answer"
+            hangs = "every replica of an instance group hangs"
+            assert health("/v2/health/live") == (200, {"live": True}), "not for a minute yet"
+            monkeypatch.setattr(app, "_DEAD_NS", 50_000_000)
             assert health("/v2/health/live") == (503, {"error": hangs, "live": False})
             for path in ("/v2/health/ready", "/v2/models/toy/ready"):
                 assert health(path) == (503, {"error": hangs, "ready": False})

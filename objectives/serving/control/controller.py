@@ -153,8 +153,9 @@ def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation)
     now = seen.now_s
     foreseen = plan.foreseen(now, now + plan.lead_s)
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
+    before = state.arrived[-1]
+    counted = before.value + (seen.arrived - state.seen) / plan.capacity_factor(before.at_s)
     factor = plan.capacity_factor(now)
-    counted = state.arrived[-1].value + (seen.arrived - state.seen) / factor
     arrived = _since(state.arrived, Sample(now, counted), now - windows.stable_s)
     stable, panic = (_rate(arrived, width, windows.panic_s) for width in (windows.stable_s, windows.panic_s))
     terms = _terms(plan, windows, state, seen, (stable, panic), least_loss)

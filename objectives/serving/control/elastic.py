@@ -153,7 +153,8 @@ class Elastic:
             "held": decision.held_rps,
         }
         replica_seconds = elapsed_s * options[self._serving].placement.replicas
-        metrics.ticked(rates, decision.panicking, decision.correction, replica_seconds)
+        factors = decision.correction, decision.capacity_factor
+        metrics.ticked(rates, decision.panicking, *factors, replica_seconds)
         if decision.panicking != panicked:
             self._timeline.write("panic" if decision.panicking else "calm", decision_facts(decision))
         if decision.reason is Reason.STEADY:
@@ -163,7 +164,7 @@ class Elastic:
         self._say(
             f"{change(old, new)} from {old.name} to {new.name} ({decision.reason}): {decision.held_rps:.4g} requests/s "
             f"are to be served (planned {decision.planned_rps:.4g}, stable window {decision.stable_rps:.4g}, panic "
-            f"window {decision.panic_rps:.4g}), {new.capacity_rps:.4g} can be"
+            f"window {decision.panic_rps:.4g}), {new.capacity_rps:.4g} can be{_as_alone(decision.capacity_factor)}"
         )
         facts = {**decision_facts(decision), "change": change(old, new), **option_facts(new)}
         self._timeline.write("decision", facts)
@@ -263,6 +264,11 @@ class Elastic:
 
     def _now_s(self) -> float:
         return time.time() - self._began_s
+
+
+def _as_alone(capacity_factor: float) -> str:
+    """Return what is said of rates that are not those which arrive."""
+    return "" if capacity_factor == 1 else f" (all of a machine alone, {capacity_factor:.4g} times as much arrives)"
 
 
 def _seen(inference: Inference, now_s: float, serving: int, broken: frozenset[int] = frozenset()) -> Observation:

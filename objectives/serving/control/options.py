@@ -112,13 +112,22 @@ class ControlPlan:
         return replace(phases[-1], rate_rps=max(phase.rate_rps for phase in phases)) if phases else None
 
     def capacity_factor(self, second: float) -> float:
-        """Return the capacity factor of the phase at a second, 1 where there is no phase."""
-        phase = self.foreseen(second, second)
-        return 1.0 if phase is None else phase.capacity_factor
+        """Return the capacity factor of the phase at a second.
+
+        Before the first phase it is that of the first, and behind the last one that of the last: the machines of a
+        fleet are not ordered away.
+        """
+        if not self.phases:
+            return 1.0
+        number = self._number_at(max(second, self.begins_s))
+        return self.phases[min(max(number, 0), len(self.phases) - 1)].capacity_factor
 
     def _phase_at(self, moment: float) -> PlannedPhase | None:
-        number = int((moment if self.repeat_s is None else moment % self.repeat_s) // self.phase_s)
+        number = self._number_at(moment)
         return self.phases[number] if 0 <= number < len(self.phases) else None
+
+    def _number_at(self, moment: float) -> int:
+        return int((moment if self.repeat_s is None else moment % self.repeat_s) // self.phase_s)
 
 
 def capacity_factor(capacity_rps: float, machines: int, alone_rps: float) -> float:

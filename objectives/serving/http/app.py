@@ -23,6 +23,9 @@ EXTENSIONS = ("binary_tensor_data", "statistics")
 _LENGTH = HEADER_LENGTH.lower().encode()
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<of>|/ready|/stats|/infer)")
 _JSON = {"Content-Type": "application/json"}
+# A server of which all replicas hang for so long is not live. Some engines prepare kernels for several seconds when a
+# request has a new size, which ends.
+_DEAD_NS = 60_000_000_000
 Scope = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -165,7 +168,7 @@ class Endpoints:
         return self._json(known)
 
     def _live(self) -> Response:
-        return self._health("live", self._hanging())
+        return self._health("live", self._hanging(_DEAD_NS))
 
     def _ready(self) -> Response:
         return self._health("ready", self._not_ready())
@@ -182,8 +185,9 @@ class Endpoints:
     def _not_ready(self) -> str | None:
         return "the server is about to stop" if self.draining else self._hanging()
 
-    def _hanging(self) -> str | None:
-        return "every replica hangs that could answer" if self._inference.slot.model.pool.hangs else None
+    def _hanging(self, lasting_ns: int | None = None) -> str | None:
+        hangs = self._inference.slot.model.pool.hangs(lasting_ns)
+        return "every replica of an instance group hangs" if hangs else None
 
     def _health(self, state: str, lacking: str | None, of: Mapping[str, object] = MappingProxyType({})) -> Response:
         """Return that the server is in a state, or, with status 503, what it lacks."""

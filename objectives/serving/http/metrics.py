@@ -152,8 +152,11 @@ class ControllerMetrics:
             "leanrec_controller_load_seconds", "Time from a switch's beginning until it serves", registry=registry
         )
         self._replica_seconds = counter("replica_seconds", "Seconds of all replicas that serve")
-        self._rates = gauge("rate_rps", "Rates that decisions follow from", "of")
-        self._capacity = gauge("capacity_rps", "Rate at which what serves keeps the SLO")
+        self._rates = gauge("rate_rps", "Rates that decisions follow from, over the capacity factor", "of")
+        self._capacity = gauge("capacity_rps", "Rate at which what serves keeps the SLO on a machine alone")
+        self._capacity_factor = gauge(
+            "capacity_factor", "Factor by which the capacity of each of the machines of the plan's phase exceeds that"
+        )
         self._replicas = gauge("replicas", "Replicas that serve")
         self._loss = gauge("loss", "Quality loss of the variant that serves")
         self._panicking = gauge("panicking", "1 while what serves may only grow")
@@ -168,12 +171,20 @@ class ControllerMetrics:
     def failed(self) -> None:
         self._failures.inc()
 
-    def ticked(self, rates: Mapping[str, float], panicking: bool, correction: float, replica_seconds: float) -> None:
+    def ticked(
+        self,
+        rates: Mapping[str, float],
+        panicking: bool,
+        correction: float,
+        capacity_factor: float,
+        replica_seconds: float,
+    ) -> None:
         """Note the rates of a tick, and the seconds of replicas since the one before."""
         for name, rate in rates.items():
             self._rates.labels(name).set(rate)
         self._panicking.set(panicking)
         self._correction.set(correction)
+        self._capacity_factor.set(capacity_factor)
         self._replica_seconds.inc(replica_seconds)
 
     def serving(self, capacity_rps: float, replicas: int, loss: float) -> None:

@@ -145,10 +145,9 @@ class Pool:
         """Number of requests refused so far."""
         return sum(replicas.refused for replicas in self._groups)
 
-    @property
-    def hangs(self) -> bool:
-        """True while every replica of an instance group hangs."""
-        return any(replicas.all_hang for replicas in self._groups)
+    def hangs(self, lasting_ns: int | None = None) -> bool:
+        """Return whether every replica of an instance group hangs, or has had its run for so many nanoseconds."""
+        return any(replicas.all_hang(lasting_ns) for replicas in self._groups)
 
     def relieve(self) -> None:
         """Move what waits for replicas that hang to others of their instance group, as each `submit` does too."""

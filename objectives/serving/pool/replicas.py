@@ -83,9 +83,9 @@ class Replicas:
     def hanging(self) -> int:
         return self._scheduler.hanging(time.perf_counter_ns())
 
-    @property
-    def all_hang(self) -> bool:
-        return self.hanging == len(self._replicas)
+    def all_hang(self, lasting_ns: int | None) -> bool:
+        """Return whether the runs of all replicas last longer than a limit, by default than that of one that hangs."""
+        return self._scheduler.hanging(time.perf_counter_ns(), lasting_ns) == len(self._replicas)
 
     def relieve(self) -> None:
         """Move what waits for replicas that hang to the others."""

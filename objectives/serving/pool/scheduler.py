@@ -65,12 +65,12 @@ class _State(Generic[J]):
 
     def begin(self, count: int, now_ns: int) -> list[J]:
         """Take so many jobs from the start of the queue."""
+        self.taken_ns = now_ns  # before the count, by which others who look now know of the run
         self.taken += count
-        self.taken_ns = now_ns
         return [self.queue.popleft() for _ in range(count)]
 
-    def hangs(self, now_ns: int) -> bool:
-        return self.taken > 0 and now_ns - self.taken_ns > HANGS_NS
+    def hangs(self, now_ns: int, lasting_ns: int) -> bool:
+        return self.taken > 0 and now_ns - self.taken_ns > lasting_ns
 
 
 class _Hanging(NamedTuple):
@@ -128,9 +128,9 @@ class Scheduler(Generic[J]):
         """Number of jobs that wait for a replica."""
         return queued(self._states)
 
-    def hanging(self, now_ns: int) -> int:
-        """Return the number of replicas that hang."""
-        return sum(state.hangs(now_ns) for state in self._states)
+    def hanging(self, now_ns: int, lasting_ns: int | None = None) -> int:
+        """Return the number of replicas whose run lasts longer than a limit, by default than that of one that hangs."""
+        return sum(state.hangs(now_ns, HANGS_NS if lasting_ns is None else lasting_ns) for state in self._states)
 
     def relieve(self, now_ns: int) -> list[int]:
         """Leave out the replicas that hang, and move what waits for one to the others, unless all hang.
@@ -147,7 +147,7 @@ class Scheduler(Generic[J]):
         if self.hanging(now_ns) in (0, len(self._states)):
             self._loads = self._able = self._states
             return []
-        self._able = [state for state in self._states if not state.hangs(now_ns)]
+        self._able = [state for state in self._states if not state.hangs(now_ns, HANGS_NS)]
         self._loads = [state if state in self._able else _HANGING for state in self._states]
         return [number for state in self._states if state not in self._able for number in self._move(state)]
 

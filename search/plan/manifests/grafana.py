@@ -138,6 +138,7 @@ def _controllers(plan: ServedPlan) -> tuple[_Panel, ...]:
     )
     corrected = (
         _Query(f"max by (offer) ({series('correction')})", "correction, {{offer}}"),
+        _Query(f"max by (offer) ({series('capacity_factor')})", "capacity factor, {{offer}}"),
         _Query(f"max by (offer) ({series('panicking')})", "panicking, {{offer}}"),
     )
     changes = (
@@ -148,7 +149,7 @@ def _controllers(plan: ServedPlan) -> tuple[_Panel, ...]:
     return (
         _Panel("Quality loss", "percentunit", loss, f"{about} The mean of the processes."),
         _Panel("Replicas", "short", (_Query(f"sum by (offer) ({series('replicas')})", "{{offer}}"),), about),
-        _Panel("Rates of the controller", "reqps", rates, f"{about} The planned rate is the forecast's quantile."),
+        _Panel("Rates of the controller", "reqps", rates, f"{about} As of machines alone; planned is the quantile."),
         _Panel("Correction and panic", "short", corrected, f"{about} Times that a rate counts for; 1 in a panic."),
         _Panel("Changes so far by reason", "short", changes, f"{about} Counted from the start of each process."),
         _Panel("Time of a switch", "s", (_Query(seconds, "{{offer}}, {{pod}}"),), f"{about} The mean of 15 minutes."),

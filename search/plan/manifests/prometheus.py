@@ -187,8 +187,9 @@ def _hangs(plan: ServedPlan) -> Document:
         f"sum by (study, offer) ({of('leanrec_hanging_replicas', study=plan.study)}) > 0",
         "30s",
         f"replicas of {plan.study} hang",
-        "Of the replicas of {{ $labels.offer }}, {{ $value | humanize }} do not end their runs. Others of the same "
-        "server answer in their place; a server of which all hang is not ready, and not live.",
+        "Replicas of {{ $labels.offer }} whose runs do not end, of models that were replaced too: "
+        "{{ $value | humanize }}. Others of the same instance group answer in their place; where all hang, the server "
+        "is not ready.",
     )
 
 

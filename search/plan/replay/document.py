@@ -22,7 +22,7 @@ class ReplayInterval:
 
     start_s: of the compressed time
     option, replicas, loss: of what served at its end
-    capacity_rps: of the same, as one machine of those of the plan's phase at its start
+    capacity_rps: of the same on one machine of the fleet, in the plan's phase at the interval's start
     late: share of its requests that were refused or answered after the SLO, None where none arrived
     p95_ms: None where it lies among the refused, or none arrived
     """

@@ -122,8 +122,8 @@ def serve_policy(
 def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request], apart_s: float) -> Floats:
     """Measure the milliseconds of requests, evenly apart, on a server of a plan with a single option.
 
-    They come in blocks of a second; those of blocks that other processes or the hypervisor disturbed are NaN, since one
-    pause of the machine in ten seconds would delay requests of a whole replay time and again.
+    They come in blocks of a second; those of blocks that other processes or the hypervisor disturbed are NaN, since a
+    single pause of the machine would be drawn many times in a replay.
 
     Raises:
         JobError: the server did not start, or a request failed.
@@ -140,7 +140,7 @@ def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[
             closed_loop(model.submit, requests)  # connections are open then
             for first in range(0, len(requests), size):
                 block = requests[first : first + size]
-                monitor = InterferenceMonitor(children=[server.process])
+                monitor = InterferenceMonitor(children=[server.pid])
                 gaps_ns = np.full(len(block), round(apart_s * 1e9), np.int64)
                 found.append(open_loop(model.submit, block, gaps_ns).latency_ms)
                 taken.append(monitor.stop().taken)
@@ -161,17 +161,17 @@ def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
     return list(dict.fromkeys(used))
 
 
-class _Served(NamedTuple):
+class RunningServer(NamedTuple):
     """A server: the URL of its model, and the id of its process."""
 
     url: str
-    process: int
+    pid: int
 
 
 @contextmanager
 def _serving(
     settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path
-) -> Iterator[_Served]:
+) -> Iterator[RunningServer]:
     """Run `leanrec serve` until the end of the context."""
     windows, (first, *others) = settings.windows, map(str, bundles)
     command = [sys.executable, _program(), "serve", first, "--port", "0", "--json", "--name", "replay"]
@@ -187,7 +187,7 @@ def _serving(
             line = process.stdout.readline()
             if not line:
                 raise JobError(f"a server did not start: {log.read_text().strip() or 'it says nothing'}")
-            yield _Served(f"{json.loads(line)['url']}/v2/models/replay", process.pid)
+            yield RunningServer(f"{json.loads(line)['url']}/v2/models/replay", process.pid)
         finally:
             process.terminate()
             try:
