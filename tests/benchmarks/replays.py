@@ -159,7 +159,7 @@ def replayed(options: argparse.Namespace, shape: str, rate: float, folder: Path)
     again = ["--plan", str(folder / "plan.json"), "--policy", options.policy]
     with StolenTime() as stolen:
         found = leanrec("replay", options.study, "--trace", str(trace), *again, *bundles, *home)
-    plan_file = next(file for file in (folder / "servers").glob("*.plan.json") if file.name != "spaced.plan.json")
+    plan_file = next(file for file in (folder / "servers").glob("*.plan.json") if file.name != "sample.plan.json")
     served = json.loads(plan_file.read_text())
     if served["start_s"] <= 0:  # a policy that foresees nothing
         return {"rows": found["rows"], "stolen": None}

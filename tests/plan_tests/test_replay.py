@@ -263,7 +263,7 @@ def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
         return Served(np.ones(count), np.zeros(count, np.int64), (Segment(0.0, 0.0, 0),)), ()
 
     monkeypatch.setattr(run, "serve_policy", serve)
-    monkeypatch.setattr(run, "spaced_ms", lambda settings, static, requests, apart_s: np.full(len(requests), 30.0))
+    monkeypatch.setattr(run, "sample_ms", lambda settings, static, requests, gaps_s: np.full(len(requests), 30.0))
     request = weekly_request(tmp_path, FRIDAYS_PHASES, FRIDAY, bundles=bundles, speed=speed)
     run.replay(session, replace(request, policies=(REACTIVE, ELASTIC)), tmp_path / "out", QUIET)
     phase_s = 21_600 / speed
@@ -473,7 +473,8 @@ def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
     monkeypatch.setattr(server, "InterferenceMonitor", Monitor)
     settings = server.ServerSettings(document([(0, 12.0)]), "small", (), Windows(), 1.0, tmp_path, 0.0, 4.0)
     options = options_of(document([(0, 12.0)])["offers"][0], 50.0)
-    found = server.spaced_ms(settings, ControlPlan(options), [{}] * 40, 0.1)
+    gaps_s = np.concatenate([[0.05], np.full(39, 0.1)])
+    found = server.sample_ms(settings, ControlPlan(options), [{}] * 40, gaps_s)
     np.testing.assert_array_equal(found, np.repeat([0.0, np.nan, 2.0, 3.0], 10))
 
 

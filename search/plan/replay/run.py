@@ -40,15 +40,15 @@ from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
 from search.plan.plan_file import read_plan
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
-from search.plan.replay.server import ServerSettings, serve_policy, spaced_ms
+from search.plan.replay.server import ServerSettings, sample_ms, serve_policy
 from search.session import Session
 from spaces.serialization import Json, to_plain
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
-# Seconds of requests that are sent evenly apart, to know what transport takes.
-_SPACED_SECONDS = 10.0
-# Bounds of the seconds between them: further apart they would be few, and closer most would wait for one another.
+# Seconds of requests that are sent to know what transport takes.
+_SAMPLE_SECONDS = 20.0
+# Bounds of the mean seconds between them: further apart they would be few, and closer most would wait for one another.
 _LEAST_APART_S, _MOST_APART_S = 0.004, 0.1
 # A replay that begins with a phase begins so much later, lest rounding puts its begin into the phase before.
 _ROUNDING_S = 1e-6
@@ -242,9 +242,10 @@ def _rows(
         settings.folder.mkdir(parents=True, exist_ok=True)
         requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
         apart_s = min(max(traffic.end_s / len(requests), _LEAST_APART_S), _MOST_APART_S)
-        first = slice(round(_SPACED_SECONDS / apart_s))
-        spaced = requests[first], traffic.rows[first]
-        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *spaced, apart_s, service, cores)
+        first = slice(round(_SAMPLE_SECONDS / apart_s))
+        gaps_s = np.random.default_rng(request.seed).exponential(apart_s, len(requests[first]))
+        sample = requests[first], traffic.rows[first], gaps_s
+        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *sample, service, cores)
         console.say(f"transport: {np.median(transport_ms):.3g} ms of a request")
     travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
     for name, policy in compared.items():
@@ -272,24 +273,27 @@ def _transport_ms(
     static: ControlPlan,
     requests: Sequence[Request],
     rows: Counts,
-    apart_s: float,
+    gaps_s: Floats,
     service: Callable[[Option], ServiceTime],
     cores: int,
 ) -> Floats:
     """Measure the milliseconds that requests take on a server beyond the pool's simulated times.
 
-    They come at the mean rate of the trace: processes that have slept longer take longer (on one machine 2.1 ms of
-    requests 100 ms apart, 1.0 of those 10 ms apart, 0.75 of those 4 ms apart). The n-th fastest on both sides belong
-    together, since one side's request is not the other's.
+    They come at random, at the mean rate of the trace: processes that have slept longer take longer, and client, server
+    and model want the cores at the same moments, which no measurement of one of them sees. The n-th fastest on both
+    sides belong together, since one side's request is not the other's.
+
+    Args:
+        gaps_s: (requests,) seconds before each request
     """
-    seconds = np.arange(len(rows), dtype=np.float64) * apart_s
-    apart = _simulated(static, KPA, seconds, rows, service, cores).latency_ms
-    served = spaced_ms(settings, static, requests, apart_s)
-    answered = np.isfinite(served) & np.isfinite(apart)
+    seconds = gaps_s.cumsum()
+    simulated = _simulated(static, KPA, seconds, rows, service, cores).latency_ms
+    served = sample_ms(settings, static, requests, gaps_s)
+    answered = np.isfinite(served) & np.isfinite(simulated)
     if not answered.any():
         raise ConfigError("--with-bundle: must be of points that answer a single request, but all were refused")
     beyond_ms, order = np.zeros(int(answered.sum())), np.argsort(served[answered], kind="stable")
-    beyond_ms[order] = np.maximum(np.sort(served[answered]) - np.sort(apart[answered]), 0.0)
+    beyond_ms[order] = np.maximum(np.sort(served[answered]) - np.sort(simulated[answered]), 0.0)
     return own_times(1e3 * seconds[answered], beyond_ms)
 
 

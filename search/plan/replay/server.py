@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -119,8 +120,8 @@ def serve_policy(
     raise JobError(f"a server needs more than {_STARTS[-1]:.0f} s to start: see {settings.folder}")
 
 
-def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request], apart_s: float) -> Floats:
-    """Measure the milliseconds of requests, evenly apart, on a server of a plan with a single option.
+def sample_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request], gaps_s: Floats) -> Floats:
+    """Measure the milliseconds of requests on a server of a plan with a single option.
 
     They come in blocks of a second; those of blocks that other processes or the hypervisor disturbed are NaN, since a
     single pause of the machine would be drawn many times in a replay.
@@ -128,9 +129,11 @@ def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[
     Raises:
         JobError: the server did not start, or a request failed.
     """
-    plan, timeline, log = (settings.folder / f"spaced.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
+    plan, timeline, log = (settings.folder / f"sample.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
     write_json(document_of(settings, static, 0.0), plan)
-    size, found, taken = max(round(_BLOCK_SECONDS / apart_s), 1), list[Floats](), list[float]()
+    # The first request of each second.
+    starts = np.flatnonzero(np.diff(gaps_s.cumsum() // _BLOCK_SECONDS, prepend=-1.0))
+    found, taken = list[Floats](), list[float]()
     with (
         quiet(),
         _serving(settings, _needed(settings, static), plan, timeline, log) as server,
@@ -138,11 +141,10 @@ def spaced_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[
     ):
         try:
             closed_loop(model.submit, requests)  # connections are open then
-            for first in range(0, len(requests), size):
-                block = requests[first : first + size]
+            for first, end in itertools.pairwise([*starts.tolist(), len(requests)]):
                 monitor = InterferenceMonitor(children=[server.pid])
-                gaps_ns = np.full(len(block), round(apart_s * 1e9), np.int64)
-                found.append(open_loop(model.submit, block, gaps_ns).latency_ms)
+                gaps_ns = np.maximum(np.rint(gaps_s[first:end] * 1e9), 1).astype(np.int64)
+                found.append(open_loop(model.submit, requests[first:end], gaps_ns).latency_ms)
                 taken.append(monitor.stop().taken)
         except Exception as error:
             raise JobError(f"a request failed: {error}") from error
