@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -65,8 +66,9 @@ class CostModel:
     def measure_baseline(self, pairs: PairedComparison) -> None:
         """Measure the baseline's own curve and what HTTP adds to it, where they are not known.
 
-        What HTTP adds is measured only if requests go through it. Of several curves, the one with the middle p95 is
-        kept.
+        What HTTP adds is measured only if requests go through it. Several curves are measured, each beside the time of
+        a request to the baseline at that moment, whose median is the reference speed: at that speed, the curve with the
+        middle p95 is kept.
 
         Raises:
             JobError: it cannot be measured.
@@ -76,7 +78,11 @@ class CostModel:
             self._transport = call(pairs.meter, asked, limit, pairs.console.say)
             self._write({"transport": to_plain(self._transport)})
         for part in self.missing(BASELINE):
-            found = [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
+            measured = [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
+            reference_ms = statistics.median(one.baseline_ms for one in measured)
+            found = [
+                ServiceCurveResponse(one.curve.scaled(reference_ms / one.baseline_ms), reference_ms) for one in measured
+            ]
             found.sort(key=lambda one: self._load_of(self._target_of(BASELINE, [one.curve])).baseline.p95_ms)
             self.learn(BASELINE, part, found[_TIMES // 2])
 
@@ -100,11 +106,9 @@ class CostModel:
         limit = self._jobs.config.workers.job_seconds
         return call(pairs.meter, self.request(artifact, candidate, part), limit, pairs.console.say)
 
-    def request(
-        self, artifact: Artifact, candidate: Candidate, part: CurvePart, blocks: int = 1
-    ) -> ServiceCurveRequest:
+    def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
         """Return the request for a curve; the model file may be of untrained weights."""
-        return self._jobs.service_curve((artifact, candidate), part, self._reference_ms, blocks)
+        return self._jobs.service_curve((artifact, candidate), part, self._reference_ms)
 
     def learn(self, candidate: Candidate, part: CurvePart, measured: ServiceCurveResponse) -> None:
         """Keep a curve, in the file too."""

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import close_kept
-from objectives.measure.service_curves import service_curve
 from objectives.measurement.load_generator import Request
 from objectives.measurement.service_curve import ServiceCurve
 from objectives.records import InputSpec, rows_of
@@ -27,12 +25,13 @@ from objectives.serving.warm_up import row_quantiles
 from planning.demand import Counts
 from planning.fleet import Deployment, cores_of
 from search.cli.console import Console
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
 from search.explore.cost_model import CostModel
 from search.home import write_json
 from search.results import Point
 from search.session import Session
-from search.workers.meter_jobs import Side, curve_parts
+from search.workers.meter_jobs import MeterJobs, Side, curve_parts
+from search.workers.processes import Worker, call, open_workers
 from spaces.serialization import Json, digest, from_plain, to_plain
 
 # Times that a model is opened, of which the median counts.
@@ -71,25 +70,19 @@ def menu_of(session: Session, console: Console) -> Menu:
     requests = read_requests(Path(jobs.prepared.holdout))
     costs = CostModel(jobs, session.home.service_curves(session.config.name))
     sides, loads = session.sides(), _LoadTimes(session, jobs.prepared.inputs, requests, console.say)
-    file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
-    # Those of another machine, on which the home lies now, would be none of the study's.
-    here = session.study.facts.get("machine") == describe()
-    measured = PlanCurves(file, costs, console.say) if here else None
     found: list[Deployment] = []
     left_out: dict[int, str] = {}
-    try:
+    with open_workers(session.home.logs(session.config.name)) as workers:
+        curves = PlanCurves(session, jobs, costs, workers.meter, console.say)
         for point in _points(front.members, front.baseline, front.tuned_baseline):
             side = sides[point.trial]
             if costs.missing(side[1]):
                 left_out[point.trial] = "its service curve was not measured"
                 continue
             try:
-                curves = costs.curves(side[1]) if measured is None else measured.curves(point.trial, side)
-                found.append(_deployment(point, side, curves, loads))
-            except (OSError, RuntimeError, ValueError, BundleError) as error:
+                found.append(_deployment(point, side, curves.of(point.trial, side), loads))
+            except (OSError, RuntimeError, BundleError, JobError) as error:
                 left_out[point.trial] = f"its model cannot be opened here: {error}"
-    finally:
-        close_kept()
     if not found or front.slo_ms is None:
         raise ConfigError(
             f"STUDY: {session.config.name!r} has no measured point with a service curve; leanrec run first"
@@ -141,29 +134,37 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
 class PlanCurves:
     """Service curves from more runs than a study takes for a candidate, measured once and kept beside those.
 
-    A candidate has some hundred runs, of which only six lie above the 95th percentile: enough to compare it with
-    others, not to count machines by.
+    A candidate has some hundred runs, of which only six lie above the 95th percentile, and its times are relative to
+    the baseline at one moment: enough to compare it with others, not to count machines by. These are times of the
+    machine as it is now.
     """
 
-    def __init__(self, file: Path, costs: CostModel, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: Session, jobs: MeterJobs, costs: CostModel, meter: Worker, say: Callable[[str], None]
+    ) -> None:
         """Read the curves that are known."""
-        self._file, self._costs, self._say = file, costs, say
-        self._known: dict[str, Json] = json.loads(file.read_text()) if file.exists() else {}
+        self._jobs, self._costs, self._meter, self._say = jobs, costs, meter, say
+        self._limit_s = session.config.workers.job_seconds
+        # On another machine, on which the home lies now, curves would be none of the study's.
+        self._here = session.study.facts.get("machine") == describe()
+        self._file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
+        self._known: dict[str, Json] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def curves(self, trial: int, side: Side) -> tuple[ServiceCurve, ...]:
-        """Return the curve of each instance group of a deployment; the baseline's pool then stays open.
+    def of(self, trial: int, side: Side) -> tuple[ServiceCurve, ...]:
+        """Return the curve of each instance group of a deployment; on another machine than the study's, the study's.
 
         Raises:
-            OSError, RuntimeError, ValueError: it cannot be measured here.
+            JobError: it cannot be measured.
         """
-        artifact, candidate = side
+        if not self._here:
+            return self._costs.curves(side[1])
         found = []
-        for part in curve_parts(candidate.placement):
-            asked = self._costs.request(artifact, candidate, part, _BLOCKS)
+        for part in curve_parts(side[1].placement):
+            asked = self._jobs.service_curve(side, part, None, _BLOCKS)
             key = digest(_STAGE, asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")
-                self._known[key] = to_plain(service_curve(asked).curve)
+                self._known[key] = to_plain(call(self._meter, asked, self._limit_s, self._say).curve)
                 write_json(self._known, self._file)
             found.append(from_plain(ServiceCurve, self._known[key]))
         return tuple(found)

@@ -124,16 +124,24 @@ def test_ratios_are_those_of_the_curves(jobs: MeterJobs, tmp_path: Path) -> None
 def test_the_baseline_is_measured_several_times_and_the_middle_one_is_kept(
     jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the first measurement the machine slowed down for the time of a request, but not for the curve."""
     cost_model(jobs, tmp_path)
-    times = iter([1.1, 9.0, 1.0, 0.9, 1.3])
-    monkeypatch.setattr(module, "call", lambda *asked: ServiceCurveResponse(curve(time := next(times)), 3.0 * time))
+    measured = iter([(1.1, 6.6), (9.0, 27.0), (1.0, 3.0), (0.9, 2.7), (1.3, 3.9)])
+
+    def call(*asked: object) -> ServiceCurveResponse:
+        times, request_ms = next(measured)
+        return ServiceCurveResponse(curve(times), request_ms)
+
+    monkeypatch.setattr(module, "call", call)
     model = CostModel(jobs, tmp_path / "others.jsonl")
     pairs: Any = SimpleNamespace(meter=None, console=SimpleNamespace(say=None))
     for _ in range(2):
         model.measure_baseline(pairs)
     (part,) = curve_parts(Placement())
     artifact, baseline = jobs.baseline
-    assert model.request(artifact, baseline, part).reference_ms == pytest.approx(3.3), "that of 1.1 times"
+    assert model.request(artifact, baseline, part).reference_ms == pytest.approx(3.9), "the median"
+    (kept,) = model.curves(baseline)
+    assert kept.alone(100) == pytest.approx(curve(1.3).alone(100)), "a third of a request's time, as in four of five"
 
 
 def test_a_size_without_a_time_is_not_simulated(jobs: MeterJobs, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import pytest
 
 from objectives.records import Artifact
+from objectives.serving.devices import describe
+from search.home import Home
 from search.plan import deployments
 from search.plan.deployments import PlanCurves
 from spaces.candidate import Candidate
@@ -20,14 +21,20 @@ from tests.planning_tests.fleets import deployment
 CURVE = deployment(10.0).curves[0]
 
 
-class Costs:
-    """Requests that tell the part and the blocks, at a reference speed."""
+class Jobs:
+    """Requests that tell the part and the blocks, on some held-out requests, and the curves of a study."""
 
-    def __init__(self, reference_ms: float) -> None:
-        self.reference_ms = reference_ms
+    def __init__(self, holdout: str = "a") -> None:
+        self.holdout = holdout
 
-    def request(self, artifact: Artifact, candidate: Candidate, part: Any, blocks: int) -> Any:
-        return {"artifact": artifact.key, "part": part, "blocks": blocks, "reference_ms": self.reference_ms}
+    def service_curve(
+        self, side: tuple[Artifact, Candidate], part: Any, reference_ms: float | None, blocks: int
+    ) -> Any:
+        assert reference_ms is None, "the machine as it is"
+        return {"artifact": side[0].key, "part": part, "blocks": blocks, "holdout": self.holdout}
+
+    def curves(self, candidate: Candidate) -> Any:
+        return CURVE, CURVE
 
 
 @pytest.fixture
@@ -35,30 +42,43 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Requests that were measured."""
     found: list[Any] = []
 
-    def service_curve(asked: Any) -> Any:
+    def call(meter: object, asked: Any, limit_s: float, say: object) -> Any:
+        assert (meter, limit_s) == ("meter", 600.0)
         found.append(asked)
         return SimpleNamespace(curve=CURVE.scaled(len(found)))
 
-    monkeypatch.setattr(deployments, "service_curve", service_curve)
+    monkeypatch.setattr(deployments, "call", call)
     return found
 
 
-def test_curves_are_measured_once_in_several_blocks(tmp_path: Path, measured: list[Any]) -> None:
-    """A placement that routes has two instance groups; a study that began anew has another reference speed."""
-    file, said = tmp_path / "plan_curves.json", list[str]()
-    routed = Placement(
-        InstanceGroup(threads=1), route=Route(50, InstanceGroup(engine="openvino", replicas=2, threads=1))
+def curves(home: Path, jobs: Jobs, said: list[str], machine: str | None = None) -> PlanCurves:
+    session = SimpleNamespace(
+        home=Home(home),
+        config=SimpleNamespace(name="toy", workers=SimpleNamespace(job_seconds=600.0)),
+        study=SimpleNamespace(facts={"machine": describe() if machine is None else machine}),
     )
-    side = _artifact("ours"), Candidate(placement=routed)
-    curves = PlanCurves(file, Costs(2.0), said.append)  # type: ignore[arg-type]
-    first = curves.curves(7, side)
+    return PlanCurves(session, jobs, jobs, "meter", said.append)  # type: ignore[arg-type]
+
+
+ROUTED = Placement(InstanceGroup(threads=1), route=Route(50, InstanceGroup(engine="openvino", replicas=2, threads=1)))
+SIDE = _artifact("ours"), Candidate(placement=ROUTED)
+
+
+def test_curves_are_measured_once_in_several_blocks(tmp_path: Path, measured: list[Any]) -> None:
+    """A placement that routes has two instance groups; a study that began anew may have other requests."""
+    said = list[str]()
+    (tmp_path / "mlruns" / "timings" / "toy").mkdir(parents=True)
+    first = curves(tmp_path, Jobs(), said).of(7, SIDE)
     assert [asked["part"].placement.instance_group.engine for asked in measured] == ["onnxruntime", "openvino"]
-    assert all(asked["blocks"] > 1 for asked in measured) and len(json.loads(file.read_text())) == 2
+    assert all(asked["blocks"] > 1 for asked in measured)
     assert [curve.alone(100) for curve in first] == [CURVE.alone(100), 2 * CURVE.alone(100)]
-    again = PlanCurves(file, Costs(2.0), said.append).curves(7, side)  # type: ignore[arg-type]
-    assert len(measured) == len(said) == 2 and [curve.alone(100) for curve in again] == [
-        curve.alone(100) for curve in first
-    ]
-    PlanCurves(file, Costs(3.0), said.append).curves(7, side)  # type: ignore[arg-type]
-    PlanCurves(file, Costs(2.0), said.append).curves(7, (_artifact("another"), side[1]))  # type: ignore[arg-type]
+    again = curves(tmp_path, Jobs(), said).of(7, SIDE)
+    assert [curve.alone(100) for curve in again] == [curve.alone(100) for curve in first]
+    assert len(measured) == len(said) == 2
+    curves(tmp_path, Jobs("b"), said).of(7, SIDE)
+    curves(tmp_path, Jobs(), said).of(7, (_artifact("another"), SIDE[1]))
     assert len(measured) == 6
+
+
+def test_on_another_machine_the_curves_are_the_studys(tmp_path: Path, measured: list[Any]) -> None:
+    assert curves(tmp_path, Jobs(), [], "another machine").of(7, SIDE) == (CURVE, CURVE) and not measured
