@@ -79,10 +79,7 @@ class CostModel:
             self._write({"transport": to_plain(self._transport)})
         for part in self.missing(BASELINE):
             measured = [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
-            reference_ms = statistics.median(one.baseline_ms for one in measured)
-            found = [
-                ServiceCurveResponse(one.curve.scaled(reference_ms / one.baseline_ms), reference_ms) for one in measured
-            ]
+            found = measured if self._reference_ms is not None else _at_one_speed(measured)
             found.sort(key=lambda one: self._load_of(self._target_of(BASELINE, [one.curve])).baseline.p95_ms)
             self.learn(BASELINE, part, found[_TIMES // 2])
 
@@ -171,6 +168,12 @@ class CostModel:
         """Requests of the study's sizes: nothing but their rows counts on a virtual clock."""
         sizes = map(rows_of, read_requests(Path(self._jobs.prepared.holdout)))
         return [{"rows": np.empty(size, np.bool_)} for size in sizes]
+
+
+def _at_one_speed(measured: Sequence[ServiceCurveResponse]) -> list[ServiceCurveResponse]:
+    """Return the baseline's curves as of the median speed of the machine at which they were measured."""
+    reference_ms = statistics.median(one.baseline_ms for one in measured)
+    return [ServiceCurveResponse(one.curve.scaled(reference_ms / one.baseline_ms), reference_ms) for one in measured]
 
 
 def _key(candidate: Candidate, part: CurvePart) -> str:

@@ -81,7 +81,9 @@ def menu_of(session: Session, console: Console) -> Menu:
                 continue
             try:
                 found.append(_deployment(point, side, curves.of(point.trial, side), loads))
-            except (OSError, RuntimeError, BundleError, JobError) as error:
+            except JobError as error:
+                left_out[point.trial] = f"its service curve cannot be measured here: {error}"
+            except (OSError, RuntimeError, BundleError) as error:
                 left_out[point.trial] = f"its model cannot be opened here: {error}"
     if not found or front.slo_ms is None:
         raise ConfigError(
@@ -136,7 +138,7 @@ class PlanCurves:
 
     A candidate has some hundred runs, of which only six lie above the 95th percentile, and its times are relative to
     the baseline at one moment: enough to compare it with others, not to count machines by. These are times of the
-    machine as it is now.
+    machine as it was when it was measured.
     """
 
     def __init__(
@@ -161,7 +163,7 @@ class PlanCurves:
         found = []
         for part in curve_parts(side[1].placement):
             asked = self._jobs.service_curve(side, part, None, _BLOCKS)
-            key = digest(_STAGE, asked)[:16]
+            key = digest(_STAGE, describe(), asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")
                 self._known[key] = to_plain(call(self._meter, asked, self._limit_s, self._say).curve)

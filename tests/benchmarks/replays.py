@@ -241,14 +241,18 @@ def summarize_calm(found: Found) -> None:
             if not any(calm):
                 print(f"{shape:<14}{rate:>10g}  no interval is known to be calm")
                 continue
+            intervals = zip(simulated["intervals"], served["intervals"], calm, strict=True)
+            # None where nothing arrived, or where the p95 lies among the refused.
             p95 = [
-                [each["p95_ms"] for each, kept in zip(row["intervals"], calm, strict=True) if kept and each["p95_ms"]]
-                for row in (simulated, served)
+                pair
+                for one, other, kept in intervals
+                if kept and None not in (pair := (one["p95_ms"], other["p95_ms"]))
             ]
-            if not all(p95):
-                print(f"{shape:<14}{rate:>10g}  no calm interval has a p95")
+            if len(p95) < sum(calm):
+                print(f"{shape:<14}{rate:>10g}  {sum(calm) - len(p95)} calm intervals have no p95 on one side")
+            if not p95:
                 continue
-            virtual, server = map(median, p95)
+            virtual, server = (median(side) for side in zip(*p95, strict=True))
             errors.append(abs(virtual / server - 1))
             print(
                 f"{shape:<14}{rate:>10g}  {sum(calm)} of {len(calm)} intervals are calm, {np.mean(stolen):.2%} was "
