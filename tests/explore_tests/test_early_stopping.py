@@ -93,8 +93,9 @@ def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
     parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2))))
     parts["config"] = load("ml-100k", ["sampler=tpe", "space.distillation.cycles=2"])
     monkeypatch.setattr(early_stopping, "further_gain", lambda ended, cycles: np.inf if cycles == 2 else 0.0)
-    told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3)
-    assert len(evaluated) > 8
+    # How many trainings are among the proposals depends on the order in which trials end.
+    told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3, 120)
+    assert len(evaluated) > 6
     assert not any("is tolerated" in (t.outcome.reason or "") for t in told)
 
 
