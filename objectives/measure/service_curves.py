@@ -19,7 +19,7 @@ from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
 from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
-from objectives.measurement.interference import InterferenceMonitor, disturbance, least_disturbed, undisturbed
+from objectives.measurement.interference import InterferenceMonitor, calm_blocks, least_disturbed
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.service_curve import FEWEST_RUNS, Runs, ServiceCurve
@@ -90,8 +90,7 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
             return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps, request.blocks)
 
         # Of several blocks the disturbed ones are left out, and the whole is not repeated.
-        tries = {} if request.blocks == 1 else {"tries": 1}
-        curve = least_disturbed(run, _CALM, InterferenceMonitor, **tries)
+        curve = run() if request.blocks > 1 else least_disturbed(run, _CALM, InterferenceMonitor)
         looks.append(kept_service_ms(request.baseline, requests))
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
@@ -155,32 +154,28 @@ def measure_service_curve(
         rate = _SHARE * 1000 * instance_group.replicas / mean_ms
         some = some[: max(_FEWEST_REQUESTS * instance_group.replicas, int(rate * _OPEN_SECONDS))]
         together = np.ones(_BUSY_REQUESTS * instance_group.replicas, dtype=np.int64)
-        measured, taken = list[_Block](), list[float]()
-        end = time.monotonic() + _BLOCKS_SECONDS
-        for block in range(blocks):
-            if block and time.monotonic() > end:
-                break
-            monitor, drawn = InterferenceMonitor(), seed + block
-            apart = gaps(Traffic(), rate, len(some), drawn)
+        rested = 0  # requests at the study's rate, none where that is not low
+        if rate_rps is not None and rate_rps < rate / _RESTED:
+            busy = rate_rps * mean_ms / 1000 / instance_group.replicas
+            fewest = rested_requests((1 - busy) ** instance_group.replicas)
+            rested = min(max(int(rate_rps * _RESTED_SECONDS), fewest), _MOST_REQUESTS)
+
+        def play(block: int) -> _Block:
+            drawn = seed + block
             parts = [
-                _play(target, engines, some, apart),
+                _play(target, engines, some, gaps(Traffic(), rate, len(some), drawn)),
                 _play(target, engines, drawn_requests(requests, len(together), drawn, 1), together),
             ]
-            rested: list[Columns] = []
-            if rate_rps is not None and rate_rps < rate / _RESTED:
-                busy = rate_rps * mean_ms / 1000 / instance_group.replicas
-                fewest = rested_requests((1 - busy) ** instance_group.replicas)
-                count = min(max(int(rate_rps * _RESTED_SECONDS), fewest), _MOST_REQUESTS)
-                apart = gaps(Traffic(), rate_rps, count, drawn)
-                rested.append(_play(target, engines, drawn_requests(requests, count, drawn, 2), apart))
-            measured.append(_Block(parts, rested))
-            taken.append(monitor.stop().taken)
-    kept = undisturbed(disturbance(np.array(taken)[:, None]), len(taken) // 2 + 1)
-    calm = [block for block, keep in zip(measured, kept, strict=True) if keep]
-    rested = [columns for block in calm for columns in block.rested]
+            if rate_rps is None or not rested:
+                return _Block(parts, ())
+            apart = gaps(Traffic(), rate_rps, rested, drawn)
+            return _Block(parts, [_play(target, engines, drawn_requests(requests, rested, drawn, 2), apart)])
+
+        measured = [play(0)] if blocks == 1 else _calm(play, blocks)
+    at_study_rate = [columns for block in measured for columns in block.rested]
     return ServiceCurve.fit(
-        _concatenated([columns for block in calm for columns in block.parts]),
-        _concatenated(rested) if rested else None,
+        _concatenated([columns for block in measured for columns in block.parts]),
+        _concatenated(at_study_rate) if at_study_rate else None,
     )
 
 
@@ -189,6 +184,17 @@ class _Block(NamedTuple):
 
     parts: Sequence[Columns]
     rested: Sequence[Columns]
+
+
+def _calm(play: Callable[[int], _Block], blocks: int) -> list[_Block]:
+    """Return the undisturbed ones of so many blocks, or of as many as begin within some seconds."""
+    found, taken = list[_Block](), list[float]()
+    end = time.monotonic() + _BLOCKS_SECONDS
+    while not found or (len(found) < blocks and time.monotonic() < end):
+        monitor = InterferenceMonitor()
+        found.append(play(len(found)))
+        taken.append(monitor.stop().taken)
+    return [block for block, keep in zip(found, calm_blocks(taken), strict=True) if keep]
 
 
 def _concatenated(parts: Sequence[Columns]) -> Runs:

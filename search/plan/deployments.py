@@ -148,7 +148,8 @@ class PlanCurves:
         self._jobs, self._costs, self._meter, self._say = jobs, costs, meter, say
         self._limit_s = session.config.workers.job_seconds
         # On another machine, on which the home lies now, curves would be none of the study's.
-        self._here = session.study.facts.get("machine") == describe()
+        self._machine = describe()
+        self._here = session.study.facts.get("machine") == self._machine
         self._file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
         self._known: dict[str, Json] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
@@ -163,7 +164,7 @@ class PlanCurves:
         found = []
         for part in curve_parts(side[1].placement):
             asked = self._jobs.service_curve(side, part, None, _BLOCKS)
-            key = digest(_STAGE, describe(), asked)[:16]
+            key = digest(_STAGE, self._machine, asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")
                 self._known[key] = to_plain(call(self._meter, asked, self._limit_s, self._say).curve)

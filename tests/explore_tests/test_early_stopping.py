@@ -91,11 +91,11 @@ def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
     monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2))))
-    parts["config"] = load("ml-100k", ["sampler=tpe", "space.distillation.cycles=2"])
+    parts["config"] = load("ml-100k", ["sampler=random", "space.distillation.cycles=2"])
     monkeypatch.setattr(early_stopping, "further_gain", lambda ended, cycles: np.inf if cycles == 2 else 0.0)
-    # How many trainings are among the proposals depends on the order in which trials end.
+    # How many trainings TPE proposes depends on the order in which trials end.
     told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3, 120)
-    assert len(evaluated) > 6
+    assert len(evaluated) > 8
     assert not any("is tolerated" in (t.outcome.reason or "") for t in told)
 
 

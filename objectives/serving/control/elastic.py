@@ -153,8 +153,7 @@ class Elastic:
             "held": decision.held_rps,
         }
         replica_seconds = elapsed_s * options[self._serving].placement.replicas
-        factors = decision.correction, decision.capacity_factor
-        metrics.ticked(rates, decision.panicking, *factors, replica_seconds)
+        metrics.ticked(rates, decision.panicking, decision.correction, decision.capacity_factor, replica_seconds)
         if decision.panicking != panicked:
             self._timeline.write("panic" if decision.panicking else "calm", decision_facts(decision))
         if decision.reason is Reason.STEADY:

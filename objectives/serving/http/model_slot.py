@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from objectives.serving.http.model import Model
 
 # Seconds between two looks for replicas that hang.
-_RELIEVED_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
 
 
 class ModelSlot:
@@ -29,7 +29,7 @@ class ModelSlot:
         """Number of replicas that hang, of models that were replaced too."""
         return sum(model.pool.hanging for model in self._models)
 
-    async def relieve(self, seconds: float = _RELIEVED_SECONDS) -> None:
+    async def relieve(self, seconds: float = _LOOK_SECONDS) -> None:
         """Move what waits for replicas that hang to others every so many seconds, until cancelled.
 
         A pool does so only when requests come. Models that were replaced get none.

@@ -141,8 +141,9 @@ class Scheduler(Generic[J]):
         Returns:
             The replicas to wake.
         """
+        # Once the pool closes, the threads of replicas with empty queues end, and would take nothing more.
         if self._closed or now_ns < self._look_ns:
-            return []  # after the end of the threads that would take them
+            return []
         self._look_ns = now_ns + _LOOK_NS
         if self.hanging(now_ns) in (0, len(self._states)):
             self._loads = self._able = self._states

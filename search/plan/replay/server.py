@@ -18,7 +18,7 @@ import numpy as np
 
 from objectives.measure.deployment import quiet
 from objectives.measure.remote_model import RemoteModel
-from objectives.measurement.interference import InterferenceMonitor, disturbance, undisturbed
+from objectives.measurement.interference import InterferenceMonitor, calm_blocks
 from objectives.measurement.load_generator import Request, closed_loop, open_loop
 from objectives.serving.control.options import ControlPlan, Option
 from objectives.serving.control.plan_file import machine_plan, options_of
@@ -148,9 +148,9 @@ def sample_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[
                 taken.append(monitor.stop().taken)
         except Exception as error:
             raise JobError(f"a request failed: {error}") from error
-    kept = undisturbed(disturbance(np.array(taken)[:, None]), len(taken) // 2 + 1)
+    calm = calm_blocks(taken)
     return np.concatenate(
-        [block if keep else np.full(len(block), np.nan) for block, keep in zip(found, kept, strict=True)]
+        [block if keep else np.full(len(block), np.nan) for block, keep in zip(found, calm, strict=True)]
     )
 
 
