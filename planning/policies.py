@@ -25,7 +25,7 @@ class Limits:
     """Limits of a plan.
 
     max_loss: mean quality loss of the requests of a day
-    max_money: money of a day; None minimises the money, and otherwise the loss is minimised within it
+    max_money: money of a day; None minimises the money, and otherwise the loss is minimised within both limits
     headroom: quantile of the forecast that the machines suffice for
     """
 
@@ -108,7 +108,7 @@ def schedule(
 def _solved(problem: Problem, limits: Limits) -> Schedule:
     if limits.max_money is None:
         return cheapest(problem, limits.max_loss)
-    return least_loss(problem, limits.max_money)
+    return least_loss(problem, limits.max_money, limits.max_loss)
 
 
 def _with_too_few(problem: Problem, tables: Sequence[CapacityTable], demand_rps: Floats) -> Problem:

@@ -78,7 +78,8 @@ def windows(seconds: Floats, rows: Counts, phase_seconds: float, end_s: float, m
     The windows have the same length in all phases, at places that the seed chooses. All requests are taken where they
     are no more than `most`.
 
-    A window's requests stand for those of its phase. Queues are empty where a window begins.
+    A window's requests stand for those of its phase, of which the first is taken where the window has none. Queues are
+    empty where a window begins.
     """
     share = min(1.0, most / max(len(seconds), 1))
     phase = (seconds / phase_seconds).astype(np.int64)
@@ -88,6 +89,8 @@ def windows(seconds: Floats, rows: Counts, phase_seconds: float, end_s: float, m
     within = seconds / phase_seconds - phase
     taken = (within >= starts[phase]) & (within < starts[phase] + share)
     every = np.bincount(phase)
+    lacking = (every > 0) & (np.bincount(phase[taken], minlength=len(every)) == 0)
+    taken[np.searchsorted(phase, np.flatnonzero(lacking))] = True
     drawn = np.bincount(phase[taken], minlength=len(every))
     weights = every[phase[taken]] / drawn[phase[taken]]
     return Arrivals(seconds[taken], rows[taken], weights.astype(np.float64), end_s)

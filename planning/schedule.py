@@ -8,9 +8,9 @@ With u[t, o] in {0, 1} (offer o serves phase t), n[t, o] >= 0 (its machines) and
                 s[t, o] >= n[t, o] - n[t - 1, o]
                 sum_{t in day} weight[t] loss[o] u[t, o] <= max_loss sum_{t in day} weight[t]     for each day
 
-or the loss is minimised under a limit of the money. Where offers may serve phases for which they do not suffice, the
-requests that are left unserved are minimised first. Given u, the rest is a network flow with whole solutions, so that
-only u has to be declared whole. scipy's HiGHS solves it (Huangfu and Hall 2018).
+or the loss is minimised under a further limit, of the money. Where offers may serve phases for which they do not
+suffice, the requests that are left unserved are minimised first. Given u, the rest is a network flow with whole
+solutions, so that only u has to be declared whole. scipy's HiGHS solves it (Huangfu and Hall 2018).
 """
 
 from __future__ import annotations
@@ -133,17 +133,17 @@ def cheapest(problem: Problem, max_loss: float) -> Schedule:
     return program.solve(program.money + _TIE * program.loss, [*limits, *fewest], gap)
 
 
-def least_loss(problem: Problem, max_money: float) -> Schedule:
-    """Return the schedule of least loss whose money is at most `max_money`.
+def least_loss(problem: Problem, max_money: float, max_loss: float) -> Schedule:
+    """Return the schedule of least loss whose money is at most `max_money`, and its mean loss `max_loss` on every day.
 
     Of all such schedules, only those that leave the fewest requests unserved are considered. Of schedules of nearly the
     same loss it may be the one of less money.
 
     Raises:
-        NoScheduleError: a phase is served by no offer, or every choice is dearer.
+        NoScheduleError: a phase is served by no offer, or every choice is dearer or loses more.
     """
     program = _Program(without_dominated(problem))
-    limits = [LinearConstraint(program.money[None, :], ub=max_money * (1 + _SLACK))]
+    limits = [*program.daily_loss(max_loss), LinearConstraint(program.money[None, :], ub=max_money * (1 + _SLACK))]
     fewest, gap = program.fewest_unserved(limits)
     return program.solve(program.loss + _TIE * program.money, [*limits, *fewest], gap)
 

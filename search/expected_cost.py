@@ -11,6 +11,15 @@ from search.front import Floats
 from search.trials import EndedTrial, inverse, sought
 
 QUALITY = "quality"
+# A percentile that lies among the refused requests stands where one of this ratio would.
+_REFUSED = 10.0
+# Deviations of simulations, as logarithms, before so many benchmarks have shown their own: 45%, that of the p95 in the
+# median of a study (tests/benchmarks/RESULTS.md).
+_PRIOR, _ENOUGH = (-0.4, 0.4), 10
+
+
+def _or_refused(ratio: float | None) -> float:
+    return _REFUSED if ratio is None else ratio
 
 
 def _rate(ratios: SimulatedRatios) -> float | None:
@@ -19,9 +28,9 @@ def _rate(ratios: SimulatedRatios) -> float | None:
 
 # What is simulated of each objective, lower is better, as in `sought`.
 _SIMULATED: Mapping[str, Callable[[SimulatedRatios], float | None]] = {
-    "latency_p50": lambda ratios: ratios.p50_ratio,
-    "latency_p95": lambda ratios: ratios.p95_ratio,
-    "latency_p99": lambda ratios: ratios.p99_ratio,
+    "latency_p50": lambda ratios: _or_refused(ratios.p50_ratio),
+    "latency_p95": lambda ratios: _or_refused(ratios.p95_ratio),
+    "latency_p99": lambda ratios: _or_refused(ratios.p99_ratio),
     "throughput": _rate,
     "money_per_million": _rate,
 }
@@ -31,6 +40,20 @@ def is_simulated(objectives: Sequence[str]) -> bool:
     """Return whether there are objectives but quality, and all of them can be simulated."""
     others = set(objectives) - {QUALITY}
     return bool(others) and others <= set(_SIMULATED)
+
+
+def is_ratio(objective: str) -> bool:
+    """Return whether an objective is a ratio to the baseline, so that the baseline itself has 1."""
+    return objective in _SIMULATED
+
+
+def refusal(ratios: SimulatedRatios, objectives: Sequence[str]) -> str | None:
+    """Tell which percentile, an objective, lies among the refused requests of a simulation; None where none does."""
+    percentiles = {"latency_p50": ratios.p50_ratio, "latency_p95": ratios.p95_ratio, "latency_p99": ratios.p99_ratio}
+    for name in objectives:
+        if name in percentiles and percentiles[name] is None:
+            return f"simulated to refuse so many requests that {name.removeprefix('latency_')} is among them"
+    return None
 
 
 def simulated_values(ratios: SimulatedRatios, objectives: Sequence[str]) -> list[float] | None:
@@ -51,10 +74,13 @@ def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Float
     """Return the errors of the simulation around their median, (n, objectives but quality).
 
     An error is the logarithm of measured over corrected simulated values. Each trial that has both gives a row. Where
-    none has, there is one row of zeros.
+    fewer than ten have, there are two more, of what simulations have erred by elsewhere.
     """
     errors = _errors(trials, objectives)
-    return errors - np.median(errors, axis=0) if len(errors) else np.zeros((1, errors.shape[1]))
+    found = errors - np.median(errors, axis=0) if len(errors) else errors
+    if len(found) >= _ENOUGH:
+        return found
+    return np.concatenate([found, np.tile(np.reshape(_PRIOR, (-1, 1)), errors.shape[1])])
 
 
 def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
@@ -64,6 +90,6 @@ def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
         if trial.measurement is None or trial.outcome.simulated is None:
             continue
         simulated = simulated_values(trial.outcome.simulated, objectives)
-        if simulated is not None:
+        if simulated is not None and refusal(trial.outcome.simulated, objectives) is None:
             errors.append(np.log(sought(trial.measurement, others)) - np.log(simulated))
     return np.reshape(errors, (len(errors), len(others)))

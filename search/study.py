@@ -125,11 +125,13 @@ class Study:
         space: SearchSpace,
         settled: Mapping[str, Scalar] | None = None,
         evaluated: Sequence[EndedTrial] = (),
+        builders: int = 1,
     ) -> tuple[Trial, Candidate]:
         """Return the next choice: one that was enqueued, else a new one around the knobs that are settled.
 
         Args:
             evaluated: trials under way whose cost and loss are known
+            builders: workers that train
         """
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if settled and not waiting:
@@ -137,7 +139,7 @@ class Study:
         elif isinstance(self._sampler, ExpectedGainSampler) and not waiting:
             front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
-            evidence = Evidence(space, ended, self._known, self._pending(), front)
+            evidence = Evidence(space, ended, self._known, self._pending(), front, builders)
             drawn = self._sampler.propose(evidence, self._chosen())
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
@@ -281,8 +283,10 @@ class Study:
             self._known.add(candidate)
 
     def begin_final(self) -> int:
-        """Return the number of a new final benchmark, from 0."""
+        """Return the number of a final benchmark, from 0: a new one, or the last one where that did not end."""
         run = int(self.facts.get(_FINAL_RUNS, 0))
+        if self.final_is_open:
+            return run - 1
         self.note(**{_FINAL_RUNS: run + 1})
         return run
 
@@ -303,9 +307,14 @@ class Study:
         return float(self.facts.get(_FINAL_SECONDS, 0.0))
 
     @property
+    def final_is_open(self) -> bool:
+        """Return True if a final benchmark was begun and not ended."""
+        return bool(self.facts.get(_FINAL_RUNS, 0) != self.facts.get(_FINAL_ENDED, 0))
+
+    @property
     def final_is_due(self) -> bool:
         """Return True if a final benchmark was begun and not ended, or a trial of the front was not part of one."""
-        if self.facts.get(_FINAL_RUNS, 0) != self.facts.get(_FINAL_ENDED, 0):
+        if self.final_is_open:
             return True
         final = {trial.number for trial in self.measured_trials() if trial.final}
         return not self.front(self.contenders()).keys() <= final

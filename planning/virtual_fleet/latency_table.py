@@ -89,16 +89,6 @@ class LatencyTable:
             self._known[key] = shares(latency, self._objective.slo_ms)
         return self._known[key]
 
-    def at(self, composition: Composition, utilisation: float) -> Floats:
-        """Return the distribution of a group at a utilisation up to the last level, (ENTRIES,)."""
-        levels, weights = levels_of(np.array([utilisation]))
-        mixed = sum(
-            weight * self.distribution(composition, level)
-            for level, weight in zip(levels[:, 0].tolist(), weights[:, 0].tolist(), strict=True)
-            if weight > 0
-        )
-        return np.asarray(mixed, np.float64)
-
     def _simulate(self, composition: Composition, utilisation: float) -> Floats:
         """Return the milliseconds of the requests of a group, without a beginning in which queues settle.
 

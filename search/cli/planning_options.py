@@ -51,10 +51,12 @@ def add_plan_options(planned: argparse.ArgumentParser) -> None:
     planned.add_argument("--machines", metavar="FILE", help="YAML table of machines (default: this one)")
     planned.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
     planned.add_argument("--phase-minutes", type=above_zero, default=15.0, help="length of a phase (default 15)")
-    planned.add_argument("--horizon-hours", type=above_zero, help="planned at a time (default and at most: a day)")
+    planned.add_argument(
+        "--horizon-hours", type=above_zero, help="planned at a time, at most a day (default: a tenth of the trace)"
+    )
     planned.add_argument("--slo-ms", type=above_zero, help="milliseconds within which requests are answered")
     planned.add_argument("--max-loss", type=tolerated, help="mean loss of a day's requests (default: the study's)")
-    planned.add_argument("--max-money", type=above_zero, help="of a day; the loss is minimised within it")
+    planned.add_argument("--max-money", type=above_zero, help="of a day; the loss is minimised within both limits")
     planned.add_argument(
         "--headroom",
         type=float,

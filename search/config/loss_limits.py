@@ -30,11 +30,11 @@ class Limits:
         return {f"loss{where or ' on all rows'}": loss - limit for where, loss, _, limit in each if loss is not None}
 
     def lost(self, quality: Quality) -> str | None:
-        """Return the limit that is violated with certainty, the whole interval being above it; None where none is."""
+        """Return the first limit that a point loss is above, in words; None where all are kept."""
         for where, loss, interval, limit in self._each(quality):
-            if loss is not None and interval is not None and interval[0] > limit:
-                low, high = interval
-                return f"its loss of {loss:.2%} [{low:.2%}, {high:.2%}]{where} is above the tolerated {limit:.2%}"
+            if loss is not None and loss > limit:
+                between = "" if interval is None else f" [{interval[0]:.2%}, {interval[1]:.2%}]"
+                return f"its loss of {loss:.2%}{between}{where} is above the tolerated {limit:.2%}"
         return None
 
     def unproved(self, quality: Quality) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -60,12 +59,12 @@ class EarlyStopping:
         if expected is None:
             return EarlyLoss(loss), None
         middle, least = expected
-        further = further_gain(ended, self.cycles)
-        reason = self._prunes(running, least - further, waiting)
+        lowest = least * remaining_share(ended, self.cycles) if least > 0 else least
+        reason = self._prunes(running, lowest, waiting)
         found = EarlyLoss(loss, middle, least, reason is not None)
         if reason is None or goes_on(running.candidate.weights.id):
             return found, None
-        at_best = f"at best {max(0.0, least - further):.2%} is expected" + (" after further cycles" if further else "")
+        at_best = f"at best {max(0.0, lowest):.2%} is expected" + (" after further cycles" if lowest < least else "")
         return found, f"pruned: lost {loss:.2%} after its first epochs, and {at_best}; {reason}"
 
     def _prunes(self, running: RunningTrial, least: float, waiting: Sequence[RunningTrial]) -> str | None:
@@ -91,22 +90,22 @@ def loss_at_the_end(pairs: Sequence[tuple[float, float]], loss: float) -> tuple[
     return float(slope * loss + middle), float(slope * loss + least)
 
 
-def further_gain(ended: Sequence[EndedTrial], cycles: int) -> float:
-    """Return how much lower the loss after the last cycle may be than after the first.
+def remaining_share(ended: Sequence[EndedTrial], cycles: int) -> float:
+    """Return the share of the loss after the first cycle that may remain after the last one, 0 to 1.
 
-    Each further cycle counts as the largest gain of one that was seen, without quantization-aware training. The result
-    is infinite where none was seen.
+    Each further cycle counts as one that gained more than nine in ten that were seen, as a share of the loss before it,
+    without quantization-aware training. Where none was seen, nothing need remain.
     """
     if cycles == 1:
-        return 0.0
+        return 1.0
     plain = [t for t in ended if not t.candidate.weights.quantization_aware]
     losses = {(t.candidate.weights, t.candidate.precision): q.loss for t in plain if (q := t.outcome.evaluated)}
-    gains = [
-        shorter - loss
+    shares = [
+        min(max(loss / shorter, 0.0), 1.0)
         for (weights, precision), loss in losses.items()
-        if weights.previous is not None and (shorter := losses.get((weights.previous, precision))) is not None
+        if weights.previous is not None and (shorter := losses.get((weights.previous, precision), 0.0)) > 0
     ]
-    return (cycles - 1) * max(0.0, *gains) if gains else math.inf
+    return float(np.quantile(shares, _BEST, method="lower")) ** (cycles - 1) if shares else 0.0
 
 
 def goes_on(weights: str) -> bool:

@@ -163,7 +163,7 @@ class Explorer:
         if self._within_limit:
             evaluated = [(one, self._stages.ended(one, "stopped", _WAITS)) for one in self._waiting]
             known = [EndedTrial(one.number, one.candidate, outcome, None) for one, outcome in evaluated]
-            trial, candidate = self._study.ask(self._space, self._again(), known)
+            trial, candidate = self._study.ask(self._space, self._again(), known, len(self._builders))
         else:
             trial, candidate = self._study.ask_reference()
         running = RunningTrial(trial, candidate, "export")
@@ -185,9 +185,12 @@ class Explorer:
         return 0
 
     def _again(self) -> dict[str, Scalar] | None:
-        """Return the knobs of existing weights, every other time; `auto` itself weighs them against new ones."""
+        """Return the knobs of existing weights, every other time.
+
+        `auto` itself weighs them against new ones, and `random` draws every knob.
+        """
         self._asked += 1
-        if self._asked % 2 or self._config.sampler == "auto":
+        if self._asked % 2 or self._config.sampler in ("auto", "random"):
             return None
         trial = self._screening.least_tried([running.candidate.weights.id for running in self._running_trials])
         return None if trial is None else self._space.weights_knobs(trial.knobs)

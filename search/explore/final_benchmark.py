@@ -56,20 +56,26 @@ class FinalBenchmark:
     def run(self, seconds: float, spent_seconds: float) -> None:
         """Benchmark all points once, and again for as long as the time holds and their visits are not complete.
 
+        A final benchmark that was interrupted goes on with the points and visits that it lacks.
+
         Args:
             seconds: left of the budget
             spent_seconds: of the budget, before this
         """
         study, start, longest = self.session.study, time.monotonic(), 0.0
+        goes_on = study.final_is_open
         folder = f"final-{study.begin_final()}"
-        # Recordings of a study of this name in another database are not to be continued.
-        shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
+        if not goes_on:
+            # Recordings of a study of this name in another database are not to be continued.
+            shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
         for number in range(self._visits):
             begun = time.monotonic()
             if number and begun - start + longest > seconds:
                 self.console.say(f"final benchmark: the time is spent after {count(number, 'visit')} of {self._visits}")
                 break
-            points = participants(study)
+            points = [trial for trial in participants(study) if self._visited(trial, folder) <= number]
+            if not points:
+                continue
             what = f"visit {number + 1} of {self._visits}, {count(len(points), 'point')} beside the baseline"
             self.console.say(f"final benchmark: {what}")
             for group in grouped(points, self.session.config.seed + number):
@@ -99,6 +105,11 @@ class FinalBenchmark:
             middle = len(group) // 2
             for half in (group[:middle], group[middle:]):
                 self._visit(half, number, folder)
+
+    def _visited(self, trial: EndedTrial, folder: str) -> int:
+        """Return how many visits of a trial were recorded."""
+        path = self.session.home.root / self._recording(trial, folder)
+        return len(read_recording(path).visits) if path.exists() else 0
 
     def _note(self, folder: str) -> None:
         """Replace the points' numbers by those of the visits so far.

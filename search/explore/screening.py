@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
-from search.expected_cost import QUALITY, correction, deviations, is_simulated, simulated_values
+from search.expected_cost import QUALITY, correction, deviations, is_simulated, refusal, simulated_values
 from search.explore.running_trial import RunningTrial
 from search.front import Floats, loses_no_more
 from search.study import Study
@@ -115,18 +115,14 @@ class Screening:
     def rejects(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why an evaluated trial is not benchmarked, None where it is.
 
-        The trial loses too much, or another one, which may itself wait for its benchmark, equals or dominates it. A
-        simple model is rejected where its loss is too large for an alternative to the baseline.
+        The trial loses too much for the front, or another one, which may itself wait for its benchmark, equals or
+        dominates it. A simple model is rejected where its loss is too large for an alternative to the baseline.
         """
-        quality, limits = running.quality, self.config.quality.limits
-        assert quality is not None
-        if running.candidate.weights.reference is not None and not limits.kept(quality):
-            return f"pruned: its loss of {quality.loss:.2%} is above the tolerated"
-        if not self.applies(running):
-            return None
-        if lost := limits.lost(quality):
+        assert running.quality is not None
+        applies, lost = self.applies(running), self.config.quality.limits.lost(running.quality)
+        if lost and (applies or running.candidate.weights.reference is not None):
             return f"pruned: {lost}"
-        return self.equalled(running, waiting) or self.dominated(running, waiting)
+        return self.equalled(running, waiting) or self.dominated(running, waiting) if applies else None
 
     def equalled(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why an evaluated trial need not be benchmarked, None where it must be.
@@ -155,6 +151,8 @@ class Screening:
         objectives = self.config.objectives
         if not self.compares_cost(running) or (expected := self.expected(running)) is None:
             return None
+        if running.simulated is not None and (refused := refusal(running.simulated, objectives)):
+            return f"pruned: {refused}"
         others = [name for name in objectives if name != QUALITY]
         front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
         loss, resolution = least_loss if running.quality is None else running.quality.loss, self.study.resolution

@@ -53,7 +53,7 @@ def _read(source: str, home: Home) -> list[Knobs]:
 
 def _of_front(rows: object, source: str, path: Path) -> object:
     """Return the knobs of a front's points; every study has a baseline of its own, and reference points have none."""
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         return None
     members = [row for row in rows if row.get("on_front") and row.get("trial") != 0]
     if not all("suggested" in row for row in members):

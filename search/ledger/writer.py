@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 
+_LOGGER = logging.getLogger("leanrec.ledger")
+
 
 class Writer:
-    """Thread that does what it is given, in order, so that the caller need not wait; what is given raises nothing.
+    """Thread that does what it is given, in order, so that the caller need not wait.
 
-    A process that ends meanwhile leaves the rest undone.
+    What is given is expected to raise nothing; an error is logged, and the rest is done all the same. A process that
+    ends meanwhile leaves the rest undone.
     """
 
     def __init__(self) -> None:
@@ -33,4 +37,8 @@ class Writer:
 
     def _run(self) -> None:
         while True:
-            self._waiting.get()()
+            work = self._waiting.get()
+            try:
+                work()
+            except Exception:
+                _LOGGER.exception("a write to the ledger failed")

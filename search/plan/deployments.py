@@ -48,6 +48,7 @@ class Menu:
     left_out: reasons by trial
     rows: (n,) rows of the study's own requests
     slo_ms, percent: the study's SLO
+    measured_on: machine of the curves, None where it is this one
     """
 
     deployments: tuple[Deployment, ...]
@@ -55,6 +56,7 @@ class Menu:
     rows: Counts
     slo_ms: float
     percent: int
+    measured_on: str | None = None
 
 
 def menu_of(session: Session, console: Console) -> Menu:
@@ -90,7 +92,7 @@ def menu_of(session: Session, console: Console) -> Menu:
             f"STUDY: {session.config.name!r} has no measured point with a service curve; leanrec run first"
         )
     rows = np.array([rows_of(request) for request in requests])
-    return Menu(tuple(found), left_out, rows, front.slo_ms, session.config.slo.percentile)
+    return Menu(tuple(found), left_out, rows, front.slo_ms, session.config.slo.percentile, curves.measured_on)
 
 
 def with_bundles(menu: Menu, bundles: Sequence[Path]) -> Menu:
@@ -148,8 +150,8 @@ class PlanCurves:
         self._jobs, self._costs, self._meter, self._say = jobs, costs, meter, say
         self._limit_s = session.config.workers.job_seconds
         # On another machine, on which the home lies now, curves would be none of the study's.
-        self._machine = describe()
-        self._here = session.study.facts.get("machine") == self._machine
+        self._machine, of_study = describe(), str(session.study.facts.get("machine", "unknown"))
+        self.measured_on = None if of_study == self._machine else of_study
         self._file = session.home.service_curves(session.config.name).with_name("plan_curves.json")
         self._known: dict[str, Json] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
@@ -159,7 +161,7 @@ class PlanCurves:
         Raises:
             JobError: it cannot be measured.
         """
-        if not self._here:
+        if self.measured_on is not None:
             return self._costs.curves(side[1])
         found = []
         for part in curve_parts(side[1].placement):

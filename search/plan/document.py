@@ -98,11 +98,15 @@ class PolicyRow(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRow:
-    """The forecasting model, its backtest, and its errors on the held-out part of the trace."""
+    """The forecasting model with its backtest on all of the trace, and the errors of forecasts of its held-out part.
+
+    held_out_model: of those forecasts, the best of a backtest on what lies before
+    """
 
     model: str
     reason: str | None
     scores: tuple[Score, ...]
+    held_out_model: str
     mape: float
     coverage: Mapping[float, float]
 
@@ -213,7 +217,12 @@ def forecast_row(found: Planned) -> ForecastRow:
     chosen, held_out = found.selected, found.backtested
     coverage = {quantile: held_out.coverage[quantile] for quantile in QUANTILES}
     return ForecastRow(
-        model=chosen.model.name, reason=chosen.reason, scores=chosen.scores, mape=held_out.mape, coverage=coverage
+        model=chosen.model.name,
+        reason=chosen.reason,
+        scores=chosen.scores,
+        held_out_model=held_out.selected.model.name,
+        mape=held_out.mape,
+        coverage=coverage,
     )
 
 
@@ -227,7 +236,7 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
     if plans.gap:
         found.append(f"the solver's time ran out: the plan may be {plans.gap:.2%} above the optimum")
     lost = [name for name, outcome in outcomes.items() if outcome.loss > terms.limits.max_loss * (1 + 1e-9)]
-    if lost and terms.limits.max_money is None:
+    if lost:
         found.append(
             f"the mean loss served on the held-out phases is above max_loss with: {', '.join(lost)}; it was kept for "
             "the requests that were expected"

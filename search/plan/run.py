@@ -18,10 +18,11 @@ from planning.fleet import MachineKind, Offer, offers_of
 from planning.plan import Terms, Trace, make_plan, split_phases
 from planning.policies import Limits, PhasePlans
 from planning.replay import Outcome
-from planning.schedule import NoScheduleError
+from planning.schedule import NoScheduleError, OutOfTimeError
 from planning.weekly_profile import plan_week, poisson_workload
 from search.cli.console import Console
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
+from search.format import significant
 from search.home import write_json
 from search.plan.capacities import Capacities
 from search.plan.deployments import Menu, menu_of, with_bundles
@@ -81,6 +82,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
 
     Raises:
         ConfigError: an input is wrong, too short, or no choice of machines keeps the limits.
+        JobError: the time of the solver was too short.
     """
     if request.phase_s > DAY_SECONDS:
         raise ConfigError(f"--phase-minutes: must be at most a day, but got {request.phase_s / 60:g}")
@@ -108,6 +110,8 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
             if log is None
             else _of_trace(session, request, menu, offers, log, console)
         )
+    except OutOfTimeError as error:
+        raise JobError(f"{error}: fewer phases at a time take less (--phase-minutes, --horizon-hours)") from error
     except NoScheduleError as error:
         raise ConfigError(f"--max-loss, --max-money: must leave a choice, but {error}") from error
     except OutsideRangeError as error:
@@ -198,11 +202,30 @@ def _capacities(session: Session, workload: Workload, terms: Terms) -> Capacitie
     return Capacities(file, workload, terms.objective, terms.seed)
 
 
-def transport_warnings(session: Session) -> tuple[str, ...]:
-    """Return what a simulation of the pool leaves out of a study's latency, in sentences."""
-    if session.config.traffic.through == "pool":
+def menu_warnings(session: Session, menu: Menu) -> tuple[str, ...]:
+    """Return what a simulation of the pool with a study's service curves leaves out, in sentences."""
+    found = []
+    if session.config.traffic.through != "pool":
+        found.append(
+            "the study measured through HTTP; capacities are those of the pool, without what HTTP adds to a request"
+        )
+    if menu.measured_on is not None:
+        found.append(
+            f"service curves are those of the study's machine ({menu.measured_on}), load times those of this one: a "
+            "machine of speed 1 is the study's"
+        )
+    return tuple(found)
+
+
+def _horizon_warnings(request: Request, terms: Terms) -> tuple[str, ...]:
+    """Return that a plan covers less than a day, where it was not asked to."""
+    hours = terms.horizon * terms.phase_seconds / 3600
+    if request.horizon_s is not None or request.trace is None or hours > 24 - terms.phase_seconds / 3600:
         return ()
-    return ("the study measured through HTTP; capacities are those of the pool, without what HTTP adds to a request",)
+    return (
+        f"the plan covers the next {significant(hours, 3)} h, a tenth of the trace's length, so that forecasts can be "
+        "tested ten times; --horizon-hours plans longer",
+    )
 
 
 def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -> PlanDocument:
@@ -229,5 +252,10 @@ def _document(session: Session, request: Request, menu: Menu, solved: _Solved) -
         gap=plans.gap,
         forecast=solved.forecast,
         policies=policy_rows(solved.outcomes),
-        warnings=(*transport_warnings(session), *weak, *machine_warnings(offers, phases)),
+        warnings=(
+            *menu_warnings(session, menu),
+            *_horizon_warnings(request, terms),
+            *weak,
+            *machine_warnings(offers, phases),
+        ),
     )

@@ -23,6 +23,7 @@ from search.config.loss_limits import Limits
 from search.front import Floats
 from search.samplers.drawn import Drawn, draw
 from search.samplers.hypervolume_gain import HypervolumeGain
+from search.samplers.optuna_samplers import drawn_alone
 from search.samplers.surrogates import NoEvidenceError, Prediction, Surrogates
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
@@ -39,7 +40,7 @@ _CHANGES = (0.1, 0.33)
 # Share of the proposals that are random, so that no part of the space is excluded by a wrong model.
 _EXPLORED = 0.1
 # Draws of a pool until enough candidates are new.
-_TRIES = 600
+_TRIES = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Evidence:
     known: candidates of all trials that told something, or failed
     pending: candidates of trials that are under way
     front: numbers of the trials on the front
+    builders: workers that train, which stand still while a deployment is measured
     """
 
     space: SearchSpace
@@ -57,6 +59,7 @@ class Evidence:
     known: AbstractSet[Candidate]
     pending: Sequence[Candidate]
     front: Collection[int]
+    builders: int = 1
 
 
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
@@ -80,7 +83,6 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
     def __init__(self, objectives: Sequence[str], limits: Limits, seed: int, explored: float = _EXPLORED) -> None:
         """Make the sampler; `explored` is the share of its proposals that are random."""
         self._objectives, self._limits, self._seed, self._explored = tuple(objectives), limits, seed, explored
-        self._fallback = optuna.samplers.RandomSampler(seed)
         self._proposed: Drawn | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -101,7 +103,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return a random value of a knob that was not proposed."""
-        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+        return drawn_alone(study, trial, param_name, param_distribution, self._seed)
 
     def propose(self, evidence: Evidence, number: int) -> Drawn:
         """Propose a candidate, given the number of those that were chosen before."""
@@ -114,7 +116,9 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         if random.random() < self._explored:
             return pool[0].step
         try:
-            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, random.randrange(1 << 31))
+            surrogates = Surrogates(
+                evidence.ended, self._objectives, self._limits, random.randrange(1 << 31), evidence.builders
+            )
         except NoEvidenceError:
             return pool[0].step
         predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])

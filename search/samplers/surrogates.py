@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from search.config.loss_limits import WORST_LOSS, Limits
-from search.expected_cost import QUALITY, correction, deviations, simulated_values
+from search.expected_cost import QUALITY, correction, deviations, is_ratio, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
 from search.samplers.gaussian_process import DRAWS, MOST_ROWS, ROWS_STEP, GaussianProcess
@@ -30,10 +30,10 @@ _LEAST = 1e-9
 class Prediction:
     """Predictions of n candidates.
 
-    units: (draws, n, objectives), coordinates of the hypervolume in the unit cube
+    units: (draws, n, objectives), coordinates of the hypervolume in the unit cube; 0 beyond a tolerated loss
     lossless: the same if no candidate lost anything
-    cost_seconds, build_seconds, benchmark_seconds: (n,), of the stages before training, from training to evaluation,
-        and after it
+    cost_seconds, build_seconds, benchmark_seconds: (n,), of a builder, of the stages before training, from training to
+        evaluation, and after it
     """
 
     units: Floats
@@ -46,24 +46,34 @@ class Prediction:
 class Surrogates:
     """Models of the objectives and of the seconds of the stages; what was measured is not modelled.
 
+    A second in which a deployment is measured counts for each builder, since they all stand still.
+
     cost_knobs, loss_knobs: of what the models of cost and of loss were fitted to, in their order
     """
 
-    def __init__(self, ended: Sequence[EndedTrial], objectives: Sequence[str], limits: Limits, seed: int) -> None:
+    def __init__(
+        self, ended: Sequence[EndedTrial], objectives: Sequence[str], limits: Limits, seed: int, builders: int = 1
+    ) -> None:
         """Fit the models to the trials that ended.
 
         Raises:
             NoEvidenceError: the baseline was not measured.
         """
-        self._objectives, self._limits = tuple(objectives), limits
+        self._objectives, self._limits, self._builders = tuple(objectives), limits, builders
         self._others = [name for name in objectives if name != QUALITY]
         self._ended = [t for t in ended if t.outcome.informative and t.candidate.weights.reference is None]
         baseline = next((t.measurement for t in self._ended if t.candidate.is_baseline and t.measurement), None)
         if baseline is None:
             raise NoEvidenceError("Surrogates need the measured baseline.")
-        self._base = np.array(_logs(sought(baseline, self._others)))
+        own = zip(self._others, _logs(sought(baseline, self._others)), strict=True)
+        self._base = np.array([0.0 if is_ratio(name) else log for name, log in own])
         self._of = [encoded(trial.candidate) for trial in self._ended]
         self._costs, self._losses = self._known_costs(), self._known_losses()
+        self._beyond = {
+            of.variant
+            for of, trial in zip(self._of, self._ended, strict=True)
+            if (quality := trial.outcome.evaluated) is not None and not limits.kept(quality)
+        }
         built = [of for of, trial in zip(self._of, self._ended, strict=True) if trial.outcome.artifact is not None]
         self._trained = {training for of in built for training in of.trainings}
         self._exported = {of.variant for of in built}
@@ -113,12 +123,14 @@ class Surrogates:
                 costs[:, place] += self._deviations
             if each.variant in self._losses:
                 losses[:, place] = self._losses[each.variant]
+            if each.variant in self._beyond:  # on a slice, it may be
+                losses[:, place] = np.inf
         return Prediction(
             self._units(costs, losses),
-            self._units(costs, np.zeros_like(losses)),
+            self._units(costs, np.where(np.isinf(losses), losses, 0.0)),
             np.array([self._cost_seconds(each) for each in of]),
             np.array([self._build_seconds(each) for each in of]),
-            np.full(len(of), self._seconds["time"]),
+            np.full(len(of), self._builders * self._seconds["time"]),
         )
 
     def expected_loss(self, candidate: Candidate) -> float | None:
@@ -134,9 +146,10 @@ class Surrogates:
 
         A service curve, or an export, that another placement of the same graph has had costs no further seconds.
         """
+        curve = self._seconds["curve"]
         if of.graph not in self._graphs:
-            return self._seconds["cost"]
-        return 0.0 if all((of.graph, part) in self._curves for part in of.parts) else self._seconds["curve"]
+            return max(self._seconds["cost"] - curve, 0.0) + self._builders * curve
+        return 0.0 if all((of.graph, part) in self._curves for part in of.parts) else self._builders * curve
 
     def _build_seconds(self, of: Encoded) -> float:
         """Return the expected seconds from training to evaluation."""
@@ -176,12 +189,15 @@ class Surrogates:
         return expected | evaluated
 
     def _units(self, costs: Floats, losses: Floats) -> Floats:
-        """Return coordinates for logarithms of the costs, (..., others), and losses, (...)."""
+        """Return coordinates for logarithms of the costs, (..., others), and losses, (...).
+
+        They are 0 where the loss is above the tolerated, whether quality is an objective or not.
+        """
         others = iter(np.moveaxis((costs - self._base) / np.log(BEST_P95_RATIO), -1, 0))
         quality = 1 - np.maximum(losses, 0.0) / self._limits.max_loss
         columns = [quality if name == QUALITY else next(others) for name in self._objectives]
         units: Floats = np.clip(np.stack(columns, axis=-1), 0.0, 1.0)
-        return units
+        return np.where((losses <= self._limits.max_loss)[..., None], units, 0.0)
 
     @cached_property
     def _seconds(self) -> Mapping[str, float]:

@@ -2,8 +2,9 @@
 
 Three `leanrec serve` of one small bundle, HAProxy with the configuration that leanrec writes, and an open loop of
 Poisson arrivals. In the middle one server hangs for seconds (SIGSTOP), dies (SIGKILL), or runs half of the time
-(SIGSTOP and SIGCONT in turn); or the traffic is several times the usual one. Per fault: what was refused, what failed,
-what was late, and the seconds from the fault's begin to the arrival of the last such request.
+(SIGSTOP and SIGCONT in turn); or the traffic is several times the usual one. Besides, a run of one of two replicas
+hangs within a single server, without HAProxy. Per fault: what was refused, what failed, what was late, and the seconds
+from the fault's begin to the arrival of the last such request.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.measure.remote_model import OverloadedError, RemoteModel
 from objectives.measurement.statistics import percentile
 from search.plan.haproxy import HAPROXY_BALANCE
+from spaces.techniques.placement import InstanceGroup, Placement
 from tests.plan_tests.balanced import balanced
-from tests.serve_tests.bundles import draw_request
-from tests.serve_tests.process import ServerProcess
+from tests.serve_tests.bundles import draw_request, write_toy
+from tests.serve_tests.process import ROOT, ServerProcess, serving
 
 CONNECTIONS = 256
 _SLICE = 0.005
@@ -69,7 +72,27 @@ def half(server: ServerProcess, seconds: float) -> None:
             time.sleep(_SLICE)
 
 
-FAULTS: dict[str, Fault | None] = {"none": None, "surge": None, "hang": hang, "die": die, "half speed": half}
+def hang_replica(server: ServerProcess, seconds: float) -> None:
+    server.process.send_signal(signal.SIGUSR1)
+
+
+FAULTS: dict[str, Fault | None] = {
+    "none": None,
+    "surge": None,
+    "hang": hang,
+    "replica hangs": hang_replica,
+    "die": die,
+    "half speed": half,
+}
+
+
+@contextmanager
+def alone(folder: Path, policy: str, hangs_s: float) -> Iterator[tuple[str, Sequence[ServerProcess]]]:
+    """Run one server of two replicas, a run of which hangs for seconds when it is told to."""
+    bundle = write_toy(folder / "bundle", Placement(InstanceGroup(replicas=2)))
+    program = (str(ROOT / "tests" / "benchmarks" / "hanging_server.py"), f"{hangs_s:g}")
+    with serving(bundle, folder / "log", "--balance", policy, program=program) as server:
+        yield server.url, [server]
 
 
 def play(model: RemoteModel, due_s: np.ndarray) -> Answers:
@@ -117,7 +140,7 @@ def main() -> None:
     begin, lasts = given.seconds / 4, given.seconds / 4
     print(f"{given.rate:g} requests/s, SLO {given.slo_ms:g} ms; the fault from {begin:g} s to {begin + lasts:g} s")
     print(
-        f"{'fault':<12}{'requests':>9}{'refused':>9}{'failed':>8}{'late':>7}{'p99 before':>12}{'during':>10}"
+        f"{'fault':<14}{'requests':>9}{'refused':>9}{'failed':>8}{'late':>7}{'p99 before':>12}{'during':>10}"
         f"{'after':>10}{'normal':>9}"
     )
     for name in given.faults:
@@ -125,7 +148,11 @@ def main() -> None:
         due_s = arrivals(given.rate, surge, begin, begin + lasts, given.seconds, seed=0)
         with (
             tempfile.TemporaryDirectory() as made,
-            balanced(Path(made), given.policy, given.timeout) as (url, servers),
+            (
+                alone(Path(made), given.policy, lasts)
+                if FAULTS[name] is hang_replica
+                else balanced(Path(made), given.policy, given.timeout)
+            ) as (url, servers),
             RemoteModel(url, CONNECTIONS) as model,
         ):
             play(model, np.arange(200) / given.rate)  # warm-up
@@ -145,7 +172,7 @@ def row(name: str, found: Answers, begin_s: float, end_s: float, slo_ms: float) 
     p99 = [percentile(found.latency_ms[part & np.isfinite(found.latency_ms)], 99) for part in parts]
     late = int((bad & np.isfinite(found.latency_ms)).sum())
     return (
-        f"{name:<12}{len(bad):>9}{found.refused.sum():>9}{found.failed.sum():>8}{late:>7}"
+        f"{name:<14}{len(bad):>9}{found.refused.sum():>9}{found.failed.sum():>8}{late:>7}"
         f"{p99[0]:>12.1f}{p99[1]:>10.1f}{p99[2]:>10.1f}{normal:>9}"
     )
 

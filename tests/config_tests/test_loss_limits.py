@@ -25,7 +25,12 @@ LIMITS = Limits(0.01, {"rare items": 0.03})
         (quality(0.005, ("rare items", 0.01)), True, None, None),
         (quality(0.0095, ("rare items", 0.01)), True, None, "1.05%, 0.05% .* 1.00%"),
         (quality(0.005, ("rare items", 0.025)), True, None, "rare items .*3.50%, 0.50% .*3.00%"),
-        (quality(0.005, ("rare items", 0.035)), False, None, "rare items .*4.50%, 1.50% .*3.00%"),
+        (
+            quality(0.005, ("rare items", 0.035)),
+            False,
+            r"3.50% \[2.50%, 4.50%\] on rare items .*3.00%",
+            "rare items .*4.50%, 1.50% .*3.00%",
+        ),
         (
             quality(0.005, ("rare items", 0.05)),
             False,

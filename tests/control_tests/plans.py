@@ -62,7 +62,14 @@ def document(phases: list[tuple[int, float]], start_s: float | None = None, phas
         "percent": 95,
         "phase_seconds": phase_s,
         "start_s": start_s,
-        "forecast": {"model": "seasonal naive", "reason": None, "scores": [], "mape": 0.1, "coverage": {"0.9": 0.9}},
+        "forecast": {
+            "model": "seasonal naive",
+            "reason": None,
+            "scores": [],
+            "held_out_model": "seasonal naive",
+            "mape": 0.1,
+            "coverage": {"0.9": 0.9},
+        },
         "offers": [offer(0, Precision(), -0.001, 20.0), offer(1, FAST, 0.01, 100.0)],
         "phases": [
             {"start_s": number * phase_s, "offer": at, "trial": 10 + at, "machine": "small", "machines": 1}

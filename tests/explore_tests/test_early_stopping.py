@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from objectives.records import EarlyLoss, Outcome
 from search.config.study_file import load
 from search.explore import early_stopping
-from search.explore.early_stopping import further_gain, goes_on, loss_at_the_end, saves
+from search.explore.early_stopping import goes_on, loss_at_the_end, remaining_share, saves
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
 from spaces.domains import Choice
@@ -66,22 +66,26 @@ def _evaluated(loss: float, cycles: int, ratio: float, width: str = "fp32") -> E
     return EndedTrial(0, candidate, complete_outcome(loss=loss), 1.0)
 
 
-def test_further_cycles_gain_at_most_what_others_gained_in_each() -> None:
-    """Each further cycle counts as the largest gain that was seen, 1%.
+def test_of_a_loss_remains_what_the_best_tenth_of_the_cycles_left_in_each() -> None:
+    """Ten shapes keep 50%, 55% ... 95% of their loss after a second cycle, and one of them 30% of that after a third.
 
-    Two shapes gain 1% and 0.4% by a second cycle, and the first of them 0.2% by a third. Another width of it, and a
-    shape whose first cycle was not evaluated, tell nothing.
+    The 10% quantile of the eleven shares is the second smallest, 50%. Another width, a shape whose first cycle was not
+    evaluated, and one that lost nothing tell nothing.
     """
-    ended = [_evaluated(0.05, 1, 0.5), _evaluated(0.04, 2, 0.5), _evaluated(0.038, 3, 0.5), _evaluated(0.2, 1, 0.3)]
-    ended += [_evaluated(0.196, 2, 0.3), _evaluated(0.0, 2, 0.5, "int8-dynamic"), _evaluated(0.0, 2, 0.7)]
-    assert further_gain(ended, 4) == pytest.approx(0.03) and further_gain(ended, 2) == pytest.approx(0.01)
-    assert further_gain(ended, 1) == 0.0
+    shares = [0.5 + 0.05 * place for place in range(10)]
+    ended = [_evaluated(0.1, 1, 0.3 + 0.01 * place) for place in range(10)]
+    ended += [_evaluated(0.1 * share, 2, 0.3 + 0.01 * place) for place, share in enumerate(shares)]
+    ended += [_evaluated(0.3 * 0.05, 3, 0.3)]
+    ended += [_evaluated(0.0, 2, 0.3, "int8-dynamic"), _evaluated(0.0, 2, 0.7)]
+    ended += [_evaluated(-0.01, 1, 0.8), _evaluated(0.02, 2, 0.8)]
+    assert remaining_share(ended, 2) == pytest.approx(0.5) and remaining_share(ended, 4) == pytest.approx(0.125)
+    assert remaining_share(ended, 1) == 1.0
 
 
 def test_without_evidence_any_gain_is_possible() -> None:
-    assert further_gain([_evaluated(0.05, 1, 0.5)], 4) == np.inf
+    assert remaining_share([_evaluated(0.05, 1, 0.5)], 4) == 0.0
     worse = [_evaluated(0.05, 1, 0.5), _evaluated(0.06, 2, 0.5)]
-    assert further_gain(worse, 4) == 0.0
+    assert remaining_share(worse, 4) == 1.0
 
 
 def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
@@ -92,7 +96,7 @@ def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2))))
     parts["config"] = load("ml-100k", ["sampler=random", "space.distillation.cycles=2"])
-    monkeypatch.setattr(early_stopping, "further_gain", lambda ended, cycles: np.inf if cycles == 2 else 0.0)
+    monkeypatch.setattr(early_stopping, "remaining_share", lambda ended, cycles: 0.0 if cycles == 2 else 1.0)
     # How many trainings TPE proposes depends on the order in which trials end.
     told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3, 120)
     assert len(evaluated) > 8

@@ -175,18 +175,34 @@ def test_a_final_benchmark_whose_baseline_failed_leaves_the_front_and_stays_due(
     assert not study.final_is_due
 
 
-def test_a_final_benchmark_that_was_interrupted_is_due(
+def test_a_final_benchmark_that_was_interrupted_goes_on_with_what_it_lacks(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Two points are measured at a time. The second group of the second of three visits is interrupted."""
+    monkeypatch.setattr(benchmark_groups, "TOGETHER", 2)
+    monkeypatch.setattr(module, "TOGETHER", 2)
+
     def interrupted(numbers: list[int], visit: int) -> bool:
-        if visit == 1:
+        if visit == 1 and [of for of, _ in meter.visits].count(1) == 2:
             raise KeyboardInterrupt
         return False
 
-    study = study_of(parts, OUTCOMES)
+    three = {name: OUTCOMES[name] for name in ("baseline", "reference", "lucky")}
+    study, meter = study_of(parts, three), Meter({2: 9.0}, failing=interrupted)
     with pytest.raises(KeyboardInterrupt):
-        final_of(parts, study, Meter({}, failing=interrupted), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+        final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     assert study.final_is_due
+    before, again = meter.visits, Meter({2: 9.0})
+    final_of(parts, study, again, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    assert not study.final_is_due
+    assert sorted(again.visits[0][1]) == sorted(before[-1][1]) and again.visits[0][0] == 1
+    assert [number for number, _ in again.visits] == [1, 2, 2]
+    final = [trial for trial in study.ended() if trial.final]
+    assert [trial.number for trial in final] == [0, 1, 2]
+    assert {len(read_recording(tmp_path / str(trial.outcome.timings)).visits) for trial in final} == {3}
+    another = Meter({2: 9.0})
+    final_of(parts, study, another, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    assert [number for number, _ in another.visits] == [0, 0, 1, 1, 2, 2], "one that ended is not gone on with"
 
 
 def test_recordings_of_another_study_of_the_name_are_not_continued(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from objectives.records import Measurement, Quality, SimulatedRatios
 from search.config.loss_limits import Limits
-from search.expected_cost import correction, deviations, simulated_values
+from search.expected_cost import correction, deviations, refusal, simulated_values
 from search.explore.screening import Rival, dominated
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
@@ -42,11 +42,13 @@ def quality(low: float, high: float) -> Quality:
     return Quality("auc", 0.8, 0.8, (low + high) / 2, (low, high), 1000, 100)
 
 
-def test_only_a_whole_interval_beyond_the_tolerated_loss_loses() -> None:
-    assert LIMITS.lost(quality(0.0, 0.1)) is None
-    assert LIMITS.lost(quality(0.01, 0.1)) is None
-    reason = LIMITS.lost(quality(0.02, 0.04))
-    assert reason is not None and all(number in reason for number in ("3.00%", "2.00%", "4.00%", "1.00%"))
+def test_what_cannot_be_on_the_front_for_its_loss_is_rejected() -> None:
+    """The front has no point above a limit, however wide its interval."""
+    assert LIMITS.lost(quality(0.0, 0.02)) is None
+    for low, high in ((0.0, 0.021), (0.02, 0.04)):
+        reason = LIMITS.lost(quality(low, high))
+        assert reason is not None and not LIMITS.kept(quality(low, high))
+        assert all(f"{number:.2%}" in reason for number in ((low + high) / 2, low, high, 0.01))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,10 @@ def test_each_objective_that_is_simulated_counts() -> None:
     ratios = SimulatedRatios(0.1, 8.0, 0.2, 0.3, None, 5.0)
     assert simulated_values(ratios, OBJECTIVES) == [0.3, 0.2]
     assert simulated_values(ratios, ("latency_p50", "money_per_million")) == [0.2, 0.2]
-    assert simulated_values(ratios, ("latency_p99", "quality")) is None
+    assert simulated_values(ratios, ("latency_p99", "quality")) == [10.0], "it lies among the refused"
+    assert refusal(ratios, ("latency_p99",)) == "simulated to refuse so many requests that p99 is among them"
+    assert refusal(ratios, OBJECTIVES) is None
+    assert simulated_values(replace(ratios, throughput_ratio=None), OBJECTIVES) is None
     assert simulated_values(ratios, ("latency_p95", "model_bytes")) is None
     assert simulated_values(ratios, ("quality",)) is None, "nothing to be dominated in"
 
@@ -149,5 +154,11 @@ def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured
     ]
     np.testing.assert_allclose(correction(trials, OBJECTIVES), [1.5, 1.25])
     np.testing.assert_allclose(correction([], OBJECTIVES), [1.0, 1.0])
-    np.testing.assert_allclose(np.exp(deviations(trials, OBJECTIVES)), [[2 / 3, 1], [1, 1], [8 / 3, 1]])
-    assert deviations([], OBJECTIVES).tolist() == [[0.0, 0.0]]
+    few = [[-0.4, -0.4], [0.4, 0.4]]
+    np.testing.assert_allclose(
+        deviations(trials, OBJECTIVES), [*np.log([[2 / 3, 1], [1, 1], [8 / 3, 1]]).tolist(), *few]
+    )
+    assert deviations([], OBJECTIVES).tolist() == few
+    assert len(deviations(trials[:2] * 5, OBJECTIVES)) == 10, "ten speak for themselves"
+    refused = replace(trials[0].outcome, simulated=SimulatedRatios(0.1, 8.0, 0.1, None, None, 10.0))
+    np.testing.assert_allclose(correction([*trials, replace(trials[0], outcome=refused)], OBJECTIVES), [1.5, 1.25])

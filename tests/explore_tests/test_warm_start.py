@@ -70,7 +70,9 @@ def test_a_knob_that_is_not_offered_is_drawn(home: Home, tmp_path: Path) -> None
     assert found["pruning.mlp"] == PRUNED["pruning.mlp"]
 
 
-@pytest.mark.parametrize("data", [3, {"rows": 1}, [1], {"rows": [{"trial": 1, "on_front": True, "suggested": 4}]}])
+@pytest.mark.parametrize(
+    "data", [3, {"rows": 1}, {"rows": [1]}, [1], {"rows": [{"trial": 1, "on_front": True, "suggested": 4}]}]
+)
 def test_something_else_is_refused_in_one_line(home: Home, tmp_path: Path, data: object) -> None:
     source = written(tmp_path / "c.json", data)
     with pytest.raises(ConfigError, match=r"^start_from: .*holds something else$"):

@@ -27,7 +27,7 @@ PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: promtool)")
 FUNCTIONS = {
     *("avg", "by", "count", "histogram_quantile", "increase", "max", "on", "or", "and", "rate", "sum", "time"),
-    *("vector", "bool"),
+    *("vector", "bool", "ignoring", "unless"),
 }
 # Labels that the scrape configuration sets.
 SCRAPED = {"study", "offer", "namespace", "pod"}
@@ -115,8 +115,8 @@ def test_expressions_name_metrics_and_labels_of_the_server(
     known = {**served_metrics, **recorded}
     for expression in expressions(plan):
         text = re.sub(r"\[[^]]*\]|\"[^\"]*\"", "", expression)
-        listed = set(re.findall(r"\w+", " ".join(re.findall(r"(?:by|on) \(([^)]*)\)", text))))
-        text = re.sub(r"(by|on) \([^)]*\)", r"\1", text)
+        listed = set(re.findall(r"\w+", " ".join(re.findall(r"(?:by|on|ignoring) \(([^)]*)\)", text))))
+        text = re.sub(r"(by|on|ignoring) \([^)]*\)", r"\1", text)
         matched = [
             (name, set(re.findall(r"(\w+)=", labels))) for name, labels in re.findall(r"([\w:]+)\{([^}]*)\}", text)
         ]
@@ -232,6 +232,50 @@ def test_fewer_machines_than_planned_raise_an_alert(tmp_path: Path) -> None:
             {"eval_time": "24m", "alertname": name, "exp_alerts": []},
             {"eval_time": "26m", "alertname": name, "exp_alerts": [alert(B, 1)]},
             {"eval_time": "36m", "alertname": name, "exp_alerts": [alert(A, 2)]},
+        ],
+    )
+
+
+@needs_promtool
+def test_servers_with_a_controller_are_machines_of_whatever_the_plan_has(tmp_path: Path) -> None:
+    """One of them is labelled as the first offer, of which two processes make a machine.
+
+    In the third phase three machines are planned. What serves answers 50 requests a second, so that 2 that wait are too
+    many for an SLO of 20 ms, where processes of the offer may have 20 times that.
+    """
+    target = f'study="shop",offer="{A}",pod="e"'
+    series = [
+        {"series": f'leanrec_model{{{target},name="shop",version="1"}}', "values": "1x240"},
+        {"series": f"leanrec_controller_replicas{{{target}}}", "values": "4x240"},
+        {"series": f"leanrec_controller_capacity_rps{{{target}}}", "values": "50x240"},
+        {"series": f"leanrec_queue_length{{{target}}}", "values": "0x39 2x200"},
+    ]
+    labels = {"study": "shop", "severity": "warning"}
+    missing = {
+        "exp_labels": labels,
+        "exp_annotations": {
+            "summary": "fewer machines serve shop than planned",
+            "description": "2 machines that the plan has now do not serve.",
+        },
+    }
+    waiting = {
+        "exp_labels": {**labels, "offer": A, "pod": "e"},
+        "exp_annotations": {
+            "summary": "requests of shop wait longer than the SLO in a server with a controller",
+            "description": "What serves needs 40ms for the requests that wait; the SLO is 20 ms.",
+        },
+    }
+    machines, queue = "LeanrecFewerMachinesThanPlanned", "LeanrecQueue"
+    evaluate_rules(
+        served_plan(dated()),
+        tmp_path,
+        input_series=series,
+        promql_expr_test=[value_at(15, ACTUAL, 0, study="shop", offer=A)],
+        alert_rule_test=[
+            {"eval_time": "19m45s", "alertname": machines, "exp_alerts": []},
+            {"eval_time": "9m", "alertname": queue, "exp_alerts": []},
+            {"eval_time": "12m", "alertname": queue, "exp_alerts": [waiting]},
+            {"eval_time": "36m", "alertname": machines, "exp_alerts": [missing]},
         ],
     )
 

@@ -81,4 +81,6 @@ def test_curves_are_measured_once_in_several_blocks(tmp_path: Path, measured: li
 
 
 def test_on_another_machine_the_curves_are_the_studys(tmp_path: Path, measured: list[Any]) -> None:
-    assert curves(tmp_path, Jobs(), [], "another machine").of(7, SIDE) == (CURVE, CURVE) and not measured
+    found = curves(tmp_path, Jobs(), [], "another machine")
+    assert found.of(7, SIDE) == (CURVE, CURVE) and not measured
+    assert found.measured_on == "another machine" and curves(tmp_path, Jobs(), []).measured_on is None

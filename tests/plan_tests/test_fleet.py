@@ -221,6 +221,22 @@ def test_wrong_requests_are_explained_and_write_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_chosen_point_that_is_left_out_is_not_replaced(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    menu = dataclasses.replace(run.menu_of(session, QUIET), left_out={7: "its model cannot be opened here"})
+    monkeypatch.setattr(run, "menu_of", lambda session, console: menu)
+    monkeypatch.setattr(run, "subject", lambda front: SimpleNamespace(trial=7))
+    with pytest.raises(ConfigError) as error:
+        run.simulate(session, asked(tmp_path), tmp_path / "out", QUIET)
+    expected = "--trial: must be given, one of 3, 4, since trial 7 is left out: its model cannot be opened here"
+    assert str(error.value) == expected
+    monkeypatch.setattr(run, "subject", lambda front: None)
+    fleet = file_of(tmp_path, "plain.yaml", "machines: {small: 4}")
+    request = asked(tmp_path, fleet=fleet, rate_rps=1e-4)
+    assert run.simulate(session, request, tmp_path / "out", QUIET).trial == 3
+
+
 def test_sizes_that_were_not_measured_are_refused(session: Any, tmp_path: Path) -> None:
     lines = ["timestamp,rows", *(f"{1.7e9 + at},9000" for at in range(2000))]
     trace = file_of(tmp_path, "large.csv", "\n".join(lines))

@@ -27,7 +27,16 @@ from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
 from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, read_plan
 from objectives.serving.control.windows import Windows
 from planning.capacity import Objective
-from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK, Segment, Served, machine_outcome
+from planning.elastic import (
+    ELASTIC,
+    REACTIVE,
+    STATIC_MEAN,
+    STATIC_PEAK,
+    Segment,
+    Served,
+    machine_outcome,
+    policies,
+)
 from planning.fleet import Deployment
 from search.cli import planning
 from search.cli.console import Console
@@ -96,7 +105,9 @@ def test_policies_are_compared_on_the_virtual_clock(session: Any, tmp_path: Path
     assert sum(each.rate_rps for each in intervals) / len(intervals) == pytest.approx(found.requests / found.seconds)
     assert {each.loss for each in intervals} == {0.0, 0.01}
     page = (tmp_path / "out" / "replay.html").read_text()
-    assert "Decisions: planned + reactive" in page and '<script src="http' not in page
+    assert (
+        "the HTTP server are no" in page and "Decisions: planned + reactive" in page and '<script src="http' not in page
+    )
 
 
 def test_a_faster_replay_keeps_rates_and_shortens_time(session: Any, tmp_path: Path) -> None:
@@ -282,6 +293,22 @@ def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
                 assert foreseen("planned-and-reactive", moment) == expected
                 assert foreseen("reactive", moment) is None
     assert given["planned-and-reactive"].control.repeat_s == pytest.approx(28 * phase_s)
+    page = (tmp_path / "out" / "replay.html").read_text()
+    assert "of a sample on a real one" in page and "the HTTP server are no" not in page
+
+
+def test_a_server_that_only_reacts_does_not_know_the_fleet(tmp_path: Path) -> None:
+    """Three machines together serve 1.5 times as much as three alone, which the plan knows."""
+    plan, bundles = document([(0, 12.0), (1, 110.0)], START_S), write_bundles(tmp_path)
+    for phase in plan["phases"]:
+        phase |= {"machines": 3, "capacity_rps": 450.0, "alone_rps": 100.0}
+    request = asked(tmp_path, plan=write_plan(tmp_path / "fleet.json", plan))
+    control = run._control(plan, offers_on(plan, None), "small", request)
+    folder = server.ServerSettings(plan, "small", bundles, request.windows, 1.0, tmp_path, 0.0, 60.0)
+    for name, factor in ((ELASTIC, 1.5), (REACTIVE, 1.0)):
+        path = write_plan(tmp_path / "served.json", server.document_of(folder, policies(control)[name], START_S))
+        served = machine_plan(read_plan(path), "small", bundles).control
+        assert served.capacity_factor(1.0) == policies(control)[name].capacity_factor(1.0) == factor
 
 
 @pytest.mark.parametrize("up_s", [0.1, 3.9, 29.5])
@@ -344,8 +371,10 @@ def test_a_load_that_began_before_the_requests_takes_its_whole_time(tmp_path: Pa
     ],
 )
 def test_wrong_requests_are_explained_and_write_nothing(
-    given: dict[str, Any], expected: str, session: Any, tmp_path: Path
+    given: dict[str, Any], expected: str, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nothing is measured before the options are read.
+    monkeypatch.setattr(run, "menu_of", lambda session, console: pytest.fail("curves were measured"))
     with pytest.raises(InputError) as error:
         run.replay(session, asked(tmp_path, **given), tmp_path / "out", QUIET)
     assert expected in str(error.value) and "\n" not in str(error.value)

@@ -14,17 +14,20 @@ import pytest
 from objectives.serving.bundle import read_bundle
 from objectives.serving.control import plan_file as control_file
 from objectives.serving.control.plan_file import machine_plan
+from planning import schedule as solver
 from planning.fleet import MachineKind, layouts_of, offers_of
+from planning.forecast import QUANTILES, Score
 from planning.policies import Limits, schedule
+from planning.seasonal_models import SeasonalNaive
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.config.study_file import parse
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
 from search.home import Home
 from search.plan import run
 from search.plan.columns import stretches
 from search.plan.deployments import Menu
-from search.plan.document import machine_warnings, offer_rows, phase_rows
+from search.plan.document import forecast_row, machine_warnings, offer_rows, phase_rows
 from search.plan.figures import plan_figure, policies_figure
 from search.plan.inputs import read_profile
 from search.plan.observe.log import LogColumns, observe_log
@@ -99,6 +102,39 @@ def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> No
     page = (out / "plan.html").read_text()
     assert "planned + reactive" in page and '<script src="http' not in page
     assert found.forecast is not None and found.forecast.scores[0].model == found.forecast.model
+    assert f"the MAPE of {found.forecast.held_out_model}, the best on what lies before" in page
+
+
+def test_errors_on_held_out_phases_are_those_of_the_model_that_made_them() -> None:
+    score = Score("week", 0.1, 0.2, {}, 4)
+    chosen = SimpleNamespace(model=SeasonalNaive("week", 168), reason=None, scores=(score,))
+    tested = SimpleNamespace(model=SeasonalNaive("day", 24))
+    backtested = SimpleNamespace(selected=tested, mape=0.3, coverage=dict.fromkeys(QUANTILES, 0.9))
+    row = forecast_row(SimpleNamespace(selected=chosen, backtested=backtested))  # type: ignore[arg-type]
+    assert (row.model, row.held_out_model, row.mape) == (chosen.model.name, tested.model.name, 0.3)
+    assert row.model != row.held_out_model
+
+
+def test_what_weakens_a_plan_is_said(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The horizon that was not asked for is a tenth of the log's 192 phases of 20 s; the curves are of elsewhere."""
+    menu = dataclasses.replace(run.menu_of(session, QUIET), measured_on="a larger machine")
+    monkeypatch.setattr(run, "menu_of", lambda session, console: menu)
+    found = run.plan(session, asked(log_file(tmp_path), horizon_s=None), tmp_path / "out", QUIET)
+    assert len(found.phases) == 19
+    first, second = found.warnings[:2]
+    assert first.startswith("service curves are those of the study's machine (a larger machine)")
+    assert second.startswith("the plan covers the next 0.106 h, a tenth of the trace's length")
+    again = run.plan(session, asked(log_file(tmp_path), horizon_s=380.0), tmp_path / "out", QUIET)
+    assert again.warnings == (first, *found.warnings[2:])
+
+
+def test_a_solver_that_runs_out_of_time_is_no_wrong_limit(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver, "milp", lambda *given, **options: SimpleNamespace(x=None, status=1))
+    with pytest.raises(JobError, match=r"was found in 20 s: fewer phases at a time take less \(--phase-minutes"):
+        run.plan(session, asked(log_file(tmp_path)), tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 def test_capacities_are_simulated_once(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from planning.virtual_fleet.incidents import Incidents, SlowMachines
 from planning.virtual_fleet.latency_shares import ENTRIES, quantiles, refused_shares, shares, summary
 from planning.virtual_fleet.latency_table import GROUP, LEVELS, Composition, levels_of, mixtures
 from tests.planning_tests.fleets import deployment
-from tests.planning_tests.virtual_fleets import fleet, table_of
+from tests.planning_tests.virtual_fleets import distribution_at, fleet, table_of
 
 SERVICE_MS = 10.0
 
@@ -33,7 +33,7 @@ def test_random_splitting_is_a_queue_of_its_own_on_each_machine(monkeypatch: pyt
     monkeypatch.setitem(dispatch.POLICIES, "at-random", at_random)  # type: ignore[arg-type]
     table = table_of(fleet(200, policy="at-random"))
     for utilisation in (0.3, 0.6):
-        found = summary(table.at(Composition((GROUP,), (0,)), utilisation))
+        found = summary(distribution_at(table, Composition((GROUP,), (0,)), utilisation))
         mean = SERVICE_MS / (1 - utilisation)
         assert found.mean_ms == pytest.approx(mean, rel=0.05)
         for percent, value in ((50, found.p50_ms), (95, found.p95_ms), (99, found.p99_ms)):
@@ -54,7 +54,7 @@ def mean_field_ms(utilisation: float) -> float:
 def test_two_choices_are_near_their_mean_field_limit(utilisation: float) -> None:
     """A group of 64 errs by a few per cent at 0.9, and by less below."""
     table = table_of(fleet(1000))
-    found = summary(table.at(Composition((GROUP,), (0,)), utilisation))
+    found = summary(distribution_at(table, Composition((GROUP,), (0,)), utilisation))
     assert found.mean_ms == pytest.approx(mean_field_ms(utilisation), rel=0.04)
 
 
@@ -66,8 +66,8 @@ def test_slow_machines_saturate_alone_under_a_blind_policy() -> None:
     aware = table_of(fleet(4, policy="shortest-delay", incidents=incidents))
     # A machine that does 0.25 of 1 gets 0.4 (3.25 / 4) = 0.325 of it, and refuses what it cannot do.
     expected = (0.325 - 0.25) / 0.325 / 4
-    assert summary(blind.at(one, 0.4)).refused == pytest.approx(expected, abs=0.01)
-    assert summary(aware.at(one, 0.4)).refused == 0
+    assert summary(distribution_at(blind, one, 0.4)).refused == pytest.approx(expected, abs=0.01)
+    assert summary(distribution_at(aware, one, 0.4)).refused == 0
 
 
 @given(st.lists(st.floats(1e-3, 1e6), min_size=20, max_size=300), st.integers(0, 5), st.floats(1e-2, 1e6))
@@ -125,7 +125,7 @@ def test_between_levels_distributions_are_mixed_closely() -> None:
     """Half way between two levels, simulated and mixed agree within the noise of 20,000 requests."""
     table = table_of(fleet(1000))
     group = Composition((GROUP,), (0,))
-    mixed, direct = summary(table.at(group, 0.825)), summary(shares(table._simulate(group, 0.825), 50.0))
+    mixed, direct = summary(distribution_at(table, group, 0.825)), summary(shares(table._simulate(group, 0.825), 50.0))
     for name in ("mean_ms", "p50_ms", "p95_ms", "p99_ms"):
         assert getattr(mixed, name) == pytest.approx(getattr(direct, name), rel=0.04)
 

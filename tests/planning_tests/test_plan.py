@@ -60,6 +60,8 @@ def test_the_peak_is_served_by_the_fast_variant_where_loss_is_tolerated() -> Non
     assert exact.offers.tolist() == [0] * 4 and exact.machines.max() == 8
     rich = schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(1.0, max_money=5.1))
     assert rich.money <= 5.1 and rich.loss == pytest.approx(0.0075)
+    with pytest.raises(NoScheduleError):
+        schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(0.007, max_money=5.1))
 
 
 def test_a_phase_that_no_choice_serves_gets_every_machine_of_the_one_that_serves_most() -> None:

@@ -71,6 +71,16 @@ def test_windows_stand_for_their_phases() -> None:
         assert np.ptp(inside) <= 1.0, "a window is a tenth of its phase"
 
 
+def test_every_request_of_a_trace_is_stood_for() -> None:
+    """Phases of one to three requests, of which a window of a quarter has often none."""
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 4, 400)
+    seconds = np.sort(10 * (np.repeat(np.arange(400), counts) + random.random(counts.sum())))
+    drawn = windows(seconds, np.ones(len(seconds), np.int64), 10.0, 4000.0, len(seconds) // 4, 0)
+    assert len(drawn.seconds) < len(seconds)
+    assert np.bincount((drawn.seconds / 10).astype(int), drawn.weights, len(counts)) == pytest.approx(counts)
+
+
 def test_offers_are_the_deployments_that_a_machine_has_room_for() -> None:
     two, four = deployment(replicas=2), deployment(replicas=4, trial=1)
     heavy = Deployment(2, "heavy", two.placement, two.curves, 2, 0.0, 1.0, memory_bytes=3 * 10**9)

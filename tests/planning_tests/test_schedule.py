@@ -82,15 +82,23 @@ def test_the_cheapest_schedule_is_that_of_brute_force(problem: Problem, max_loss
 
 
 @settings(max_examples=40)
-@given(problem=problems(), max_money=st.sampled_from([6.0, 10.0, 15.0, 30.0]))
-def test_the_least_loss_is_that_of_brute_force(problem: Problem, max_money: float) -> None:
-    allowed = [(lost, money) for money, lost, _ in every_schedule(problem) if money <= max_money + 1e-9]
+@given(
+    problem=problems(),
+    max_money=st.sampled_from([6.0, 10.0, 15.0, 30.0]),
+    max_loss=st.sampled_from([0.005, 0.01, 1.0]),
+)
+def test_the_least_loss_is_that_of_brute_force(problem: Problem, max_money: float, max_loss: float) -> None:
+    allowed = [
+        (lost, money)
+        for money, lost, daily in every_schedule(problem)
+        if money <= max_money + 1e-9 and daily <= max_loss + 1e-12
+    ]
     if not allowed:
         with pytest.raises(NoScheduleError):
-            least_loss(problem, max_money)
+            least_loss(problem, max_money, max_loss)
         return
     lost, money = min(allowed)
-    check(problem, least_loss(problem, max_money), (money, lost))
+    check(problem, least_loss(problem, max_money, max_loss), (money, lost))
 
 
 @settings(max_examples=40)

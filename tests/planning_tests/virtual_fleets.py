@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from planning.capacity import Objective
-from planning.demand import Demand
+from planning.demand import Demand, Floats
 from planning.fleet import Deployment, MachineKind, Offer
 from planning.virtual_fleet.incidents import FleetSpec, Incidents
-from planning.virtual_fleet.latency_table import LatencyTable
+from planning.virtual_fleet.latency_table import Composition, LatencyTable, levels_of
 from tests.planning_tests.fleets import deployment, exponential_quantiles
 
 HOUR = 3600.0
@@ -40,6 +40,13 @@ def fleet(
 
 def table_of(spec: FleetSpec, seed: int = 0) -> LatencyTable:
     return LatencyTable(spec, ROWS, OBJECTIVE, seed)
+
+
+def distribution_at(table: LatencyTable, composition: Composition, utilisation: float) -> Floats:
+    """Return the distribution of a group at a utilisation, between the levels that are simulated."""
+    levels, weights = levels_of(np.array([utilisation]))
+    parts = [table.distribution(composition, level) for level in levels[:, 0].tolist()]
+    return np.average(parts, axis=0, weights=weights[:, 0])
 
 
 def flat(rate_rps: float, hours: int = 1, phase_s: float = HOUR) -> Demand:

@@ -9,7 +9,9 @@ import numpy as np
 import optuna
 import pytest
 
-from objectives.records import Outcome
+from objectives.records import Outcome, SliceQuality
+from search import expected_cost
+from search.config.loss_limits import Limits
 from search.front import BEST_P95_RATIO
 from search.samplers.drawn import Drawn, draw
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler, _pool
@@ -156,11 +158,12 @@ def test_what_was_measured_is_not_modelled() -> None:
     np.testing.assert_allclose(predicted.units[0, able], surrogates.measured())
 
 
-def test_what_was_simulated_is_as_uncertain_as_others_were() -> None:
+def test_what_was_simulated_is_as_uncertain_as_others_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that was simulated only has the error of one of three that were measured.
 
     Its p95 is its simulated value times that error, which in a draw is the same for all candidates.
     """
+    monkeypatch.setattr(expected_cost, "_ENOUGH", 3)
     problem = Problem("auto", 2)
     for _ in range(12):
         problem.step()
@@ -170,9 +173,9 @@ def test_what_was_simulated_is_as_uncertain_as_others_were() -> None:
     assert len(others) >= 2
     exact, off, far = (_measured_at(t, times) for t, times in zip((baseline, *others), errors, strict=False))
     of = next(t for t in problem.study.ended() if t.outcome.simulated is not None and t.measurement is None)
-    surrogates = Surrogates([exact, off, far, of], OBJECTIVES, LIMITS, 0)
+    surrogates = Surrogates([exact, off, far, of], OBJECTIVES, Limits(1.0), 0)
     drawn = surrogates.predict([of.candidate]).units[:, 0, 0]
-    faster = np.array(errors) * _simulated_p95(of) / _simulated_p95(baseline)
+    faster = np.array(errors) * _simulated_p95(of)
     possible = np.log(faster) / np.log(BEST_P95_RATIO)
     np.testing.assert_allclose(np.unique(drawn.round(9)), np.sort(np.clip(possible, 0, 1)).round(9), atol=1e-8)
     twice = surrogates.predict([of.candidate, of.candidate]).units[..., 0]
@@ -189,6 +192,51 @@ def _measured_at(trial: EndedTrial, times: float) -> EndedTrial:
     """Return a trial whose p95 was measured at a multiple of the simulated one."""
     measurement = complete_outcome(times * _simulated_p95(trial), 2.0).measurement
     return replace(trial, outcome=replace(trial.outcome, measurement=measurement))
+
+
+def test_what_loses_too_much_gains_nothing() -> None:
+    """Whether quality is an objective or not, and however fast it is; on a slice, too, where that is known."""
+    problem = Problem("auto", 2)
+    for _ in range(14):
+        problem.step()
+    ended = problem.study.ended()
+    lossy = next(t for t in ended if t.outcome.evaluated is not None and t.outcome.evaluated.loss > LIMITS.max_loss)
+    kept = next(t for t in ended if t.number in problem.study.able() and t.number > 1)
+    objectives = OBJECTIVES[:2]
+    found = Surrogates(ended, objectives, LIMITS, 0).predict([lossy.candidate, kept.candidate])
+    assert (found.units[:, 0] == 0).all() and (found.lossless[:, 0] == 0).all()
+    assert (found.units[:, 1].max(axis=1) > 0).all()
+    measured = kept.measurement
+    assert measured is not None
+    parts = (SliceQuality("rare items", 10, 3, 0.7, 0.7, 0.1, (0.09, 0.11)),)
+    of_slice = replace(kept.outcome, measurement=replace(measured, quality=replace(measured.quality, slices=parts)))
+    ended = [replace(kept, outcome=of_slice) if t is kept else t for t in ended]
+    limits = Limits(LIMITS.max_loss, {"rare items": 0.05})
+    for names in (objectives, OBJECTIVES):
+        assert (Surrogates(ended, names, limits, 0).predict([kept.candidate]).units == 0).all()
+        assert Surrogates(ended, names, LIMITS, 0).predict([kept.candidate]).units.max() > 0
+
+
+def test_the_baseline_has_a_ratio_of_one_whatever_was_measured() -> None:
+    """Its own p95 was measured at 1.2 times itself, by chance."""
+    problem = Problem("auto", 2)
+    for _ in range(12):
+        problem.step()
+    ended = problem.study.ended()
+    luckless = complete_outcome(1.2, 1.0, 0.0).measurement
+    again = [replace(t, outcome=replace(t.outcome, measurement=luckless)) if t.number == 0 else t for t in ended]
+    units, other = (Surrogates(trials, OBJECTIVES, LIMITS, 0).measured()[1:] for trials in (ended, again))
+    np.testing.assert_allclose(units, other)
+
+
+def test_a_second_of_measuring_costs_each_builder_one() -> None:
+    problem = Problem("auto", 0)
+    for _ in range(20):
+        problem.step()
+    new = draw(SPACE, Random(9)).candidate
+    one, four = (Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0, n).predict([new]) for n in (1, 4))
+    assert four.benchmark_seconds == 4 * one.benchmark_seconds and four.build_seconds == one.build_seconds
+    assert one.cost_seconds < four.cost_seconds <= 4 * one.cost_seconds
 
 
 CYCLED = replace(SPACE, weights=replace(SPACE.weights, cycles=Choice((1, 2, 3, 4))))
@@ -280,7 +328,7 @@ def test_a_training_goes_on_where_that_pays(seed: int) -> None:
 
 def test_a_further_cycle_takes_the_seconds_of_one() -> None:
     problem = Problem("auto", 0, CYCLED, halved=True)
-    for _ in range(30):
+    for _ in range(40):
         problem.step()
     trained = {t.candidate.weights: t.candidate for t in problem.study.ended() if t.outcome.seconds.get("fit")}
     surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)

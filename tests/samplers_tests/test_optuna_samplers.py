@@ -82,7 +82,32 @@ def test_knobs_that_some_candidates_lack_are_proposed_beside_reference_points(
     assert set(random).isdisjoint(known)
 
 
-@pytest.mark.parametrize("name", ["nsga3", "gp"])
+def test_a_stopped_trial_is_the_worst_of_the_copy_and_violates_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of(nsga3(0))
+    study.optimize(flat, 6)
+    for number in range(60):
+        trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}) if number else study.ask()
+        if number == 1:
+            trial.set_constraint("loss", 0.25)
+        study.tell(trial, state=TrialState.PRUNED)
+    added = list[optuna.trial.FrozenTrial]()
+    add = optuna.Study.add_trials
+
+    def copied(self: optuna.Study, trials: Any) -> None:
+        added.extend(trials)
+        add(self, trials)
+
+    monkeypatch.setattr(optuna.Study, "add_trials", copied)
+    flat(study.ask())
+    complete, stopped = added[:6], added[6:]
+    assert len(stopped) == 50, "the last ones, and none that has no knob"
+    assert all(max(trial.constraints.values()) <= 0 for trial in complete)
+    worst = [max(values) for values in zip(*(trial.values for trial in complete), strict=True)]
+    assert all(trial.values == worst and trial.state == TrialState.COMPLETE for trial in stopped)
+    assert all(trial.constraints == {"most": 1.0} and set(trial.params) == {"x", "n", "c"} for trial in stopped)
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga3", "gp"])
 def test_a_study_goes_on_with_the_same_choice_after_an_interruption(name: Any) -> None:
     whole, parts = Problem(name, 3), Problem(name, 3)
     ids = [whole.step().id for _ in range(9)]

@@ -369,3 +369,11 @@ def test_optunas_dashboard_shows_the_front(session: Session, home: Home) -> None
         tab.get_by_text("shop").first.wait_for()
         tab.get_by_text("shop").first.click()
         tab.get_by_text("Pareto", exact=False).first.wait_for()
+
+
+def test_what_cannot_be_written_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+    writer, done = Writer(), list[int]()
+    writer.put(lambda: 1 // 0)
+    writer.put(lambda: done.append(1))
+    writer.drain()
+    assert done == [1] and "a write to the ledger failed" in caplog.text and "ZeroDivisionError" in caplog.text

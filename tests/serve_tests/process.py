@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,11 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(bundle: Path | str, log: Path, *options: str) -> Iterator[ServerProcess]:
+def serving(
+    bundle: Path | str, log: Path, *options: str, program: Sequence[str] = (str(ROOT / "leanrec.py"),)
+) -> Iterator[ServerProcess]:
     """Serve a bundle, a folder or a registered one, on a free port."""
-    command = [sys.executable, str(ROOT / "leanrec.py"), "serve", str(bundle), "--port", "0", "--json", *options]
+    command = [sys.executable, *program, "serve", str(bundle), "--port", "0", "--json", *options]
     with log.open("w") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stream, text=True)
     try:

@@ -20,6 +20,7 @@ from objectives.serving.control.elastic import Elastic, ElasticSettings
 from objectives.serving.control.windows import Windows
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
+from objectives.serving.http.model import Model
 from objectives.serving.http.model_slot import ModelSlot
 from spaces.serialization import digest
 from spaces.techniques.quantization import Precision
@@ -131,6 +132,45 @@ def test_an_option_that_cannot_be_opened_leaves_the_old_one_serving(tmp_path: Pa
         assert set(clients.ended) == {200}
         assert "cannot be served: BUNDLE: " in server.log.read_text()
         assert {version for version, _ in clients.seen} == {digest(read_bundle(exact).manifest)[:12]}
+
+
+def test_an_option_of_the_serving_bundle_that_cannot_be_opened_does_not_take_the_others_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two replicas of the exact variant are planned for a second, but cannot be opened: the fast one serves.
+
+    Then one replica of the exact variant serves again.
+    """
+    exact, fast = write_bundles(tmp_path)
+    phases = [(0, 5.0), (0, 35.0), *[(0, 5.0)] * 60]
+    plan = write_plan(tmp_path / "plan.json", document(phases, time.time(), 1.0))
+    settings, said = ElasticSettings(plan, None, lambda: (exact, fast), Windows(0.4, 0.2, 0.05), None), list[str]()
+    opened = Model.open
+
+    def limited(bundle: Path, placed: Any, policy: str) -> Model:
+        if bundle == exact and placed(None).replicas > 1:
+            raise MemoryError("two are too many")
+        return opened(bundle, placed, policy)
+
+    monkeypatch.setattr(Model, "open", limited)
+    versions = [read_bundle(folder).version for folder in (exact, fast, exact)]
+
+    async def served() -> list[str]:
+        elastic = Elastic(settings, said.append)
+        inference = Inference("toy", ModelSlot(elastic.open(Limits().placed)), Limits())
+        running, seen = asyncio.create_task(elastic.run(inference)), [inference.slot.model.version]
+        async with asyncio.timeout(SOON):
+            while seen != versions:
+                await asyncio.sleep(0.01)
+                if inference.slot.model.version != seen[-1]:
+                    seen.append(inference.slot.model.version)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await asyncio.to_thread(inference.slot.model.close)
+        return seen
+
+    assert asyncio.run(served()) == versions
+    assert sum("trial 10 2x1 cannot be served: " in line for line in said) == 1
 
 
 def test_bundles_that_move_are_followed(tmp_path: Path) -> None:

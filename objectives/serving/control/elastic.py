@@ -50,7 +50,8 @@ class Elastic:
     """Controller of a server. `open` comes first; all else is called on the event loop's thread.
 
     At most one switch is under way, so that no more than two models are in memory; what is decided meanwhile is done
-    after it. An option that cannot be opened is left out until the next reload, with all others of its bundle.
+    after it. An option that cannot be opened is left out until the next reload, with all others of its bundle unless
+    one of them serves.
     """
 
     _plan: MachinePlan
@@ -173,8 +174,7 @@ class Elastic:
         try:
             model = await asyncio.to_thread(self._opened, self._plan, option)
         except Exception as error:
-            folder = self._plan.folders[option]
-            self._broken |= {number for number, other in enumerate(self._plan.folders) if other == folder}
+            self._broken |= self._unusable(option)
             self._failed(self._plan.control.options[option].name, error, metrics)
             return
         self._serving = option
@@ -182,6 +182,13 @@ class Elastic:
         metrics.loaded(seconds)
         facts = {"load_seconds": round(seconds, 3), "planned_load_seconds": self._option.load_seconds}
         await self._swap(model, inference, metrics, "serving", facts)
+
+    def _unusable(self, option: int) -> set[int]:
+        """Return the options that are left out with one that cannot be opened: all of a bundle that does not serve."""
+        folders = self._plan.folders
+        if folders[option] == folders[self._serving]:
+            return {option}
+        return {number for number, folder in enumerate(folders) if folder == folders[option]}
 
     async def _swap(
         self,

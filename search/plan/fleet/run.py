@@ -28,7 +28,7 @@ from search.plan.fleet.document import FleetDocument, scenario_row
 from search.plan.fleet.fleet_file import read_fleet
 from search.plan.inputs import read_log, read_profile
 from search.plan.machines import read_machines
-from search.plan.run import own_machine, transport_warnings
+from search.plan.run import menu_warnings, own_machine
 from search.session import Session
 from search.verdict import subject
 
@@ -106,7 +106,7 @@ def simulate(session: Session, request: FleetRequest, out: Path, console: Consol
         exact=request.exact,
         distributions=table.simulated,
         scenarios=tuple(map(scenario_row, found)),
-        warnings=(*transport_warnings(session), *_warnings(log, request, found)),
+        warnings=(*menu_warnings(session, menu), *_warnings(log, request, found)),
     )
     write_json(document, out / FILE)
     from search.plan.fleet.page import write_page  # plotly is loaded last
@@ -134,13 +134,24 @@ def _demand(log: RequestLog | None, request: FleetRequest) -> Demand:
 
 
 def _deployment(session: Session, menu: Menu, trial: int | None) -> Deployment:
-    """Return the point of a trial, by default the chosen one, else the best compromise on the front."""
+    """Return the point of a trial, by default the chosen one, else the best compromise on the front.
+
+    It is the baseline where nothing is on the front.
+    """
     offered = {each.trial: each for each in menu.deployments}
+    known = ", ".join(map(str, offered))
     if trial is None:
         point = subject(session.front())
-        return menu.deployments[0] if point is None or point.trial not in offered else offered[point.trial]
+        if point is None:
+            return menu.deployments[0]
+        if point.trial not in offered:
+            reason = menu.left_out.get(point.trial, "it is not on the front")
+            raise ConfigError(
+                f"--trial: must be given, one of {known}, since trial {point.trial} is left out: {reason}"
+            )
+        trial = point.trial
     if trial not in offered:
-        raise ConfigError(f"--trial: must be one of {', '.join(map(str, offered))}, but got {trial}")
+        raise ConfigError(f"--trial: must be one of {known}, but got {trial}")
     return offered[trial]
 
 

@@ -60,7 +60,9 @@ def _plan(plan: ServedPlan) -> list[Document]:
         _record(plan, promql.PLANNED_LOSS, promql.over_time(plan.loss, calendar, study)),
     ]
     for offer in plan.offers:
-        processes = f"count({of('leanrec_model', study=study, offer=offer.name)}) or vector(0)"
+        models = of("leanrec_model", study=study, offer=offer.name)
+        controlled = of("leanrec_controller_replicas", study=study, offer=offer.name)
+        processes = f"count({models} unless ignoring (name, version) {controlled}) or vector(0)"
         planned = promql.over_time(offer.machines, calendar, study)
         found += [
             _record(plan, promql.PLANNED, planned, offer=offer.name),
@@ -78,6 +80,7 @@ def _alerts(plan: ServedPlan) -> list[Document]:
         _slow(plan),
         _refusals(plan),
         *(_queue(plan, offer) for offer in plan.offers),
+        _queue_of_controlled(plan),
         _machines(plan),
         _load_above(plan),
         _degraded(plan),
@@ -113,12 +116,13 @@ def _refusals(plan: ServedPlan) -> Document:
 
 
 def _queue(plan: ServedPlan, offer: ServedOffer) -> Document:
-    """Return the alert of a queue that takes longer than the SLO (Little 1961)."""
+    """Return the alert of a queue that takes longer than the SLO (Little 1961), in processes without a controller."""
     longest = offer.process_rps * plan.slo_seconds
+    controlled = of("leanrec_controller_replicas", study=plan.study, offer=offer.name)
     return _alert(
         plan,
         "LeanrecQueue",
-        f"{of(promql.QUEUE, study=plan.study, offer=offer.name)} > {longest:.6g}",
+        f"{of(promql.QUEUE, study=plan.study, offer=offer.name)} > {longest:.6g} unless on (study, offer) {controlled}",
         "1m",
         f"requests of {plan.study} wait longer than the SLO in {offer.name}",
         f"{{{{ $value | humanize }}}} requests wait in a process in the mean; one that answers "
@@ -128,15 +132,39 @@ def _queue(plan: ServedPlan, offer: ServedOffer) -> Document:
     )
 
 
+def _queue_of_controlled(plan: ServedPlan) -> Document:
+    """Return the same alert of servers with a controller, whose capacity is that of what serves now."""
+    waiting, capacity = (
+        of(name, study=plan.study) for name in ("leanrec_queue_length", "leanrec_controller_capacity_rps")
+    )
+    return _alert(
+        plan,
+        "LeanrecQueue",
+        f"{waiting} / {capacity} > {plan.slo_seconds:.6g}",
+        "1m",
+        f"requests of {plan.study} wait longer than the SLO in a server with a controller",
+        "What serves needs {{ $value | humanizeDuration }} for the requests that wait; the SLO is "
+        f"{milliseconds(plan.slo_ms)}.",
+    )
+
+
 def _machines(plan: ServedPlan) -> Document:
+    """Return the alert of machines that do not serve.
+
+    A server with a controller is a machine of whatever offer the plan has, so that with them only sums are compared.
+    """
     planned, actual = (of(series, study=plan.study) for series in (promql.PLANNED, promql.ACTUAL))
+    controlled = f"count by (study) ({of('leanrec_controller_replicas', study=plan.study)})"
+    of_offer = f"{planned} - {actual} > 0 unless on (study) {controlled}"
+    of_all = f"sum by (study) ({planned}) - sum by (study) ({actual}) - {controlled} > 0"
     return _alert(
         plan,
         "LeanrecFewerMachinesThanPlanned",
-        f"{planned} - {actual} > 0",
+        f"({of_offer})\nor ({of_all})",
         "5m",
         f"fewer machines serve {plan.study} than planned",
-        "{{ $value | humanize }} machines of {{ $labels.offer }} that the plan has now do not serve.",
+        "{{ $value | humanize }} machines{{ with $labels.offer }} of {{ . }}{{ end }} that the plan has now do not "
+        "serve.",
     )
 
 

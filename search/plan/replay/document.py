@@ -51,7 +51,7 @@ class ReplayRow(MachineOutcome):
     """A policy on the virtual clock, or on a server.
 
     transport_ms: median of what is added to the simulated requests, where a server was at hand: what requests took
-        there beyond their simulated times, one at a time
+        there beyond their simulated times
     """
 
     policy: str

@@ -100,8 +100,8 @@ def replay(session: Session, request: ReplayRequest, out: Path, console: Console
     offers = offers_on(document, request.machine)
     machine = next(iter(offers.values()))["machine"]
     control = _control(document, offers, machine, request)
-    menu = menu_of(session, console)
     log = read_log(request.trace, "--trace", request.rows_column, request.seed)
+    menu = menu_of(session, console)
     traffic = _traffic(document, offers, log, menu, request)
     console.say(f"replay: {len(traffic.seconds):,} requests in {traffic.end_s:.0f} s")
     rows = tuple(_rows(document, machine, control, menu, traffic, request, out, console))

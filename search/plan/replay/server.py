@@ -64,7 +64,7 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
 
     It has the policy's options alone, in compressed time. It has a date, also where the plan is weekly: the phase of
     the replay's begin is that of `start_s`, and of the time before it, in which the server is up already. Where the
-    policy foresees nothing, it is over already.
+    policy foresees nothing, it is over already, and its machine does not know how many others there are.
 
     Args:
         start_s: begin of the replay in seconds since the epoch
@@ -76,9 +76,13 @@ def document_of(settings: ServerSettings, policy: ControlPlan, start_s: float) -
             layout for option, layout in pairs if offer["machine"] == settings.machine and option in policy.options
         ]:
             offers.append({**offer, "layouts": kept})
+    phases = settings.document["phases"]
+    if not policy.phases:
+        phases = [{**phase, "alone_rps": phase["capacity_rps"] / phase["machines"]} for phase in phases]
     return {
         **settings.document,
         "offers": offers,
+        "phases": phases,
         "phase_seconds": settings.document["phase_seconds"] / settings.speed,
         "start_s": start_s - settings.begins_s if policy.phases else 0.0,
         "repeat_seconds": policy.repeat_s if policy.phases else None,
