@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from objectives.errors import InputError
 from objectives.measurement.request_log import RequestLog
@@ -469,14 +467,6 @@ def test_the_command_names_policies_and_prints_one_document(
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
 
 
-def test_requests_travel_one_at_a_time() -> None:
-    """Three at once, which wait for each other, and one later; with the times of several, each is one of them."""
-    assert run._travelled(np.array([0, 0, 0, 1.0]), np.array([2.0]), 0) == pytest.approx([0.002, 0.004, 0.006, 0.002])
-    apart = run._travelled(np.arange(1000.0), np.array([1.0, 3.0]), 0)
-    assert set(np.rint(1e3 * apart)) == {1, 3} and apart.mean() == pytest.approx(0.002, abs=1e-4)
-    assert run._travelled(np.array([0.0, 0.0]), np.zeros(1), 0).tolist() == [0, 0]
-
-
 def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,16 +495,6 @@ def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
     gaps_s = np.concatenate([[0.05], np.full(39, 0.1)])
     found = server.sample_ms(settings, ControlPlan(options), [{}] * 40, gaps_s)
     np.testing.assert_array_equal(found, np.repeat([0.0, np.nan, 2.0, 3.0], 10))
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=30))
-def test_the_own_times_of_a_queue_are_found_again(drawn: list[tuple[int, int]]) -> None:
-    """The queue is played request by request."""
-    arrivals, free, latency = np.cumsum([gap for gap, _ in drawn]).astype(float), 0.0, []
-    for arrival, (_, takes) in zip(arrivals, drawn, strict=True):
-        free = max(free, arrival) + takes
-        latency.append(free - arrival)
-    assert run.own_times(arrivals, np.array(latency)).tolist() == [takes for _, takes in drawn]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from objectives.measurement.load_generator import Request, on_time
+from objectives.measurement.load_generator import Request
 from objectives.measurement.request_log import RequestLog
 from objectives.measurement.service_curve import OutsideRangeError
 from objectives.serving.bundle import read_bundle
@@ -41,15 +41,14 @@ from search.plan.inputs import read_log
 from search.plan.plan_file import read_plan
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
 from search.plan.replay.server import ServerSettings, sample_ms, serve_policy
+from search.plan.replay.transport import Transport, own_times, travelled_s
 from search.session import Session
 from spaces.serialization import Json, to_plain
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
-# Seconds of requests that are sent to know what transport takes.
+# Seconds of requests that are sent to know what transport takes, at each rate.
 _SAMPLE_SECONDS = 20.0
-# Bounds of the mean seconds between them: further apart they would be few, and closer most would wait for one another.
-_LEAST_APART_S, _MOST_APART_S = 0.004, 0.1
 # A replay that begins with a phase begins so much later, lest rounding puts its begin into the phase before.
 _ROUNDING_S = 1e-6
 
@@ -237,35 +236,33 @@ def _rows(
             **vars(outcome),
         )
 
-    compared, transport_ms, requests = policies(control), np.zeros(1), list[Request]()
+    compared, transport, requests = policies(control), Transport.none(), list[Request]()
     if request.bundles:
         settings.folder.mkdir(parents=True, exist_ok=True)
         requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
-        apart_s = min(max(traffic.end_s / len(requests), _LEAST_APART_S), _MOST_APART_S)
-        first = slice(round(_SAMPLE_SECONDS / apart_s))
-        gaps_s = np.random.default_rng(request.seed).exponential(apart_s, len(requests[first]))
-        sample = requests[first], traffic.rows[first], gaps_s
-        transport_ms = _transport_ms(settings, compared[STATIC_PEAK], *sample, service, cores)
-        console.say(f"transport: {np.median(transport_ms):.3g} ms of a request")
-    travelled_s = _travelled(traffic.seconds, transport_ms, request.seed)
+
+        def sample(rate_rps: float) -> Floats:
+            first = slice(max(round(_SAMPLE_SECONDS * rate_rps), 1))
+            gaps_s = np.random.default_rng(request.seed).exponential(1 / rate_rps, len(requests[first]))
+            of = requests[first], traffic.rows[first], gaps_s
+            found = _transport_ms(settings, compared[STATIC_PEAK], *of, service, cores)
+            console.say(f"transport: {np.median(found):.3g} ms of a request at {rate_rps:.3g} requests/s")
+            return found
+
+        transport = Transport.measured(traffic.seconds, sample)
+    transport_ms = transport.drawn_ms(traffic.seconds, request.seed)
+    waits_s = travelled_s(traffic.seconds, transport_ms)
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        arrivals = traffic.seconds + travelled_s
+        arrivals = traffic.seconds + waits_s
         times_s = traffic.begins_s, traffic.end_s
         served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, *times_s)
-        virtual = replace(served, latency_ms=served.latency_ms + 1e3 * travelled_s)
+        virtual = replace(served, latency_ms=served.latency_ms + 1e3 * waits_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
             file = name.replace(", ", "-").replace(" + ", "-and-")
             yield row(name, SERVER, policy, *serve_policy(settings, file, policy, requests, traffic.seconds), 0.0)
-
-
-def _travelled(seconds: Floats, transport_ms: Floats, seed: int) -> Floats:
-    """Return the seconds from each arrival until its request is at the pool, (n,): one travels at a time."""
-    travel_ns = np.rint(1e6 * np.random.default_rng(seed).choice(transport_ms, len(seconds))).astype(np.int64)
-    due_ns = np.rint(1e9 * seconds).astype(np.int64)
-    return np.asarray((on_time(due_ns, travel_ns) + travel_ns - due_ns) / 1e9)
 
 
 def _transport_ms(
@@ -279,9 +276,8 @@ def _transport_ms(
 ) -> Floats:
     """Measure the milliseconds that requests take on a server beyond the pool's simulated times.
 
-    They come at random, at the mean rate of the trace: processes that have slept longer take longer, and client, server
-    and model want the cores at the same moments, which no measurement of one of them sees. The n-th fastest on both
-    sides belong together, since one side's request is not the other's.
+    They come at random: client, server and model want the cores at the same moments, which no measurement of one of
+    them sees. The n-th fastest on both sides belong together, since one side's request is not the other's.
 
     Args:
         gaps_s: (requests,) seconds before each request
@@ -295,19 +291,6 @@ def _transport_ms(
     beyond_ms, order = np.zeros(int(answered.sum())), np.argsort(served[answered], kind="stable")
     beyond_ms[order] = np.maximum(np.sort(served[answered]) - np.sort(simulated[answered]), 0.0)
     return own_times(1e3 * seconds[answered], beyond_ms)
-
-
-def own_times(arrivals: Floats, latency: Floats) -> Floats:
-    """Return the times that requests take by themselves, without the wait for those before.
-
-    Requests are served one at a time.
-
-    Args:
-        arrivals: (n,) ascending
-        latency: (n,) from the arrival to the end, waits included, in the unit of the arrivals
-    """
-    ends = np.maximum.accumulate(arrivals + latency)
-    return np.asarray(ends - np.maximum(arrivals, np.concatenate(([-np.inf], ends[:-1]))))
 
 
 def _simulated(

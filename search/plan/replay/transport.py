@@ -1,0 +1,98 @@
+"""Transport of requests to a server's pool and back, at the rates of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from objectives.measurement.load_generator import on_time
+from planning.demand import Floats
+
+# Seconds around a request in which its rate is counted.
+_WINDOW_S = 1.0
+# Quantiles of the requests whose rates transport is measured at; one rate where they differ by less than a factor.
+_CALM, _BUSY, _ALIKE = 0.25, 0.95, 1.3
+# Least rate of requests, and the largest share of the time that transport itself may take.
+_LEAST_RPS, _MOST_USED = 10.0, 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class Transport:
+    """Milliseconds of requests beyond the pool's at rates in requests per second, ascending: a sample at each."""
+
+    rates_rps: Floats
+    samples_ms: tuple[Floats, ...]
+
+    @classmethod
+    def none(cls) -> Transport:
+        """Return the transport of requests that are at the pool at once."""
+        return cls(np.ones(1), (np.zeros(1),))
+
+    @classmethod
+    def measured(cls, seconds: Floats, sample: Callable[[float], Floats]) -> Transport:
+        """Measure the transport of a trace.
+
+        Requests that come often take less each, since processes that have slept are slower, but wait for the cores.
+        So a calm and a busy rate are measured, by the requests of the trace, where these differ.
+
+        Args:
+            seconds: (n,) ascending arrival times
+            sample: measures the milliseconds of requests at a rate
+        """
+        rates = local_rates(seconds)
+        calm, busy = np.maximum(np.quantile(rates, (_CALM, _BUSY)), _LEAST_RPS).tolist()
+        if busy < _ALIKE * calm:
+            mean = float(rates.mean())
+            return cls(np.array([mean]), (sample(mean),))
+        first = sample(calm)
+        busy = min(busy, max(1000 * _MOST_USED / max(float(np.median(first)), 1e-9), calm))
+        if busy < _ALIKE * calm:
+            return cls(np.array([calm]), (first,))
+        return cls(np.array([calm, busy]), (first, sample(busy)))
+
+    def drawn_ms(self, seconds: Floats, seed: int) -> Floats:
+        """Return the milliseconds of each request by itself, (n,), drawn from the samples.
+
+        Between two rates, by their logarithms, it is from one or the other at random.
+        """
+        random = np.random.default_rng(seed)
+        place = np.interp(np.log(local_rates(seconds)), np.log(self.rates_rps), np.arange(len(self.rates_rps)))
+        level = np.floor(place + random.random(len(seconds))).astype(np.int64)
+        drawn = np.zeros(len(seconds))
+        for number, sample in enumerate(self.samples_ms):
+            own = np.minimum(level, len(self.samples_ms) - 1) == number
+            drawn[own] = random.choice(sample, int(own.sum()))
+        return drawn
+
+
+def local_rates(seconds: Floats) -> Floats:
+    """Return the requests per second around each of (n,) ascending arrivals, itself included, (n,)."""
+    first, end = (np.searchsorted(seconds, seconds + side * _WINDOW_S / 2) for side in (-1, 1))
+    return np.asarray(np.maximum(end - first, 1) / _WINDOW_S, np.float64)
+
+
+def travelled_s(seconds: Floats, transport_ms: Floats) -> Floats:
+    """Return the seconds from each arrival until its request is at the pool, (n,): one travels at a time.
+
+    Args:
+        seconds: (n,) ascending arrival times
+        transport_ms: (n,) of each request by itself
+    """
+    travel_ns = np.rint(1e6 * transport_ms).astype(np.int64)
+    due_ns = np.rint(1e9 * seconds).astype(np.int64)
+    return np.asarray((on_time(due_ns, travel_ns) + travel_ns - due_ns) / 1e9)
+
+
+def own_times(arrivals: Floats, latency: Floats) -> Floats:
+    """Return the times that requests take by themselves, without the wait for those before.
+
+    Requests are served one at a time.
+
+    Args:
+        arrivals: (n,) ascending
+        latency: (n,) from the arrival to the end, waits included, in the unit of the arrivals
+    """
+    ends = np.maximum.accumulate(arrivals + latency)
+    return np.asarray(ends - np.maximum(arrivals, np.concatenate(([-np.inf], ends[:-1]))))
