@@ -78,8 +78,8 @@ def windows(seconds: Floats, rows: Counts, phase_seconds: float, end_s: float, m
     The windows have the same length in all phases, at places that the seed chooses. All requests are taken where they
     are no more than `most`.
 
-    A window's requests stand for those of its phase, of which the first is taken where the window has none. Queues are
-    empty where a window begins.
+    A window's requests stand for those of its phase. A phase whose window is empty is represented by its first request.
+    Queues are empty where a window begins.
     """
     share = min(1.0, most / max(len(seconds), 1))
     phase = (seconds / phase_seconds).astype(np.int64)

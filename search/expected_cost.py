@@ -13,9 +13,9 @@ from search.trials import EndedTrial, inverse, sought
 QUALITY = "quality"
 # A percentile that lies among the refused requests stands where one of this ratio would.
 _REFUSED = 10.0
-# Deviations of simulations, as logarithms, before so many benchmarks have shown their own: 45%, that of the p95 in the
-# median of a study (tests/benchmarks/RESULTS.md).
-_PRIOR, _ENOUGH = (-0.4, 0.4), 10
+# Deviations of simulations, as logarithms, before so many benchmarks have shown their own: that of the p95 in a study,
+# in the median (tests/benchmarks/RESULTS.md).
+_PRIOR, _ENOUGH = (-0.45, 0.45), 10
 
 
 def _or_refused(ratio: float | None) -> float:
@@ -48,7 +48,7 @@ def is_ratio(objective: str) -> bool:
 
 
 def refusal(ratios: SimulatedRatios, objectives: Sequence[str]) -> str | None:
-    """Tell which percentile, an objective, lies among the refused requests of a simulation; None where none does."""
+    """Return which objective's percentile lies among the refused requests, in words; None where none."""
     percentiles = {"latency_p50": ratios.p50_ratio, "latency_p95": ratios.p95_ratio, "latency_p99": ratios.p99_ratio}
     for name in objectives:
         if name in percentiles and percentiles[name] is None:

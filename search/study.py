@@ -283,10 +283,8 @@ class Study:
             self._known.add(candidate)
 
     def begin_final(self) -> int:
-        """Return the number of a final benchmark, from 0: a new one, or the last one where that did not end."""
+        """Return the number of a new final benchmark, from 0."""
         run = int(self.facts.get(_FINAL_RUNS, 0))
-        if self.final_is_open:
-            return run - 1
         self.note(**{_FINAL_RUNS: run + 1})
         return run
 
@@ -307,14 +305,15 @@ class Study:
         return float(self.facts.get(_FINAL_SECONDS, 0.0))
 
     @property
-    def final_is_open(self) -> bool:
-        """Return True if a final benchmark was begun and not ended."""
-        return bool(self.facts.get(_FINAL_RUNS, 0) != self.facts.get(_FINAL_ENDED, 0))
+    def open_final(self) -> int | None:
+        """Number of the final benchmark that was begun and not ended; None where there is none."""
+        begun = int(self.facts.get(_FINAL_RUNS, 0))
+        return None if begun == self.facts.get(_FINAL_ENDED, 0) else begun - 1
 
     @property
     def final_is_due(self) -> bool:
         """Return True if a final benchmark was begun and not ended, or a trial of the front was not part of one."""
-        if self.final_is_open:
+        if self.open_final is not None:
             return True
         final = {trial.number for trial in self.measured_trials() if trial.final}
         return not self.front(self.contenders()).keys() <= final

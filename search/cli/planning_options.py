@@ -52,7 +52,9 @@ def add_plan_options(planned: argparse.ArgumentParser) -> None:
     planned.add_argument("--rows-column", metavar="NAME", help="column of the trace's rows (default: rows)")
     planned.add_argument("--phase-minutes", type=above_zero, default=15.0, help="length of a phase (default 15)")
     planned.add_argument(
-        "--horizon-hours", type=above_zero, help="planned at a time, at most a day (default: a tenth of the trace)"
+        "--horizon-hours",
+        type=above_zero,
+        help="planned at a time, at most a day (default: a tenth of the trace, of a profile a day)",
     )
     planned.add_argument("--slo-ms", type=above_zero, help="milliseconds within which requests are answered")
     planned.add_argument("--max-loss", type=tolerated, help="mean loss of a day's requests (default: the study's)")

@@ -29,7 +29,7 @@ class Limits:
         each = self._each(quality)
         return {f"loss{where or ' on all rows'}": loss - limit for where, loss, _, limit in each if loss is not None}
 
-    def lost(self, quality: Quality) -> str | None:
+    def violated(self, quality: Quality) -> str | None:
         """Return the first limit that a point loss is above, in words; None where all are kept."""
         for where, loss, interval, limit in self._each(quality):
             if loss is not None and loss > limit:

@@ -63,11 +63,7 @@ class FinalBenchmark:
             spent_seconds: of the budget, before this
         """
         study, start, longest = self.session.study, time.monotonic(), 0.0
-        goes_on = study.final_is_open
-        folder = f"final-{study.begin_final()}"
-        if not goes_on:
-            # Recordings of a study of this name in another database are not to be continued.
-            shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
+        folder = self._begin()
         for number in range(self._visits):
             begun = time.monotonic()
             if number and begun - start + longest > seconds:
@@ -83,10 +79,27 @@ class FinalBenchmark:
             self._note(folder)
             study.note(search_seconds=spent_seconds + time.monotonic() - start)
             longest = max(longest, time.monotonic() - begun)
+        if not longest:
+            self._note(folder)
         if not any(trial.final and trial.number == 0 for trial in study.measured_trials()):
             self.console.warn("the baseline failed in the final benchmark: the front keeps the numbers of the search")
             return
         study.end_final(time.monotonic() - start)
+
+    def _begin(self) -> str:
+        """Return the folder of the recordings: that of a final benchmark that goes on, or of a new one."""
+        study = self.session.study
+        baseline = next(trial for trial in study.measured_trials() if trial.number == 0)
+        if study.open_final is not None:
+            folder = f"final-{study.open_final}"
+            path = self.session.home.root / self._recording(baseline, folder)
+            # Without numbers of the baseline it could never end.
+            if not path.exists() or _summary(read_recording(path)) is not None:
+                return folder
+        folder = f"final-{study.begin_final()}"
+        # Recordings of a study of this name in another database are not to be continued.
+        shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
+        return folder
 
     @property
     def _visits(self) -> int:

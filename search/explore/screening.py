@@ -119,9 +119,9 @@ class Screening:
         dominates it. A simple model is rejected where its loss is too large for an alternative to the baseline.
         """
         assert running.quality is not None
-        applies, lost = self.applies(running), self.config.quality.limits.lost(running.quality)
-        if lost and (applies or running.candidate.weights.reference is not None):
-            return f"pruned: {lost}"
+        applies, violated = self.applies(running), self.config.quality.limits.violated(running.quality)
+        if violated and (applies or running.candidate.weights.reference is not None):
+            return f"pruned: {violated}"
         return self.equalled(running, waiting) or self.dominated(running, waiting) if applies else None
 
     def equalled(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:

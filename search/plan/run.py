@@ -224,7 +224,7 @@ def _horizon_warnings(request: Request, terms: Terms) -> tuple[str, ...]:
         return ()
     return (
         f"the plan covers the next {significant(hours, 3)} h, a tenth of the trace's length, so that forecasts can be "
-        "tested ten times; --horizon-hours plans longer",
+        "backtested; --horizon-hours plans longer",
     )
 
 

@@ -123,7 +123,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
             return pool[0].step
         predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])
         # A trial under way counts as measured where it is expected.
-        front = np.concatenate([surrogates.measured(), predicted.units[:, len(pool) :].mean(axis=0)])
+        front = np.concatenate([surrogates.measured(), predicted.expected[len(pool) :]])
         rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)[: len(pool)]
         best = int(np.argmax(rates))
         self.gain_per_second = float(rates[best])

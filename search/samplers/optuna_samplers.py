@@ -66,7 +66,7 @@ class PerTrialSampler(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what the other sampler proposes together."""
-        self._own = self._make(self._seed + trial.number)
+        self._own = self._make(own_seed(self._seed, trial.number))
         return self._own.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -82,10 +82,15 @@ class PerTrialSampler(optuna.samplers.BaseSampler):
         return self._own.sample_independent(study, trial, param_name, param_distribution)
 
 
+def own_seed(*of: object) -> int:
+    """Return a seed for a trial of a study, by the study's seed, the trial's number and whatever else it is of."""
+    return zlib.crc32(" ".join(map(str, of)).encode())
+
+
 def drawn_alone(study: optuna.Study, trial: FrozenTrial, name: str, domain: BaseDistribution, seed: int) -> Any:
     """Draw a knob of a trial at random: the same one whenever it is asked for, whatever was drawn before."""
-    own = zlib.crc32(f"{seed} {trial.number} {name}".encode())
-    return optuna.samplers.RandomSampler(own).sample_independent(study, trial, name, domain)
+    sampler = optuna.samplers.RandomSampler(own_seed(seed, trial.number, name))
+    return sampler.sample_independent(study, trial, name, domain)
 
 
 class FlattenedSampler(optuna.samplers.BaseSampler):
@@ -110,9 +115,9 @@ class FlattenedSampler(optuna.samplers.BaseSampler):
         self._proposed = {}
         if space:
             with _experimental():
-                other = self._make(self._seed + trial.number)
+                other = self._make(own_seed(self._seed, trial.number))
             copy = optuna.create_study(directions=study.directions, sampler=other)
-            stopped = [t for t in ended if t.state == TrialState.PRUNED and _within(t, space)][-_STOPPED:]
+            stopped = [t for t in _stopped(ended) if _within(t, space)][-_STOPPED:]
             worst = np.max([t.values for t in complete], axis=0).tolist()
             known = sorted([*complete, *stopped], key=lambda t: t.number)
             copy.add_trials([_filled(t, space, place // _POPULATION, worst) for place, t in enumerate(known)])
@@ -138,6 +143,17 @@ def _union(spaces: Sequence[Mapping[str, BaseDistribution]]) -> dict[str, BaseDi
     for space in spaces:
         found |= space
     return {name: domain for name, domain in found.items() if all(s.get(name, domain) == domain for s in spaces)}
+
+
+def _stopped(ended: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that were stopped, each choice once: none that was measured, before or afterwards."""
+    measured = {_choice(trial) for trial in ended if trial.state == TrialState.COMPLETE}
+    last = {_choice(trial): trial for trial in ended if trial.state == TrialState.PRUNED}
+    return sorted((trial for choice, trial in last.items() if choice not in measured), key=lambda t: t.number)
+
+
+def _choice(trial: FrozenTrial) -> frozenset[tuple[str, Any]]:
+    return frozenset(trial.params.items())
 
 
 def _within(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> bool:

@@ -32,12 +32,14 @@ class Prediction:
 
     units: (draws, n, objectives), coordinates of the hypervolume in the unit cube; 0 beyond a tolerated loss
     lossless: the same if no candidate lost anything
+    expected: (n, objectives), the same at the expected cost and loss
     cost_seconds, build_seconds, benchmark_seconds: (n,), of a builder, of the stages before training, from training to
         evaluation, and after it
     """
 
     units: Floats
     lossless: Floats
+    expected: Floats
     cost_seconds: Floats
     build_seconds: Floats
     benchmark_seconds: Floats
@@ -128,6 +130,7 @@ class Surrogates:
         return Prediction(
             self._units(costs, losses),
             self._units(costs, np.where(np.isinf(losses), losses, 0.0)),
+            self._units(costs.mean(axis=0), losses.mean(axis=0)),
             np.array([self._cost_seconds(each) for each in of]),
             np.array([self._build_seconds(each) for each in of]),
             np.full(len(of), self._builders * self._seconds["time"]),

@@ -20,7 +20,7 @@ LIMITS = Limits(0.01, {"rare items": 0.03})
 
 
 @pytest.mark.parametrize(
-    ("found", "kept", "lost", "unproved"),
+    ("found", "kept", "violated", "unproved"),
     [
         (quality(0.005, ("rare items", 0.01)), True, None, None),
         (quality(0.0095, ("rare items", 0.01)), True, None, "1.05%, 0.05% .* 1.00%"),
@@ -42,9 +42,11 @@ LIMITS = Limits(0.01, {"rare items": 0.03})
         (quality(0.005, ("others", 0.5), ("rare items", 0.0)), True, None, None),
     ],
 )
-def test_limits_are_kept_broken_or_unproved(found: Quality, kept: bool, lost: str | None, unproved: str | None) -> None:
+def test_limits_are_kept_violated_or_unproved(
+    found: Quality, kept: bool, violated: str | None, unproved: str | None
+) -> None:
     assert LIMITS.kept(found) == kept
-    for line, expected in ((LIMITS.lost(found), lost), (LIMITS.unproved(found), unproved)):
+    for line, expected in ((LIMITS.violated(found), violated), (LIMITS.unproved(found), unproved)):
         assert (line is None) == (expected is None) and re.search(expected or "", line or "")
 
 

@@ -200,9 +200,33 @@ def test_a_final_benchmark_that_was_interrupted_goes_on_with_what_it_lacks(
     final = [trial for trial in study.ended() if trial.final]
     assert [trial.number for trial in final] == [0, 1, 2]
     assert {len(read_recording(tmp_path / str(trial.outcome.timings)).visits) for trial in final} == {3}
+    # Every visit was recorded, but not all was noted.
+    study.note_final(2, None)
+    study.note(**{"final:ended": 0})
+    assert [trial.number for trial in study.ended() if trial.final] == [0, 1]
+    silent = Meter({2: 9.0})
+    final_of(parts, study, silent, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    assert silent.visits == [] and not study.final_is_due
+    assert [trial.number for trial in study.ended() if trial.final] == [0, 1, 2]
     another = Meter({2: 9.0})
     final_of(parts, study, another, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     assert [number for number, _ in another.visits] == [0, 0, 1, 1, 2, 2], "one that ended is not gone on with"
+
+
+def test_a_final_benchmark_whose_baseline_refused_begins_anew(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, {name: OUTCOMES[name] for name in ("baseline", "reference")})
+    summary = module._summary
+    monkeypatch.setattr(module, "_summary", lambda *given: None)
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    assert study.final_is_due
+    again = Meter({})
+    final_of(parts, study, again, monkeypatch, tmp_path).run(1e9, 0.0)
+    assert len(again.visits) == 1 and study.final_is_due, "all points are measured again"
+    monkeypatch.setattr(module, "_summary", summary)
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    assert not study.final_is_due
 
 
 def test_recordings_of_another_study_of_the_name_are_not_continued(

@@ -44,9 +44,9 @@ def quality(low: float, high: float) -> Quality:
 
 def test_what_cannot_be_on_the_front_for_its_loss_is_rejected() -> None:
     """The front has no point above a limit, however wide its interval."""
-    assert LIMITS.lost(quality(0.0, 0.02)) is None
+    assert LIMITS.violated(quality(0.0, 0.02)) is None
     for low, high in ((0.0, 0.021), (0.02, 0.04)):
-        reason = LIMITS.lost(quality(low, high))
+        reason = LIMITS.violated(quality(low, high))
         assert reason is not None and not LIMITS.kept(quality(low, high))
         assert all(f"{number:.2%}" in reason for number in ((low + high) / 2, low, high, 0.01))
 
@@ -154,7 +154,7 @@ def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured
     ]
     np.testing.assert_allclose(correction(trials, OBJECTIVES), [1.5, 1.25])
     np.testing.assert_allclose(correction([], OBJECTIVES), [1.0, 1.0])
-    few = [[-0.4, -0.4], [0.4, 0.4]]
+    few = [[-0.45, -0.45], [0.45, 0.45]]
     np.testing.assert_allclose(
         deviations(trials, OBJECTIVES), [*np.log([[2 / 3, 1], [1, 1], [8 / 3, 1]]).tolist(), *few]
     )

@@ -232,9 +232,12 @@ def test_a_chosen_point_that_is_left_out_is_not_replaced(
     expected = "--trial: must be given, one of 3, 4, since trial 7 is left out: its model cannot be opened here"
     assert str(error.value) == expected
     monkeypatch.setattr(run, "subject", lambda front: None)
+    with pytest.raises(ConfigError, match="since trial 0 is left out: it is not on the front"):
+        run.simulate(session, asked(tmp_path), tmp_path / "out", QUIET)
+    menu = dataclasses.replace(menu, deployments=(deployment(50.0, 0.0, exponential_quantiles(), 0),))
     fleet = file_of(tmp_path, "plain.yaml", "machines: {small: 4}")
     request = asked(tmp_path, fleet=fleet, rate_rps=1e-4)
-    assert run.simulate(session, request, tmp_path / "out", QUIET).trial == 3
+    assert run.simulate(session, request, tmp_path / "out", QUIET).trial == 0, "the baseline"
 
 
 def test_sizes_that_were_not_measured_are_refused(session: Any, tmp_path: Path) -> None:

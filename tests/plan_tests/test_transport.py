@@ -28,7 +28,7 @@ def test_a_rate_is_that_of_the_second_around_a_request() -> None:
     assert local_rates(np.array([0.0, 0.3, 0.6, 5.0])).tolist() == [2, 3, 2, 1]
 
 
-def test_a_steady_trace_is_measured_at_its_mean_rate() -> None:
+def test_a_steady_trace_is_measured_at_its_rate() -> None:
     asked = list[float]()
 
     def sample(rate_rps: float) -> Floats:
@@ -36,9 +36,12 @@ def test_a_steady_trace_is_measured_at_its_mean_rate() -> None:
         return np.array([1.0, 3.0])
 
     found = Transport.measured(poisson(200.0), sample)
-    assert asked == [pytest.approx(200, rel=0.05)]
+    assert asked == [pytest.approx(190, rel=0.05)]
     drawn = found.drawn_ms(np.arange(1000.0), 0)
     assert set(drawn.tolist()) == {1.0, 3.0} and drawn.mean() == pytest.approx(2.0, abs=0.1)
+    Transport.measured(np.arange(60.0), sample)
+    Transport.measured(poisson(600.0), sample)
+    assert asked[1:] == [10.0, 250.0, pytest.approx(350)], "0.7 of the time of 2 ms in the median"
     assert Transport.none().drawn_ms(np.zeros(3), 0).tolist() == [0, 0, 0]
 
 

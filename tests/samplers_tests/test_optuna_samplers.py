@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.samplers.optuna_samplers import FlattenedSampler, gp, nsga3
+from search.samplers.optuna_samplers import FlattenedSampler, gp, nsga3, own_seed
 from search.study import Study
 from spaces.candidate import Candidate
 from tests.samplers_tests.problem import LIMITS, OBJECTIVES, SPACE, Problem
@@ -55,7 +55,7 @@ def test_where_every_trial_has_every_knob_it_proposes_as_the_other_does(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert proposed(FlattenedSampler(make, 100)) == proposed(make(100 + 19))
+        assert proposed(FlattenedSampler(make, 100)) == proposed(make(own_seed(100, 19)))
 
 
 @pytest.mark.parametrize("name", ["nsga3", "gp"])
@@ -85,10 +85,20 @@ def test_knobs_that_some_candidates_lack_are_proposed_beside_reference_points(
 def test_a_stopped_trial_is_the_worst_of_the_copy_and_violates_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(nsga3(0))
     study.optimize(flat, 6)
+    only = {"x": optuna.distributions.FloatDistribution(0, 1)}
     for number in range(60):
-        trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}) if number else study.ask()
+        if number:
+            study.enqueue_trial({"x": number / 100})
+        trial = study.ask(only if number else None)
         if number == 1:
             trial.set_constraint("loss", 0.25)
+        study.tell(trial, state=TrialState.PRUNED)
+    # A choice that was measured is made again, and one that was stopped twice more.
+    for params in (study.trials[2].params, {"x": 0.4}, {"x": 0.4}):
+        study.enqueue_trial(params)
+        trial = study.ask(only if len(params) == 1 else None)
+        if len(params) > 1:
+            flat(trial)
         study.tell(trial, state=TrialState.PRUNED)
     added = list[optuna.trial.FrozenTrial]()
     add = optuna.Study.add_trials
@@ -101,6 +111,7 @@ def test_a_stopped_trial_is_the_worst_of_the_copy_and_violates_a_constraint(monk
     flat(study.ask())
     complete, stopped = added[:6], added[6:]
     assert len(stopped) == 50, "the last ones, and none that has no knob"
+    assert sorted(trial.params["x"] for trial in stopped) == [number / 100 for number in range(10, 60)]
     assert all(max(trial.constraints.values()) <= 0 for trial in complete)
     worst = [max(values) for values in zip(*(trial.values for trial in complete), strict=True)]
     assert all(trial.values == worst and trial.state == TrialState.COMPLETE for trial in stopped)

@@ -137,13 +137,13 @@ def test_an_option_that_cannot_be_opened_leaves_the_old_one_serving(tmp_path: Pa
 def test_an_option_of_the_serving_bundle_that_cannot_be_opened_does_not_take_the_others_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two replicas of the exact variant are planned for a second, but cannot be opened: the fast one serves.
+    """Two replicas of the exact variant are planned for two seconds, but cannot be opened: the fast one serves.
 
     Then one replica of the exact variant serves again.
     """
     exact, fast = write_bundles(tmp_path)
     phases = [(0, 5.0), (0, 35.0), *[(0, 5.0)] * 60]
-    plan = write_plan(tmp_path / "plan.json", document(phases, time.time(), 1.0))
+    plan = write_plan(tmp_path / "plan.json", document(phases, time.time(), 2.0))
     settings, said = ElasticSettings(plan, None, lambda: (exact, fast), Windows(0.4, 0.2, 0.05), None), list[str]()
     opened = Model.open
 

@@ -142,14 +142,10 @@ def _deployment(session: Session, menu: Menu, trial: int | None) -> Deployment:
     known = ", ".join(map(str, offered))
     if trial is None:
         point = subject(session.front())
-        if point is None:
-            return menu.deployments[0]
-        if point.trial not in offered:
-            reason = menu.left_out.get(point.trial, "it is not on the front")
-            raise ConfigError(
-                f"--trial: must be given, one of {known}, since trial {point.trial} is left out: {reason}"
-            )
-        trial = point.trial
+        trial = 0 if point is None else point.trial
+        if trial not in offered:
+            reason = menu.left_out.get(trial, "it is not on the front")
+            raise ConfigError(f"--trial: must be given, one of {known}, since trial {trial} is left out: {reason}")
     if trial not in offered:
         raise ConfigError(f"--trial: must be one of {known}, but got {trial}")
     return offered[trial]

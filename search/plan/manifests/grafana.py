@@ -95,8 +95,10 @@ def _machines(plan: ServedPlan) -> _Panel:
     queries = (
         _Query(of(promql.PLANNED, study=plan.study), "planned, {{offer}}"),
         _Query(of(promql.ACTUAL, study=plan.study), "serving, {{offer}}"),
+        _Query(f"count({of('leanrec_controller_replicas', study=plan.study)})", "serving with a controller"),
     )
-    return _Panel("Machines", "short", queries, "Processes that serve, divided by those of a machine.")
+    about = "Processes that serve, divided by those of a machine; a server with a controller is a machine of any offer."
+    return _Panel("Machines", "short", queries, about)
 
 
 def _rows(plan: ServedPlan) -> _Panel:

@@ -251,14 +251,14 @@ def _rows(
 
         transport = Transport.measured(traffic.seconds, sample)
     transport_ms = transport.drawn_ms(traffic.seconds, request.seed)
-    waits_s = travelled_s(traffic.seconds, transport_ms)
+    to_pool_s = travelled_s(traffic.seconds, transport_ms)
     for name, policy in compared.items():
         if request.policies and name not in request.policies:
             continue
-        arrivals = traffic.seconds + waits_s
+        arrivals = traffic.seconds + to_pool_s
         times_s = traffic.begins_s, traffic.end_s
         served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, *times_s)
-        virtual = replace(served, latency_ms=served.latency_ms + 1e3 * waits_s)
+        virtual = replace(served, latency_ms=served.latency_ms + 1e3 * to_pool_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
         if request.bundles:
             file = name.replace(", ", "-").replace(" + ", "-and-")

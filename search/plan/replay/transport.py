@@ -14,8 +14,8 @@ from planning.demand import Floats
 _WINDOW_S = 1.0
 # Quantiles of the requests whose rates transport is measured at; one rate where they differ by less than a factor.
 _CALM, _BUSY, _ALIKE = 0.25, 0.95, 1.3
-# Least rate of requests, and the largest share of the time that transport itself may take.
-_LEAST_RPS, _MOST_USED = 10.0, 0.7
+# Bounds of the calm rate, and the largest share of the time that transport itself may take at the busy one.
+_LEAST_RPS, _MOST_RPS, _MOST_USED = 10.0, 250.0, 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,10 @@ class Transport:
             seconds: (n,) ascending arrival times
             sample: measures the milliseconds of requests at a rate
         """
-        rates = local_rates(seconds)
-        calm, busy = np.maximum(np.quantile(rates, (_CALM, _BUSY)), _LEAST_RPS).tolist()
-        if busy < _ALIKE * calm:
-            mean = float(rates.mean())
-            return cls(np.array([mean]), (sample(mean),))
+        calm, busy = np.quantile(local_rates(seconds), (_CALM, _BUSY)).tolist()
+        calm = min(max(calm, _LEAST_RPS), _MOST_RPS)
         first = sample(calm)
-        busy = min(busy, max(1000 * _MOST_USED / max(float(np.median(first)), 1e-9), calm))
+        busy = min(busy, 1000 * _MOST_USED / max(float(np.median(first)), 1e-9))
         if busy < _ALIKE * calm:
             return cls(np.array([calm]), (first,))
         return cls(np.array([calm, busy]), (first, sample(busy)))
