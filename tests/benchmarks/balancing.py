@@ -2,15 +2,20 @@
 
 Four replicas, whose service times are made up: 0.2 ms of a request and 2 us of each of its rows, and a log-normal
 deviation that no policy knows. Arrivals are Poisson, at a share of what all replicas can do together.
+
+A last table has exponential times of 1 ms, for which there are closed forms: each replica is E4/M/1 in turn, and a
+policy that knew the work that is left would serve as the common queue of M/M/4 does.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from objectives.serving.pool.balancing import (
     Balance,
@@ -63,6 +68,45 @@ def policies(speeds: Sequence[float]) -> dict[str, Balance]:
     }
 
 
+def common_queue_p99_ms(load: float) -> float:
+    """Return the p99 of M/M/c with a mean service time of 1 ms (Kleinrock 1975, 3.5).
+
+    P(T > t) = e^-t (1 + C (1 - e^-(c - 1 - a)t) / (c - 1 - a)), with the offered load a and Erlang's C.
+    """
+    offered = load * REPLICAS
+    terms = [offered**k / math.factorial(k) for k in range(REPLICAS)]
+    last = offered**REPLICAS / math.factorial(REPLICAS) / (1 - load)
+    waits, rest = last / (sum(terms) + last), REPLICAS - 1 - offered
+
+    def beyond(ms: float) -> float:
+        share = ms if math.isclose(rest, 0, abs_tol=1e-9) else -math.expm1(-rest * ms) / rest
+        return math.exp(-ms) * (1 + waits * share) - 0.01
+
+    return float(brentq(beyond, 0, 1e3))
+
+
+def in_turn_p99_ms(load: float) -> float:
+    """Return the p99 of Ec/M/1 with a mean service time of 1 ms, exponential of mean 1 / (1 - s) (Kleinrock 1975, 6.4).
+
+    s is the root below 1 of s = A(1 - s), A being the transform of a gap between every c-th arrival.
+    """
+    rate = load * REPLICAS
+    root = float(brentq(lambda s: (rate / (rate + 1 - s)) ** REPLICAS - s, 0, 1 - 1e-9))
+    return math.log(100) / (1 - root)
+
+
+def exponential_p99_ms(policy: Balance, load: float, count: int, seed: int) -> float:
+    """Return the simulated p99 in milliseconds of exponential times of 1 ms, without a first tenth."""
+    random = np.random.default_rng(seed)
+    due_ns = np.cumsum(random.exponential(1e6 / (load * REPLICAS), count)).astype(np.int64)
+    times = iter(random.exponential(1e6, count).tolist())
+    placement = Placement(InstanceGroup(replicas=REPLICAS, threads=1))
+    found = simulate(
+        placement, [1] * count, due_ns.tolist(), lambda group, rows, idle_ns, busy: float(next(times)), None, policy
+    )
+    return float(np.percentile((found.finished_ns - due_ns)[count // 10 :], 99)) / 1e6
+
+
 def p99_ms(policy: Balance, case: tuple[Sizes, Sequence[float]], load: float, count: int, seed: int) -> float:
     """Return the p99 in milliseconds at a share of the capacity, without a first tenth."""
     sizes, speeds = case
@@ -94,6 +138,15 @@ def main() -> None:
                 for load in LOADS
             ]
             print(f"  {policy:<18}" + "".join(f"{p99:>12.2f}" for p99 in found), flush=True)
+    print(f"{'exponential times':<20}" + "".join(f"{f'load {load}':>12}" for load in LOADS))
+    for policy, balance in policies(EQUAL).items():
+        found = [
+            np.median([exponential_p99_ms(balance, load, options.requests, seed) for seed in options.seeds])
+            for load in LOADS
+        ]
+        print(f"  {policy:<18}" + "".join(f"{p99:>12.2f}" for p99 in found), flush=True)
+    for form, closed in (("E4/M/1", in_turn_p99_ms), ("M/M/4", common_queue_p99_ms)):
+        print(f"  {form:<18}" + "".join(f"{closed(load):>12.2f}" for load in LOADS))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from planning.demand import Floats
 _WINDOW_S = 1.0
 # Quantiles of the requests whose rates transport is measured at; one rate where they differ by less than a factor.
 _CALM, _BUSY, _ALIKE = 0.25, 0.95, 1.3
+# Seconds of a trace whose requests get consecutive ones of a sample.
+_RUN_S = 0.5
 # Bounds of the calm rate, and the largest share of the time that transport itself may take at the busy one.
 _LEAST_RPS, _MOST_RPS, _MOST_USED = 10.0, 250.0, 0.7
 
@@ -52,15 +55,16 @@ class Transport:
     def drawn_ms(self, seconds: Floats, seed: int) -> Floats:
         """Return the milliseconds of each request by itself, (n,), drawn from the samples.
 
-        Between two rates, by their logarithms, it is from one or the other at random.
+        They are runs of consecutive requests of a sample (moving blocks, Kuensch 1989), since a machine that is slow
+        for a moment delays those that come then, which wait for each other. Between two rates, by their logarithms, a
+        run is of one or the other at random.
         """
-        random = np.random.default_rng(seed)
+        random, drawn = np.random.default_rng(seed), np.zeros(len(seconds))
         place = np.interp(np.log(local_rates(seconds)), np.log(self.rates_rps), np.arange(len(self.rates_rps)))
-        level = np.floor(place + random.random(len(seconds))).astype(np.int64)
-        drawn = np.zeros(len(seconds))
-        for number, sample in enumerate(self.samples_ms):
-            own = np.minimum(level, len(self.samples_ms) - 1) == number
-            drawn[own] = random.choice(sample, int(own.sum()))
+        runs = np.flatnonzero(np.diff(seconds // _RUN_S, prepend=-1.0))
+        for first, end in itertools.pairwise([*runs.tolist(), len(seconds)]):
+            sample = self.samples_ms[int(place[first:end].mean() + random.random() * (len(self.samples_ms) - 1))]
+            drawn[first:end] = sample[(random.integers(len(sample)) + np.arange(end - first)) % len(sample)]
         return drawn
 
 
