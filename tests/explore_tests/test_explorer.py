@@ -721,7 +721,8 @@ def test_of_trainings_of_one_shape_only_one_that_loses_less_is_benchmarked_again
     told = [t for trials in (2, 30) for t in search(parts, answers(evaluate=evaluated), trials)[1]]
     trained = [t for t in told if t.candidate.weights.distillation and t.outcome.evaluated]
     losses = [t.outcome.evaluated.loss for t in trained if t.outcome.state == "complete"]
-    assert len(trained) > 12 and len(losses) == 3 and losses[2] < losses[1] - 0.002, "the first run has two"
+    assert len(trained) > 12 and 2 <= len(losses) <= 3, "one or two of the first run, before any was measured"
+    assert losses[-1] < losses[-2] - 0.002
     stopped = [t for t in trained if t.outcome.state == "stopped"]
     assert all("differs in its training only" in (t.outcome.reason or "") for t in stopped)
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 
 from objectives.records import Artifact, Prepared
 from search import locking
@@ -25,6 +25,7 @@ from search.explore import run as explore_run
 from search.home import Home
 from search.locking import stoppable
 from search.samplers.expected_gain import ExpectedGainSampler
+from search.samplers.optuna_samplers import PerTrialSampler
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.quantization import PrecisionSpace
@@ -179,7 +180,7 @@ def test_an_error_without_a_signal_stays_as_it_is() -> None:
         raise ImportError("initialization failed")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("auto", ExpectedGainSampler), ("tpe", TPESampler)])
+@pytest.mark.parametrize(("name", "kind"), [("auto", ExpectedGainSampler), ("tpe", PerTrialSampler)])
 def test_a_study_goes_on_with_another_sampler(name: str, kind: type[BaseSampler], home: Home) -> None:
     """Measurements do not depend on the sampler that proposed the candidates."""
     given = {"name": "shop", "data": {"source": "synthetic"}}
