@@ -61,7 +61,11 @@ def test_a_trace_with_a_peak_has_the_transport_of_both_rates_and_a_mixture_betwe
     calm, busy = asked
     assert 40 < calm < 400 and busy == pytest.approx(420, rel=0.1)
     drawn = found.drawn_ms(trace, 0)
-    assert (drawn[(trace > 181) & (local_rates(trace) >= busy)] == 0.5).all()
+    for half in np.unique(trace // 0.5):
+        inside = trace // 0.5 == half
+        if local_rates(trace)[inside].min() >= busy:
+            assert (drawn[inside] == 0.5).all()
+    assert (drawn[trace > 181] == 0.5).mean() > 0.5
     exact = Transport(np.array([50.0, 800.0]), (np.full(3, 1.0), np.full(3, 0.5)))
     for rate, expected in ((20.0, 1.0), (50.0, 1.0), (200.0, 0.75), (800.0, 0.5), (2000.0, 0.5)):
         evenly = np.arange(0, 400, 1 / rate)

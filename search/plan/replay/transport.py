@@ -13,7 +13,8 @@ from planning.demand import Floats
 
 # Seconds around a request in which its rate is counted.
 _WINDOW_S = 1.0
-# Quantiles of the requests whose rates transport is measured at; one rate where they differ by less than a factor.
+# Quantiles of the requests whose rates transport is measured at; the first alone where they, within their bounds,
+# differ by less than a factor.
 _CALM, _BUSY, _ALIKE = 0.25, 0.95, 1.3
 # Seconds of a trace whose requests get consecutive ones of a sample.
 _RUN_S = 0.5
@@ -47,7 +48,7 @@ class Transport:
         calm, busy = np.quantile(local_rates(seconds), (_CALM, _BUSY)).tolist()
         calm = min(max(calm, _LEAST_RPS), _MOST_RPS)
         first = sample(calm)
-        busy = min(busy, 1000 * _MOST_USED / max(float(np.median(first)), 1e-9))
+        busy = min(busy, 1000 * _MOST_USED / max(float(first.mean()), 1e-9))
         if busy < _ALIKE * calm:
             return cls(np.array([calm]), (first,))
         return cls(np.array([calm, busy]), (first, sample(busy)))
@@ -56,8 +57,8 @@ class Transport:
         """Return the milliseconds of each request by itself, (n,), drawn from the samples.
 
         They are runs of consecutive requests of a sample (moving blocks, Kuensch 1989), since a machine that is slow
-        for a moment delays those that come then, which wait for each other. Between two rates, by their logarithms, a
-        run is of one or the other at random.
+        for a moment delays those that come then, which wait for each other; how long the moment is follows the
+        requests. Between two rates, by their logarithms, a run is of one or the other at random.
         """
         random, drawn = np.random.default_rng(seed), np.zeros(len(seconds))
         place = np.interp(np.log(local_rates(seconds)), np.log(self.rates_rps), np.arange(len(self.rates_rps)))
