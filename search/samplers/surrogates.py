@@ -125,7 +125,7 @@ class Surrogates:
                 costs[:, place] += self._deviations
             if each.variant in self._losses:
                 losses[:, place] = self._losses[each.variant]
-            if each.variant in self._beyond:  # on a slice, it may be
+            if each.variant in self._beyond:  # also where only a slice, whose loss is not modelled, loses too much
                 losses[:, place] = np.inf
         return Prediction(
             self._units(costs, losses),
