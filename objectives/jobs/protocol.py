@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,6 +17,10 @@ from spaces.serialization import from_plain, to_plain
 
 Response = TypeVar("Response", covariant=True)
 Progress = Callable[[str], None]
+# A line of progress that only tells that a part of the job begins, for which the job's time limit counts anew.
+NEXT_PART = ""
+# Signal at which a worker writes the stacks of all its threads to standard error.
+STACKS = signal.SIGUSR1
 
 
 class Request(Generic[Response]):
@@ -50,10 +56,12 @@ def serve(jobs: Jobs) -> None:
 
     A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": ..., "full_disk": ..., "trace":
     ...}`, where `input` is true for an error of the user's input and `full_disk` for one that concerns all jobs.
-    `{"progress": LINE}` may come in between. Whatever the work prints goes to standard error.
+    `{"progress": LINE}` may come in between, also `NEXT_PART`. Whatever the work prints goes to standard error, and
+    the stacks of all threads at the signal `STACKS`.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    faulthandler.register(STACKS)
     types = {kind.__name__: kind for kind in jobs}
 
     def progress(line: str) -> None:

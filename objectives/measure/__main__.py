@@ -39,8 +39,8 @@ JOBS: Jobs = {
     jobs.BenchmarkRequest: benchmark,
     jobs.ServiceCurveRequest: silent(service_curve),
     jobs.TransportRequest: silent(transport),
-    jobs.GroupBenchmarkRequest: silent(benchmark_group),
-    jobs.VisitRequest: silent(visit_together),
+    jobs.GroupBenchmarkRequest: benchmark_group,
+    jobs.VisitRequest: visit_together,
     jobs.WeighRequest: silent(weigh_deployment),
     jobs.ProfileRequest: silent(profile),
 }

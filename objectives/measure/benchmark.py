@@ -7,13 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.jobs.protocol import Progress
+from objectives.jobs.protocol import NEXT_PART, Progress
 from objectives.jobs.requests import (
     BenchmarkRequest,
     BenchmarkResponse,
@@ -46,7 +45,7 @@ def benchmark(request: BenchmarkRequest, progress: Progress = lambda line: None)
     The raw timings are written to a file.
 
     Args:
-        progress: called with a line before each visit, where there are several
+        progress: called with a line before each visit, where there are several, and with `NEXT_PART`
 
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
@@ -59,21 +58,24 @@ def benchmark(request: BenchmarkRequest, progress: Progress = lambda line: None)
     for number in range(window.visits):
         if window.visits > 1:
             progress(f"timing: visit {number + 1} of {window.visits}, {time.monotonic() - start:.0f} s")
-        visits.append(_visit(sides, requests, load, window, request.seed, number)[0])
+        visits.append(_visit(sides, requests, load, window, request.seed, number, progress)[0])
     recorded = _recording(visits, load, request.seed)
     return _summary(recorded, request.noise, footprint, Path(request.recording))
 
 
-def benchmark_group(request: GroupBenchmarkRequest) -> GroupBenchmarkResponse:
+def benchmark_group(request: GroupBenchmarkRequest, progress: Progress = lambda line: None) -> GroupBenchmarkResponse:
     """Measure several candidates beside one baseline in one visit, and write the raw timings of each to a file.
 
     A candidate that refuses too many requests fails alone.
     """
     holdout, load = Path(request.holdout), request.load
     weighed = zip(request.candidates, request.weighed, strict=True)
-    footprints = [_footprint(holdout, candidate, asked) for candidate, asked in weighed]
+    footprints = []
+    for candidate, asked in weighed:
+        progress(NEXT_PART)
+        footprints.append(_footprint(holdout, candidate, asked))
     sides = (*request.candidates, request.baseline)
-    visits = _visit(sides, read_requests(holdout), load, request.window, request.seed, 0)
+    visits = _visit(sides, read_requests(holdout), load, request.window, request.seed, 0, progress)
     found: list[BenchmarkResponse | None] = []
     failures: list[str | None] = []
     for visit, footprint, path in zip(visits, footprints, map(Path, request.recordings), strict=True):
@@ -102,11 +104,11 @@ def _summary(recorded: Recording, noise: RatioNoise, footprint: Footprint, path:
     return BenchmarkResponse(latency, throughput, footprint)
 
 
-def visit_together(request: VisitRequest) -> VisitResponse:
+def visit_together(request: VisitRequest, progress: Progress = lambda line: None) -> VisitResponse:
     """Measure one more visit of several candidates beside one baseline, and append it to the recording of each."""
     load, window, requests = request.load, request.window, read_requests(Path(request.holdout))
     sides = (*request.candidates, request.baseline)
-    visits = _visit(sides, requests, load, window, request.seed, request.number)
+    visits = _visit(sides, requests, load, window, request.seed, request.number, progress)
     counts = []
     for path, visit in zip(map(Path, request.recordings), visits, strict=True):
         earlier = read_recording(path).visits if path.exists() else ()
@@ -116,16 +118,28 @@ def visit_together(request: VisitRequest) -> VisitResponse:
 
 
 def _visit(
-    sides: Sequence[Deployment], requests: Sequence[Request], load: Load, window: Window, seed: int, number: int
+    sides: Sequence[Deployment],
+    requests: Sequence[Request],
+    load: Load,
+    window: Window,
+    seed: int,
+    number: int,
+    progress: Progress,
 ) -> tuple[Visit, ...]:
     """Measure one visit of all candidates beside the baseline, which is the last side.
 
     Pools or servers are opened anew, since the location of a process in memory and on the cores is part of the variance
-    between visits. Their order alternates from visit to visit.
+    between visits. Their order alternates from visit to visit. The opening, and each block, burst and rate that is
+    tried, are announced as parts of the job.
     """
+    progress(NEXT_PART)
     turn = 1 if number % 2 == 0 else -1
     with open_targets(sides[::turn], requests, load.served_inputs) as opened:
-        monitor = partial(InterferenceMonitor, children=opened[0].children)
+
+        def monitor() -> InterferenceMonitor:
+            progress(NEXT_PART)
+            return InterferenceMonitor(children=opened[0].children)
+
         return measure_visit(opened[::turn], requests, load, window, seed + 1000 * number, monitor)
 
 

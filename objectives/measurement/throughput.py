@@ -17,7 +17,7 @@ from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Slowness
-from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
+from objectives.measurement.statistics import Floats, block_percentiles, block_picks, fewest_samples, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
 from objectives.records import rows_of
 
@@ -27,11 +27,15 @@ SEGMENTS = 5
 # Number of measurements of the capacity of each deployment.
 BURSTS = 5
 _PROBE_SECONDS = 0.3
+# Time in which a probe's requests come, where more than a percentile needs would take longer.
+_LONGEST_PROBE_SECONDS = 5.0
 # Limit of a probe's warm-up, as a multiple of the requests that count: near capacity no measurement reaches the steady
 # state.
 _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
+# Share of the capacity below which no rate is tried: it would take long and could tell little.
+_LOWEST = 0.1
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
 # Deviation from the monotone fit (logarithm of the percentile) from which a probe is repeated.
@@ -101,7 +105,8 @@ def probe(
     traffic: Traffic,
     rate_rps: float,
     capacity_rps: float,
-    least: int,
+    wanted: int,
+    fewest: int,
     seed: int,
     slower: float = 1.0,
 ) -> Probe:
@@ -112,9 +117,11 @@ def probe(
     scale.
 
     Args:
-        least: the fewest requests that count; a multiple of 5 is taken
+        wanted: requests that count, more where they come within a third of a second, fewer where they take above 5 s
+        fewest: requests that count in any case; a multiple of 5 is taken
     """
-    count = max(least, int(rate_rps * _PROBE_SECONDS)) // SEGMENTS * SEGMENTS
+    count = min(max(wanted, int(rate_rps * _PROBE_SECONDS)), max(fewest, int(rate_rps * _LONGEST_PROBE_SECONDS)))
+    count = math.ceil(count / SEGMENTS) * SEGMENTS
     arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
     sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
     warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), _MOST_WARM_UP * count)
@@ -147,13 +154,15 @@ def search_rates(
     """
     found = list(searches)
     end = time.monotonic() + window.patience_seconds
+    fewest = min(window.probe_requests, fewest_samples(load.percent))
 
     def step(which: int, rate: float, number: int) -> None:
         search = found[which]
         capacity = float(search.capacity_rps.mean())
 
         def run() -> Probe:
-            return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
+            wanted = window.probe_requests
+            return probe(targets[which], requests, load.traffic, rate, capacity, wanted, fewest, number, slower)
 
         slower = slowness(which)
         found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])
@@ -175,16 +184,19 @@ def _turns(count: int, turn: int) -> Sequence[int]:
 
 
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates."""
+    """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates.
+
+    Where it is below a tenth of the capacity, that is tried, or tried again.
+    """
     rates, percentiles = _known(search, percent)
     above, meeting = _meeting(rates, percentiles, slo_ms)
     if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
-        return float(rates[-1]) * _EDGE
+        return float(rates[-1]) * _LOWEST
     low, high = float(rates[above - 1]), float(rates[above])
     # The last rate is the capacity, which is known without a probe.
     highest = high - (1 - _NEAREST if above == len(rates) - 1 else _EDGE) * (high - low)
     lowest = low + _EDGE * (high - low)
-    return min(max(meeting, lowest), highest)
+    return max(min(max(meeting, lowest), highest), min(float(rates[-1]) * _LOWEST, high))
 
 
 def contradicted_rate(search: RateSearch, percent: int) -> float | None:

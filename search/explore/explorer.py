@@ -219,8 +219,7 @@ class Explorer:
         """Begin the benchmark of a group if one is due; return whether it began."""
         if self._meter.busy or not (group := self._benchmarks.take(self._waiting, now, elapsed, left)):
             return False
-        limit = len(group) * self._jobs.limit_seconds("screen")
-        self._start(group, self._meter, self._benchmarks.request(group), limit)
+        self._start(group, self._meter, self._benchmarks.request(group), self._config.workers.job_seconds)
         return True
 
     def _start(self, group: Sequence[RunningTrial], worker: Worker, request: Request[object], limit: float) -> None:

@@ -110,7 +110,7 @@ class FinalBenchmark:
         recordings = [self._recording(trial, folder) for trial in group]
         request = self.jobs.visit([_side(trial) for trial in group], self.session.config.seed, number, recordings)
         try:
-            call(self.meter, request, len(group) * self.jobs.limit_seconds("screen"), self.console.say)
+            call(self.meter, request, self.session.config.workers.job_seconds, self.console.say)
         except JobError as error:
             if len(group) == 1:
                 self.console.warn(f"trial {group[0].number} failed in the final benchmark: {error}")

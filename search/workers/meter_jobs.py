@@ -209,14 +209,6 @@ class MeterJobs:
         shapes = SHAPES_IN_STEP if weights.elastic else 0
         return (shapes + max(1, len(weights.trainings))) * self.config.workers.fit_seconds
 
-    def limit_seconds(self, length: Length) -> float:
-        """Return the longest duration of a benchmark, in seconds.
-
-        It includes the waits for undisturbed blocks and for undisturbed rates.
-        """
-        visits = self.window(length).visits
-        return visits * (self.config.workers.job_seconds + 2 * self.config.timing.patience_seconds)
-
     def window(self, length: Length) -> Window:
         """The window has enough samples for the percentiles of the SLO and of the objectives."""
         timing, percent = self.config.timing, self.config.slo.percentile

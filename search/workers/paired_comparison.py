@@ -56,7 +56,7 @@ class PairedComparison:
     def benchmark(self, ours: Side, length: Length, recording: str, beside: Side | None = None) -> BenchmarkResponse:
         """Benchmark a candidate, with requests of another seed than the search's; arguments as in `MeterJobs.time`."""
         asked = self.jobs.time(ours, length, self.jobs.config.seed + 1, recording, beside)
-        return call(self.meter, asked, self.jobs.limit_seconds(length), self.console.say)
+        return call(self.meter, asked, self.jobs.config.workers.job_seconds, self.console.say)
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
         """Evaluate the first side relative to the second, over several seeds of training where their weights differ."""

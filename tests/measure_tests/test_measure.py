@@ -23,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 from objectives.build import evaluate as judging
 from objectives.build.evaluate import evaluate, run_blocks
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
+from objectives.jobs.protocol import NEXT_PART
 from objectives.jobs.requests import (
     BenchmarkRequest,
     EvaluateRequest,
@@ -282,7 +283,10 @@ def _time(
     lines = list[str]()
     found = timing.benchmark(request, lines.append)
     visits = window.visits if window.visits > 1 else 0
-    assert [line.partition(",")[0] for line in lines] == [f"timing: visit {n + 1} of {visits}" for n in range(visits)]
+    told = [line.partition(",")[0] for line in lines if line != NEXT_PART]
+    assert told == [f"timing: visit {n + 1} of {visits}" for n in range(visits)]
+    # The opening, two blocks of each turn, the bursts, and the rates of both.
+    assert lines.count(NEXT_PART) >= window.visits * (1 + 2 * window.blocks + throughput.BURSTS + 2 * window.probes)
     assert found.footprint == Footprint(4321), "nothing but the file's size"
     return found.latency, found.throughput
 

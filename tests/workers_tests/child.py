@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from objectives.jobs.protocol import Progress, Request, serve
+from objectives.jobs.protocol import NEXT_PART, Progress, Request, serve
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,14 @@ class Sleep(Request[Number]):
     """Gives the child's process id."""
 
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parts(Request[Number]):
+    """Sleeps a number of times, each an announced part."""
+
+    count: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,13 @@ def _sleep(request: Sleep, progress: Progress) -> Number:
     return Number(os.getpid())
 
 
+def _parts(request: Parts, progress: Progress) -> Number:
+    for _ in range(request.count):
+        progress(NEXT_PART)
+        time.sleep(request.seconds)
+    return Number(request.count)
+
+
 def _start(request: Start, progress: Progress) -> Number:
     return Number(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
 
@@ -101,6 +116,7 @@ if __name__ == "__main__":
         {
             Double: _double,
             Sleep: _sleep,
+            Parts: _parts,
             Start: _start,
             Fail: _fail,
             Fault: _fault,

@@ -15,7 +15,7 @@ import pytest
 from objectives.jobs.protocol import Request
 from search.errors import JobError
 from search.workers.processes import Done, Worker, call, open_workers, wait
-from tests.workers_tests.child import Double, Fail, Fault, Infinite, Leave, Number, OutOfMemory, Sleep, Start
+from tests.workers_tests.child import Double, Fail, Fault, Infinite, Leave, Number, OutOfMemory, Parts, Sleep, Start
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = [sys.executable, "-m", "tests.workers_tests.child"]
@@ -86,12 +86,21 @@ def _runs(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_job_that_hangs_is_ended(worker: Worker) -> None:
+def test_a_job_that_hangs_is_ended_and_its_stacks_are_logged(worker: Worker, tmp_path: Path) -> None:
     finish(worker, Double(1))
     done = finish(worker, Sleep(60.0), limit=0.5)
-    assert done.error is not None
+    assert done.error is not None and done.lost
     assert "longer than 0.5 s" in done.error
+    assert "in _sleep" in (tmp_path / "log").read_text()
     assert finish(worker, Double(2)).result == Number(4)
+
+
+def test_each_announced_part_of_a_job_has_its_time(worker: Worker) -> None:
+    finish(worker, Double(1))
+    done = finish(worker, Parts(6, 0.5), limit=2.0)
+    assert done.result == Number(6) and done.seconds > 2.9
+    done = finish(worker, Parts(2, 60.0), limit=0.5)
+    assert done.error is not None and done.error.startswith("A part of the job, which began after 0 s, took longer")
 
 
 def test_the_child_lives_on_from_job_to_job(worker: Worker) -> None:
