@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import itertools
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +20,7 @@ from objectives.errors import InputError
 from objectives.measurement.request_log import RequestLog
 from objectives.serving.control.controller import Observation, begin, decide
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
-from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, read_plan
+from objectives.serving.control.plan_file import machine_plan, offers_on, read_plan
 from objectives.serving.control.windows import Windows
 from planning.capacity import Objective
 from planning.elastic import (
@@ -46,6 +44,7 @@ from search.plan.inputs import read_log
 from search.plan.replay import run, server
 from search.plan.replay.page import timeline_figure
 from search.plan.replay.run import ReplayRequest
+from search.plan.replay.transport import travelled_s
 from tests.control_tests.plans import FAST, PLACEMENT, document, offer, write_bundles, write_plan
 from tests.planning_tests.fleets import deployment
 
@@ -467,34 +466,37 @@ def test_the_command_names_policies_and_prints_one_document(
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
 
 
-def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_transport_is_measured_before_and_after_the_policies(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten requests a second for four seconds, in the second of which others take half a core."""
-    taken, played = iter([0.0, 0.5, 0.0, 0.01]), itertools.count()
-    monkeypatch.setattr(server, "_needed", lambda settings, policy: ())
-    monkeypatch.setattr(server, "_serving", lambda *given: nullcontext(server.RunningServer("http://x", 7)))
-    monkeypatch.setattr(server, "RemoteModel", lambda url: nullcontext(SimpleNamespace(submit=None)))
-    monkeypatch.setattr(server, "closed_loop", lambda submit, requests: None)
-    monkeypatch.setattr(
-        server,
-        "open_loop",
-        lambda submit, requests, gaps: SimpleNamespace(latency_ms=np.full(len(requests), float(next(played)))),
-    )
+    """A machine on which requests take 1 ms more before, and 3 ms more later: each in half of the time."""
+    called: list[str] = []
 
-    class Monitor:
-        def __init__(self, children: list[int]) -> None:
-            assert children == [7]
+    def serve(settings: Any, name: str, policy: Any, requests: Any, seconds: Any) -> Any:
+        called.append(name)
+        count = len(seconds)
+        return Served(np.ones(count), np.zeros(count, np.int64), (Segment(0.0, 0.0, 0),)), ()
 
-        def stop(self) -> SimpleNamespace:
-            return SimpleNamespace(taken=next(taken))
+    def sample(settings: Any, static: Any, requests: Any, rows: Any, gaps_s: Any, service: Any, cores: int) -> Any:
+        early = set(called) <= {"sample"}
+        called.append("sample")
+        return np.full(len(requests), 1.0 if early else 3.0)
 
-    monkeypatch.setattr(server, "InterferenceMonitor", Monitor)
-    settings = server.ServerSettings(document([(0, 12.0)]), "small", (), Windows(), 1.0, tmp_path, 0.0, 4.0)
-    options = options_of(document([(0, 12.0)])["offers"][0], 50.0)
-    gaps_s = np.concatenate([[0.05], np.full(39, 0.1)])
-    found = server.sample_ms(settings, ControlPlan(options), [{}] * 40, gaps_s)
-    np.testing.assert_array_equal(found, np.repeat([0.0, np.nan, 2.0, 3.0], 10))
+    def travelled(seconds: Any, transport_ms: Any) -> Any:
+        drawn.extend(transport_ms.tolist())
+        return travelled_s(seconds, transport_ms)
+
+    drawn = list[float]()
+    monkeypatch.setattr(run, "serve_policy", serve)
+    monkeypatch.setattr(run, "_transport_ms", sample)
+    monkeypatch.setattr(run, "travelled_s", travelled)
+    request = replace(asked(tmp_path), bundles=write_bundles(tmp_path), policies=(STATIC_PEAK, ELASTIC))
+    found = run.replay(session, request, tmp_path / "out", QUIET)
+    before = called.index("static-peak")
+    samples = ["sample"] * before
+    assert called == [*samples, "static-peak", "planned-and-reactive", *samples] and before in (1, 2)
+    assert set(drawn) == {1.0, 3.0} and np.mean(drawn) == pytest.approx(2.0, abs=0.3)
+    assert [row.clock for row in found.rows] == ["virtual", "server"] * 2
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ from spaces.serialization import Json, to_plain
 
 FILE, PAGE = "replay.json", "replay.html"
 VIRTUAL, SERVER = "virtual", "server"
-# Seconds of requests that are sent to know what transport takes, at each rate.
+# Seconds of requests that are sent before and after the policies to know what transport takes, at each rate.
 _SAMPLE_SECONDS = 20.0
 # A replay that begins with a phase begins so much later, lest rounding puts its begin into the phase before.
 _ROUNDING_S = 1e-6
@@ -236,7 +236,8 @@ def _rows(
             **vars(outcome),
         )
 
-    compared, transport, requests = policies(control), Transport.none(), list[Request]()
+    chosen = {name: one for name, one in policies(control).items() if not request.policies or name in request.policies}
+    transport, real = Transport.none(), dict[str, ReplayRow]()
     if request.bundles:
         settings.folder.mkdir(parents=True, exist_ok=True)
         requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
@@ -245,24 +246,26 @@ def _rows(
             first = slice(max(round(_SAMPLE_SECONDS * rate_rps), 1))
             gaps_s = np.random.default_rng(request.seed).exponential(1 / rate_rps, len(requests[first]))
             of = requests[first], traffic.rows[first], gaps_s
-            found = _transport_ms(settings, compared[STATIC_PEAK], *of, service, cores)
+            found = _transport_ms(settings, policies(control)[STATIC_PEAK], *of, service, cores)
             console.say(f"transport: {np.median(found):.3g} ms of a request at {rate_rps:.3g} requests/s")
             return found
 
         transport = Transport.measured(traffic.seconds, sample)
+        for name, policy in chosen.items():
+            file = name.replace(", ", "-").replace(" + ", "-and-")
+            told = serve_policy(settings, file, policy, requests, traffic.seconds)
+            real[name] = row(name, SERVER, policy, *told, 0.0)
+        transport = transport.measured_again(sample)
     transport_ms = transport.drawn_ms(traffic.seconds, request.seed)
     to_pool_s = travelled_s(traffic.seconds, transport_ms)
-    for name, policy in compared.items():
-        if request.policies and name not in request.policies:
-            continue
+    for name, policy in chosen.items():
         arrivals = traffic.seconds + to_pool_s
         times_s = traffic.begins_s, traffic.end_s
         served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, *times_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * to_pool_s)
         yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
-        if request.bundles:
-            file = name.replace(", ", "-").replace(" + ", "-and-")
-            yield row(name, SERVER, policy, *serve_policy(settings, file, policy, requests, traffic.seconds), 0.0)
+        if name in real:
+            yield real[name]
 
 
 def _transport_ms(

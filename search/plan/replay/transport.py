@@ -53,6 +53,11 @@ class Transport:
             return cls(np.array([calm]), (first,))
         return cls(np.array([calm, busy]), (first, sample(busy)))
 
+    def measured_again(self, sample: Callable[[float], Floats]) -> Transport:
+        """Return the transport with a further sample at each rate; `sample` is as in `measured`."""
+        pairs = zip(self.rates_rps.tolist(), self.samples_ms, strict=True)
+        return Transport(self.rates_rps, tuple(np.concatenate((before, sample(rate))) for rate, before in pairs))
+
     def drawn_ms(self, seconds: Floats, seed: int) -> Floats:
         """Return the milliseconds of each request by itself, (n,), drawn from the samples.
 
