@@ -10,17 +10,38 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, cast, get_args
+from typing import Any, Generic, Protocol, TextIO, TypeVar, cast, get_args
 
 from objectives.errors import FullDiskError, InputError, one_line
 from spaces.serialization import from_plain, to_plain
 
 Response = TypeVar("Response", covariant=True)
 Progress = Callable[[str], None]
-# A line of progress that only tells that a part of the job begins, for which the job's time limit counts anew.
-NEXT_PART = ""
 # Signal at which a worker writes the stacks of all its threads to standard error.
 STACKS = signal.SIGUSR1
+
+
+class PartProgress(Protocol):
+    """Progress of a job in parts, each of which has the job's time limit."""
+
+    def __call__(self, line: str) -> None:
+        """Report a line."""
+
+    def next_part(self) -> None:
+        """Announce that a part begins."""
+
+
+class _Unheard:
+    """Progress that nobody reads."""
+
+    def __call__(self, line: str) -> None:
+        """Drop a line."""
+
+    def next_part(self) -> None:
+        """Do nothing."""
+
+
+UNHEARD: PartProgress = _Unheard()
 
 
 class Request(Generic[Response]):
@@ -51,22 +72,31 @@ def write_request(request: Request[object]) -> str:
     return json.dumps({"job": type(request).__name__, "arguments": to_plain(request)})
 
 
+class _Replies:
+    """Progress on a pipe."""
+
+    def __init__(self, replies: TextIO) -> None:
+        self._replies = replies
+
+    def __call__(self, line: str) -> None:
+        self._replies.write(json.dumps({"progress": line}) + "\n")
+
+    def next_part(self) -> None:
+        self._replies.write(json.dumps({"part": True}) + "\n")
+
+
 def serve(jobs: Jobs) -> None:
     """Answer requests from standard input until it closes.
 
     A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": ..., "full_disk": ..., "trace":
     ...}`, where `input` is true for an error of the user's input and `full_disk` for one that concerns all jobs.
-    `{"progress": LINE}` may come in between, also `NEXT_PART`. Whatever the work prints goes to standard error, and
-    the stacks of all threads at the signal `STACKS`.
+    `{"progress": LINE}` may come in between, and `{"part": true}` before each part of a job. Whatever the work prints
+    goes to standard error, and the stacks of all threads at the signal `STACKS`.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     faulthandler.register(STACKS)
-    types = {kind.__name__: kind for kind in jobs}
-
-    def progress(line: str) -> None:
-        replies.write(json.dumps({"progress": line}) + "\n")
-
+    types, progress = {kind.__name__: kind for kind in jobs}, _Replies(replies)
     for line in sys.stdin:
         asked = json.loads(line)
         try:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.jobs.protocol import NEXT_PART, Progress
+from objectives.jobs.protocol import UNHEARD, PartProgress
 from objectives.jobs.requests import (
     BenchmarkRequest,
     BenchmarkResponse,
@@ -39,13 +40,13 @@ from spaces.serialization import from_plain, to_plain
 _WEIGH_SECONDS = 100
 
 
-def benchmark(request: BenchmarkRequest, progress: Progress = lambda line: None) -> BenchmarkResponse:
+def benchmark(request: BenchmarkRequest, progress: PartProgress = UNHEARD) -> BenchmarkResponse:
     """Measure latency at the study's load and throughput under the SLO, paired with the baseline.
 
     The raw timings are written to a file.
 
     Args:
-        progress: called with a line before each visit, where there are several, and with `NEXT_PART`
+        progress: called with a line before each visit, where there are several, and before each part
 
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
@@ -63,7 +64,7 @@ def benchmark(request: BenchmarkRequest, progress: Progress = lambda line: None)
     return _summary(recorded, request.noise, footprint, Path(request.recording))
 
 
-def benchmark_group(request: GroupBenchmarkRequest, progress: Progress = lambda line: None) -> GroupBenchmarkResponse:
+def benchmark_group(request: GroupBenchmarkRequest, progress: PartProgress = UNHEARD) -> GroupBenchmarkResponse:
     """Measure several candidates beside one baseline in one visit, and write the raw timings of each to a file.
 
     A candidate that refuses too many requests fails alone.
@@ -72,13 +73,14 @@ def benchmark_group(request: GroupBenchmarkRequest, progress: Progress = lambda 
     weighed = zip(request.candidates, request.weighed, strict=True)
     footprints = []
     for candidate, asked in weighed:
-        progress(NEXT_PART)
+        progress.next_part()
         footprints.append(_footprint(holdout, candidate, asked))
     sides = (*request.candidates, request.baseline)
     visits = _visit(sides, read_requests(holdout), load, request.window, request.seed, 0, progress)
     found: list[BenchmarkResponse | None] = []
     failures: list[str | None] = []
     for visit, footprint, path in zip(visits, footprints, map(Path, request.recordings), strict=True):
+        progress.next_part()
         recorded = _recording([visit], load, request.seed)
         try:
             found.append(_summary(recorded, request.noise, footprint, path))
@@ -104,7 +106,7 @@ def _summary(recorded: Recording, noise: RatioNoise, footprint: Footprint, path:
     return BenchmarkResponse(latency, throughput, footprint)
 
 
-def visit_together(request: VisitRequest, progress: Progress = lambda line: None) -> VisitResponse:
+def visit_together(request: VisitRequest, progress: PartProgress = UNHEARD) -> VisitResponse:
     """Measure one more visit of several candidates beside one baseline, and append it to the recording of each."""
     load, window, requests = request.load, request.window, read_requests(Path(request.holdout))
     sides = (*request.candidates, request.baseline)
@@ -124,22 +126,16 @@ def _visit(
     window: Window,
     seed: int,
     number: int,
-    progress: Progress,
+    progress: PartProgress,
 ) -> tuple[Visit, ...]:
     """Measure one visit of all candidates beside the baseline, which is the last side.
 
     Pools or servers are opened anew, since the location of a process in memory and on the cores is part of the variance
-    between visits. Their order alternates from visit to visit. The opening, and each block, burst and rate that is
-    tried, are announced as parts of the job.
+    between visits. Their order alternates from visit to visit.
     """
-    progress(NEXT_PART)
     turn = 1 if number % 2 == 0 else -1
-    with open_targets(sides[::turn], requests, load.served_inputs) as opened:
-
-        def monitor() -> InterferenceMonitor:
-            progress(NEXT_PART)
-            return InterferenceMonitor(children=opened[0].children)
-
+    with open_targets(sides[::turn], requests, load.served_inputs, progress.next_part) as opened:
+        monitor = partial(InterferenceMonitor, children=opened[0].children)
         return measure_visit(opened[::turn], requests, load, window, seed + 1000 * number, monitor)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from objectives.measure.deployment import (
     Deployment,
@@ -26,12 +27,16 @@ _TRAVELLING = 4
 
 @contextmanager
 def open_targets(
-    deployments: Sequence[Deployment], requests: Sequence[Request], served_inputs: Sequence[InputSpec] | None = None
+    deployments: Sequence[Deployment],
+    requests: Sequence[Request],
+    served_inputs: Sequence[InputSpec] | None = None,
+    next_part: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[LiveTarget, ...]]:
     """Open deployments anew, in this order, warmed up, under `quiet`; no other pool stays open.
 
     Args:
         served_inputs: what the HTTP server in front of each takes; None for their pools in this process
+        next_part: called before each deployment is opened and warmed up, and as in `LiveTarget`
 
     Raises:
         RuntimeError: a server does not start; the message has its reason.
@@ -39,29 +44,44 @@ def open_targets(
     close_kept()
     with quiet(), ExitStack() as stack:
         if served_inputs is None:
-            yield _open_pools(deployments, requests, stack)
+            opened = _open_pools(deployments, requests, stack, next_part)
         else:
-            yield _open_servers(deployments, requests, served_inputs, stack)
+            opened = _open_servers(deployments, requests, served_inputs, stack, next_part)
+        yield tuple(replace(target, next_part=next_part) for target in opened)
 
 
 def _open_pools(
-    deployments: Sequence[Deployment], requests: Sequence[Request], stack: ExitStack
+    deployments: Sequence[Deployment],
+    requests: Sequence[Request],
+    stack: ExitStack,
+    next_part: Callable[[], None],
 ) -> tuple[LiveTarget, ...]:
-    pools = [stack.enter_context(open_deployment(each)) for each in deployments]
+    pools = []
+    for each in deployments:
+        next_part()
+        pools.append(stack.enter_context(open_deployment(each)))
     for pool, each in zip(pools, deployments, strict=True):
+        next_part()
         warm_up(pool.submit, requests, each.placement)
     return tuple(load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
 
 
 def _open_servers(
-    deployments: Sequence[Deployment], requests: Sequence[Request], inputs: Sequence[InputSpec], stack: ExitStack
+    deployments: Sequence[Deployment],
+    requests: Sequence[Request],
+    inputs: Sequence[InputSpec],
+    stack: ExitStack,
+    next_part: Callable[[], None],
 ) -> tuple[LiveTarget, ...]:
-    servers = [stack.enter_context(open_server(each, inputs, requests)) for each in deployments]
+    servers, targets = list[Served](), list[LiveTarget]()
+    for each in deployments:
+        next_part()
+        servers.append(stack.enter_context(open_server(each, inputs, requests)))
     children = tuple(server.process for server in servers)
-    return tuple(
-        served_target(server, each, requests, children, stack)
-        for server, each in zip(servers, deployments, strict=True)
-    )
+    for server, each in zip(servers, deployments, strict=True):
+        next_part()
+        targets.append(served_target(server, each, requests, children, stack))
+    return tuple(targets)
 
 
 def served_target(

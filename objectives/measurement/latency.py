@@ -22,6 +22,8 @@ from objectives.records import InputSpec, Through
 FEWEST_BLOCKS = 20
 # Number of requests to estimate the utilisation of a deployment.
 _SAMPLED = 50
+# Number of times that each of them is sent.
+_PASSES = 3
 # Number of arrivals to estimate their variability.
 _DRAWN = 10_000
 # Limit of the warm-up as a multiple of the requests that count, where the baseline needs no more.
@@ -75,7 +77,8 @@ class Window:
     requests: open-loop requests of a block that count, after those that bring it to steady state
     service_requests: closed-loop requests of a block
     probes: rates that the search for the rate under the SLO tries in a visit
-    probe_requests: requests that count at each such rate, more where they take less than a third of a second
+    probe_requests: requests that count at each such rate, more where they come within 0.3 s, and fewer, though as many
+        as the percentile needs, where they take above 5 s
     visits: number of times that both deployments are opened anew and measured
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
@@ -226,13 +229,16 @@ def _enough(pairs: Sequence[Sequence[_Block]], wanted: int) -> bool:
 def _warm_ups(
     targets: Sequence[LoadTarget], requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int
 ) -> list[int]:
-    """Return the number of warm-up requests that each deployment needs at this rate."""
+    """Return the number of warm-up requests that each deployment needs at this rate.
+
+    Each request counts with the median of several times: a single stall of the machine would lengthen every block.
+    """
     arrivals = gaps(traffic, rate_rps, _DRAWN, seed)
     sample = typical_requests(requests, _SAMPLED)
     found = []
     for target in targets:
         target.settle()
-        service = target.closed_loop(sample)
+        service = np.median([target.closed_loop(sample) for _ in range(_PASSES)], axis=0)
         finite = service[np.isfinite(service)]
         utilisation = rate_rps * float(finite.mean()) / 1e3 / target.replicas if finite.size else 1.0
         found.append(warm_up_requests(utilisation, variability(arrivals, service)))

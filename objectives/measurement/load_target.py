@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +60,7 @@ class LiveTarget:
     outstanding: requests in flight that keep every replica busy, with full batches where it batches
     in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
     children: ids of the processes of all servers that are open, this one's among them; none of a pool in this process
+    next_part: called before the wait for idle, with which each part of a measurement begins
     """
 
     submit: Submit
@@ -67,6 +68,7 @@ class LiveTarget:
     outstanding: int
     in_turn: int | None = None
     children: tuple[int, ...] = ()
+    next_part: Callable[[], None] = lambda: None
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
         return open_loop(self.submit, requests, gaps_ns, spin_ns(self._prime(requests)), self.in_turn)
@@ -78,6 +80,7 @@ class LiveTarget:
         return saturated(self.submit, requests, self.outstanding, seconds)
 
     def settle(self) -> None:
+        self.next_part()
         settle(cpu_seconds=self._cpu_seconds)
 
     def _cpu_seconds(self) -> float:

@@ -34,8 +34,9 @@ _LONGEST_PROBE_SECONDS = 5.0
 _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
-# Share of the capacity below which no rate is tried: it would take long and could tell little.
-_LOWEST = 0.1
+# Share of the capacity below which no rate is tried, nor one at which the fewest requests that show a percentile take
+# longer than so many seconds: it could tell little.
+_LOWEST, _MOST_PROBE_SECONDS = 0.1, 60.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
 # Deviation from the monotone fit (logarithm of the percentile) from which a probe is repeated.
@@ -105,8 +106,7 @@ def probe(
     traffic: Traffic,
     rate_rps: float,
     capacity_rps: float,
-    wanted: int,
-    fewest: int,
+    count: int,
     seed: int,
     slower: float = 1.0,
 ) -> Probe:
@@ -117,11 +117,8 @@ def probe(
     scale.
 
     Args:
-        wanted: requests that count, more where they come within a third of a second, fewer where they take above 5 s
-        fewest: requests that count in any case; a multiple of 5 is taken
+        count: requests that count, a multiple of `SEGMENTS`
     """
-    count = min(max(wanted, int(rate_rps * _PROBE_SECONDS)), max(fewest, int(rate_rps * _LONGEST_PROBE_SECONDS)))
-    count = math.ceil(count / SEGMENTS) * SEGMENTS
     arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
     sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
     warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), _MOST_WARM_UP * count)
@@ -131,6 +128,15 @@ def probe(
     latency = (played.latency_ms[warm_up:] / slower).reshape(SEGMENTS, -1)
     # In single precision, as it is stored.
     return Probe(rate_rps, latency.astype(np.float32).astype(np.float64))
+
+
+def counted(rate_rps: float, wanted: int, fewest: int) -> int:
+    """Return the number of requests that count at a rate, a multiple of `SEGMENTS`.
+
+    They are more than wanted where those come within 0.3 s, and fewer, down to `fewest`, where they take above 5 s.
+    """
+    least, most = int(rate_rps * _PROBE_SECONDS), int(rate_rps * _LONGEST_PROBE_SECONDS)
+    return math.ceil(min(max(wanted, least), max(fewest, most)) / SEGMENTS) * SEGMENTS
 
 
 def search_rates(
@@ -156,13 +162,16 @@ def search_rates(
     end = time.monotonic() + window.patience_seconds
     fewest = min(window.probe_requests, fewest_samples(load.percent))
 
-    def step(which: int, rate: float, number: int) -> None:
+    def step(which: int, rate: float) -> None:
         search = found[which]
+        # A rate that is tried again gets other arrivals.
+        number = seed + sum(one.rate_rps == rate for one in search.probes)
         capacity = float(search.capacity_rps.mean())
 
         def run() -> Probe:
             wanted = window.probe_requests
-            return probe(targets[which], requests, load.traffic, rate, capacity, wanted, fewest, number, slower)
+            target, traffic = targets[which], load.traffic
+            return probe(target, requests, traffic, rate, capacity, counted(rate, wanted, fewest), number, slower)
 
         slower = slowness(which)
         found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])
@@ -170,11 +179,11 @@ def search_rates(
     for number in range(window.probes):
         for which in _turns(len(targets), number):
             if found[which].capacity_rps.mean() > 0:
-                step(which, next_rate(found[which], slo_ms, load.percent), seed)
+                step(which, next_rate(found[which], slo_ms, load.percent))
     for which, search in enumerate(found):
         contradicted = contradicted_rate(search, load.percent)
         if contradicted is not None:
-            step(which, contradicted, seed + 1)
+            step(which, contradicted)
     return tuple(found)
 
 
@@ -186,17 +195,19 @@ def _turns(count: int, turn: int) -> Sequence[int]:
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
     """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates.
 
-    Where it is below a tenth of the capacity, that is tried, or tried again.
+    No rate is tried that is below a tenth of the capacity, or so low that the requests take above a minute: the lowest
+    of the others is returned instead, or the rate below it at which the SLO was broken.
     """
     rates, percentiles = _known(search, percent)
     above, meeting = _meeting(rates, percentiles, slo_ms)
+    capacity = float(rates[-1])
+    lowest = min(max(_LOWEST * capacity, fewest_samples(percent) / _MOST_PROBE_SECONDS), _NEAREST * capacity)
     if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
-        return float(rates[-1]) * _LOWEST
+        return lowest
     low, high = float(rates[above - 1]), float(rates[above])
     # The last rate is the capacity, which is known without a probe.
     highest = high - (1 - _NEAREST if above == len(rates) - 1 else _EDGE) * (high - low)
-    lowest = low + _EDGE * (high - low)
-    return max(min(max(meeting, lowest), highest), min(float(rates[-1]) * _LOWEST, high))
+    return max(min(max(meeting, low + _EDGE * (high - low)), highest), min(lowest, high))
 
 
 def contradicted_rate(search: RateSearch, percent: int) -> float | None:

@@ -146,7 +146,10 @@ class BudgetConfig(Section):
 
 
 class WorkersConfig(Section):
-    """Builders (None: as many as the machine supports); limits of a fit or an evaluation, and of any other job."""
+    """Builders (None: as many as the machine supports); limits of a fit or an evaluation, and of any other job.
+
+    A benchmark has the latter for each of its parts.
+    """
 
     builders: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     fit_seconds: float = Field(default=600.0, gt=0, description="seconds above 0")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
 
-from objectives.jobs.protocol import NEXT_PART, STACKS, Request, response_type, write_request
+from objectives.jobs.protocol import STACKS, Request, response_type, write_request
 from search.errors import ConfigError, JobError, LostJobError
 from spaces.serialization import from_plain
 
@@ -51,8 +51,8 @@ class Worker:
     """One child process that runs one job at a time.
 
     A child that crashes, is killed, or outlasts its time fails its job with the reason; the next job starts a new one.
-    Each part of a job that announces its parts has that time. What all threads of a child did that took too long is
-    written to the log.
+    Each part of a job that announces its parts has that time. The stacks of all threads of a child that took too long
+    are written to the log.
     """
 
     def __init__(self, kind: Kind, log: Path, command: Sequence[str] | None = None) -> None:
@@ -60,7 +60,8 @@ class Worker:
         self._log = log
         self._command = list(command or (sys.executable, "-P", "-m", MODULES[kind]))
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = self._stood_still = self._limit = self._part_began = 0.0
+        self._started = self._stood_still = self._limit = 0.0
+        self._part_began: float | None = None
         self._paused_at: float | None = None
         self._partial = b""
         self._request: Request[object] | None = None
@@ -73,7 +74,7 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self._spawn()
         self.busy, self._started, self._limit = True, time.monotonic(), limit_seconds
-        self._stood_still = self._part_began = 0.0
+        self._stood_still, self._part_began = 0.0, None
         line, self._request = write_request(request) + "\n", request
         process = self._process
         assert process is not None and process.stdin is not None
@@ -102,7 +103,10 @@ class Worker:
             for line in lines:
                 reply = json.loads(line)
                 if "progress" in reply:
-                    self._progressed(reply["progress"])
+                    self.progress.append(reply["progress"])
+                    continue
+                if "part" in reply:
+                    self._part_began = self._worked()
                     continue
                 if "trace" in reply:
                     with self._log.open("a") as log:
@@ -110,7 +114,7 @@ class Worker:
                 if "error" in reply:
                     return self._end(reply["error"], wrong_input=reply["input"], full_disk=reply["full_disk"])
                 return self._answered(reply["result"])
-        if self._paused_at is None and self._worked() - self._part_began > self._limit:
+        if self._paused_at is None and self._worked() - (self._part_began or 0.0) > self._limit:
             return self._took_too_long()
         return None
 
@@ -178,20 +182,15 @@ class Worker:
         self.busy = False
         return Done(result, error, self._worked(), lost, wrong_input, full_disk)
 
-    def _progressed(self, line: str) -> None:
-        if line == NEXT_PART:
-            self._part_began = self._worked()
-        else:
-            self.progress.append(line)
-
     def _took_too_long(self) -> Done:
-        what = f"A part of the job, which began after {self._part_began:.0f} s," if self._part_began else "The job"
+        began = self._part_began
+        what = "The job" if began is None else f"A part of the job, which began after {began:.0f} s,"
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(STACKS)
             time.sleep(_STACKS_SECONDS)
         self.kill()
-        error = f"{what} took longer than {self._limit:g} s and was ended; its stacks are in {self._log}."
+        error = f"{what} took longer than {self._limit:g} s and was ended; see {self._log}."
         return self._end(error, lost=True)
 
     def _died(self) -> Done:

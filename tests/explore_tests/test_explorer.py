@@ -280,11 +280,12 @@ def test_learning_and_judging_may_take_longer_than_other_jobs(parts: dict[str, A
     parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
     for trials in (2, 8):
         search(parts, answers(), trials, limits)
-    assert {job: limits[job] for job in ("fit", "export", "evaluate", "service_curve")} == {
+    assert {job: limits[job] for job in ("fit", "export", "evaluate", "service_curve", "group_benchmark")} == {
         "fit": 700,
         "export": 70,
         "evaluate": 700,
         "service_curve": 70,
+        "group_benchmark": 70,
     }
 
 

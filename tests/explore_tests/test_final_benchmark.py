@@ -55,7 +55,7 @@ class Meter:
         if isinstance(request, WeighRequest):
             self.weighed += 1
             return Footprint(1000, 2_000_000, 0.5)
-        assert isinstance(request, VisitRequest)
+        assert isinstance(request, VisitRequest) and limit == 120.0
         numbers = [int(Path(path).stem.removeprefix("trial-")) for path in request.recordings]
         self.visits.append((request.number, numbers))
         if self.failing(numbers, request.number):

@@ -23,7 +23,6 @@ from sklearn.metrics import roc_auc_score
 from objectives.build import evaluate as judging
 from objectives.build.evaluate import evaluate, run_blocks
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
-from objectives.jobs.protocol import NEXT_PART
 from objectives.jobs.requests import (
     BenchmarkRequest,
     EvaluateRequest,
@@ -261,6 +260,19 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL = Window(blocks=20, requests=7, service_requests=1, probe_requests=140, patience_seconds=1.0)
 
 
+class Heard:
+    """Progress that is kept."""
+
+    def __init__(self) -> None:
+        self.lines, self.parts = list[str](), 0
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+
+    def next_part(self) -> None:
+        self.parts += 1
+
+
 def _time(
     holdout: Path,
     candidate: Deployment,
@@ -280,13 +292,14 @@ def _time(
         recording=str(recording),
         weighed=False,
     )
-    lines = list[str]()
-    found = timing.benchmark(request, lines.append)
+    heard = Heard()
+    found = timing.benchmark(request, heard)
     visits = window.visits if window.visits > 1 else 0
-    told = [line.partition(",")[0] for line in lines if line != NEXT_PART]
-    assert told == [f"timing: visit {n + 1} of {visits}" for n in range(visits)]
-    # The opening, two blocks of each turn, the bursts, and the rates of both.
-    assert lines.count(NEXT_PART) >= window.visits * (1 + 2 * window.blocks + throughput.BURSTS + 2 * window.probes)
+    assert [line.partition(",")[0] for line in heard.lines] == [
+        f"timing: visit {n + 1} of {visits}" for n in range(visits)
+    ]
+    # Both are opened, in each turn there is a block of each, each burst, and each rate that is tried.
+    assert heard.parts >= window.visits * 2 * (1 + window.blocks + throughput.BURSTS + window.probes)
     assert found.footprint == Footprint(4321), "nothing but the file's size"
     return found.latency, found.throughput
 
@@ -325,7 +338,9 @@ def test_visits_of_several_deployments_are_added_to_their_recordings(
     recordings = tuple(str(tmp_path / f"{number}.npz") for number in (3, 5))
     for number in range(2):
         asked = VisitRequest(str(holdout), both, both[0], LOAD, SMALL, 5, number, recordings)
-        assert timing.visit_together(asked) == VisitResponse((number + 1, number + 1))
+        heard = Heard()
+        assert timing.visit_together(asked, heard) == VisitResponse((number + 1, number + 1))
+        assert heard.parts >= 3 * (1 + SMALL.blocks + throughput.BURSTS + SMALL.probes)
     ours, others = (read_recording(Path(path)) for path in recordings)
     assert len(ours.summarize()[0].p95_visits) == 2
     for one, other in zip(ours.visits, others.visits, strict=True):

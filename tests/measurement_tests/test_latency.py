@@ -176,6 +176,17 @@ def test_a_candidate_near_its_capacity_does_not_make_all_blocks_long(
     assert timings.warm_up == expected
 
 
+def test_a_single_stall_of_the_machine_does_not_make_all_blocks_long() -> None:
+    """One of the first requests takes the baseline 200 ms: its 50 take 6 ms in the mean, where 2.5 ms are its load."""
+    bench = Bench()
+    stalls, targets = iter([200.0]), (bench.target("ours", 2.0), bench.target("theirs", 2.0))
+    steady = targets[1].closed_loop
+    targets[1].closed_loop = lambda requests: np.r_[next(stalls, 2.0), steady(requests)[1:]]
+    (timings,) = measure_latency(targets, requests_of([1]), Traffic(), bench.rate, WINDOW, 0, bench.monitor)
+    (calm,) = measure_latency(targets, requests_of([1]), Traffic(), bench.rate, WINDOW, 0, bench.monitor)
+    assert timings.warm_up == calm.warm_up < 28
+
+
 def test_disturbed_pairs_are_run_again_and_left_out() -> None:
     """Blocks 0, 5 and 40 are loud: one of the pairs 0, 2 and 20."""
     timings = Bench(loud=(0, 5, 40)).run()

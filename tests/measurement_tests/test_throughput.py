@@ -18,11 +18,12 @@ from scipy import stats
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import Arrivals, typical_requests
-from objectives.measurement.statistics import percentile
+from objectives.measurement.statistics import fewest_samples, percentile
 from objectives.measurement.throughput import (
     Probe,
     RateSearch,
     contradicted_rate,
+    counted,
     measure_capacity,
     next_rate,
     probe,
@@ -118,6 +119,17 @@ def test_no_rate_below_a_tenth_of_the_capacity_is_tried() -> None:
     assert next_rate(search, 1.05, 95) == pytest.approx(100)
     assert next_rate(search.with_probes([at(100.0, 5.0)]), 1.05, 95) == pytest.approx(100)
     assert next_rate(search.with_probes([at(50.0, 5.0)]), 1.05, 95) == pytest.approx(50), "an earlier one of the load"
+    slow = begun(10.0, np.full((20, 5), 100.0), at(4.0, 900.0))
+    assert next_rate(slow, 105.0, 95) == pytest.approx(fewest_samples(95) / 60), "a minute, where a tenth takes two"
+
+
+def test_a_rate_that_is_tried_again_has_other_arrivals() -> None:
+    """All requests alone keep the SLO, and no rate does: the lowest one is tried again and again."""
+    search = begun(1000.0, np.full((20, 5), 1.0), at(300.0, 9.0))
+    slow = SimulatedTarget(lambda requests: np.full(len(requests), 3.0))
+    (found,) = search_rates([slow], [search], ONE, LOAD, 1.05, _window(3, 50), 0, monitor=QuietMonitor)
+    tried = [one.latency_ms.tobytes() for one in found.probes if one.rate_rps == pytest.approx(100)]
+    assert len(tried) >= 3 and len(set(tried)) == len(tried)
 
 
 def test_infinite_percentiles_are_crossed_at_the_last_rate_that_kept_the_slo() -> None:
@@ -225,8 +237,8 @@ def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> N
     def target(times: float) -> SimulatedTarget:
         return SimulatedTarget(lambda requests: np.full(len(requests), 2.0 * times))
 
-    slow = probe(target(slower), ONE, Traffic(), 300.0, 500.0, 500, 500, 1, slower)
-    reference = probe(target(1.0), ONE, Traffic(), 300.0, 500.0, 500, 500, 1)
+    slow = probe(target(slower), ONE, Traffic(), 300.0, 500.0, 500, 1, slower)
+    reference = probe(target(1.0), ONE, Traffic(), 300.0, 500.0, 500, 1)
     assert slow.rate_rps == 300.0
     np.testing.assert_allclose(slow.latency_ms, reference.latency_ms, rtol=1e-3)
     capacity = measure_capacity([target(slower)], ONE, lambda first: slower, monitor=QuietMonitor)
@@ -234,7 +246,12 @@ def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> N
 
 
 @pytest.mark.parametrize(("rate", "count"), [(20_000.0, 6000), (200.0, 500), (60.0, 300), (5.0, 135)])
-def test_a_probe_is_one_stream_in_segments_after_its_warm_up(rate: float, count: int) -> None:
+def test_the_requests_of_a_rate_take_a_third_of_a_second_to_five_seconds(rate: float, count: int) -> None:
+    """A third of a second at least and, where a percentile does not need more of them, 5 s at most."""
+    assert counted(rate, 500, 131) == count
+
+
+def test_a_probe_is_one_stream_in_segments_after_its_warm_up() -> None:
     lengths: list[int] = []
 
     class Watched(SimulatedTarget):
@@ -242,9 +259,9 @@ def test_a_probe_is_one_stream_in_segments_after_its_warm_up(rate: float, count:
             lengths.append(len(requests))
             return super().open_loop(requests, gaps_ns)
 
-    found = probe(Watched(lambda requests: np.ones(len(requests))), ONE, Traffic(), rate, 2 * rate, 500, 131, 11)
-    assert found.latency_ms.shape == (5, count // 5)
-    assert count < lengths[0] <= count + 40
+    found = probe(Watched(lambda requests: np.ones(len(requests))), ONE, Traffic(), 200.0, 400.0, 500, 11)
+    assert found.latency_ms.shape == (5, 100)
+    assert 500 < lengths[0] < 550
     assert np.array_equal(found.latency_ms, found.latency_ms.astype(np.float32)), "as it is kept"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from objectives.errors import InputError
 from objectives.measurement.request_log import RequestLog
 from objectives.serving.control.controller import Observation, begin, decide
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
-from objectives.serving.control.plan_file import machine_plan, offers_on, read_plan
+from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, read_plan
 from objectives.serving.control.windows import Windows
 from planning.capacity import Objective
 from planning.elastic import (
@@ -37,7 +39,7 @@ from planning.fleet import Deployment
 from search.cli import planning
 from search.cli.console import Console
 from search.cli.parser import run_command
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
 from search.home import Home
 from search.plan.deployments import Menu
 from search.plan.inputs import read_log
@@ -466,10 +468,14 @@ def test_the_command_names_policies_and_prints_one_document(
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_transport_is_measured_before_and_after_the_policies(
-    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """A machine on which requests take 1 ms more before, and 3 ms more later: each in half of the time."""
+    """A machine on which requests take 1 ms more before, and 3 ms more later: each in half of the time.
+
+    Where the second measurement fails, what was served is told all the same.
+    """
     called: list[str] = []
 
     def serve(settings: Any, name: str, policy: Any, requests: Any, seconds: Any) -> Any:
@@ -480,6 +486,8 @@ def test_transport_is_measured_before_and_after_the_policies(
     def sample(settings: Any, static: Any, requests: Any, rows: Any, gaps_s: Any, service: Any, cores: int) -> Any:
         early = set(called) <= {"sample"}
         called.append("sample")
+        if not early and fails:
+            raise JobError("a request failed: gone")
         return np.full(len(requests), 1.0 if early else 3.0)
 
     def travelled(seconds: Any, transport_ms: Any) -> Any:
@@ -492,11 +500,42 @@ def test_transport_is_measured_before_and_after_the_policies(
     monkeypatch.setattr(run, "travelled_s", travelled)
     request = replace(asked(tmp_path), bundles=write_bundles(tmp_path), policies=(STATIC_PEAK, ELASTIC))
     found = run.replay(session, request, tmp_path / "out", QUIET)
-    before = called.index("static-peak")
-    samples = ["sample"] * before
-    assert called == [*samples, "static-peak", "planned-and-reactive", *samples] and before in (1, 2)
-    assert set(drawn) == {1.0, 3.0} and np.mean(drawn) == pytest.approx(2.0, abs=0.3)
+    after = ["sample"] * (1 if fails else 2)
+    assert called == ["sample", "sample", "static-peak", "planned-and-reactive", *after]
+    assert set(drawn) == ({1.0} if fails else {1.0, 3.0}) and np.mean(drawn) == pytest.approx(
+        1 if fails else 2, abs=0.3
+    )
     assert [row.clock for row in found.rows] == ["virtual", "server"] * 2
+
+
+def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten requests a second for four seconds, in the second of which others take half a core."""
+    taken, played = iter([0.0, 0.5, 0.0, 0.01]), itertools.count()
+    monkeypatch.setattr(server, "_needed", lambda settings, policy: ())
+    monkeypatch.setattr(server, "_serving", lambda *given: nullcontext(server.RunningServer("http://x", 7)))
+    monkeypatch.setattr(server, "RemoteModel", lambda url: nullcontext(SimpleNamespace(submit=None)))
+    monkeypatch.setattr(server, "closed_loop", lambda submit, requests: None)
+    monkeypatch.setattr(
+        server,
+        "open_loop",
+        lambda submit, requests, gaps: SimpleNamespace(latency_ms=np.full(len(requests), float(next(played)))),
+    )
+
+    class Monitor:
+        def __init__(self, children: list[int]) -> None:
+            assert children == [7]
+
+        def stop(self) -> SimpleNamespace:
+            return SimpleNamespace(taken=next(taken))
+
+    monkeypatch.setattr(server, "InterferenceMonitor", Monitor)
+    settings = server.ServerSettings(document([(0, 12.0)]), "small", (), Windows(), 1.0, tmp_path, 0.0, 4.0)
+    options = options_of(document([(0, 12.0)])["offers"][0], 50.0)
+    gaps_s = np.concatenate([[0.05], np.full(39, 0.1)])
+    found = server.sample_ms(settings, ControlPlan(options), [{}] * 40, gaps_s)
+    np.testing.assert_array_equal(found, np.repeat([0.0, np.nan, 2.0, 3.0], 10))
 
 
 @pytest.mark.slow

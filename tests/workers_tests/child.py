@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from objectives.jobs.protocol import NEXT_PART, Progress, Request, serve
+from objectives.jobs.protocol import PartProgress, Progress, Request, serve
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _sleep(request: Sleep, progress: Progress) -> Number:
     return Number(os.getpid())
 
 
-def _parts(request: Parts, progress: Progress) -> Number:
+def _parts(request: Parts, progress: PartProgress) -> Number:
     for _ in range(request.count):
-        progress(NEXT_PART)
+        progress.next_part()
         time.sleep(request.seconds)
     return Number(request.count)
 

@@ -122,6 +122,24 @@ def test_time_standing_still_does_not_count(worker: Worker, monkeypatch: pytest.
     assert done.error is None and done.seconds < 500
 
 
+def test_a_part_that_begins_after_a_pause_has_its_whole_time(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part is paused for 1000 s: the next ones have their 2 s each, and the last one is ended after them."""
+    finish(worker, Double(1))
+    clock, later = time.monotonic, 0.0
+    made = SimpleNamespace(monotonic=lambda: clock() + later, sleep=time.sleep)
+    monkeypatch.setattr("search.workers.processes.time", made)
+    worker.start(Parts(2, 60.0), 2.0)
+    worker.pause()
+    later = 1000.0
+    worker.resume()
+    end, done = clock() + 20, None
+    while done is None and clock() < end:
+        wait([worker], 0.1)
+        done = worker.poll()
+    assert done is not None and done.error is not None and done.seconds < 10
+    assert done.error.startswith("A part of the job, which began after 0 s, took longer than 2 s")
+
+
 def test_a_failed_call_raises_its_reason(worker: Worker) -> None:
     with pytest.raises(JobError, match="bad thing"):
         call(worker, Fail(), 20, lambda line: None)

@@ -34,7 +34,7 @@ from planning.fleet import Deployment
 from planning.machine_share import machine_share
 from search.bench.requests import draw_requests
 from search.cli.console import Console
-from search.errors import ConfigError
+from search.errors import ConfigError, JobError
 from search.home import write_json
 from search.plan.deployments import Menu, menu_of
 from search.plan.inputs import read_log
@@ -236,7 +236,8 @@ def _rows(
             **vars(outcome),
         )
 
-    chosen = {name: one for name, one in policies(control).items() if not request.policies or name in request.policies}
+    compared = policies(control)
+    chosen = {name: one for name, one in compared.items() if not request.policies or name in request.policies}
     transport, real = Transport.none(), dict[str, ReplayRow]()
     if request.bundles:
         settings.folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +247,7 @@ def _rows(
             first = slice(max(round(_SAMPLE_SECONDS * rate_rps), 1))
             gaps_s = np.random.default_rng(request.seed).exponential(1 / rate_rps, len(requests[first]))
             of = requests[first], traffic.rows[first], gaps_s
-            found = _transport_ms(settings, policies(control)[STATIC_PEAK], *of, service, cores)
+            found = _transport_ms(settings, compared[STATIC_PEAK], *of, service, cores)
             console.say(f"transport: {np.median(found):.3g} ms of a request at {rate_rps:.3g} requests/s")
             return found
 
@@ -255,7 +256,10 @@ def _rows(
             file = name.replace(", ", "-").replace(" + ", "-and-")
             told = serve_policy(settings, file, policy, requests, traffic.seconds)
             real[name] = row(name, SERVER, policy, *told, 0.0)
-        transport = transport.measured_again(sample)
+        try:
+            transport = transport.measured_again(sample)
+        except JobError as error:  # what was served is worth more than a second sample
+            console.warn(f"transport was not measured after the policies: {error}")
     transport_ms = transport.drawn_ms(traffic.seconds, request.seed)
     to_pool_s = travelled_s(traffic.seconds, transport_ms)
     for name, policy in chosen.items():
