@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import itertools
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +20,7 @@ from objectives.errors import InputError
 from objectives.measurement.request_log import RequestLog
 from objectives.serving.control.controller import Observation, begin, decide
 from objectives.serving.control.options import ControlPlan, Option, PlannedPhase
-from objectives.serving.control.plan_file import machine_plan, offers_on, options_of, read_plan
+from objectives.serving.control.plan_file import machine_plan, offers_on, read_plan
 from objectives.serving.control.windows import Windows
 from planning.capacity import Objective
 from planning.elastic import (
@@ -46,7 +44,7 @@ from search.plan.inputs import read_log
 from search.plan.replay import run, server
 from search.plan.replay.page import timeline_figure
 from search.plan.replay.run import ReplayRequest
-from search.plan.replay.transport import travelled_s
+from search.plan.replay.transport import TransportSample, travelled_s
 from tests.control_tests.plans import FAST, PLACEMENT, document, offer, write_bundles, write_plan
 from tests.planning_tests.fleets import deployment
 
@@ -488,54 +486,23 @@ def test_transport_is_measured_before_and_after_the_policies(
         called.append("sample")
         if not early and fails:
             raise JobError("a request failed: gone")
-        return np.full(len(requests), 1.0 if early else 3.0)
+        return TransportSample(np.full(len(requests), 1.0 if early else 3.0), np.ones(500))
 
-    def travelled(seconds: Any, transport_ms: Any) -> Any:
-        drawn.extend(transport_ms.tolist())
-        return travelled_s(seconds, transport_ms)
+    def travelled(seconds: Any, sample: TransportSample) -> Any:
+        drawn.extend(sample.usual_ms.tolist())
+        return travelled_s(seconds, sample)
 
     drawn = list[float]()
     monkeypatch.setattr(run, "serve_policy", serve)
-    monkeypatch.setattr(run, "_transport_ms", sample)
+    monkeypatch.setattr(run, "_transport", sample)
     monkeypatch.setattr(run, "travelled_s", travelled)
     request = replace(asked(tmp_path), bundles=write_bundles(tmp_path), policies=(STATIC_PEAK, ELASTIC))
     found = run.replay(session, request, tmp_path / "out", QUIET)
     after = ["sample"] * (1 if fails else 2)
     assert called == ["sample", "sample", "static-peak", "planned-and-reactive", *after]
-    assert set(drawn) == ({1.0} if fails else {1.0, 3.0}) and np.mean(drawn) == pytest.approx(
-        1 if fails else 2, abs=0.3
-    )
+    assert set(drawn) == ({1.0} if fails else {1.0, 3.0})
+    assert np.mean(drawn) == pytest.approx(1 if fails else 2, abs=0.3)
     assert [row.clock for row in found.rows] == ["virtual", "server"] * 2
-
-
-def test_requests_of_disturbed_seconds_tell_nothing_of_transport(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten requests a second for four seconds, in the second of which others take half a core."""
-    taken, played = iter([0.0, 0.5, 0.0, 0.01]), itertools.count()
-    monkeypatch.setattr(server, "_needed", lambda settings, policy: ())
-    monkeypatch.setattr(server, "_serving", lambda *given: nullcontext(server.RunningServer("http://x", 7)))
-    monkeypatch.setattr(server, "RemoteModel", lambda url: nullcontext(SimpleNamespace(submit=None)))
-    monkeypatch.setattr(server, "closed_loop", lambda submit, requests: None)
-    monkeypatch.setattr(
-        server,
-        "open_loop",
-        lambda submit, requests, gaps: SimpleNamespace(latency_ms=np.full(len(requests), float(next(played)))),
-    )
-
-    class Monitor:
-        def __init__(self, children: list[int]) -> None:
-            assert children == [7]
-
-        def stop(self) -> SimpleNamespace:
-            return SimpleNamespace(taken=next(taken))
-
-    monkeypatch.setattr(server, "InterferenceMonitor", Monitor)
-    settings = server.ServerSettings(document([(0, 12.0)]), "small", (), Windows(), 1.0, tmp_path, 0.0, 4.0)
-    options = options_of(document([(0, 12.0)])["offers"][0], 50.0)
-    gaps_s = np.concatenate([[0.05], np.full(39, 0.1)])
-    found = server.sample_ms(settings, ControlPlan(options), [{}] * 40, gaps_s)
-    np.testing.assert_array_equal(found, np.repeat([0.0, np.nan, 2.0, 3.0], 10))
 
 
 @pytest.mark.slow
@@ -550,7 +517,8 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypa
     monkeypatch.setattr(server, "open_loop", lambda *args: collected.append(gc.isenabled()) or play(*args))
     request = asked(tmp_path, bundles=write_bundles(tmp_path), speed=15.0, policies=(STATIC_PEAK, ELASTIC))
     found = run.replay(session, request, tmp_path / "out", QUIET)
-    assert len(collected) >= 3 and not any(collected) and gc.isenabled()
+    # Samples at two rates before and after, and two policies.
+    assert len(collected) == 6 and not any(collected) and gc.isenabled()
     rows = {(row.policy, row.clock): row for row in found.rows}
     assert list(rows) == [(policy, clock) for policy in (STATIC_PEAK, ELASTIC) for clock in ("virtual", "server")]
     for row in found.rows:

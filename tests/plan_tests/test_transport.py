@@ -1,4 +1,4 @@
-"""Transport of requests: by the rate around them, one at a time."""
+"""Transport of requests: by the rate around them, one at a time, on a machine whose speed changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planning.demand import Floats
-from search.plan.replay.transport import Transport, local_rates, own_times, travelled_s
+from search.plan.replay.transport import Transport, TransportSample, local_rates, travelled_s
+
+STEP_S = 0.002
 
 
 def poisson(*rates: float, seconds: float = 60.0) -> Floats:
@@ -18,10 +20,31 @@ def poisson(*rates: float, seconds: float = 60.0) -> Floats:
     return np.concatenate(parts)
 
 
+def at_usual_speed(*usual_ms: float) -> TransportSample:
+    return TransportSample(np.array(usual_ms), np.ones(1000))
+
+
+def queue(arrivals: Floats, takes_s: Floats) -> Floats:
+    """Return the seconds from each arrival to the end in a queue that is played request by request."""
+    free, latency = 0.0, []
+    for arrival, takes in zip(arrivals.tolist(), takes_s.tolist(), strict=True):
+        free = max(free, arrival) + takes
+        latency.append(free - arrival)
+    return np.array(latency)
+
+
 def test_requests_travel_one_at_a_time() -> None:
     """Three at once, which wait for each other, and one later."""
-    found = travelled_s(np.array([0, 0, 0, 1.0]), np.full(4, 2.0))
+    found = travelled_s(np.array([0, 0, 0, 1.0]), at_usual_speed(*[2.0] * 4))
     assert found == pytest.approx([0.002, 0.004, 0.006, 0.002])
+
+
+def test_a_slow_machine_delays_all_that_come_meanwhile() -> None:
+    """At a quarter of its speed from 0.1 to 0.2 s, a request of 2 ms takes 8 ms, and one that meets its end less."""
+    speed = np.ones(500)
+    speed[50:100] = 0.25
+    found = travelled_s(np.array([0.05, 0.12, 0.196, 0.5, 2.0]), TransportSample(np.full(5, 2.0), speed))
+    assert found == pytest.approx([0.002, 0.008, 0.004 + 0.001, 0.002, 0.002])
 
 
 def test_a_rate_is_that_of_the_second_around_a_request() -> None:
@@ -31,79 +54,98 @@ def test_a_rate_is_that_of_the_second_around_a_request() -> None:
 def test_a_steady_trace_is_measured_at_its_rate() -> None:
     asked = list[float]()
 
-    def sample(rate_rps: float) -> Floats:
+    def sample(rate_rps: float) -> TransportSample:
         asked.append(rate_rps)
-        return np.array([1.0, 3.0])
+        return at_usual_speed(1.0, 3.0)
 
     found = Transport.measured(poisson(200.0), sample)
     assert asked == [pytest.approx(190, rel=0.05)]
-    drawn = found.drawn_ms(np.arange(1000.0), 0)
-    assert (
-        found.drawn_ms(np.arange(1000.0), 0).tolist() == drawn.tolist() != found.drawn_ms(np.arange(1000.0), 1).tolist()
-    )
-    assert set(drawn.tolist()) == {1.0, 3.0} and drawn.mean() == pytest.approx(2.0, abs=0.1)
+    every = np.arange(1000.0)
+    drawn = found.drawn(every, 0).usual_ms.tolist()
+    assert found.drawn(every, 0).usual_ms.tolist() == drawn != found.drawn(every, 1).usual_ms.tolist()
+    assert set(drawn) == {1.0, 3.0} and np.mean(drawn) == pytest.approx(2.0, abs=0.1)
     Transport.measured(np.arange(60.0), sample)
     Transport.measured(poisson(600.0), sample)
-    assert asked[1:] == [10.0, 250.0, pytest.approx(350)], "0.7 of the time of 2 ms in the median"
-    assert Transport.none().drawn_ms(np.zeros(3), 0).tolist() == [0, 0, 0]
+    assert asked[1:] == [10.0, 250.0, pytest.approx(350)], "0.7 of the time of 2 ms in the mean"
 
 
 def test_a_trace_with_a_peak_has_the_transport_of_both_rates_and_a_mixture_between() -> None:
     """Requests take 1 ms at 50/s, and 0.5 ms at 400/s; halfway, by the logarithms, one in two takes each."""
     asked = list[float]()
 
-    def sample(rate_rps: float) -> Floats:
+    def sample(rate_rps: float) -> TransportSample:
         asked.append(rate_rps)
-        return np.full(10, 1.0 if rate_rps < 200 else 0.5)
+        return at_usual_speed(*[1.0 if rate_rps < 200 else 0.5] * 10)
 
     trace = poisson(50.0, 50.0, 50.0, 400.0)
     found = Transport.measured(trace, sample)
     calm, busy = asked
     assert 40 < calm < 400 and busy == pytest.approx(420, rel=0.1)
-    drawn = found.drawn_ms(trace, 0)
+    drawn = found.drawn(trace, 0).usual_ms
     for half in np.unique(trace // 0.5):
         inside = trace // 0.5 == half
         if local_rates(trace)[inside].min() >= busy:
             assert (drawn[inside] == 0.5).all()
     assert (drawn[trace > 181] == 0.5).mean() > 0.5
-    exact = Transport(np.array([50.0, 800.0]), (np.full(3, 1.0), np.full(3, 0.5)))
+    exact = Transport(np.array([50.0, 800.0]), (at_usual_speed(1.0), at_usual_speed(0.5)))
     for rate, expected in ((20.0, 1.0), (50.0, 1.0), (200.0, 0.75), (800.0, 0.5), (2000.0, 0.5)):
         evenly = np.arange(0, 400, 1 / rate)
         inside = (evenly > 1) & (evenly < 399)
-        assert exact.drawn_ms(evenly, 0)[inside].mean() == pytest.approx(expected, abs=0.04)  # 800 runs
-
-
-def test_what_comes_together_has_consecutive_requests_of_a_sample() -> None:
-    """So a slow moment of the machine delays several: a tenth of the requests, in one piece, takes 40 ms each."""
-    sample = np.where(np.arange(1000) < 100, 40.0, 0.1)
-    trace = poisson(50.0, seconds=2000.0)
-    drawn = Transport(np.array([50.0]), (sample,)).drawn_ms(trace, 0)
-    slow = drawn == 40
-    assert slow.mean() == pytest.approx(0.1, abs=0.03)
-    together = np.diff(trace // 0.5) == 0
-    assert (slow[1:] == slow[:-1])[together].mean() > 0.97, "drawn one by one it would be 0.82"
-    longest = travelled_s(trace, drawn).max()
-    assert longest > 0.3, "25 requests of 40 ms within half a second wait for each other"
+        assert exact.drawn(evenly, 0).usual_ms[inside].mean() == pytest.approx(expected, abs=0.04)  # 800 pieces
 
 
 def test_the_busy_rate_leaves_transport_some_time() -> None:
     """Requests of 5 ms: no more than 140/s are asked for, and only the calm rate where that is as much."""
     asked = list[float]()
 
-    def sample(rate_rps: float) -> Floats:
+    def sample(rate_rps: float) -> TransportSample:
         asked.append(rate_rps)
-        return np.full(10, 5.0)
+        return at_usual_speed(*[5.0] * 10)
 
     Transport.measured(poisson(*[60.0] * 6, 600.0), sample)
     found = Transport.measured(poisson(*[120.0] * 8, 600.0), sample)
-    assert len(asked) == 3 and asked[1] == pytest.approx(140) and len(found.samples_ms) == 1
+    assert len(asked) == 3 and asked[1] == pytest.approx(140) and len(found.samples) == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=30))
-def test_the_own_times_of_a_queue_are_found_again(drawn: list[tuple[int, int]]) -> None:
-    """The queue is played request by request."""
-    arrivals, free, latency = np.cumsum([gap for gap, _ in drawn]).astype(float), 0.0, []
-    for arrival, (_, takes) in zip(arrivals, drawn, strict=True):
-        free = max(free, arrival) + takes
-        latency.append(free - arrival)
-    assert own_times(arrivals, np.array(latency)).tolist() == [takes for _, takes in drawn]
+def test_a_second_sample_counts_as_much_as_the_first() -> None:
+    """Later the machine is half as fast: every other piece is one of then."""
+    slow = TransportSample(np.full(10, 1.0), np.full(1000, 0.5))
+    found = Transport(np.array([50.0]), (at_usual_speed(*[1.0] * 10),)).measured_again(lambda rate: slow)
+    speed = found.drawn(poisson(50.0, seconds=1000.0), 0).speed
+    assert speed.mean() == pytest.approx(0.75, abs=0.02)
+    assert len(found.samples) == 1 and found.rates_rps.tolist() == [50.0]
+
+
+@pytest.mark.parametrize("rate", [40.0, 400.0])
+def test_a_slow_moment_lasts_as_long_at_another_rate(rate: float) -> None:
+    """At 100/s the machine has a fifth of its speed for 0.2 s of every 2 s, in a sample of requests of 1 ms.
+
+    At another rate a tenth of the requests comes in such a moment too, and takes 5 ms. Drawn by the number of requests,
+    400/s would meet moments four times as long, which no server of 1 ms survives: 800/s while it serves 200.
+    """
+    arrivals = poisson(100.0, seconds=100.0)
+    slow = arrivals % 2 < 0.2
+    latency_s = queue(arrivals, np.where(slow, 0.005, 0.001))
+    sample = TransportSample.of(arrivals, 1e3 * latency_s)
+    assert sample.usual_ms == pytest.approx(np.ones(len(arrivals)))
+    moments = np.arange(len(sample.speed)) * STEP_S % 2
+    assert (sample.speed[(moments > 0.02) & (moments < 0.18)] < 0.25).mean() > 0.9
+    assert (sample.speed[moments > 0.3] > 0.99).mean() > 0.9
+    trace = np.arange(0, 600, 1 / rate)
+    drawn = Transport(np.array([100.0]), (sample,)).drawn(trace, 0)
+    assert (drawn.speed < 0.25).mean() == pytest.approx(0.1, abs=0.02)
+    travelled = travelled_s(trace, drawn)
+    if rate < 100:
+        assert (travelled > 0.004).mean() == pytest.approx(0.1, abs=0.03) and travelled.max() < 0.02
+    else:  # 40 too many in each moment, whose queue is gone soon after it
+        assert 0.1 < (travelled > 0.004).mean() < 0.2 and travelled.max() < 0.3
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=40))
+def test_the_same_requests_take_as_long_again(drawn: list[tuple[int, int]]) -> None:
+    """The sample of a queue, played by its own arrivals on the machine's speed of then, gives its latency."""
+    arrivals = np.cumsum([gap for gap, _ in drawn]) / 1e3
+    latency_s = queue(arrivals, np.array([takes for _, takes in drawn]) / 1e3)
+    again = travelled_s(arrivals, TransportSample.of(arrivals, 1e3 * latency_s))
+    # The speed is told in steps of 2 ms, within which it may have changed: for each request once.
+    assert again == pytest.approx(latency_s, abs=STEP_S * (1 + len(drawn)) * 0.1 + STEP_S)

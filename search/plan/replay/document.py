@@ -50,8 +50,8 @@ class ReplayDecision:
 class ReplayRow(MachineOutcome):
     """A policy on the virtual clock, or on a server.
 
-    transport_ms: median of what is added to the simulated requests, where a server was at hand: what requests took
-        there beyond their simulated times
+    transport_ms: median of what is added to the simulated requests at the machine's usual speed, where a server was at
+        hand: what requests took there beyond their simulated times
     """
 
     policy: str

@@ -41,7 +41,7 @@ from search.plan.inputs import read_log
 from search.plan.plan_file import read_plan
 from search.plan.replay.document import ReplayDecision, ReplayDocument, ReplayRow, intervals_of
 from search.plan.replay.server import ServerSettings, sample_ms, serve_policy
-from search.plan.replay.transport import Transport, own_times, travelled_s
+from search.plan.replay.transport import Transport, TransportSample, travelled_s
 from search.session import Session
 from spaces.serialization import Json, to_plain
 
@@ -238,17 +238,17 @@ def _rows(
 
     compared = policies(control)
     chosen = {name: one for name, one in compared.items() if not request.policies or name in request.policies}
-    transport, real = Transport.none(), dict[str, ReplayRow]()
+    to_pool_s, transport_ms, real = np.zeros(len(traffic.seconds)), 0.0, dict[str, ReplayRow]()
     if request.bundles:
         settings.folder.mkdir(parents=True, exist_ok=True)
         requests = draw_requests(read_bundle(request.bundles[0]).inputs, traffic.rows, request.seed)
 
-        def sample(rate_rps: float) -> Floats:
+        def sample(rate_rps: float) -> TransportSample:
             first = slice(max(round(_SAMPLE_SECONDS * rate_rps), 1))
             gaps_s = np.random.default_rng(request.seed).exponential(1 / rate_rps, len(requests[first]))
             of = requests[first], traffic.rows[first], gaps_s
-            found = _transport_ms(settings, compared[STATIC_PEAK], *of, service, cores)
-            console.say(f"transport: {np.median(found):.3g} ms of a request at {rate_rps:.3g} requests/s")
+            found = _transport(settings, compared[STATIC_PEAK], *of, service, cores)
+            console.say(f"transport: {np.median(found.usual_ms):.3g} ms of a request at {rate_rps:.3g} requests/s")
             return found
 
         transport = Transport.measured(traffic.seconds, sample)
@@ -260,19 +260,19 @@ def _rows(
             transport = transport.measured_again(sample)
         except JobError as error:  # what was served is worth more than a second sample
             console.warn(f"transport was not measured after the policies: {error}")
-    transport_ms = transport.drawn_ms(traffic.seconds, request.seed)
-    to_pool_s = travelled_s(traffic.seconds, transport_ms)
+        drawn = transport.drawn(traffic.seconds, request.seed)
+        to_pool_s, transport_ms = travelled_s(traffic.seconds, drawn), float(np.median(drawn.usual_ms))
     for name, policy in chosen.items():
         arrivals = traffic.seconds + to_pool_s
         times_s = traffic.begins_s, traffic.end_s
         served = _simulated(policy, windows, arrivals, traffic.rows, service, cores, *times_s)
         virtual = replace(served, latency_ms=served.latency_ms + 1e3 * to_pool_s)
-        yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), float(np.median(transport_ms)))
+        yield row(name, VIRTUAL, policy, virtual, _decisions(served, policy), transport_ms)
         if name in real:
             yield real[name]
 
 
-def _transport_ms(
+def _transport(
     settings: ServerSettings,
     static: ControlPlan,
     requests: Sequence[Request],
@@ -280,8 +280,8 @@ def _transport_ms(
     gaps_s: Floats,
     service: Callable[[Option], ServiceTime],
     cores: int,
-) -> Floats:
-    """Measure the milliseconds that requests take on a server beyond the pool's simulated times.
+) -> TransportSample:
+    """Measure what requests take on a server beyond the pool's simulated times.
 
     They come at random: client, server and model want the cores at the same moments, which no measurement of one of
     them sees. The n-th fastest on both sides belong together, since one side's request is not the other's.
@@ -297,7 +297,7 @@ def _transport_ms(
         raise ConfigError("--with-bundle: must be of points that answer a single request, but all were refused")
     beyond_ms, order = np.zeros(int(answered.sum())), np.argsort(served[answered], kind="stable")
     beyond_ms[order] = np.maximum(np.sort(served[answered]) - np.sort(simulated[answered]), 0.0)
-    return own_times(1e3 * seconds[answered], beyond_ms)
+    return TransportSample.of(seconds[answered], beyond_ms)
 
 
 def _simulated(

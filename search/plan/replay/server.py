@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import subprocess
 import sys
@@ -12,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from objectives.measure.deployment import quiet
 from objectives.measure.remote_model import RemoteModel
-from objectives.measurement.interference import InterferenceMonitor, calm_blocks
 from objectives.measurement.load_generator import Request, closed_loop, open_loop
 from objectives.serving.control.options import ControlPlan, Option
 from objectives.serving.control.plan_file import machine_plan, options_of
@@ -32,8 +30,6 @@ from search.plan.replay.document import ReplayDecision
 # Seconds from the start of a server to that of the requests; the next one is taken where a server was not up by then.
 _STARTS = (4.0, 10.0, 30.0)
 _STOP_SECONDS = 60.0
-# Length of the blocks of requests by which transport is measured.
-_BLOCK_SECONDS = 1.0
 # Requests before those of a sample of transport, one at a time.
 _WARM_UP = 200
 # Seconds before the first request at which the server has to be up.
@@ -116,10 +112,10 @@ def serve_policy(
         plan = settings.folder / f"{name}.plan.json"
         write_json(document_of(settings, policy, start_s), plan)
         # Garbage is collected before the server starts, since it takes long beside the requests of a long trace.
-        with quiet(), _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as server:
+        with quiet(), _serving(settings, bundles, plan, timeline, settings.folder / f"{name}.log") as url:
             if time.time() + _EARLY > start_s:
                 continue
-            with RemoteModel(server.url) as model:
+            with RemoteModel(url) as model:
                 latency = _played(model, requests, seconds, start_s)
             time.sleep(max(start_s + settings.end_s - time.time(), 0.0))
         return _told(timeline, policy.options, start_s, settings.end_s, latency, seconds)
@@ -129,35 +125,22 @@ def serve_policy(
 def sample_ms(settings: ServerSettings, static: ControlPlan, requests: Sequence[Request], gaps_s: Floats) -> Floats:
     """Measure the milliseconds of requests on a server of a plan with a single option.
 
-    They come in blocks of a second; those of blocks that other processes or the hypervisor disturbed are NaN, since a
-    single pause of the machine would be drawn many times in a replay.
-
     Raises:
         JobError: the server did not start, or a request failed.
     """
     plan, timeline, log = (settings.folder / f"sample.{end}" for end in ("plan.json", "timeline.jsonl", "log"))
     write_json(document_of(settings, static, 0.0), plan)
-    # The first request of each second.
-    starts = np.flatnonzero(np.diff(gaps_s.cumsum() // _BLOCK_SECONDS, prepend=-1.0))
-    found, taken = list[Floats](), list[float]()
     with (
         quiet(),
-        _serving(settings, _needed(settings, static), plan, timeline, log) as server,
-        RemoteModel(server.url) as model,
+        _serving(settings, _needed(settings, static), plan, timeline, log) as url,
+        RemoteModel(url) as model,
     ):
         try:
             closed_loop(model.submit, requests[:_WARM_UP])
-            for first, end in itertools.pairwise([*starts.tolist(), len(requests)]):
-                monitor = InterferenceMonitor(children=[server.pid])
-                gaps_ns = np.maximum(np.rint(gaps_s[first:end] * 1e9), 1).astype(np.int64)
-                found.append(open_loop(model.submit, requests[first:end], gaps_ns).latency_ms)
-                taken.append(monitor.stop().taken)
+            gaps_ns = np.maximum(np.rint(gaps_s * 1e9), 1).astype(np.int64)
+            return open_loop(model.submit, requests, gaps_ns).latency_ms
         except Exception as error:
             raise JobError(f"a request failed: {error}") from error
-    calm = calm_blocks(taken)
-    return np.concatenate(
-        [block if keep else np.full(len(block), np.nan) for block, keep in zip(found, calm, strict=True)]
-    )
 
 
 def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
@@ -169,18 +152,9 @@ def _needed(settings: ServerSettings, policy: ControlPlan) -> Sequence[Path]:
     return list(dict.fromkeys(used))
 
 
-class RunningServer(NamedTuple):
-    """A server: the URL of its model, and the id of its process."""
-
-    url: str
-    pid: int
-
-
 @contextmanager
-def _serving(
-    settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path
-) -> Iterator[RunningServer]:
-    """Run `leanrec serve` until the end of the context."""
+def _serving(settings: ServerSettings, bundles: Sequence[Path], plan: Path, timeline: Path, log: Path) -> Iterator[str]:
+    """Run `leanrec serve` until the end of the context, and give the URL of its model."""
     windows, (first, *others) = settings.windows, map(str, bundles)
     command = [sys.executable, _program(), "serve", first, "--port", "0", "--json", "--name", "replay"]
     command += ["--plan", str(plan), "--machine", settings.machine, "--timeline", str(timeline)]
@@ -195,7 +169,7 @@ def _serving(
             line = process.stdout.readline()
             if not line:
                 raise JobError(f"a server did not start: {log.read_text().strip() or 'it says nothing'}")
-            yield RunningServer(f"{json.loads(line)['url']}/v2/models/replay", process.pid)
+            yield f"{json.loads(line)['url']}/v2/models/replay"
         finally:
             process.terminate()
             try:
