@@ -60,6 +60,7 @@ def benchmark(request: BenchmarkRequest, progress: PartProgress = UNHEARD) -> Be
         if window.visits > 1:
             progress(f"timing: visit {number + 1} of {window.visits}, {time.monotonic() - start:.0f} s")
         visits.append(_visit(sides, requests, load, window, request.seed, number, progress)[0])
+    progress.next_part()
     recorded = _recording(visits, load, request.seed)
     return _summary(recorded, request.noise, footprint, Path(request.recording))
 

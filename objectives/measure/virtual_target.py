@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from objectives.measurement.arrivals import gaps
 from objectives.measurement.latency import Load, measured_limit
 from objectives.measurement.load_generator import Arrivals, Request, drawn_requests, on_time, typical_requests
-from objectives.measurement.statistics import Floats, percentile
+from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import SEGMENTS, Probe, RateSearch, next_rate, rate_under_slo
 from objectives.records import SimulatedRatios, rows_of
 from objectives.serving.pool.virtual_clock import simulate
@@ -186,7 +186,7 @@ def _rate_under_slo(search: RateSearch, probe: Callable[[float], Probe], slo_ms:
     if percentile(search.service_ms, percent) > slo_ms or search.capacity_rps[0] <= 0:
         return 0.0
     for _ in range(_PROBES):
-        rate = next_rate(search, slo_ms, percent)
+        rate = next_rate(search, slo_ms, percent, fewest_samples(percent))
         if any(abs(one.rate_rps - rate) < _CLOSE * rate for one in search.probes):
             break
         search = search.with_probes([probe(rate)])

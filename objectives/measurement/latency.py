@@ -237,12 +237,16 @@ def _warm_ups(
     sample = typical_requests(requests, _SAMPLED)
     found = []
     for target in targets:
-        target.settle()
-        service = np.median([target.closed_loop(sample) for _ in range(_PASSES)], axis=0)
+        service = np.median([_from_idle(target, sample) for _ in range(_PASSES)], axis=0)
         finite = service[np.isfinite(service)]
         utilisation = rate_rps * float(finite.mean()) / 1e3 / target.replicas if finite.size else 1.0
         found.append(warm_up_requests(utilisation, variability(arrivals, service)))
     return found
+
+
+def _from_idle(target: LoadTarget, sample: Sequence[Request]) -> Floats:
+    target.settle()
+    return target.closed_loop(sample)
 
 
 class _Block(NamedTuple):

@@ -35,8 +35,8 @@ _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
 # Share of the capacity below which no rate is tried, nor one at which the fewest requests that show a percentile take
-# longer than so many seconds: it could tell little.
-_LOWEST, _MOST_PROBE_SECONDS = 0.1, 60.0
+# longer than so many seconds, which their warm-up does not take either: it could tell little.
+_LOWEST, _MOST_PROBE_SECONDS = 0.1, 30.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
 # Deviation from the monotone fit (logarithm of the percentile) from which a probe is repeated.
@@ -121,7 +121,8 @@ def probe(
     """
     arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
     sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
-    warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), _MOST_WARM_UP * count)
+    most = max(min(_MOST_WARM_UP * count, int(_MOST_PROBE_SECONDS * rate_rps)), 1)
+    warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), most)
     chosen = drawn_requests(requests, warm_up + count, seed)
     target.settle()
     played = target.open_loop(chosen, arrivals[: warm_up + count])
@@ -179,7 +180,7 @@ def search_rates(
     for number in range(window.probes):
         for which in _turns(len(targets), number):
             if found[which].capacity_rps.mean() > 0:
-                step(which, next_rate(found[which], slo_ms, load.percent))
+                step(which, next_rate(found[which], slo_ms, load.percent, fewest))
     for which, search in enumerate(found):
         contradicted = contradicted_rate(search, load.percent)
         if contradicted is not None:
@@ -192,16 +193,19 @@ def _turns(count: int, turn: int) -> Sequence[int]:
     return range(count)[:: 1 if turn % 2 == 0 else -1]
 
 
-def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
+def next_rate(search: RateSearch, slo_ms: float, percent: int, fewest: int) -> float:
     """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates.
 
-    No rate is tried that is below a tenth of the capacity, or so low that the requests take above a minute: the lowest
-    of the others is returned instead, or the rate below it at which the SLO was broken.
+    No rate is tried that is below a tenth of the capacity, or at which the requests take above half a minute: the
+    lowest of the others is returned instead, or the rate below it at which the SLO was broken.
+
+    Args:
+        fewest: requests that count at any rate
     """
     rates, percentiles = _known(search, percent)
     above, meeting = _meeting(rates, percentiles, slo_ms)
     capacity = float(rates[-1])
-    lowest = min(max(_LOWEST * capacity, fewest_samples(percent) / _MOST_PROBE_SECONDS), _NEAREST * capacity)
+    lowest = min(max(_LOWEST * capacity, fewest / _MOST_PROBE_SECONDS), _NEAREST * capacity)
     if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
         return lowest
     low, high = float(rates[above - 1]), float(rates[above])

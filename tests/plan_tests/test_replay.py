@@ -44,7 +44,7 @@ from search.plan.inputs import read_log
 from search.plan.replay import run, server
 from search.plan.replay.page import timeline_figure
 from search.plan.replay.run import ReplayRequest
-from search.plan.replay.transport import TransportSample, travelled_s
+from search.plan.replay.transport import DrawnTransport, TransportSample, travelled_s
 from tests.control_tests.plans import FAST, PLACEMENT, document, offer, write_bundles, write_plan
 from tests.planning_tests.fleets import deployment
 
@@ -466,9 +466,9 @@ def test_the_command_names_policies_and_prints_one_document(
         assert told.out == "" and wrong[0] in told.err and len(told.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [None, JobError, ConfigError])
 def test_transport_is_measured_before_and_after_the_policies(
-    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: type[Exception] | None
 ) -> None:
     """A machine on which requests take 1 ms more before, and 3 ms more later: each in half of the time.
 
@@ -484,11 +484,11 @@ def test_transport_is_measured_before_and_after_the_policies(
     def sample(settings: Any, static: Any, requests: Any, rows: Any, gaps_s: Any, service: Any, cores: int) -> Any:
         early = set(called) <= {"sample"}
         called.append("sample")
-        if not early and fails:
-            raise JobError("a request failed: gone")
-        return TransportSample(np.full(len(requests), 1.0 if early else 3.0), np.ones(500))
+        if not early and fails is not None:
+            raise fails("a request failed: gone")
+        return TransportSample(np.full(len(requests), 1.0 if early else 3.0), np.ones(2000), 1.0)
 
-    def travelled(seconds: Any, sample: TransportSample) -> Any:
+    def travelled(seconds: Any, sample: DrawnTransport) -> Any:
         drawn.extend(sample.usual_ms.tolist())
         return travelled_s(seconds, sample)
 

@@ -258,7 +258,7 @@ def _rows(
             real[name] = row(name, SERVER, policy, *told, 0.0)
         try:
             transport = transport.measured_again(sample)
-        except JobError as error:  # what was served is worth more than a second sample
+        except (JobError, ConfigError) as error:  # what was served is worth more than a second sample
             console.warn(f"transport was not measured after the policies: {error}")
         drawn = transport.drawn(traffic.seconds, request.seed)
         to_pool_s, transport_ms = travelled_s(traffic.seconds, drawn), float(np.median(drawn.usual_ms))

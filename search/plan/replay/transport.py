@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,12 +18,14 @@ _WINDOW_S = 1.0
 _CALM, _BUSY, _ALIKE = 0.25, 0.95, 1.3
 # Bounds of the calm rate, and the largest share of the time that transport itself may take at the busy one.
 _LEAST_RPS, _MOST_RPS, _MOST_USED = 10.0, 250.0, 0.7
-# Quantile of the times of requests above which the machine was slow.
-_USUAL = 0.75
+# Quantile of the times of requests above which they are slow.
+_SLOW = 0.75
+# Longest idle time between two slow requests that follow each other closely, over what both took.
+_CLOSE = 2.0
 # Lowest speed of the machine, over the usual one.
-_SLOWEST = 1e-3
+_SLOWEST = 1e-4
 # Steps of the machine's speed, and the length of the pieces of a sample that a trace is served by.
-_STEP_S, _STEPS_IN_PIECE = 0.002, 250
+_STEP_S, _STEPS_IN_PIECE = 0.001, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +33,21 @@ class TransportSample:
     """Transport of requests at one rate, one after another.
 
     usual_ms: (n,), milliseconds of each at the machine's usual speed
-    speed: (steps,), speed of the machine over the usual one in each step of 2 ms
+    speed: (steps,), speed of the machine over the usual one in each millisecond, two seconds or more
+    mean_ms: milliseconds of a request at the speed of then
     """
 
     usual_ms: Floats
     speed: Floats
+    mean_ms: float
 
     @classmethod
     def of(cls, seconds: Floats, latency_ms: Floats) -> TransportSample:
         """Separate what requests take by themselves from the speed of the machine at that moment.
 
-        A request that takes longer than three of four met a slow machine: for so long, any request would have. Between
-        two requests the machine has the speed of the faster one.
+        Where slow requests, which take longer than three of four, follow each other closely, or others came while one
+        was under way, the machine was slow: for so long any request would have been. A slow request alone took its
+        time by itself.
 
         Args:
             seconds: (n,), ascending arrival times from 0 on
@@ -49,30 +55,43 @@ class TransportSample:
         """
         ends = np.maximum.accumulate(seconds + latency_ms / 1e3)
         starts = np.maximum(seconds, np.concatenate(([0.0], ends[:-1])))
-        own_s = ends - starts
-        usual_s = np.minimum(own_s, np.quantile(own_s, _USUAL))
-        speed = np.divide(usual_s, own_s, out=np.ones(len(own_s)), where=own_s > 0).clip(min=_SLOWEST)
-        idle = starts - np.concatenate(([0.0], ends[:-1]))
-        beside = np.maximum(speed, np.concatenate((speed[:1], speed[:-1])))
-        # The usual seconds that pass until each start and end, in turn.
+        own_s, idle_s = ends - starts, starts - np.concatenate(([0.0], ends[:-1]))
+        slow = own_s > (float(np.quantile(own_s, _SLOW)) or own_s.max())
+        # Of each request and the one before.
+        close = slow & np.roll(slow, 1) & (idle_s < _CLOSE * (own_s + np.roll(own_s, 1)))
+        close[0] = False
+        waited_for = np.concatenate((seconds[1:] < ends[:-1], [False]))
+        slowed = slow & (waited_for | close | np.concatenate((close[1:], [False])))
+        usual_s = np.where(slowed, np.quantile(own_s, _SLOW), own_s)
+        speed = np.divide(usual_s, own_s, out=np.ones(len(own_s)), where=slowed).clip(min=_SLOWEST)
+        beside = np.where(close & slowed & np.roll(slowed, 1), np.maximum(speed, np.roll(speed, 1)), 1.0)
+        # The usual seconds that have passed at each start and end, in turn.
         moments = np.concatenate(([0.0], np.stack((starts, ends), axis=1).ravel()))
-        passed = np.concatenate(([0.0], np.stack((idle * beside, own_s * speed), axis=1).ravel().cumsum()))
-        steps = np.arange(max(int(ends[-1] / _STEP_S), _STEPS_IN_PIECE) + 1) * _STEP_S
+        passed = np.concatenate(([0.0], np.stack((idle_s * beside, own_s * speed), axis=1).ravel().cumsum()))
+        steps = np.arange(max(math.ceil(ends[-1] / _STEP_S), _STEPS_IN_PIECE) + 1) * _STEP_S
         after = np.maximum(steps - moments[-1], 0.0)
-        return cls(1e3 * usual_s, np.diff(np.interp(steps, moments, passed) + after) / _STEP_S)
+        speeds = np.diff(np.interp(steps, moments, passed) + after) / _STEP_S
+        return cls(1e3 * usual_s, speeds, float(1e3 * own_s.mean()))
 
-    def joined(self, other: TransportSample) -> TransportSample:
-        """Return both samples as one."""
-        usual_ms, speed = zip((self.usual_ms, self.speed), (other.usual_ms, other.speed), strict=True)
-        return TransportSample(np.concatenate(usual_ms), np.concatenate(speed))
+
+@dataclass(frozen=True, eq=False)
+class DrawnTransport:
+    """Transport of the requests of a trace, drawn from samples.
+
+    usual_ms: (n,), milliseconds of each at the machine's usual speed
+    speed: (steps,), speed of the machine over the usual one in each millisecond of the trace, the usual one afterwards
+    """
+
+    usual_ms: Floats
+    speed: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Transport:
-    """Transport of requests at rates in requests per second, ascending: a sample at each."""
+    """Transport of requests at rates in requests per second, ascending: one or more samples at each."""
 
     rates_rps: Floats
-    samples: tuple[TransportSample, ...]
+    samples: tuple[tuple[TransportSample, ...], ...]
 
     @classmethod
     def measured(cls, seconds: Floats, sample: Callable[[float], TransportSample]) -> Transport:
@@ -88,22 +107,21 @@ class Transport:
         calm, busy = np.quantile(local_rates(seconds), (_CALM, _BUSY)).tolist()
         calm = min(max(calm, _LEAST_RPS), _MOST_RPS)
         first = sample(calm)
-        busy = min(busy, 1000 * _MOST_USED / max(float(first.usual_ms.mean()), 1e-9))
+        busy = min(busy, 1000 * _MOST_USED / max(first.mean_ms, 1e-9))
         if busy < _ALIKE * calm:
-            return cls(np.array([calm]), (first,))
-        return cls(np.array([calm, busy]), (first, sample(busy)))
+            return cls(np.array([calm]), ((first,),))
+        return cls(np.array([calm, busy]), ((first,), (sample(busy),)))
 
     def measured_again(self, sample: Callable[[float], TransportSample]) -> Transport:
         """Return the transport with a further sample at each rate; `sample` is as in `measured`."""
         pairs = zip(self.rates_rps.tolist(), self.samples, strict=True)
-        return Transport(self.rates_rps, tuple(before.joined(sample(rate)) for rate, before in pairs))
+        return Transport(self.rates_rps, tuple((*before, sample(rate)) for rate, before in pairs))
 
-    def drawn(self, seconds: Floats, seed: int) -> TransportSample:
-        """Return what each request of a trace takes by itself, and the speed of the machine until its end.
+    def drawn(self, seconds: Floats, seed: int) -> DrawnTransport:
+        """Draw what each request of a trace takes, and the speed of the machine until its end.
 
-        Every half second has a piece of a sample (moving blocks, Kuensch 1989), with what its requests took in their
-        order, since a machine that is slow for a moment delays those that come then. Between two rates, by their
-        logarithms, a piece is of one or the other sample at random.
+        Every two seconds have a piece of a sample (moving blocks, Kuensch 1989), and their requests take what those of
+        the sample did in their order. Between two rates, by their logarithms, a piece is of one or the other at random.
 
         Args:
             seconds: (n,), ascending arrival times from 0 on
@@ -112,16 +130,17 @@ class Transport:
         place = np.interp(np.log(local_rates(seconds)), np.log(self.rates_rps), np.arange(len(self.rates_rps)))
         pieces = int(seconds[-1] / (_STEP_S * _STEPS_IN_PIECE)) + 1
         edges = np.searchsorted(seconds, np.arange(pieces + 1) * _STEP_S * _STEPS_IN_PIECE)
+        edges[-1] = len(seconds)
         speed = np.ones((pieces, _STEPS_IN_PIECE))
         for number, (first, end) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
             near = place[first:end].mean() if end > first else 0.0
-            of = self.samples[int(near + random.random() * (len(self.samples) - 1))]
-            begins = random.random()
+            at_rate = self.samples[int(near + random.random() * (len(self.samples) - 1))]
+            of, begins = at_rate[random.integers(len(at_rate))], random.random()
             start = int(begins * (len(of.speed) - _STEPS_IN_PIECE + 1))
             speed[number] = of.speed[start : start + _STEPS_IN_PIECE]
             order = int(begins * len(of.usual_ms)) + np.arange(end - first)
             usual_ms[first:end] = of.usual_ms[order % len(of.usual_ms)]
-        return TransportSample(usual_ms, speed.ravel())
+        return DrawnTransport(usual_ms, speed.ravel())
 
 
 def local_rates(seconds: Floats) -> Floats:
@@ -130,12 +149,11 @@ def local_rates(seconds: Floats) -> Floats:
     return np.asarray(np.maximum(end - first, 1) / _WINDOW_S, np.float64)
 
 
-def travelled_s(seconds: Floats, drawn: TransportSample) -> Floats:
+def travelled_s(seconds: Floats, drawn: DrawnTransport) -> Floats:
     """Return the seconds from each arrival until its request is at the pool, (n,): one travels at a time.
 
     Args:
         seconds: (n,), ascending arrival times from 0 on
-        drawn: what each takes by itself, and the speed of the machine meanwhile, which is the usual one afterwards
     """
     moments = np.arange(len(drawn.speed) + 1) * _STEP_S
     passed = np.concatenate(([0.0], (drawn.speed * _STEP_S).cumsum()))
