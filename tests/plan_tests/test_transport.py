@@ -174,7 +174,7 @@ def test_a_stall_lasts_as_long_whatever_comes_meanwhile() -> None:
 
 
 def test_any_request_is_as_much_slower_in_a_slow_moment() -> None:
-    """Requests of 0.2 to 1.8 ms take five times as long for 0.2 s of every 2 s: 4 ms more in the mean, without waits."""
+    """Requests of 0.2 to 1.8 ms take five times as long for 0.2 s of every 2 s: 4 ms more in the mean."""
     arrivals = np.arange(0, 200, 1 / 200)
     own_ms = np.random.default_rng(1).uniform(0.2, 1.8, len(arrivals))
     sample = TransportSample.of(arrivals, 1e3 * queue(arrivals, np.where(arrivals % 2 < 0.2, 5e-3, 1e-3) * own_ms))
