@@ -114,10 +114,10 @@ def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: in
             targets, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
             Window(100, probes=3, probe_requests=2000), seed, QuietMonitor,
         )
-        for seed in range(12)
+        for seed in range(20)
     ]  # fmt: skip
     for of_one in zip(*visits, strict=True):
         latency, throughput = Recording(of_one, None, 95, 0).summarize()
-        assert latency.p95_ratio == pytest.approx(1.0, abs=0.025)
+        assert latency.p95_ratio == pytest.approx(1.0, abs=0.04)
         low, high = throughput.ratio_interval
         assert low < 1 < high and throughput.ratio == pytest.approx(1.0, abs=0.1)
