@@ -78,7 +78,7 @@ class Window:
     service_requests: closed-loop requests of a block
     probes: rates that the search for the rate under the SLO tries in a visit
     probe_requests: requests that count at each such rate, more where they come within 0.3 s, and fewer, though as many
-        as the percentile needs, where they take above 5 s
+        as the percentile needs, where they take above half a minute
     visits: number of times that both deployments are opened anew and measured
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed

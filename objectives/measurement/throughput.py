@@ -27,15 +27,13 @@ SEGMENTS = 5
 # Number of measurements of the capacity of each deployment.
 BURSTS = 5
 _PROBE_SECONDS = 0.3
-# Time in which a probe's requests come, where more than a percentile needs would take longer.
-_LONGEST_PROBE_SECONDS = 5.0
 # Limit of a probe's warm-up, as a multiple of the requests that count: near capacity no measurement reaches the steady
 # state.
 _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
 # Share of the capacity below which no rate is tried, nor one at which the fewest requests that show a percentile take
-# longer than so many seconds, which their warm-up does not take either: it could tell little.
+# longer than so many seconds. A probe has no more requests than come in that time, and no longer warm-up.
 _LOWEST, _MOST_PROBE_SECONDS = 0.1, 30.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
@@ -134,9 +132,10 @@ def probe(
 def counted(rate_rps: float, wanted: int, fewest: int) -> int:
     """Return the number of requests that count at a rate, a multiple of `SEGMENTS`.
 
-    They are more than wanted where those come within 0.3 s, and fewer, down to `fewest`, where they take above 5 s.
+    They are more than wanted where those come within 0.3 s, and fewer, down to `fewest`, where they take above half a
+    minute.
     """
-    least, most = int(rate_rps * _PROBE_SECONDS), int(rate_rps * _LONGEST_PROBE_SECONDS)
+    least, most = int(rate_rps * _PROBE_SECONDS), int(rate_rps * _MOST_PROBE_SECONDS)
     return math.ceil(min(max(wanted, least), max(fewest, most)) / SEGMENTS) * SEGMENTS
 
 

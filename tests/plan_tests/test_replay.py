@@ -532,12 +532,13 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypa
     assert served.switch_seconds > 0 and served.planned_switch_seconds == 0.1
     assert rows[ELASTIC, "virtual"].switch_seconds == pytest.approx(0.1)
     assert (tmp_path / "out" / "servers" / "planned-and-reactive.timeline.jsonl").exists()
-    # What one request took beyond its simulated time is added to all simulated ones, which may wait for each other too.
+    # What requests took beyond their simulated times is added to the simulated ones, which may wait for each other too.
     simulated = run.replay(session, replace(request, bundles=()), tmp_path / "simulated", QUIET)
     for row in simulated.rows:
         beside = rows[row.policy, "virtual"]
         assert row.transport_ms == 0 <= beside.transport_ms
-        assert beside.p50_ms > row.p50_ms if beside.transport_ms > 0 else beside.p50_ms == row.p50_ms
+        # Half of the requests may take no longer at all, while the slow ones delay others.
+        assert beside.p50_ms > row.p50_ms if beside.transport_ms > 0 else beside.p50_ms >= 0.99 * row.p50_ms
 
 
 @pytest.mark.slow
