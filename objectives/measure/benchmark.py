@@ -46,7 +46,7 @@ def benchmark(request: BenchmarkRequest, progress: PartProgress = UNHEARD) -> Be
     The raw timings are written to a file.
 
     Args:
-        progress: called with a line before each visit, where there are several, and before each part
+        progress: called with a line before each visit, where there are several; `next_part` before each part
 
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.

@@ -32,8 +32,9 @@ _PROBE_SECONDS = 0.3
 _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
-# Share of the capacity below which no rate is tried, nor one at which the fewest requests that show a percentile take
-# longer than so many seconds. A probe has no more requests than come in that time, and no longer warm-up.
+# Share of the capacity below which no rate is tried, and the seconds that the fewest requests that show a percentile may
+# take at a tried rate, unless the capacity itself is too low for that. A probe has as many requests as come in that time
+# at most, though never fewer than those; its warm-up is no longer either.
 _LOWEST, _MOST_PROBE_SECONDS = 0.1, 30.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
@@ -195,11 +196,12 @@ def _turns(count: int, turn: int) -> Sequence[int]:
 def next_rate(search: RateSearch, slo_ms: float, percent: int, fewest: int) -> float:
     """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates.
 
-    No rate is tried that is below a tenth of the capacity, or at which the requests take above half a minute: the
-    lowest of the others is returned instead, or the rate below it at which the SLO was broken.
+    No rate is tried that is below a tenth of the capacity, or at which the fewest requests take above half a minute:
+    the lowest of the others is returned instead, the one nearest to the capacity where there is no other, or an earlier
+    one below them all, as of the load, at which the SLO was broken.
 
     Args:
-        fewest: requests that count at any rate
+        fewest: the fewest requests that count at a rate
     """
     rates, percentiles = _known(search, percent)
     above, meeting = _meeting(rates, percentiles, slo_ms)

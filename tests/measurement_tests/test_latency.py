@@ -177,7 +177,7 @@ def test_a_candidate_near_its_capacity_does_not_make_all_blocks_long(
 
 
 def test_a_single_stall_of_the_machine_does_not_make_all_blocks_long() -> None:
-    """One of the first requests takes the baseline 200 ms: its 50 take 6 ms in the mean, where 2.5 ms are its load."""
+    """One of the first requests takes the baseline 200 ms: its 50 take 6 ms in the mean, and 2 ms without that one."""
     bench = Bench()
     stalls, targets = iter([200.0]), (bench.target("ours", 2.0), bench.target("theirs", 2.0))
     steady = targets[1].closed_loop

@@ -110,19 +110,20 @@ def test_a_deployment_whose_requests_alone_break_the_slo_has_no_rate() -> None:
     search = begun(1000.0, np.full((20, 5), 5.0), at(400.0, 7.0))
     assert rate_under_slo(search, 4.0, 95) == 0
     assert not resampled_rates(search, np.full(20, 4.0), 95, 0).any()
-    assert next_rate(search, 4.0, 95, 131) == pytest.approx(100), "the lowest that could tell otherwise"
+    assert next_rate(search, 4.0, 95, 130) == pytest.approx(100), "the lowest that could tell otherwise"
 
 
-def test_no_rate_below_a_tenth_of_the_capacity_is_tried() -> None:
-    """Where even that one breaks the SLO, which one request at a time keeps, it is tried again."""
+def test_no_new_rate_below_a_tenth_of_the_capacity_is_tried() -> None:
+    """Where one request at a time keeps the SLO and the lowest rate breaks it, that is tried again.
+
+    So is an earlier one below it, which is that of the load.
+    """
     search = begun(1000.0, np.full((20, 5), 1.0), at(300.0, 9.0))
-    assert next_rate(search, 1.05, 95, 131) == pytest.approx(100)
-    assert next_rate(search.with_probes([at(100.0, 5.0)]), 1.05, 95, 131) == pytest.approx(100)
-    assert next_rate(search.with_probes([at(50.0, 5.0)]), 1.05, 95, 131) == pytest.approx(50), (
-        "an earlier one of the load"
-    )
+    assert next_rate(search, 1.05, 95, 130) == pytest.approx(100)
+    assert next_rate(search.with_probes([at(100.0, 5.0)]), 1.05, 95, 130) == pytest.approx(100)
+    assert next_rate(search.with_probes([at(50.0, 5.0)]), 1.05, 95, 130) == pytest.approx(50), "that of the load"
     slow = begun(10.0, np.full((20, 5), 100.0), at(6.0, 900.0))
-    assert next_rate(slow, 105.0, 95, 131) == pytest.approx(131 / 30), "half a minute, where a tenth takes two"
+    assert next_rate(slow, 105.0, 95, 130) == pytest.approx(130 / 30), "half a minute, where a tenth takes two"
 
 
 def test_a_rate_that_is_tried_again_has_other_arrivals() -> None:
@@ -178,7 +179,7 @@ def test_the_bracket_closes_around_a_step(capacity: float, step: float, probes: 
     search = begun(capacity)
     tried: list[float] = []
     for _ in range(probes):
-        rate = next_rate(search, 3.0, 95, 131)
+        rate = next_rate(search, 3.0, 95, 130)
         tried.append(rate)
         done = tuple(sorted((*search.probes, at(rate, 1.0 if rate <= edge else 90.0)), key=lambda one: one.rate_rps))
         search = RateSearch(done, search.capacity_rps, search.service_ms)

@@ -123,7 +123,7 @@ def test_time_standing_still_does_not_count(worker: Worker, monkeypatch: pytest.
 
 
 def test_a_part_that_begins_after_a_pause_has_its_whole_time(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first part is paused for 1000 s: the next ones have their 2 s each, and the last one is ended after them."""
+    """The job is paused for 1000 s before its first part is heard of: that has its 2 s, and is ended after them."""
     finish(worker, Double(1))
     clock, later = time.monotonic, 0.0
     made = SimpleNamespace(monotonic=lambda: clock() + later, sleep=time.sleep)
