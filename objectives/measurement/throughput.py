@@ -32,9 +32,9 @@ _PROBE_SECONDS = 0.3
 _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
-# Share of the capacity below which no rate is tried, and the seconds that the fewest requests that show a percentile may
-# take at a tried rate, unless the capacity itself is too low for that. A probe has as many requests as come in that time
-# at most, though never fewer than those; its warm-up is no longer either.
+# Share of the capacity below which no rate is tried, and the seconds that the fewest requests that show a percentile
+# may take at a tried rate, unless the capacity itself is too low for that. A probe has as many requests as come in that
+# time at most, though never fewer than those; its warm-up is no longer either.
 _LOWEST, _MOST_PROBE_SECONDS = 0.1, 30.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
