@@ -412,7 +412,7 @@ class Outcome:
 
     @property
     def informative(self) -> bool:
-        """Whether the candidate was built or half trained, or its cost simulated, so that the trial says something."""
+        """True if the candidate was built or half trained, or its cost simulated, so that the trial says something."""
         return self.artifact is not None or self.simulated is not None or self.early is not None
 
     def __post_init__(self) -> None:

@@ -165,14 +165,13 @@ def search_rates(
 
     def step(which: int, rate: float) -> None:
         search = found[which]
+        count = counted(rate, window.probe_requests, fewest)
         # A rate that is tried again gets other arrivals.
         number = seed + sum(one.rate_rps == rate for one in search.probes)
         capacity = float(search.capacity_rps.mean())
 
         def run() -> Probe:
-            wanted = window.probe_requests
-            target, traffic = targets[which], load.traffic
-            return probe(target, requests, traffic, rate, capacity, counted(rate, wanted, fewest), number, slower)
+            return probe(targets[which], requests, load.traffic, rate, capacity, count, number, slower)
 
         slower = slowness(which)
         found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])

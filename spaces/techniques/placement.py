@@ -147,7 +147,7 @@ class Placement:
 
     @property
     def prepared_by_size(self) -> bool:
-        """Whether an engine prepares its kernels for each new number of rows."""
+        """True if an engine prepares its kernels for each new number of rows."""
         places = [place for place in (*self.instance_groups, self.embedding_device) if place is not None]
         return any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
 
