@@ -59,7 +59,7 @@ class Shop:
 
 
 def clicks() -> dict[str, tuple[dict[str, Tensor], Tensor]]:
-    """Drawn here; yours come from your own log."""
+    """Draw clicks; yours come from your own log."""
     random = np.random.default_rng(0)
     user, item = random.integers(USERS, size=ROWS), random.integers(ITEMS, size=ROWS)
     shop, price = item % SHOPS, random.lognormal(0, 1, ITEMS)[item]
@@ -77,7 +77,7 @@ def clicks() -> dict[str, tuple[dict[str, Tensor], Tensor]]:
 
 
 def checkpoint(rows: tuple[dict[str, Tensor], Tensor], name: str, seed: int) -> Ranker:
-    """Yours is there already; this one is trained here in seconds, once."""
+    """Load a checkpoint; yours is there already, and this one is trained here in seconds, once."""
     model, path = Ranker(), Path(__file__).with_name(f"shop-{name}.pt")
     if not path.exists():
         torch.save(trained(rows, seed).state_dict(), path)

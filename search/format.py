@@ -9,7 +9,7 @@ MISSING = "–"
 
 
 def significant(value: float, digits: int = 2) -> str:
-    """Rounded to significant digits, never in powers of ten: 0.0035, 1.2, 87, 4,120."""
+    """Round to significant digits, never in powers of ten: 0.0035, 1.2, 87, 4,120."""
     if value == 0:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
@@ -18,7 +18,7 @@ def significant(value: float, digits: int = 2) -> str:
 
 
 def percent(share: float) -> str:
-    """0.0035 is 0.35%, 0.18 is 18%."""
+    """Format a share in per cent: 0.0035 is 0.35%, 0.18 is 18%."""
     return f"{significant(100 * share)}%"
 
 
@@ -28,12 +28,12 @@ def span(interval: Sequence[float], word: Callable[[float], str] = percent) -> s
 
 
 def ranged(value: float, interval: Sequence[float], form: str = ".3f") -> str:
-    """0.500 [0.475, 0.525]."""
+    """Format a value with its interval: 0.500 [0.475, 0.525]."""
     return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def times(ratio: float) -> str:
-    """1.03x, 1.25x, 5.6x, 81x: a third digit where two would hide the difference from 1."""
+    """Format a ratio, with a third digit where two would hide the difference from 1: 1.03x, 1.25x, 5.6x, 81x."""
     return f"{significant(ratio, 3 if 0.1 < ratio < 2 else 2)}x"
 
 
@@ -83,7 +83,7 @@ def pairs(mapping: Mapping[str, object]) -> str:
 
 
 def listed(texts: Sequence[str]) -> str:
-    """One, two and three."""
+    """Join texts as in a sentence: one, two and three."""
     return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
 
 

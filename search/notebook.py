@@ -49,7 +49,7 @@ class Study:
 
     @classmethod
     def from_file(cls, path: str | Path, home: str | Path | None = None, **overrides: object) -> Study:
-        """A preset's name or a YAML file.
+        """Make the study of a preset's name or a YAML file.
 
         Args:
             overrides: by dotted name with __ for the dots, such as budget__minutes=5
@@ -65,7 +65,7 @@ class Study:
         return self.config.name
 
     def validate(self) -> Json:
-        """Every stage once and briefly; what can be compressed, what is left alone and why."""
+        """Run every stage once and briefly; return what can be compressed, what is left alone and why."""
         found: Json = to_plain(validated(self.config, self.home, self._console))
         return found
 
@@ -100,7 +100,7 @@ class Study:
         return verdict(self._result()).headline
 
     def report(self) -> Path:
-        """One HTML file; its path."""
+        """Write the report, one HTML file, and return its path."""
         path = self.home.reports(self.name) / "report.html"
         session = open_session(self.config, self.home)
         write_report(session.front(), path, baseline_profile=read_profile(session.study.facts))

@@ -133,14 +133,15 @@ class Study:
             evaluated: trials under way whose cost and loss are known
             builders: workers that train
         """
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if settled and not waiting:
+        trials = self._study.get_trials(deepcopy=False)
+        waits = any(trial.state == TrialState.WAITING for trial in trials)
+        if settled and not waits:
             self._study.enqueue_trial(dict(settled))
-        elif isinstance(self._sampler, ExpectedGainSampler) and not waiting:
+        elif isinstance(self._sampler, ExpectedGainSampler) and not waits:
             front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
-            evidence = Evidence(space, ended, self._known, self._pending(), front, builders)
-            drawn = self._sampler.propose(evidence, self._chosen())
+            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders)
+            drawn = self._sampler.propose(evidence, _chosen(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
@@ -148,10 +149,6 @@ class Study:
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
-
-    def _chosen(self) -> int:
-        """Count the trials but those that were interrupted, whose choices were asked for again."""
-        return sum(_INTERRUPTED not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
 
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal, with all of its knobs in one transaction.
@@ -189,12 +186,6 @@ class Study:
         ended = self.ended()
         earlier = (trial for trial in ended[:-_RECENT] if trial.number in self._measured)
         return [*earlier, *ended[-_RECENT:]]
-
-    def _pending(self) -> list[Candidate]:
-        """Return the candidates of the trials that are under way."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        chosen = (trial.user_attrs.get("candidate") for trial in running if "outcome" not in trial.user_attrs)
-        return [from_plain(Candidate, plain) for plain in chosen if plain is not None]
 
     def tell(self, number: int, outcome: Outcome, minutes: float) -> None:
         """Keep the outcome first, then close the trial: a kill in between is mended by `sweep`."""
@@ -363,8 +354,8 @@ class Study:
         return importance(self._study, self._recent(), self._objectives, self._limits, self._seed)
 
     def _open_trial(self, number: int) -> Trial:
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        return Trial(self._study, frozen._trial_id)
+        identity = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return Trial(self._study, identity)
 
     def _close(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.measurement is None:
@@ -376,6 +367,18 @@ class Study:
         for name, excess in self._limits.excesses(outcome.measurement.quality).items():
             trial.set_constraint(name, excess)
         self._keep(self._study.tell(trial, sought(outcome.measurement, self._objectives)))
+
+
+def _chosen(trials: Sequence[FrozenTrial]) -> int:
+    """Count the trials but those that were interrupted, whose choices were asked for again."""
+    return sum(_INTERRUPTED not in trial.user_attrs for trial in trials)
+
+
+def _pending(trials: Sequence[FrozenTrial]) -> list[Candidate]:
+    """Return the candidates of the trials that are under way."""
+    running = (trial.user_attrs for trial in trials if trial.state == TrialState.RUNNING)
+    chosen = (told.get("candidate") for told in running if "outcome" not in told)
+    return [from_plain(Candidate, plain) for plain in chosen if plain is not None]
 
 
 def _times_ms(trial: FrozenTrial) -> tuple[int, int] | None:

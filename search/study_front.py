@@ -103,7 +103,10 @@ def _measured_slo(config: StudyConfig, found: Sequence[float]) -> float | None:
 
 
 def _median(numbers: Sequence[float]) -> float | None:
-    """Rate and limit follow the baseline in each trial's own run; the median stands for all."""
+    """Return the median, None of no numbers.
+
+    Rate and limit follow the baseline in each trial's own run; the median stands for all.
+    """
     return float(np.median(numbers)) if numbers else None
 
 

@@ -60,7 +60,7 @@ def verdict(front: Front) -> Verdict:
 
 
 def _simple_references(front: Front) -> list[str]:
-    """The rules and simple models that are within the tolerated loss, before all else."""
+    """Describe the rules and simple models that are within the tolerated loss, which come before all else."""
     said, tolerated = [], percent(front.max_loss)
     points = {point.reference: point for point in front.reference_points}
     own = front.references.get("baseline")
@@ -123,7 +123,7 @@ def subject(front: Front) -> Point | None:
 
 
 def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, list[str]]:
-    """`confirmed` is measured anew, on test."""
+    """Return headline and sentences on a point that was measured anew, on test, as `confirmed`."""
     tolerated, interval = percent(front.max_loss), confirmed.loss_interval
     gain, who, metric = _gain(confirmed), f"trial {point.trial}", metric_name(point.quality.metric)
     looks = confirmed.looks

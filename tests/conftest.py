@@ -50,7 +50,7 @@ settings.load_profile("quick")
 
 @event.listens_for(Engine, "connect")
 def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
-    """A killed process loses nothing without it; only a power cut would."""
+    """Do not wait for the disk: a killed process loses nothing by it; only a power cut would."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 

@@ -33,7 +33,7 @@ _LOOK_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Setup:
-    """What the process needs to begin.
+    """All that the process needs to begin.
 
     champion, challenger: folders of the bundles
     state: file of the state

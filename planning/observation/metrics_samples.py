@@ -33,7 +33,7 @@ class MetricsSample:
 
 @dataclass(frozen=True)
 class Work:
-    """What a server did in some time; the fields are differences of those of its samples, and add up.
+    """Work of a server in some time; the fields are differences of those of its samples, and add up.
 
     Latency is None where nothing was answered, and the p95 too where it lies above the largest bucket.
     """

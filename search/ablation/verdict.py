@@ -123,7 +123,7 @@ def _turned(quality: Quality) -> tuple[float, Interval]:
 
 
 def _gains(difference: Difference, groups: Sequence[str] | None, profile: StudyProfile | None) -> list[str]:
-    """Time, load and bytes; where none of them is better or worse, that, and why."""
+    """Describe time, load and bytes; where none of them is better or worse, say so, and why."""
     latency, throughput, saved = difference.latency, difference.throughput, 1 - difference.bytes_ratio
     moved = []
     if p95 := _changed("p95", latency.p95_ratio, latency.p95_ratio_interval):

@@ -244,7 +244,7 @@ def _count(rate_rps: float, seconds: float) -> int:
 
 
 def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np.int64]:
-    """(count,) nanoseconds between arrivals, of exactly this mean rate."""
+    """Return the nanoseconds between arrivals, (count,), of exactly this mean rate."""
     # A few bursts, or a part of a trace, may be far from their rate; schedules of two rates could not be compared.
     drawn = gaps(traffic, rate_rps, count, seed)
     stretched: NDArray[np.int64] = np.maximum(drawn * (count * 1e9 / rate_rps / drawn.sum()), 1).astype(np.int64)
@@ -254,7 +254,10 @@ def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArr
 def _alternating(
     target: LoadTarget, requests: Sequence[Request], schedules: dict[str, NDArray[np.int64]], console: Console
 ) -> list[Played]:
-    """The same requests by each schedule, turn by turn; who goes first alternates. A turn's queue drains at its end."""
+    """Play the same requests by each schedule, turn by turn; who goes first alternates.
+
+    A turn's queue drains at its end.
+    """
     plays: dict[str, list[Played]] = {name: [] for name in schedules}
     length = len(requests) // _TURNS
     for turn in range(_TURNS):

@@ -186,7 +186,10 @@ def _surely(point: Point, policy: Policy) -> bool:
 
 
 def _worth(points: Sequence[Point], policy: Policy) -> list[float]:
-    """Higher is preferred. The knee is the point nearest (Euclid) to the best of each objective among the points."""
+    """Return the worth of each point, where higher is preferred.
+
+    The knee is the point nearest (Euclid) to the best of each objective among the points.
+    """
     if policy.prefer == "latency":
         return [-decisive_p95_ratio(p) for p in points]
     if policy.prefer == "throughput":

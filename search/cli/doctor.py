@@ -222,7 +222,7 @@ def _gigabytes(size: int | None) -> str:
 
 
 def lines(diagnosis: Diagnosis) -> list[str]:
-    """The same as the tables, as text: a light install has no rich."""
+    """List what the tables show as lines of text, since a light install has no rich."""
     found = [f"{name:<12} {said}" for name, said in facts(diagnosis)]
     return found + [f"missing: {lack.what}: {lack.lost}. To get it: {lack.remedy}" for lack in diagnosis.lacks]
 

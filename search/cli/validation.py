@@ -148,7 +148,7 @@ def _group(group: Group, prepared: Prepared, share: float | None) -> GroupReport
 
 
 def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
-    """About how many fit into the budget."""
+    """Return about how many trials fit into the budget."""
     prepared, request = found.prepared, found.profile.p50_ms / 1000
     epoch = prepared.batches_per_epoch * found.batch_seconds
     stages = StageSeconds(

@@ -78,5 +78,8 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
 
 
 def _outcomes(study: Study) -> dict[int, Outcome]:
-    """The baseline's and the search's own: a reference point's scores may tell nothing of the data's resolution."""
+    """Return the outcomes of the baseline and of the search's own trials, by number.
+
+    A reference point's scores may tell nothing of the data's resolution.
+    """
     return {trial.number: trial.outcome for trial in study.ended() if trial.reference is None}

@@ -251,7 +251,7 @@ class StudyRuns:
             self._client.update_model_version(name, version, version_note(front, links))
 
     def _kept(self, role: str, tag: str, wanted: Container[str]) -> set[str]:
-        """Delete a role's runs but one whole run for each wanted value of the tag; the values that have one."""
+        """Delete a role's runs but one whole run for each wanted value of the tag; return the values that have one."""
         kept: set[str] = set()
         for run in self._runs(role):
             name = run.data.tags.get(tag, "")
@@ -262,7 +262,7 @@ class StudyRuns:
         return kept
 
     def _runs(self, role: str) -> list[Run]:
-        """All of a role, page by page."""
+        """Return all runs of a role, read page by page."""
         runs: list[Run] = []
         token: str | None = None
         while True:

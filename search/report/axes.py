@@ -92,7 +92,10 @@ def measure_axis(label: str, column: Sequence[float], logarithmic: bool, word: C
 
 
 def knob_axis(name: str, column: Sequence[Scalar | None]) -> Axis:
-    """`column`: one value for each trial, None where the trial does not have the knob (drawn below all others)."""
+    """Return the upright of a knob.
+
+    `column` has one value for each trial, None where the trial does not have the knob (drawn below all others).
+    """
     family, _, rest = name.partition(".")
     # Two lines: plotly lays a third one over the upright itself.
     label = "<br>".join(html.escape(part) for part in (family, rest.replace("_", " ")) if part)

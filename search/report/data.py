@@ -90,7 +90,7 @@ def stairs(front: Front) -> list[Point]:
 
 
 def knobs_by_family(knobs: Mapping[str, Scalar]) -> dict[str, str]:
-    """`pruning.mlp` and `pruning.cross` become one text under `pruning`."""
+    """Join knobs by family: `pruning.mlp` and `pruning.cross` become one text under `pruning`."""
     families: dict[str, list[str]] = {}
     for name, value in knobs.items():
         family, _, rest = name.partition(".")

@@ -54,7 +54,7 @@ class Simulation:
 
     @property
     def uncertainty(self) -> float | None:
-        """How far the interval of a measured value reaches to each side, in the median; None where there is none."""
+        """Median reach of a measured value's interval to each side; None where there is none."""
         reach = [math.sqrt(high / low) - 1 for low, high in self.intervals if low > 0]
         return median(reach) if reach else None
 
@@ -65,7 +65,7 @@ class Simulation:
 
     @property
     def error(self) -> float:
-        """Median relative error of the simulated values, corrected by that ratio."""
+        """Median relative error of the simulated values, after their correction."""
         pairs = zip(self.measured, self.simulated, strict=True)
         return median(abs(math.log(ours / (self.correction * theirs))) for ours, theirs in pairs)
 

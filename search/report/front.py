@@ -123,7 +123,10 @@ def _coloured(points: Sequence[Point]) -> Description:
 
 
 def error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> Description:
-    """Plotly wants distances; a bootstrap may put the whole interval to one side, where there is none."""
+    """Describe intervals as distances from their values, as plotly wants them.
+
+    A bootstrap may put the whole interval to one side of the value; the distance to the other side is 0 then.
+    """
     above = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
     below = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
     look = {"color": LIGHT.bars, "thickness": 1.2, "width": 3}

@@ -116,7 +116,7 @@ class MeterJobs:
     def evaluate(
         self, scores: requests.ScoreRequest, confidence: float, reject_above: float | None = None
     ) -> requests.EvaluateRequest:
-        """`reject_above` is a loss beyond which nobody need know it exactly."""
+        """Ask for an evaluation of scores; `reject_above` is a loss beyond which nobody need know it exactly."""
         return requests.EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
 
     def evaluate_custom_metric(

@@ -212,7 +212,10 @@ def _line(latency: Latency, throughput: Throughput) -> str:
 
 
 def summaries(recordings: Sequence[Recording]) -> list[list[tuple[float, float, float]]]:
-    """(runs, ratios) of point and ends; as in a study, each benchmark knows how the visits of earlier ones differed."""
+    """Point and ends of each ratio, (runs, ratios).
+
+    As in a study, each benchmark knows how the visits of earlier ones differed.
+    """
     found: list[list[tuple[float, float, float]]] = []
     earlier: list[tuple[Latency, Throughput]] = []
     for recording in recordings:

@@ -52,7 +52,7 @@ _A_DAY = 48
 
 @dataclass(frozen=True, eq=False)
 class Menu:
-    """What is planned with.
+    """Deployments, rows of requests and limits of a plan.
 
     rate_rps: mean rate that the arrivals are multiplied to, None for their own
     """

@@ -83,7 +83,7 @@ def raw_session(model: Path) -> onnxruntime.InferenceSession:
 
 
 def raw_arm(session: onnxruntime.InferenceSession, requests: Requests) -> NDArray[np.float64]:
-    """(calls, 2) microseconds of a call, twice: until scores are there, and until the caller has them."""
+    """Measure calls in microseconds, (calls, 2): until scores are there and, as long, until the caller has them."""
     clock, taken = time.perf_counter_ns, []
     for each in requests:
         start = clock()
@@ -93,7 +93,7 @@ def raw_arm(session: onnxruntime.InferenceSession, requests: Requests) -> NDArra
 
 
 def pool_arm(pool: Pool, requests: Requests) -> NDArray[np.float64]:
-    """Microseconds of a call through the pool, (calls, 2), as above."""
+    """Measure calls of the pool in microseconds, (calls, 2): until scores are there, and until the caller has them."""
     clock, there, had = time.perf_counter_ns, [], []
     for each in requests:
         start = clock()
@@ -106,7 +106,7 @@ def pool_arm(pool: Pool, requests: Requests) -> NDArray[np.float64]:
 
 
 def hand_off_arm(there: SimpleQueue[int], back: SimpleQueue[int], calls: int) -> NDArray[np.float64]:
-    """(calls, 2) microseconds from a put to another thread's get, and until that thread's own put has come back."""
+    """Microseconds, (calls, 2), from a put to another thread's get, and until that thread's own put has come back."""
     clock, one_way, both = time.perf_counter_ns, [], []
     for _ in range(calls):
         start = clock()
@@ -123,7 +123,7 @@ def echo(there: SimpleQueue[int], back: SimpleQueue[int]) -> None:
 
 
 def in_turns(deployments: Mapping[str, Deployment], blocks: int) -> dict[str, NDArray[np.float64]]:
-    """(blocks, 2) medians of each arm's calls."""
+    """Medians of each arm's calls, (blocks, 2)."""
     random = np.random.default_rng(0)
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in deployments}
     for _ in range(blocks):

@@ -64,7 +64,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """What a study found; counts of candidates."""
+    """Points that a study found, and counts of its candidates."""
 
     points: tuple[Point, ...]
     trials: int

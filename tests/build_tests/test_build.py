@@ -546,7 +546,10 @@ def test_tables_whose_rows_are_seen_as_often_are_told(
 def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(
     family: str, task_of: TaskOf, opened: Callable[[str], Recommender]
 ) -> None:
-    """Bit for bit; what is needed to go on is deleted with the end of the training."""
+    """A stopped fit gives the same weights bit for bit.
+
+    What is needed to go on is deleted with the end of the training.
+    """
     task, recommender = task_of(family), opened(family)
     whole = replace(_reshaped(family)["student"], distillation=Distillation(2.0, 0.5, 4, seed=7))
     assert whole.early is not None
@@ -577,7 +580,7 @@ def test_a_part_of_a_training_that_is_in_the_cache_to_its_end_is_not_trained(tas
 def test_a_second_cycle_starts_from_the_weights_of_the_first(
     aware: bool, family: str, task_of: TaskOf, opened: Callable[[str], Recommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first is trained by the way, and kept; quantization-aware training is part of the last cycle only."""
+    """The first cycle is trained by the way, and kept; quantization-aware training is part of the last cycle only."""
     task, recommender, starts, seeds = task_of(family), opened(family), [], list[int]()
     once = replace(_reshaped(family)["student"], distillation=Distillation(2.0, 0.5, 3, seed=10 + aware))
     assert once.distillation is not None

@@ -116,7 +116,7 @@ def test_a_narrower_student_is_the_whole_with_units_at_zero(
 def test_each_offered_student_is_nested(
     family: str, opened: Opened, untrained: Callable[[str], ElasticNetwork]
 ) -> None:
-    """Its tensors have the shapes of its layout, and everything in them is read from the network."""
+    """A student's tensors have the shapes of its layout, and everything in them is read from the network."""
     recommender, network, offered = opened(family), untrained(family), opened(family).student()
     for values in product(*offered.values()):
         architecture = Architecture(tuple(zip(offered, values, strict=True)))

@@ -354,7 +354,7 @@ def test_kinds_by_hand(scores: list[float], labels: list[float] | None, kind: Ou
 def test_untrained_weights_have_the_shapes_of_the_trained_ones(
     importance: Any, steps: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their cost is known before anything is trained, and the same for all trainings of a shape."""
+    """The cost of untrained weights is known before anything is trained, and the same for all trainings of a shape."""
     found = opened(Shop(Ranker()), home, monkeypatch)
     pruning = Pruning((("tower", 0.5),), importance, steps, multiple=8)
     weights = Weights(pruning=pruning, distillation=Distillation(2.0, 0.5, 3))

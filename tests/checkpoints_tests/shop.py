@@ -69,7 +69,7 @@ def clicks() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
 
 
 def trained(seed: int) -> Ranker:
-    """Retrained from another seed."""
+    """Retrain the model from another seed."""
     torch.manual_seed(seed)
     model = Ranker()
     user, item, clicked = clicks()["train"]

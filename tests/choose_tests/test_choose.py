@@ -106,13 +106,13 @@ def test_the_order_is_the_policys(policy: Policy, order: list[int]) -> None:
     ],
 )
 def test_a_policy_goes_by_the_latency_with_overhead(policy: Policy, order: list[int]) -> None:
-    """10 ms, as much as the baseline's own p95, so that ratios are halfway to 1."""
+    """An overhead of 10 ms is as much as the baseline's own p95, so that ratios are halfway to 1."""
     points = [with_overhead(one, 10.0) for one in POINTS]
     assert [found.trial for found in finalists(front(*points, overhead_ms=10.0), policy)] == order
 
 
 def test_the_knee_weighs_latency_less_where_it_is_spent_elsewhere() -> None:
-    """Measured, 1 is four times as fast as 2; of the whole request it is hardly faster, and serves less."""
+    """As measured, 1 is four times as fast as 2; of the whole request it is hardly faster, and serves less."""
     points = (point(1, 0.05, 2.0, 0.0), point(2, 0.2, 3.0, 0.0))
     assert [one.trial for one in finalists(front(*points), Policy(0.01))] == [1, 2]
     slowed = [with_overhead(one, 1000.0) for one in points]

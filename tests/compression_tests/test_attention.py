@@ -98,7 +98,7 @@ def test_a_window_is_a_dense_banded_mask(window: int, blocks: int) -> None:
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(("blocks", "window", "reach"), [(1, 4, 4), (2, 4, 7), (3, 3, 7), (3, 4, 10)])
 def test_the_last_position_depends_on_its_reach(blocks: int, window: int, reach: int) -> None:
-    """1 + blocks * (window - 1) positions: an older item changes nothing at all, the oldest within does."""
+    """Scores depend on 1 + blocks * (window - 1) positions: an older item changes nothing, the oldest within does."""
     narrowed, history = sparsify(_model(blocks), Attention(window=window)), _histories(LENGTH)
     with torch.inference_mode():
         before = narrowed(history, torch.arange(ITEMS + 1))

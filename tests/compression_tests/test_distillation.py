@@ -293,7 +293,7 @@ def test_known_scores_are_not_asked_for_again(rows: dict[str, Tensor], labels: T
 
 
 def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """Dropout is included; and the generator that others draw from is not touched."""
+    """The seed determines dropout too, and the generator that others draw from is not touched."""
     teacher = Tower(8, seed=1).eval()
 
     def weights(seed: int) -> Tensor:
@@ -460,7 +460,7 @@ def test_lists_are_compared_as_lists() -> None:
 def test_a_training_that_is_stopped_goes_on_as_if_it_had_not_been(
     until: int, rows: dict[str, Tensor], labels: Tensor
 ) -> None:
-    """Bit for bit, through a file: dropout, the order of batches, the optimizer and its schedule."""
+    """A training goes on bit for bit, through a file: dropout, the order of batches, the optimizer and its schedule."""
     whole, part = Tower(16, 0, dropout=0.5), Tower(16, 0, dropout=0.5)
     course, choice = _course(rows, labels), Distillation(2.0, 0.5, 4)
 

@@ -109,7 +109,7 @@ def arrays(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def whole(table: nn.Module, count: int) -> Tensor:
-    """(count, d): every row that a table gives."""
+    """Return every row that a table gives, (count, d)."""
     with torch.inference_mode():
         return table(torch.arange(count))  # type: ignore[no-any-return]
 
@@ -197,7 +197,7 @@ def test_blocks_double_and_hold_every_row() -> None:
 
 
 def test_dimensions_are_the_papers_of_zipfs_law() -> None:
-    """d (p_k / p_0)^temperature with the mean of 1 / code over each block, summed here term by term."""
+    """Dimensions are d (p_k / p_0)^temperature with the mean of 1 / code over each block, summed here term by term."""
     sizes, edges = [100, 200, 400, 800], [0, 100, 300, 700, 1500]
     means = [sum(1 / max(1, c) for c in range(a, b)) / (b - a) for a, b in pairwise(edges)]
     for temperature in (0.1, 0.5, 1.0):
@@ -440,7 +440,7 @@ def test_ids_that_are_sorted_need_no_places(model: nn.Module, forms: list[TableF
 @pytest.mark.parametrize("padding", [0, 5, 999])
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_padding_keeps_its_zero_row_wherever_it_is(model: nn.Module, forms: list[TableForm], padding: int) -> None:
-    """The row is exactly zero, also after optimizer steps, however often it is looked up, and when it never is."""
+    """A padding row is exactly zero, also after optimizer steps, however often it is looked up, and if it never is."""
     model.tables["item"] = nn.Embedding(1000, D, padding_idx=padding)  # type: ignore[index,operator]
     for often in (0.0, 1e9):
         counts = zipf(1000)

@@ -119,7 +119,7 @@ def test_the_rest_keeps_its_weights_and_the_factors_their_names(model: nn.Module
 
 
 def test_a_layer_that_two_factors_would_not_make_smaller_stays_whole(model: nn.Module) -> None:
-    """48 -> 2 at rank 1 holds 50 for 96; 40 -> 64 and 64 -> 48 at 32 hold 3328 for 2560 and 3584 for 3072."""
+    """A layer 48 -> 2 at rank 1 holds 50 for 96; 40 -> 64 and 64 -> 48 at 32 hold 3328 for 2560 and 3584 for 3072."""
     factorized = factorize(model, LowRank((("tower", 0.7),)), structure())
     kinds = [type(factorized.get_submodule(f"layers.{i}")) for i in (0, 2, 4)]
     assert kinds == [nn.Linear, nn.Linear, LowRankLinear]

@@ -80,7 +80,7 @@ def ranker_anatomy() -> ModelStructure:
 
 
 class Attending(nn.Module):
-    """(rows, 5) ids attend to each other in heads; the sum of the answers is normalised over the dimension."""
+    """Ids, (rows, 5), attend to each other in heads; the sum of the answers is normalised over the dimension."""
 
     def __init__(self, d: int = D, heads: int = HEADS) -> None:
         super().__init__()
@@ -503,7 +503,7 @@ def test_cuts_move_with_the_positions_that_they_name(
 
 
 def test_repeats_that_no_longer_lie_at_one_distance_are_cuts_of_their_own() -> None:
-    """The other width lies between two repeats of the first and not between the next two."""
+    """One width lies between two repeats of another, and not between the next two."""
     even = PrunableDim("even", 2, (AxisSlice("t", 0, repeats=3, period=4),))
     odd = PrunableDim("odd", 2, (AxisSlice("t", 0, first=2),))
     structure = ModelStructure((Group("g", "linear", ("t",), 1, (even, odd)),))

@@ -973,7 +973,7 @@ def test_a_difference_is_found_exactly_when_the_canonical_texts_differ(a: dict[s
 
 @pytest.mark.parametrize("changed", [{"through": "http"}, {"overhead_ms": 5.0}])
 def test_a_study_does_not_go_on_with_another_path_of_requests(changed: dict[str, Any]) -> None:
-    """One that was begun before there were such keys has their defaults."""
+    """A study that was begun before there were such keys has their defaults."""
     before = study().model_dump(mode="json")
     del before["traffic"]["through"], before["traffic"]["overhead_ms"]
     ((key, value),) = changed.items()

@@ -205,7 +205,7 @@ def test_what_follows_from_a_task_is_named_by_the_rows_of_its_requests(tmp_path:
 
 
 def test_http_needs_the_packages_of_the_server(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
-    """It is told before any worker starts."""
+    """A missing package is told before any worker starts."""
     through = study(through="http")
     check_server_packages(through.traffic)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else True)

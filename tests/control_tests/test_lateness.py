@@ -14,7 +14,7 @@ MS = 1_000_000
 
 @dataclass
 class Known:
-    """What became of a request: None while it runs and is not overdue, "late", "in time", or "left out"."""
+    """Fate of a request: None while it runs and is not overdue, "late", "in time", or "left out"."""
 
     start: int
     fate: str | None = None

@@ -59,7 +59,7 @@ def test_a_curve_serves_every_training_and_every_path_of_requests(jobs: MeterJob
 
 
 def test_the_models_own_weights_have_the_baselines_curve(jobs: MeterJobs, tmp_path: Path) -> None:
-    """Their precision may be said of each group or of none; narrow widths have a curve of their own."""
+    """The precision of own weights may be said of each group or of none; narrow widths have a curve of their own."""
     model = cost_model(jobs, tmp_path)
     told = Candidate(precision=Precision((("mlp", "fp32"),)))
     assert not model.missing(told) and model.curves(told) == model.curves(BASELINE)

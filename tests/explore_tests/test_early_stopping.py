@@ -91,7 +91,7 @@ def test_without_evidence_any_gain_is_possible() -> None:
 def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search of the test below, where trainings may go on, and none has shown what that gains."""
+    """The search is that of the test below, but trainings may go on, and none has shown what that gains."""
     monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2))))
@@ -126,7 +126,7 @@ def test_nothing_is_saved_before_something_was_trained() -> None:
 
 
 def test_trainings_that_were_evaluated_early_do_not_count() -> None:
-    """Their seconds are those of a part, or of two evaluations."""
+    """A training that was evaluated early took the seconds of a part, or of two evaluations."""
     outcomes = [ended("complete", 2.1, 1.0), *[ended("stopped", 2.1, 1.0)] * 3]
     early = replace(ended("stopped", 0.5, 2.0), early=EarlyLoss(0.3, 0.3, 0.3, True))
     assert saves([*outcomes, *[early] * 50], 0.75)

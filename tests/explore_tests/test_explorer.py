@@ -70,7 +70,7 @@ def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
 
 
 def test_slices_wait_for_the_fit_that_trains_their_network() -> None:
-    """Others do not, and neither do slices of the other network where two builders are free."""
+    """Other trials do not wait, and neither do slices of the other network where two builders are free."""
 
     def sliced(number: int, flying: bool = False, **of: Any) -> RunningTrial:
         weights = Weights(distillation=Distillation(2.0, 0.5, 0, elastic_epochs=3), **of)
@@ -331,7 +331,7 @@ def test_other_trials_go_on_while_an_elastic_network_is_trained(
 
 
 def test_what_would_be_a_slice_is_trained_separately_once_its_network_failed(parts: dict[str, Any]) -> None:
-    """The trial whose job it was fails, others that waited are asked for again, and a later run does not try again."""
+    """The trial whose job failed fails, others that waited are asked for again, and a later run does not try again."""
     parts["space"] = _elastic(parts["space"])
     script = answers(fit_network=lambda a: "its loss is nan")
     for trials in (6, 6, 8):
@@ -369,7 +369,7 @@ def test_a_fit_may_take_its_time_for_each_cycle_and_each_shape(parts: dict[str, 
 
 
 def test_a_full_disk_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended before stays; no other trial is begun."""
+    """Trials that ended before stay; no other trial is begun."""
     search(parts, answers(), 3)
     study, poll = parts["study"], Scripted.poll
     complete, ended = len(study.measured_trials()), len(study.ended())
@@ -405,7 +405,7 @@ def test_a_small_space_ends_the_search(parts: dict[str, Any]) -> None:
 
 
 def test_each_point_is_benchmarked_in_one_visit(parts: dict[str, Any]) -> None:
-    """Those of the front are benchmarked in more visits when the search is over."""
+    """Points of the front are benchmarked in more visits when the search is over."""
     asked: list[int] = []
 
     def numbers(trial: int) -> Any:
@@ -442,7 +442,7 @@ def test_candidates_are_benchmarked_in_groups_beside_one_baseline(parts: dict[st
 
 
 def test_a_group_is_due_sooner_the_less_time_benchmarks_have_taken(parts: dict[str, Any]) -> None:
-    """The four of which most is expected come first, and none while benchmarks have had half of the time."""
+    """The four trials of which most is expected come first, and none while benchmarks have had half of the time."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     search(parts, answers(), 2)
     queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
@@ -508,7 +508,7 @@ def test_a_group_that_fails_is_benchmarked_in_halves(parts: dict[str, Any]) -> N
 
 
 def test_the_baseline_is_in_the_first_group_and_in_its_first_half(parts: dict[str, Any]) -> None:
-    """Of a study that ends before its baseline is measured nothing is kept."""
+    """Nothing is kept of a study that ends before its baseline is measured."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
     waiting = [running(number, "benchmark", 0.1 * (number + 1)) for number in range(8)]
@@ -523,7 +523,7 @@ def test_the_baseline_is_in_the_first_group_and_in_its_first_half(parts: dict[st
 
 
 def test_a_half_of_a_group_has_only_those_that_still_wait(parts: dict[str, Any]) -> None:
-    """The second half is due after the first, whose numbers may have ended some of it."""
+    """The second half of a group is due after the first, whose numbers may have ended some of it."""
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     queue = BenchmarkQueue(jobs, parts["study"], Screening(parts["config"], parts["study"]))
     waiting = [running(number, "benchmark", 0.1 * number) for number in range(1, 5)]
@@ -537,7 +537,7 @@ def test_a_half_of_a_group_has_only_those_that_still_wait(parts: dict[str, Any])
 
 
 def test_what_waits_for_its_benchmark_is_dropped_for_a_better_one(parts: dict[str, Any]) -> None:
-    """Each is simulated to be faster than the one before, by more than the margin."""
+    """Each trial is simulated to be faster than the one before, by more than the margin."""
     times = iter(0.8 * 0.7**number for number in range(1000))
     search(parts, answers(), 2)
     script = answers(
@@ -551,7 +551,7 @@ def test_what_waits_for_its_benchmark_is_dropped_for_a_better_one(parts: dict[st
 def test_the_last_group_is_benchmarked_when_the_time_is_over(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three were evaluated by then: they are worth one more benchmark, of as many as fit."""
+    """Three trials were evaluated when the time is over: they are worth one more benchmark, of as many as fit."""
     search(parts, answers(), 2)
     evaluated: list[int] = []
     benchmarked: list[int] = []
@@ -666,7 +666,7 @@ def test_weights_that_cost_too_much_are_not_trained(parts: dict[str, Any]) -> No
 
 
 def test_the_cost_comes_before_training_and_evaluation(parts: dict[str, Any]) -> None:
-    """The weights of which it is compared have the shape, and no training; the trained ones are not compared again."""
+    """The weights whose cost is compared have the shape, and no training; the trained ones are not compared again."""
     exports: list[tuple[str, int]] = []
 
     def exported(arguments: Mapping[str, Any]) -> Any:

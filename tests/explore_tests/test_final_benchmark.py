@@ -284,7 +284,7 @@ def intervals(latency: Latency, throughput: Throughput) -> tuple[Interval, ...]:
 def test_one_visit_is_as_unsure_as_visits_differ_elsewhere(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its blocks alone would say less; 2.7764 is t of 4 at 0.975. And it is told."""
+    """The blocks of one visit alone would say less (2.7764 is t of 4 at 0.975), and the verdict names the one visit."""
     study = study_of(parts, {"baseline": (1.0, 1.0, 0.0), "fast": (0.1, 5.0, 0.001)})
     final_of(parts, study, Meter({}), monkeypatch, tmp_path, visits=3).run(0.0, 0.0)
     point = next(one for one in study_front(parts["config"], study).points if one.trial == 1)

@@ -168,7 +168,7 @@ def told(parts: dict[str, Any], **facts: Any) -> Front:
 
 
 def test_reference_points_are_benchmarked_whatever_a_glance_says(parts: dict[str, Any]) -> None:
-    """A simple model that loses too much is not."""
+    """A simple model that loses too much is not benchmarked."""
     visits: Counter[str] = Counter()
 
     def time(trial: int) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def test_a_reference_point_that_was_interrupted_is_asked_for_again() -> None:
 
 
 def test_reference_points_that_a_kill_interrupted_are_measured_within_a_budget_of_trials(parts: dict[str, Any]) -> None:
-    """They are enqueued again behind the starting points, which the budget does not reach."""
+    """Interrupted reference points are enqueued again behind the starting points, which the budget does not reach."""
     study = begin(parts)
     for _ in range(4):
         study.ask(parts["space"])

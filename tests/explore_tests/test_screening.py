@@ -85,7 +85,7 @@ def test_nothing_outruns_itself(service: float, most: float, loss: float) -> Non
 
 @pytest.mark.parametrize(("better", "pruned"), [(0, True), (1, True), (2, False), (10, False)])
 def test_what_may_be_better_is_kept(better: int, pruned: bool) -> None:
-    """Of ten earlier ones, some were measured at a third of the p95 that was expected: this one might be at 0.1."""
+    """Some of ten earlier trials were measured at a third of the p95 that was expected: this one might be at 0.1."""
     seen = np.zeros((10, 2))
     seen[:better, 0] = -np.log(3.0)
     told = dominated([0.3, 0.4], 0.0, [Rival(7, (0.2, 0.2), 0.0)], OBJECTIVES, 0.0, seen)
@@ -132,7 +132,7 @@ def test_two_that_were_simulated_have_a_deviation_each() -> None:
 
 
 def test_each_objective_that_is_simulated_counts() -> None:
-    """A latency at another percentile alone, and one that nothing is simulated of."""
+    """An objective may be a latency at another percentile alone, or one that nothing is simulated of."""
     assert dominated([1.3], 0.0, [], ("latency_p99", "quality"), 0.0, EXACT[:, :1]) is not None
     assert dominated([1.1], 0.0, [], ("latency_p99", "quality"), 0.0, EXACT[:, :1]) is None
     ratios = SimulatedRatios(0.1, 8.0, 0.2, 0.3, None, 5.0)

@@ -31,7 +31,7 @@ class Guarded(nn.Module):
 
 
 def test_a_guard_of_less_than_a_hundred_millionth_stays() -> None:
-    """The exporter's optimizer holds it for nought."""
+    """The exporter's optimizer takes so small a guard for nought."""
     x, given = torch.zeros(6, 3), torch.zeros(6, 3, dtype=torch.int64)
     x[1:3], given[1:3] = 1, 1
     model = Guarded()

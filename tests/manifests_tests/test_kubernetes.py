@@ -116,7 +116,7 @@ def test_scaled_objects_have_the_fields_of_keda() -> None:
 
 @given(dated_plans() | weekly_plans())
 def test_at_the_expected_load_the_reactive_trigger_adds_nothing(plan: PlanDocument) -> None:
-    """Its processes, as the autoscaler rounds them, are no more than the plan's in any phase."""
+    """The trigger's processes, as the autoscaler rounds them, are no more than the plan's in any phase."""
     served = served_plan(plan)
     thresholds = {
         offer.row.offer: float(each["spec"]["triggers"][-1]["metadata"]["threshold"])

@@ -238,7 +238,7 @@ def test_fewer_machines_than_planned_raise_an_alert(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_servers_with_a_controller_are_machines_of_whatever_the_plan_has(tmp_path: Path) -> None:
-    """One of them is labelled as the first offer, of which two processes make a machine.
+    """One of the servers is labelled as the first offer, of which two processes make a machine.
 
     In the third phase three machines are planned. What serves answers 50 requests a second, so that 2 that wait are too
     many for an SLO of 20 ms, where processes of the offer may have 20 times that.

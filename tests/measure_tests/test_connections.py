@@ -226,7 +226,7 @@ def test_no_more_connections_are_opened_than_there_may_be_and_all_are_closed() -
 
 
 def test_requests_that_nobody_waits_for_are_not_sent_and_hinder_no_other() -> None:
-    """They are many, before and between others, which wait for the only connection."""
+    """Requests that nobody waits for are many, before and between others, which wait for the only connection."""
     received: list[bytes] = []
 
     def serve(connection: socket.socket, number: int) -> None:

@@ -51,7 +51,7 @@ ONE_THREAD = Placement(InstanceGroup(threads=1))
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """scores = WEIGHTS[item]."""
+    """A model file whose scores are WEIGHTS[item]."""
     return write_lookup(tmp_path)
 
 
@@ -333,7 +333,7 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
 def test_visits_of_several_deployments_are_added_to_their_recordings(
     model: Path, holdout: Path, tmp_path: Path
 ) -> None:
-    """Both are beside the same baseline: its probes and bursts are the same in both recordings."""
+    """Both deployments are beside the same baseline: its probes and bursts are the same in both recordings."""
     both = tuple(Deployment(_artifact(key), str(model), ONE_THREAD, "fp32") for key in ("ours", "others"))
     recordings = tuple(str(tmp_path / f"{number}.npz") for number in (3, 5))
     for number in range(2):

@@ -38,7 +38,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Deployment:
-    """scores = WEIGHTS[item]."""
+    """A deployment whose scores are WEIGHTS[item]."""
     path = write_lookup(tmp_path)
     return Deployment(Artifact("ours", "model.onnx", {}, 4321, 0.0), str(path), ONE_THREAD, "fp32")
 
@@ -96,7 +96,7 @@ def test_a_served_deployment_gives_the_scores_of_its_model_to_requests_of_any_si
 
 
 def test_a_server_that_does_not_start_says_why_in_one_line(deployment: Deployment) -> None:
-    """Its manifest says another type than the graph has, so that the example is not scored."""
+    """The bundle's manifest says another type than the graph has, so that the example is not scored."""
     odd = (InputSpec("item", "float32", (), None),)
     with (
         pytest.raises(RuntimeError, match=r"did not start: \w+: .*tensor\(int64\)") as caught,

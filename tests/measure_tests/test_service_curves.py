@@ -69,7 +69,7 @@ def test_enough_requests_find_all_replicas_idle(share: float) -> None:
 
 
 def test_a_second_replica_waits_less_and_serves_twice_as_much() -> None:
-    """Of runs that take equally long; of exponential ones the caller waits for the longer one."""
+    """All runs take equally long; of exponential ones the caller would wait for the longer one."""
     requests, one, two = requests_of([10] * 50), Placement(), Placement(InstanceGroup(replicas=2))
     same = replace(
         curve(1.0), **dict.fromkeys(("idle", "rested", "alone", "crowded"), Line((1.0, 99.0), (1e6, 1e6), (1.0,)))

@@ -305,7 +305,7 @@ def test_a_burner_on_the_only_core_is_noticed() -> None:
 def test_a_process_that_ends_while_it_is_looked_at_is_left_out(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its folder is listed and gone when it is opened."""
+    """The folder of the process is listed, and gone when it is opened."""
     scan = os.scandir
 
     def gone(path: Any = ".") -> Any:

@@ -202,7 +202,7 @@ def test_disturbed_pairs_are_run_again_and_left_out() -> None:
 
 
 def test_a_deployment_whose_own_threads_waited_keeps_its_blocks() -> None:
-    """Its latency is what is measured: leaving those blocks out would flatter it."""
+    """The deployment's latency is what is measured: leaving those blocks out would flatter it."""
     timings = Bench(waiting=(0, 3, 4, 7, 8)).run()
     assert len(timings.candidate) == 20 and timings.undisturbed().all()
 

@@ -121,7 +121,7 @@ def test_time_in_submit_is_the_models(clock: Clock) -> None:
 
 
 def test_a_generator_that_oversleeps_lags_and_shows_as_latency(clock: Clock) -> None:
-    """It sleeps nearly until 10, 20 and 30 ms, and wakes 2.5 ms after it asked to."""
+    """The generator sleeps nearly until 10, 20 and 30 ms, and wakes 2.5 ms after it asked to."""
     clock.oversleep_ns = 2_500_000
     arrivals = open_loop(lambda request: _answer_at(clock.now + 400_000), [{}] * 3, _ms(10, 10, 10))
     assert np.all((arrivals.lag_ms > 2) & (arrivals.lag_ms <= 2.5))

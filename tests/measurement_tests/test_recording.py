@@ -123,7 +123,7 @@ def test_to_summarise_again_changes_nothing(seed: int, slo_ms: float | None, vis
 
 
 def test_without_an_slo_the_limit_is_twice_the_baselines_own_percentile_for_both() -> None:
-    """Both are searched under the limit of undisturbed pairs: 20 x 35 samples, the p95 is number 665."""
+    """Both deployments are searched under the limit of undisturbed pairs: 20 x 35 samples, the p95 is number 665."""
     kept = recording(visits=1)
     _, throughput = kept.summarize()
     calm = np.delete(kept.visits[0].timings.baseline, [3, 11], axis=0)
@@ -199,7 +199,7 @@ REFUSING = RateSearch((Probe(300.0, np.full((5, 40), np.inf)),), np.zeros(5), np
 
 
 def test_a_candidate_that_refused_all_answers_no_rate() -> None:
-    """It kept the SLO at no rate, which is 0 rather than an error."""
+    """A candidate that kept the SLO at no rate has a rate of 0 rather than an error."""
     kept = recording(slo_ms=4.0)
     visits = tuple(replace(visit, candidate=REFUSING) for visit in kept.visits)
     _, throughput = replace(kept, visits=visits).summarize()
@@ -227,7 +227,7 @@ def test_ratios_are_geometric_means_over_the_visits_and_so_unsure_as_those_diffe
 
 
 def test_the_p95_in_milliseconds_is_as_unsure_as_the_visits_differ() -> None:
-    """A policy asks that its upper end be kept; the pooled samples alone do not tell how the next visit differs."""
+    """A policy asks that the p95's upper end be kept; pooled samples alone do not tell how the next visit differs."""
     kept = recording()
     visits = [
         replace(visit, timings=replace(visit.timings, candidate=times * visit.timings.candidate))

@@ -492,7 +492,7 @@ class Scaled(nn.Embedding):
 
 
 class Masked(nn.Linear):
-    """Half of its weights count as 0."""
+    """A linear layer of which half of the weights count as 0."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)

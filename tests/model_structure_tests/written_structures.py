@@ -54,7 +54,7 @@ def tower_widths(
 
 
 def dcn_v2_anatomy(model: DCNV2) -> ModelStructure:
-    """Its groups: all tables, the cross network, the MLP; the head's single unit is in none.
+    """Groups of a DCN-V2: all tables, the cross network, the MLP; the head's single unit is in none.
 
     Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
     """
@@ -86,7 +86,7 @@ def _dcn_v2_dimension(model: DCNV2, tables: Sequence[str], cross: Sequence[str])
 
 
 def dlrm_anatomy(model: DLRM) -> ModelStructure:
-    """Its groups: all tables, the bottom MLP where there is one, the top MLP; the head's single unit is in none.
+    """Groups of a DLRM: all tables, the bottom MLP where there is one, the top MLP; the head's single unit is in none.
 
     Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
     """
@@ -123,7 +123,7 @@ def _dlrm_dimension(model: DLRM, tables: Sequence[str], bottom: Sequence[str]) -
 
 
 def sasrec_anatomy(model: SASRec) -> ModelStructure:
-    """Its groups: the tables, whose dimension every layer reads or gives; the attention of all blocks; their MLPs.
+    """Groups of a SASRec: the tables, whose dimension every layer reads or gives; all blocks' attention; their MLPs.
 
     Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
     """

@@ -52,7 +52,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_an_error_that_is_caused_by_a_full_disk_is_known(tmp_path: Path) -> None:
-    """The file that did not fit is gone by then."""
+    """The file that did not fit is gone when the error is looked at."""
 
     def fails(into: Path) -> None:
         try:

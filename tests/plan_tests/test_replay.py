@@ -207,7 +207,7 @@ def test_a_trace_that_begins_with_a_phase_begins_in_that_phase(speed: float, tmp
 
 
 def test_a_trace_that_begins_within_a_dated_plan_begins_at_once(session: Any, tmp_path: Path) -> None:
-    """It begins 90 s after the plan, in the middle of the phase that is planned for 110 requests/s."""
+    """The trace begins 90 s after the plan, in the middle of the phase that is planned for 110 requests/s."""
     trace = trace_file(tmp_path, START_S + 90, (100.0, 10.0))
     found = run.replay(session, asked(tmp_path, trace=trace), tmp_path / "out", QUIET)
     rows = {row.policy: row for row in found.rows}
@@ -241,7 +241,7 @@ def test_a_machine_gets_no_requests_of_phases_that_another_kind_serves(session: 
 
 
 def test_a_machine_is_controlled_until_the_end_of_the_replay(session: Any, tmp_path: Path) -> None:
-    """It gets no request of the last minute, which is for a large machine, and scales down as planned."""
+    """The small machine gets no request of the last minute, which is for a large one, and scales down as planned."""
     plan = document([(0, 30.0), (0, 30.0), (2, 30.0)], START_S)
     plan["offers"].append(offer(2, FAST, 0.01, 100.0, machine="large") | {"trial": 11})
     path = write_plan(tmp_path / "kinds.json", plan)
@@ -340,7 +340,7 @@ def test_a_server_that_is_up_early_begins_as_the_virtual_one(weekly: bool, up_s:
 
 
 def test_a_load_that_began_before_the_requests_takes_its_whole_time(tmp_path: Path) -> None:
-    """It takes 3 s, of which the last one lies in the replay: two replicas load in it, beside the one that serves.
+    """The load takes 3 s, of which the last one lies in the replay: two replicas load, beside the one that serves.
 
     What serves after the end of the replay counts no more.
     """

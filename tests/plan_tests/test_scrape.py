@@ -300,7 +300,7 @@ def test_a_file_of_another_server_is_not_appended_to(server: Server, tmp_path: P
 
 
 def test_a_file_that_another_observation_began_meanwhile_is_left_to_it(server: Server, tmp_path: Path) -> None:
-    """Both found no file; the other one's first sample comes first."""
+    """Both observations found no file; the other one's first sample comes first."""
     file, address = tmp_path / "samples.jsonl", metrics_address(server.url)
     check_appendable(file, address)
     one = read_sample(address)

@@ -22,7 +22,7 @@ def test_whole_phases_are_counted() -> None:
 
 
 def test_a_demand_at_a_rate_has_that_rate() -> None:
-    """Far below a request in a phase as well, where whole numbers of requests would be none."""
+    """The rate may be far below a request in a phase, where whole numbers of requests would be none."""
     found = Demand(np.array([0.0, 1.0, 3.0]), 60.0, 5.0).at_rate(1e-6)
     assert found.rates_rps.tolist() == pytest.approx([0.0, 0.75e-6, 2.25e-6]) and found.start_s == 5.0
 

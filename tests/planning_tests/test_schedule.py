@@ -106,7 +106,7 @@ def test_the_least_loss_is_that_of_brute_force(problem: Problem, max_money: floa
 def test_the_fewest_requests_are_left_unserved_and_then_the_money_is_least(
     problem: Problem, seed: int, max_loss: float
 ) -> None:
-    """By brute force over the offers of all phases, with as many machines as are needed or more."""
+    """Brute force over the offers of all phases, with as many machines as are needed or more, is the oracle."""
     shares = np.random.default_rng(seed).choice([0.0, 0.25, 0.5], (PHASES, OFFERS))
     strained = replace(problem, needed=np.maximum(problem.needed, 1), unserved=shares)
     choices = [(o, n) for o in range(OFFERS) for n in range(1, MOST + 1)]

@@ -74,7 +74,7 @@ def test_slow_machines_take_their_part_of_the_capacity() -> None:
 
 
 def test_requests_of_a_failed_machine_are_lost() -> None:
-    """In turn, it gets a hundredth of 1000 requests/s for 2 s, and has what Little's law says."""
+    """A failed machine gets, in turn, a hundredth of 1000 requests/s for 2 s, and has what Little's law says."""
     incidents = Incidents(Failures(50 * HOUR, 60.0), detection_s=2.0)
     found = serve(fleet(100, policy="round-robin", incidents=incidents), flat(1000.0, hours=24))
     calm = serve(fleet(100, policy="round-robin"), flat(1000.0, hours=24))

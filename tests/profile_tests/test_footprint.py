@@ -47,7 +47,7 @@ def test_the_peak_of_this_process_grows_with_what_it_holds() -> None:
 
 
 def test_a_thousand_requests_take_the_cpu_time_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes 4 ms of which the CPU works 1: 1 s for 1000 of them."""
+    """Each request takes 4 ms of which the CPU works 1: 1 s for 1000 of them."""
     clock = SimpleNamespace(wall=0, cpu=0)
     kernel = SimpleNamespace(
         perf_counter_ns=lambda: clock.wall,
@@ -90,7 +90,7 @@ def test_cpu_time_where_all_is_refused_is_an_error_of_one_clear_line() -> None:
 
 
 def test_money_is_the_price_of_the_time_that_a_million_takes() -> None:
-    """1000 a second: a million take 1000 s, which at 3.60 an hour cost 1."""
+    """At 1000 requests a second a million take 1000 s, which at 3.60 an hour cost 1."""
     assert money_per_million(1000, 3.6) == pytest.approx(1.0)
 
 

@@ -18,7 +18,7 @@ from tests.protos import value_ranges
 
 
 def _graph(columns: int) -> onnx.ModelProto:
-    """`hidden` = x W, `scores` from it."""
+    """Return a graph of `hidden` = x W, and of `scores` from it."""
     weight = np.random.default_rng(0).normal(size=(4, columns)).astype(np.float32)
     made = helper.make_graph(
         [

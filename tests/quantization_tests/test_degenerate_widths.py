@@ -45,7 +45,7 @@ def table(columns: int) -> Array:
 
 
 def matrix(columns: int) -> Array:
-    """(outputs, columns) with the same kinds of rows, and a column of zeros."""
+    """Return a matrix, (outputs, columns), with rows of the same kinds as the table's, and a column of zeros."""
     values = np.random.default_rng(columns + 1).normal(size=(OUTPUTS, columns)).astype(np.float32)
     values[ZERO], values[CONSTANT], values[NEGATIVE] = 0, 0.3, -0.3
     values[HALF_ZERO, columns // 2 :] = 0

@@ -52,7 +52,7 @@ def test_more_bits_lie_nearer(bits: int, error: float) -> None:
 
 
 def test_a_large_table_is_rounded_as_its_rows_are() -> None:
-    """It is taken some rows at a time."""
+    """A large table is taken some rows at a time."""
     matrix = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
     codes, scales = block_codes(matrix, 4)
     for row in (0, 16_383, 16_384, 19_999):

@@ -621,7 +621,7 @@ def test_engines_are_exact_on_this_cpu(engine: str, form: str, width: str, tmp_p
 def test_a_model_made_for_another_cpu_is_exact_or_refused(
     width: str, bits: Int8WeightBits, here: Int8WeightBits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime takes kernels that do not saturate, and only there; OpenVINO has none."""
+    """ONNX Runtime takes kernels that do not saturate where others would, and only there; OpenVINO has none."""
     case, file = _gemm(), tmp_path / "model.onnx"
     narrow = case.narrow(width, bits=bits)
     onnx.save(narrow, str(file))
@@ -699,7 +699,7 @@ def test_onnxruntime_is_exact_on_an_emulated_cpu_without_vnni(tmp_path: Path) ->
 
 
 def _input_step(graph: onnx.ModelProto, weight: str) -> tuple[float, int]:
-    """(scale, zero) that the activation is rounded with that meets a weight."""
+    """Return (scale, zero) that the activation is rounded with that meets a weight."""
     by_input = {name: node for node in graph.graph.node for name in node.input}
     made_by = {name: node for node in graph.graph.node for name in node.output}
     product = by_input[by_input[f"{weight}_quantized"].output[0]]
@@ -717,7 +717,7 @@ def _with_outlier() -> Case:
 
 
 def test_an_outlier_counts_for_minmax_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its range is all; the percentile's is that of the sorted values; entropy's ends in the normal's tail.
+    """The range of minmax is all; the percentile's is that of the sorted values; entropy's ends in the normal's tail.
 
     So the many are rounded more finely, by about the ratio of the ranges. Nothing is printed.
     """
@@ -754,7 +754,7 @@ def _replaced(graph: onnx.ModelProto, name: str, values: Array) -> onnx.ModelPro
 @pytest.mark.parametrize("rule", CALIBRATIONS)
 @pytest.mark.parametrize("x", [0.0, 1e-42, 3.0])
 def test_a_value_that_never_changes_has_a_range(rule: Calibration, x: float) -> None:
-    """One row has one too; zero and the value itself are codes."""
+    """A single row has a range too; zero and the value itself are codes."""
     case = replace(_flat_matmul(), rows={"x": np.full((1, 20), x, np.float32)})
     scale, zero = _input_step(case.narrow("int8-static", rule), "model.mlp.0.weight")
     assert (scale, zero) == (pytest.approx(3 / 255) if x == 3 else 1, 0)
@@ -835,7 +835,7 @@ def test_a_group_that_there_is_not_is_refused() -> None:
 
 @pytest.mark.parametrize("width", PRODUCT_WIDTHS)
 def test_a_group_whose_weights_the_graph_lacks_is_no_silent_success(width: str) -> None:
-    """An export that loses names has such groups."""
+    """An export that loses names has groups whose weights the graph lacks."""
     case = _gemm()
     elsewhere = replace(case, structure=_anatomy(mlp=("encoder.0", "encoder.2")))
     with pytest.raises(WidthError, match=f"mlp: .*{width}"):
@@ -853,7 +853,7 @@ def test_a_table_has_no_width_of_products(width: str, form: str) -> None:
 
 
 def _read_by(*nodes: NodeProto) -> Case:
-    """The MLP's first weight feeds these too."""
+    """Return a case in which these nodes too read the MLP's first weight."""
     case = _gemm()
     other = copy.deepcopy(case.graph)
     for node in nodes:
@@ -964,7 +964,7 @@ WHOLE_BLOCKS = [
     ("form", "width"), [*((form, width) for form in PRODUCTS for width in PRODUCT_WIDTHS), *WHOLE_BLOCKS]
 )
 def test_openvino_gives_about_the_same_scores(form: str, width: str, tmp_path: Path) -> None:
-    """It reads all that ONNX Runtime does but tables whose rows end within a block."""
+    """OpenVINO reads all that ONNX Runtime does but tables whose rows end within a block."""
     pytest.importorskip("openvino")
     case = (PRODUCTS | TABLES)[form]()
     narrow = case.narrow(width, bits=int8_weight_bits())

@@ -51,7 +51,7 @@ _SIMULATED = tuple(SimulatedRatios.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Row:
-    """What was recorded of a candidate.
+    """Record of a candidate.
 
     cost_seconds: of the export of untrained weights, and of the service curve
     build_seconds: of training, which placements and widths share, export, and evaluation

@@ -99,7 +99,7 @@ class Last(list[EndedTrial]):
 
 
 def test_an_interrupted_search_goes_on(recorded: RecordedStudy) -> None:
-    """Its trials are those of a whole search; those under way are asked for first; nothing is measured twice."""
+    """The trials are those of a whole search; those under way are asked for first; nothing is measured twice."""
     whole, storage = searched(recorded, "auto", 3, 4), in_memory()
     begun = Replay(recorded, "auto", 3, storage)
     begun.ended = Last(15)

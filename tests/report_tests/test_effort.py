@@ -1,4 +1,4 @@
-"""Where the time went, and simulated beside measured values, by numbers worked out by hand."""
+"""Time of a study by stage, and simulated beside measured values, by numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ GIVEN = {
 
 
 def test_knobs_are_in_the_order_of_their_largest_share(front_document: dict[str, Any]) -> None:
-    """One that matters for nothing is left out."""
+    """A knob that matters for nothing is left out."""
     rows = importance_rows(replace(read_front(front_document), importance=GIVEN))
     assert [row.knob for row in rows] == ["distillation.epochs", "pruning.mlp", "placement.layout"]
     assert rows[1].by_objective == {"latency_p95": GIVEN["latency_p95"][0]}

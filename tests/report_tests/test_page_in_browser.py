@@ -58,7 +58,7 @@ def page(browser: Any, report: Path) -> Iterator[Page]:
 
 
 def some_policies(front: Front, seed: int) -> Iterator[tuple[dict[str, str], Policy]]:
-    """What is typed into the form's fields, and the policy that it means; limits lie near the points' numbers."""
+    """Yield texts of the form's fields, and the policy that they mean; limits lie near the points' numbers."""
     rng = random.Random(seed)
     members = [p for p in front.members if p.trial != 0]
     for _ in range(ASKED):

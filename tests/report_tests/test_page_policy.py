@@ -116,7 +116,10 @@ def test_the_command_names_the_study_as_it_was_named(front_document: dict[str, A
 
 
 def test_points_that_cannot_be_told_apart_stand_together() -> None:
-    """By the definition for a pair: the ratios' intervals overlap, and losses overlap or are within the resolution."""
+    """Points stand together by the definition for a pair.
+
+    The ratios' intervals overlap, and losses overlap or are within the resolution.
+    """
     for front, scripts in fronts():
         members = [p for p in front.members if p.trial != 0]
         records = {one["trial"]: one for one in scripts.run("study.records")}

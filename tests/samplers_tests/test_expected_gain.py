@@ -53,7 +53,7 @@ def test_one_seed_gives_one_sequence_also_after_an_interruption() -> None:
 
 
 def test_the_sequence_goes_on_after_a_kill_in_the_middle_of_a_trial() -> None:
-    """It is asked for again, then come the proposals that would have come without the kill."""
+    """The lost trial is asked for again, then come the proposals that would have come without the kill."""
     whole = Problem("auto", 5)
     ids = [whole.step().id for _ in range(11)]
     parts = Problem("auto", 5)
@@ -83,7 +83,7 @@ def test_a_candidate_that_failed_is_not_proposed_again(monkeypatch: pytest.Monke
 
 
 def test_settled_weights_are_asked_for_at_once() -> None:
-    """The sampler that proposes at random gets them too."""
+    """The sampler that proposes at random gets settled weights too."""
     problem = Problem("random", 0)
     for _ in range(6):
         problem.step()
@@ -195,7 +195,10 @@ def _measured_at(trial: EndedTrial, times: float) -> EndedTrial:
 
 
 def test_what_loses_too_much_gains_nothing() -> None:
-    """Whether quality is an objective or not, and however fast it is; on a slice, too, where that is known."""
+    """A candidate that loses too much gains nothing, however fast it is.
+
+    This holds whether quality is an objective or not; on a slice, too, where that is known.
+    """
     problem = Problem("auto", 2)
     for _ in range(14):
         problem.step()
@@ -218,7 +221,7 @@ def test_what_loses_too_much_gains_nothing() -> None:
 
 
 def test_a_trial_under_way_counts_where_it_is_expected() -> None:
-    """Not as the mean of its draws, of which those that lose too much have no coordinates."""
+    """A trial under way does not count as the mean of its draws: those that lose too much have no coordinates."""
     problem = Problem("auto", 2)
     for _ in range(14):
         problem.step()
@@ -233,7 +236,7 @@ def test_a_trial_under_way_counts_where_it_is_expected() -> None:
 
 
 def test_the_baseline_has_a_ratio_of_one_whatever_was_measured() -> None:
-    """Its own p95 was measured at 1.2 times itself, by chance."""
+    """The baseline's own p95 was measured at 1.2 times itself, by chance."""
     problem = Problem("auto", 2)
     for _ in range(12):
         problem.step()
@@ -311,7 +314,7 @@ def test_the_next_step_of_a_training_follows_the_longest_that_was_evaluated() ->
 
 
 def test_the_loss_that_is_expected_is_kept_with_the_trial() -> None:
-    """Also where the trial is asked for again after an interruption; a random proposal has none."""
+    """The expected loss is kept where a trial is asked for again after an interruption; a random proposal has none."""
     problem = Problem("auto", 0)
     for _ in range(12):
         problem.step()

@@ -68,7 +68,7 @@ studies = st.integers(1, 12).flatmap(
 
 
 def dominates(one: np.ndarray, other: np.ndarray, resolution: float) -> bool:
-    """The definition, of rows (speed, load, loss)."""
+    """Return whether a row (speed, load, loss) dominates another one, by the definition."""
     (*ours, lost), (*theirs, their_lost) = one, other
     lost, their_lost = max(lost, 0.0), max(their_lost, 0.0)
     if ours == theirs:
@@ -109,14 +109,17 @@ def test_without_a_resolution_the_front_is_the_plain_one_of_clipped_losses(losse
 
 
 def test_a_point_that_is_slower_for_less_than_the_data_can_show_is_off_the_front() -> None:
-    """Twice as slow for 0.007% of AUC, where a study could show 0.28%; slower for a gain; slower for more than that."""
+    """One point is twice as slow for 0.007% of AUC, where a study could show 0.28%.
+
+    Another is slower for a gain, and a third one slower for more than 0.007%.
+    """
     rows = [[0.1, 0.1, 0.00107], [0.2, 0.2, 0.0010], [0.3, 0.3, -0.02], [0.4, 0.4, 0.0]]
     assert resolved_front(rows, 2, 0.0028).tolist() == [True, False, False, False]
     assert resolved_front(rows, 2, 0.0010).tolist() == [True, False, True, False]
 
 
 def test_small_steps_of_the_loss_do_not_add_up_to_a_large_one() -> None:
-    """Each is faster than the one before and loses 0.9 of the resolution more: two steps are told apart."""
+    """Each point is faster than the one before and loses 0.9 of the resolution more: two steps are told apart."""
     steps = np.arange(10.0)
     rows = np.column_stack([10 - steps, 10 - steps, 0.9 * steps])
     kept = np.flatnonzero(resolved_front(rows, 2, 1.0))

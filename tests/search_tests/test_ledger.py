@@ -71,7 +71,7 @@ def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: P
 
 
 def test_a_run_tells_the_path_of_its_requests_and_both_ratios(uri: str, tmp_path: Path) -> None:
-    """Measured through HTTP, with 5 ms spent elsewhere: found by the tag, sorted by the ratio."""
+    """A trial measured through HTTP, with 5 ms spent elsewhere, is found by the tag and sorted by the ratio."""
     added = OverheadRatios(5.0, 0.7, (0.6, 0.8), 0.75, (0.7, 0.8), None, None)
     outcome = complete_outcome()
     assert outcome.measurement is not None
@@ -210,7 +210,7 @@ def test_an_effect_is_a_child_run_of_its_own(uri: str, tmp_path: Path) -> None:
 
 
 def test_effects_are_levelled_as_trials_are(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half written, measured anew, gone with a study that was begun anew; and the trials' own runs are let be."""
+    """Runs are half written, measured anew, gone with a study that was begun anew; the trials' own runs are let be."""
     ledger, known = opened(uri, tmp_path), ablation()
     ledger.level(entries(1), [])
     with monkeypatch.context() as patch:

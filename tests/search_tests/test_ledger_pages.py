@@ -238,7 +238,7 @@ def test_levelling_twice_writes_nothing_more(
 
 
 def test_runs_of_an_earlier_version_get_the_names_of_this_one(session: Session, client: MlflowClient) -> None:
-    """As version 1 wrote them: plain names, dotted metrics, no description."""
+    """The runs are as version 1 wrote them: plain names, dotted metrics, no description."""
     ours = session.study.ended()[1]
     tags = {"mlflow.parentRunId": parent(client).info.run_id, "leanrec.role": "trial", "leanrec.trial": "1"}
     run = client.create_run(experiment(client).experiment_id, run_name="trial 1", tags=tags).info.run_id

@@ -133,7 +133,7 @@ def test_the_fronts_document_has_designs_keys(front: dict[str, Any]) -> None:
 
 
 def test_the_reference_points_are_measured_and_told(road: Road, front: dict[str, Any]) -> None:
-    """Each ended; what was measured stands beside the tuned baseline, which is no slower than the baseline."""
+    """Each point ended; what was measured stands beside the tuned baseline, which is no slower than the baseline."""
     asked = [t.user_attrs["reference"] for t in road.trials() if "reference" in t.user_attrs]
     assert {"post-training quantization", "popularity", "logistic regression"} <= set(asked)
     by_trial = {row["trial"]: row for row in front["rows"]}

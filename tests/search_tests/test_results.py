@@ -33,7 +33,7 @@ def told(outcomes: list[Outcome], **facts: Any) -> Front:
 
 @pytest.mark.parametrize(("resolution", "front"), [(0.0028, [1]), (0.0005, [1, 2])])
 def test_losses_closer_than_the_resolution_count_as_equal(resolution: float, front: list[int]) -> None:
-    """Twice as slow for 0.1% of AUC; slower still for a gain, which is no more than no loss."""
+    """Trial 2 is twice as slow for 0.1% of AUC; 3 is slower still for a gain, which is no more than no loss."""
     outcomes = [
         complete_outcome(1.0, 1.0, 0.0),
         complete_outcome(0.2, 5.0, 0.0010),
@@ -45,7 +45,7 @@ def test_losses_closer_than_the_resolution_count_as_equal(resolution: float, fro
 
 
 def test_the_source_of_a_trial_is_what_proposed_it() -> None:
-    """One that was interrupted and asked for again keeps its source."""
+    """A trial that was interrupted and asked for again keeps its source."""
     config, space = load("ml-100k"), small_space()
     study = Study("s", in_memory(), config.objectives, Limits(0.01), 0)
     first, second = space.starts()[:2]

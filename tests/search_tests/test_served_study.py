@@ -149,7 +149,7 @@ def test_ratios_with_overhead_are_those_of_the_sums(served: Served, front: dict[
 
 
 def test_what_http_adds_is_part_of_the_simulation(served: Served) -> None:
-    """It is measured once, before the first service curve."""
+    """The time that HTTP adds is measured once, before the first service curve."""
     lines = (served.home / "mlruns").rglob("*.jsonl")
     texts = [json.loads(line) for file in lines for line in file.read_text().splitlines() if line]
     (transport,) = (line["transport"] for line in texts if "transport" in line)

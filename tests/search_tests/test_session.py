@@ -109,7 +109,7 @@ def test_a_study_goes_on_with_the_choices_it_was_begun_with() -> None:
 
 
 def test_settings_of_a_study_that_runs_are_not_forgotten(home: Home) -> None:
-    """Its baseline may train for minutes before there is a trial."""
+    """The study's baseline may train for minutes before there is a trial."""
     given = {"name": "shop", "data": {"source": "synthetic"}}
     session = launch.open_session(parse(given), home)
     with locking.locked(home, "shop"), pytest.raises(ConfigError, match="'shop'"):

@@ -56,7 +56,7 @@ def test_a_search_alone_speaks_of_validation(front_document: Document) -> None:
 
 
 def test_what_a_final_benchmark_passed_over_is_no_headline(front_document: Document, refresh_front: Any) -> None:
-    """Its single visit may have been a lucky one."""
+    """The single visit of such a point may have been a lucky one."""
     lucky = winner(front_document)
     row = next(row for row in front_document["rows"] if row["trial"] == lucky.trial)
     row["latency_ms"] |= {"p95_ratio": 0.001, "p95_ratio_interval": [0.0009, 0.0011]}

@@ -156,7 +156,7 @@ def test_a_body_is_limited_and_the_client_told(body: bytes, status: int, in_chun
 
 
 def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path) -> None:
-    """It stops within its first half; one that has not begun is refused alike."""
+    """A body stops within its first half; one that has not begun is refused alike."""
     with running(write_toy(tmp_path / "bundle"), body_seconds=0.1) as server:
         for sent in (GOOD[:50], b""):
             with server.connect() as peer:
@@ -171,7 +171,7 @@ def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path) -> None:
 
 
 def test_headers_that_do_not_arrive_are_refused(tmp_path: Path) -> None:
-    """They stop after their first byte, in the first line, and after a header; then they come byte by byte."""
+    """Headers stop after their first byte, in the first line, and after a header; then they come byte by byte."""
     request = post(GOOD, "X-Some: header")
     with running(write_toy(tmp_path / "bundle"), header_seconds=0.2) as server:
         for length in (1, 10, request.index(b"X-Some") + 3):
@@ -297,7 +297,7 @@ def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path, monkeyp
 
 
 def test_refused_requests_may_be_pipelined_and_others_are_not_answered_early(tmp_path: Path) -> None:
-    """Two of them and a request for health in one packet; then such a request for a model that is not there."""
+    """Two such requests and one for health come in one packet; then such a request for a model that is not there."""
     with running(write_toy(tmp_path / "bundle", waiting(3)), in_flight=1) as server, server.connect() as first:
         first.sendall(post(GOOD))
         wait_until(lambda: server.inference.in_flight == 1)
@@ -483,7 +483,7 @@ def test_bodies_that_come_after_their_headers_wait_too(tmp_path: Path) -> None:
 
 
 def test_a_metrics_request_sees_what_waits(tmp_path: Path) -> None:
-    """It is read with a request that holds the event loop, until five others have come."""
+    """The request for metrics is read with one that holds the event loop, until five others have come."""
     with running(write_toy(tmp_path / "bundle", Placement(inline=True))) as server:
         held = Held(server)
         with connected(server, 6) as (reader, *peers):
@@ -516,7 +516,7 @@ class Gated:
 def test_a_server_whose_replicas_hang_is_neither_ready_nor_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its health says so as soon as all hang, and that it is well when one has ended."""
+    """The server's health is bad as soon as all replicas hang, and good when one has ended."""
     monkeypatch.setattr(scheduler, "HANGS_NS", 50_000_000)
     monkeypatch.setattr(scheduler, "_LOOK_NS", 0)
     engines = [Gated(), Gated()]

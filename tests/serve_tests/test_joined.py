@@ -110,7 +110,7 @@ def bodies(writes: Sequence[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_each_response_is_one_write_in_the_order_of_the_requests(apart: bool) -> None:
-    """The second comes while the first is being answered, and so on; or all at once."""
+    """The second request comes while the first is being answered, and so on; or all come at once."""
     requests = [request(f"/path{number}") for number in range(3)]
     found = answers(*requests) if apart else answers(b"".join(requests))
     assert bodies(found.writes) == [b"/path0", b"/path1", b"/path2"]
@@ -142,7 +142,7 @@ def test_a_client_is_asked_for_its_body_at_once() -> None:
 
 
 def test_nothing_is_written_of_a_response_that_fails() -> None:
-    """Its client, or a balancer in between, may send the request again."""
+    """The client of the response, or a balancer in between, may send the request again."""
     found = answers(request("/fails"))
     assert found.writes == [] and found.closed
 
@@ -169,7 +169,7 @@ LARGE = request("/path", "GET", f"X-Long: {'a' * 70_000}")
 def test_a_refusal_is_the_last_word(
     parts: list[bytes], status: int, ends: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The rest is read and dropped, and the end of the server closes the connection."""
+    """What follows a refusal is read and dropped, and the end of the server closes the connection."""
     found = answers(*parts, end=len(parts) if ends else None)
     refusal = found.writes[-1]
     assert refusal.startswith(f"HTTP/1.1 {status} ".encode()) and found.ended

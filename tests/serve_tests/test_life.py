@@ -102,7 +102,7 @@ def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/nope", "/v2/models/toy/infer"])
 def test_a_client_that_was_refused_delays_no_end(path: str, tmp_path: Path) -> None:
-    """Its body turned out to be malformed while its request was being answered, and it keeps the connection."""
+    """A client's body turned out to be malformed while its request was being answered, and it keeps the connection."""
     with serving(write_toy(tmp_path / "bundle"), tmp_path / "log") as server:
         url = httpx.URL(server.root)
         with socket.create_connection((url.host, url.port), timeout=SOON) as peer:

@@ -44,7 +44,7 @@ def test_binary_tensors_arrive_as_sent(sent: dict[str, np.ndarray]) -> None:
 
 @given(REQUESTS)
 def test_a_header_that_comes_again_goes_with_its_own_tensors(sent: dict[str, np.ndarray]) -> None:
-    """The JSON in front of both is the same, and is read once only."""
+    """The JSON in front of both bodies is the same, and is read once only."""
     other = {name: np.flip(values) for name, values in sent.items()}
     (body, headers), (again, same_headers) = oracle.binary_request(sent), oracle.binary_request(other)
     length = int(headers[oracle.LENGTH])

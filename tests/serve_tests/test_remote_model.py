@@ -101,7 +101,7 @@ def test_a_message_may_be_sent_many_times(bundle: Path, server: ServerProcess) -
 
 
 def test_each_shape_and_type_has_a_header_of_its_own() -> None:
-    """Read by the json module, not by ours."""
+    """The headers are read by the json module, not by ours."""
     for _ in range(2):
         for values in (np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int64)):
             length, body = encoded({"x": values})
@@ -196,7 +196,7 @@ class Queue(http.server.ThreadingHTTPServer):
 
 
 def test_as_many_requests_are_on_their_way_as_were_submitted() -> None:
-    """Twice: the second time over the same connections."""
+    """All requests are sent twice, the second time over the same connections."""
     with Queue(("127.0.0.1", 0), Together) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with RemoteModel(f"http://127.0.0.1:{server.server_address[1]}/v2/models/slow") as remote:

@@ -110,7 +110,7 @@ def test_a_response_arrives_as_a_whole(method: str, connection: str, server: Ser
 
 
 def test_a_slow_sender_keeps_nobody_waiting(server: ServerProcess, client: httpx.Client) -> None:
-    """More of them than requests may be in flight, each with one byte at a time of a good request."""
+    """More senders come than requests may be in flight, each with one byte at a time of a good request."""
     body = json.dumps(GOOD).encode()
     head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     senders = [socket.create_connection(address(server), timeout=20) for _ in range(300)]

@@ -70,7 +70,7 @@ def test_errors_reach_the_client_with_status_and_reason(
 
 
 def test_the_script_needs_nothing_of_this_environment() -> None:
-    """It runs where leanrec is not installed."""
+    """The script runs where leanrec is not installed."""
     imported = [line.split()[1] for line in SCRIPT.read_text().splitlines() if line.startswith(("import ", "from "))]
     tops = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
     assert tops == {"numpy", "tritonclient"}

@@ -130,7 +130,10 @@ def test_scores_that_are_not_finite_are_refused(wrong: float, bundle: Path) -> N
 
 
 def _int8_model(folder: Path, bits: int) -> Path:
-    """scores = table[item] @ weights, the product in static int8 with weights of so many bits, codes at their ends."""
+    """Write a model of scores = table[item] @ weights.
+
+    The product is in static int8 with weights of so many bits, codes at their ends.
+    """
     largest = 2 ** (bits - 1) - 1
     codes = np.where(np.arange(64).reshape(32, 2) % 3 == 0, -largest, largest).astype(np.int8)
     table = np.abs(np.random.default_rng(2).normal(3, 1, size=(30, 32))).astype(np.float32)
@@ -187,7 +190,7 @@ def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
 
 
 def test_a_bundle_that_cannot_be_replaced_stays(bundle: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new one cannot take the old one's place; nor is anything lost where a kill came between."""
+    """A new bundle cannot take the old one's place; nor is anything lost where a kill came between."""
     before, rename = read_bundle(bundle).manifest, Path.rename
 
     def refused(path: Path, target: Path) -> Path:

@@ -59,13 +59,13 @@ LOOKUPS = [node("Gather", "items item", "item_rows"), node("Gather", "users user
 
 
 def whole(path: Path, user_rows: int | str, item_rows: int | str = "rows") -> Path:
-    """scores = (items[item] * users[user]) @ weight."""
+    """Save a graph of scores = (items[item] * users[user]) @ weight."""
     takes = [("item", INT64, [item_rows]), ("user", INT64, [user_rows])]
     return save(path, [*LOOKUPS, *SCORING], takes, [("scores", FLOAT, [item_rows])])
 
 
 def cut(folder: Path, user_rows: int | str) -> Path:
-    """The same in two stages, with one more input for the second; beside a model file that is not needed."""
+    """Save the same in two stages, with one more input for the second; beside a model file that is not needed."""
     embeddings: list[Value] = [("user_rows", FLOAT, [user_rows, 4]), ("item_rows", FLOAT, ["rows", 4])]
     # An identity merges names of tensors inside OpenVINO; the graph's own must be found all the same.
     lookups = [node("Identity", "item", "same"), node("Gather", "items same", "item_rows"), LOOKUPS[1]]
@@ -210,7 +210,7 @@ def test_a_first_dimension_counts_only_beside_an_open_one() -> None:
 
 @pytest.mark.parametrize(("tables", "dense"), PAIRS)
 def test_tables_of_the_user_alone_are_looked_up_once(tables: str, dense: str, tmp_path: Path) -> None:
-    """Their graph has no open dimension; that the request has more rows shows in the other inputs only."""
+    """The tables' graph has no open dimension; that the request has more rows shows in the other inputs only."""
     save(tmp_path / TABLES, LOOKUPS[1:], [("user", INT64, [1])], [("user_rows", FLOAT, [1, 4])])
     takes: list[Value] = [("item", INT64, ["rows"]), ("user_rows", FLOAT, [1, 4])]
     save(tmp_path / DENSE, [LOOKUPS[0], *SCORING], takes, [("scores", FLOAT, ["rows"])])
@@ -396,7 +396,7 @@ class TestNodePlacement:
 
 @pytest.mark.skipif("openvino" not in engines_here(), reason="no OpenVINO here")
 class TestOpenVino:
-    """Widths and devices."""
+    """Widths and devices of OpenVINO."""
 
     @pytest.mark.skipif(not computes_bf16(), reason="no bf16 on this CPU")
     def test_computes_in_the_width_it_is_asked_for(self, tmp_path: Path) -> None:

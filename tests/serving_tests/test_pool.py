@@ -36,7 +36,10 @@ can_pin = pytest.mark.skipif(
 
 
 class Held:
-    """scores = 2 * item. Every run waits at the gate, and is noted in the order in which runs began."""
+    """An engine with scores = 2 * item.
+
+    Every run waits at the gate, and is noted in the order in which runs began.
+    """
 
     once: frozenset[str] = frozenset()
 
@@ -831,7 +834,7 @@ def _affinity(task: int) -> set[int]:
 
 
 def test_a_refused_request_is_freed_at_once() -> None:
-    """It does not wait for the cyclic collector, which is off during a measurement."""
+    """A refused request does not wait for the cyclic collector, which is off during a measurement."""
 
     class Large(dict[str, Any]):
         """A request that can be referred to weakly."""

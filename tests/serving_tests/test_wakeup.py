@@ -43,7 +43,7 @@ def test_a_wait_lasts_its_time_or_until_a_signal() -> None:
 
 
 def test_no_signal_is_lost_between_two_threads() -> None:
-    """Each gives the other's signal a thousand times."""
+    """Each of two threads gives the other's signal a thousand times."""
     ping, pong = Wakeup(), Wakeup()
 
     def answer() -> None:

@@ -135,7 +135,7 @@ def test_equal_models_are_called_equal_at_every_look_and_at_all_together() -> No
 
 
 def test_equal_models_are_told_to_be_and_a_slow_one_is_found() -> None:
-    """Within half an hour of windows of 5 s, at a limit of 1.2."""
+    """Half an hour of windows of 5 s is enough, at a limit of 1.2."""
     equal, slow = intervals(1.0), intervals(1.5)
     assert (equal[:, :4, 1] <= 1.2).any(axis=1).mean() > 0.95 and not (equal[:, :4, 0] > 1.2).any()
     assert (slow[:, :4, 0] > 1.2).any(axis=1).mean() > 0.95 and not (slow[:, :4, 1] <= 1.2).any()

@@ -63,7 +63,7 @@ def test_sums_agree_with_all_scores_at_once(seed: int, sizes: list[int], outputs
 
 
 def test_a_large_mean_does_not_hide_the_spread() -> None:
-    """Sums of squares would have lost it: 1e6 squared has 12 digits, of which a double keeps 16."""
+    """Sums of squares would have lost the spread: 1e6 squared has 12 digits, of which a double keeps 16."""
     requests = [(np.float64(1e7) + np.arange(50.0), np.float64(1e7) + np.arange(50.0) + 1) for _ in range(20)]
     found = added(requests)
     assert math.sqrt(found.squares[0] / found.rows) == pytest.approx(np.arange(50.0).std(), rel=1e-6)

@@ -95,7 +95,7 @@ def test_a_challenger_that_hangs_is_replaced_and_its_requests_failed(
 def test_a_challenger_that_has_no_core_is_not_compared_and_has_not_failed(
     champion: Model, scores: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It hangs; the kernel says that it waited for a core meanwhile."""
+    """The challenger hangs; the kernel says that it waited for a core meanwhile."""
     start = time.monotonic()
     monkeypatch.setattr(child_module, "run_delay_ms", lambda process: 1e3 * (time.monotonic() - start))
     hanging = write_toy(tmp_path / "hanging", waiting(3600))
@@ -161,7 +161,7 @@ def test_requests_are_picked_by_the_share_and_not_under_pressure(
 
 @pytest.mark.slow
 def test_the_challenger_is_followed(champion: Model, scores: np.ndarray, tmp_path: Path) -> None:
-    """None at first, then one after another, the champion itself, and a registry that does not answer."""
+    """There is no challenger at first, then one after another, the champion itself, and a registry that is away."""
     bundles = {name: write_toy(tmp_path / name, seed=seed) for seed, name in enumerate(("same", "one", "two"))}
     now: list[str | None] = [None]
 

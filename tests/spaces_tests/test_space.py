@@ -136,7 +136,7 @@ def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_
 
 
 def test_a_student_of_the_baselines_own_sizes_is_the_baseline(space: SearchSpace) -> None:
-    """Nothing else is asked of it, and what it is stored and run as is another question."""
+    """Nothing else is asked of such a student, and what it is stored and run as is another question."""
     own = Architecture((("width", 32), ("depth", 3)))
     weights = dataclasses.replace(space.weights, own={"width": 32, "depth": "3"})
     drawn = {"weights.origin": "student", "architecture.width": 32, "architecture.depth": 3}
