@@ -115,11 +115,6 @@ class Study:
         names = (trial.user_attrs.get("reference") for trial in self._study.get_trials(deepcopy=False))
         return tuple(filter(None, names))
 
-    @property
-    def gain_per_second(self) -> float | None:
-        """The expected gain in hypervolume per second of the last proposal; None where the sampler knows none."""
-        return self._sampler.gain_per_second if isinstance(self._sampler, ExpectedGainSampler) else None
-
     def ask(
         self,
         space: SearchSpace,

@@ -94,23 +94,24 @@ class SearchBar:
         self,
         told: EndedTrial,
         hypervolume: float,
+        gain: float | None,
         best: Measurement | None,
         counts: str,
         spent: float,
-        gain_per_second: float | None = None,
     ) -> None:
         """Report a trial that ended.
 
         Args:
+            gain: hypervolume that is expected of the time left, None where that is not known
             counts: how far the candidates came
-            gain_per_second: expected of the last proposal; what is told would be gained at this rate until the end
+            spent: seconds of the budget
         """
         self.best = f"{counts}, hypervolume {hypervolume:.3f}"
         if best is not None:
             self.best += f", best {best.latency.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)
-        if gain_per_second is not None and left > 0:
-            self.best += f", about {min(gain_per_second * left, 1 - hypervolume):+.3f} to gain"
+        if gain is not None and left > 0:
+            self.best += f", about {gain:+.3f} to gain"
         time_left = f" | {left:.0f} s left" if self._seconds else ""
         self._console.say(f"{_line(told)} | {self.best}{time_left}")
 

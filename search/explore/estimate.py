@@ -1,4 +1,7 @@
-"""Estimate of the trials in a budget: a range, since the number of trials stopped early is known only afterwards."""
+"""Estimates of the trials that a budget holds, and of what a search gains in the time that is left.
+
+The number of trials is a range, since the number of those stopped early is known only afterwards.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ _STOPPED = (0.0, 0.95)
 _TRAINED = (1.0, 0.1)
 # Number of trials from which the study's own are more informative.
 _ENOUGH = 20
+# Least share of the time after which the gain of the rest is estimated: no more than three doublings ahead.
+_LEAST_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,22 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
     share = len(stopped) / len(built)
     sway = 1.96 * math.sqrt(share * (1 - share) / len(built))
     return Observed(stages, share, (max(0.0, share - sway), min(1.0, share + sway)))
+
+
+def remaining_gain(reached: float, at_half: float, spent_seconds: float, seconds: float) -> float | None:
+    """Return the hypervolume that the rest of a search is expected to add; None in the first eighth of its time.
+
+    Every doubling of the time is expected to add as much as the last one did, since a search finds large gains first.
+
+    Args:
+        reached: hypervolume of the points found so far, within the unit cube
+        at_half: hypervolume of those that were found in the first half of the time that is spent
+        spent_seconds, seconds: of the search, so far and in all
+    """
+    if spent_seconds <= max(0.0, _LEAST_SHARE * seconds):
+        return None
+    doublings = math.log2(max(1.0, seconds / spent_seconds))
+    return max(0.0, min(doublings * (reached - at_half), 1.0 - reached))
 
 
 def stages_reached(outcomes: Sequence[Outcome]) -> str:

@@ -113,7 +113,7 @@ class Explorer:
                 minutes = (self._clock.now() - start + spent_seconds) / 60
                 if ended := self._collect(minutes) + self._simulate(minutes) + self._screen(minutes):
                     self._told, reserve = self._told + ended, self._reserve()
-                self._tick(self._clock.now() - start)
+                self._tick(self._clock.now() - start + spent_seconds)
         finally:
             # The workers first: on a full disk nothing can be noted.
             self._stop_workers()

@@ -15,6 +15,7 @@ from search.study import Study
 # Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
 # for the load generator, and another invalid.
 MOST_CANDIDATES = 4
+# Fact: the numbers of the dry run's trials, once it was reported.
 _DONE = "dry_run"
 
 
@@ -27,6 +28,15 @@ def begun(study: Study) -> bool:
 def is_done(study: Study) -> bool:
     """Return whether the dry run of this study was reported; what comes after it counts towards the budget."""
     return bool(study.facts.get(_DONE))
+
+
+def dry_run_trials(study: Study) -> frozenset[int]:
+    """Return the numbers of the dry run's trials, whose time is no part of the budget; none before it was reported.
+
+    A study of an earlier version knows of the baseline only.
+    """
+    known = study.facts.get(_DONE, ())
+    return frozenset({0} if known is True else known)
 
 
 def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
@@ -63,7 +73,8 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
         f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
-    study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
+    study.note(resolution=shown, search_seconds=0.0)
+    study.note(**{_DONE: [trial.number for trial in study.finished()]})
     fit, export, evaluate = (seconds.get(stage, 0.0) for stage in ("fit", "export", "judge"))
     stages = StageSeconds(fit, export, evaluate, COST_SECONDS, seconds["time"])
     holds = trials_in(60 * config.budget.minutes, stages, builders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.errors import ConfigError
 from search.explore.cost_model import CostModel
-from search.explore.estimate import observed, stages_reached, trials_in
+from search.explore.estimate import observed, remaining_gain, stages_reached, trials_in
 from search.explore.explorer import Explorer
 from search.explore.final_benchmark import FinalBenchmark
-from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
+from search.explore.first_trials import begun, dry_run_trials, is_done, report_first_trials, run_first_trials
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
 from search.explore.warm_start import starting_points
@@ -90,8 +91,9 @@ def search(session: Session, console: Console) -> None:
             def record(told: EndedTrial) -> None:
                 session.ledger.record(told)
                 counts = stages_reached([ended.outcome for ended in study.ended()])
-                reached, spent = _progress(study, config.quality.max_loss), 60 * (told.minutes or 0.0)
-                bar.told(told, *reached, counts, spent, study.gain_per_second)
+                spent = 60 * (told.minutes or 0.0)
+                progress = _progress(study, config.quality.max_loss, spent, budget - final.reserve())
+                bar.told(told, *progress, counts, spent)
 
             own = workers.builders, meter, threads
             return Explorer(jobs, costs, space, study, *own, record, bar.tick, final.reserve)
@@ -118,14 +120,28 @@ def search(session: Session, console: Console) -> None:
         study.note(importance=to_plain(study.importance()))
 
 
-def _progress(study: Study, max_loss: float) -> tuple[float, Measurement | None]:
-    """Return the hypervolume so far, and the best compromise."""
-    able = [m for number, m in study.contenders().items() if number != 0]
+def _progress(
+    study: Study, max_loss: float, spent: float, seconds: float
+) -> tuple[float, float | None, Measurement | None]:
+    """Return the hypervolume so far, what the rest of the search's seconds is expected to add, and the best compromise.
+
+    The trials of the dry run count as found at the beginning.
+    """
+    able = {number: m for number, m in study.contenders().items() if number != 0}
     if not able:
-        return 0.0, None
-    p95, throughput = [m.latency.p95_ratio for m in able], [m.throughput.ratio for m in able]
-    ratios = p95, throughput, [m.quality.loss for m in able]
-    return hypervolume(unit_objectives(*ratios, max_loss)), able[largest_box(*ratios, max_loss)]
+        return 0.0, None, None
+    dry, minutes = dry_run_trials(study), {trial.number: trial.minutes or 0.0 for trial in study.measured_trials()}
+    found = [*able.values()]
+    early = [m for number, m in able.items() if number in dry or 60 * minutes[number] <= spent / 2]
+    reached, at_half = (hypervolume(unit_objectives(*_ratios(of), max_loss)) for of in (found, early))
+    best = found[largest_box(*_ratios(found), max_loss)]
+    return reached, remaining_gain(reached, at_half, spent, seconds), best
+
+
+def _ratios(measured: Sequence[Measurement]) -> tuple[list[float], list[float], list[float]]:
+    """Return p95 ratios, throughput ratios and losses."""
+    p95, throughput = [m.latency.p95_ratio for m in measured], [m.throughput.ratio for m in measured]
+    return p95, throughput, [m.quality.loss for m in measured]
 
 
 def _enqueue(study: Study, space: SearchSpace, costs: CostModel, pairs: PairedComparison) -> None:

@@ -68,16 +68,13 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
     `propose` returns a candidate from given evidence. Through Optuna's own interface it proposes from `evidence`, which
     is set before an ask.
 
-    `gain_per_second` is the expected gain in hypervolume per second of the last candidate that was proposed by it; None
-    before the first one. `expected_loss` is the loss that is expected of the last proposal; None where it was random,
-    or its loss is known.
+    `expected_loss` is the loss that is expected of the last proposal; None where it was random, or its loss is known.
 
     A proposal depends on the seed, its number and the evidence only, so a resumed study goes on as one that was not
     interrupted.
     """
 
     evidence: Evidence | None = None
-    gain_per_second: float | None = None
     expected_loss: float | None = None
 
     def __init__(self, objectives: Sequence[str], limits: Limits, seed: int, explored: float = _EXPLORED) -> None:
@@ -126,7 +123,6 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         front = np.concatenate([surrogates.measured(), predicted.expected[len(pool) :]])
         rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)[: len(pool)]
         best = int(np.argmax(rates))
-        self.gain_per_second = float(rates[best])
         self.expected_loss = surrogates.expected_loss(pool[best].step.candidate)
         return pool[best].step
 

@@ -6,7 +6,8 @@
 Each search is replayed as it is, with all its rules (`tests/recorded_study_tests/replay.py`), but for the final
 benchmark. Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds the first sampler is above each
 other one then, the candidates that were costed, evaluated and benchmarked, and after how many minutes the first has
-what another has in the end, by its median. The picture needs kaleido and Chromium.
+what another has in the end, by its median; and what the first expects of the rest of its time beside what it gains
+then. The picture needs kaleido and Chromium.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from optuna.storages import InMemoryStorage
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from search.config.sections import SamplerName
+from search.explore.estimate import remaining_gain
 from search.front import Floats
 from tests.recorded_study_tests.replay import Replay
 from tests.recorded_study_tests.table import RecordedStudy, read_recorded_study
 
 MOMENTS = (2.0, 5.0, 10.0)
+# Minutes after which the expected gain of the rest is compared.
+GAIN_MOMENTS = (1.5, 2.0, 3.0, 5.0, 7.5)
 # Seconds of a proposal, about what `proposals.py` measures.
 ASK_SECONDS = {"auto": 0.1}
 _OTHERS_ASK_SECONDS = 0.02
@@ -69,6 +73,24 @@ def searched(sampler: SamplerName, seed: int, minutes: Sequence[float]) -> Curve
         sum(outcome.measurement is not None for outcome in outcomes),
     )
     return Curve(sampler, seed, tuple(replay.hypervolume(minute) for minute in minutes), counts)
+
+
+def gain_sentence(sampler: str, curves: Floats, minutes: Sequence[float], at: int) -> str:
+    """Compare the gain that a search expects of the rest of its time with what it gains.
+
+    Args:
+        curves: (seeds, minutes) hypervolume
+        at: place of the minute
+    """
+    half, now = minutes.index(minutes[at] / 2), minutes[at]
+    expected = np.array([remaining_gain(row[at], row[half], now, minutes[-1]) for row in curves], dtype=np.float64)
+    gained = curves[:, -1] - curves[:, at]
+    apart, end = np.abs(expected - gained), minutes[-1]
+    return (
+        f"{sampler} after {now:g} min: {np.median(expected):+.3f} expected of the rest and {np.median(gained):+.3f} "
+        f"gained by minute {end:g} in the median; apart by {np.median(apart):.3f}, nine in ten by at most "
+        f"{np.quantile(apart, 0.9):.3f}"
+    )
 
 
 def picture(found: dict[str, Floats], minutes: Sequence[float], file: Path) -> None:
@@ -140,6 +162,9 @@ def main() -> None:
         aim = np.median(theirs[:, -1])
         reached = [next((m for m, v in zip(minutes, row, strict=True) if v >= aim), np.inf) for row in ours]
         print(f"{samplers[0]} above {name}: {above}; has its last median after {median(reached):g} min in the median")
+    for moment in GAIN_MOMENTS:
+        if options.minutes / 8 < moment < options.minutes:
+            print(gain_sentence(samplers[0], found[samplers[0]], minutes, minutes.index(moment)))
     if options.picture is not None:
         picture(found, minutes, options.picture)
 

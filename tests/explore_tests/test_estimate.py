@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from objectives.records import Outcome, SimulatedRatios
-from search.explore.estimate import StageSeconds, observed, stages_reached, trials_in
+from search.explore.estimate import StageSeconds, observed, remaining_gain, stages_reached, trials_in
 from tests.search_tests.measurements import complete_outcome
 
 
@@ -28,6 +29,22 @@ def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
     former = 600 / (stages.time + (stages.fit + stages.export) / 2)
     assert former < 114 / 3
     assert found.sentence == f"{found.fewest} to {found.most} trials"
+
+
+def test_the_remaining_gain_is_exact_of_a_logarithm_and_no_more_than_the_cube_has() -> None:
+    """The hypervolume 0.1 + 0.05 ln t after t seconds ends, after 600, where the rest of the curve does."""
+
+    def curve(seconds: float) -> float:
+        return 0.1 + 0.05 * math.log(seconds)
+
+    for spent in (76.0, 150.0, 599.0):
+        gain = remaining_gain(curve(spent), curve(spent / 2), spent, 600.0)
+        assert gain is not None and curve(spent) + gain == pytest.approx(curve(600.0))
+    assert remaining_gain(0.4, 0.4, 100.0, 600.0) == 0.0, "nothing was found since"
+    assert remaining_gain(0.9, 0.0, 100.0, 600.0) == pytest.approx(0.1)
+    assert remaining_gain(0.4, 0.2, 700.0, 600.0) == 0.0, "the time is over"
+    assert remaining_gain(0.4, 0.2, 74.0, 600.0) is None, "too early"
+    assert remaining_gain(0.4, 0.2, 0.0, 0.0) is None
 
 
 def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -> tuple[int, list[Outcome]]:

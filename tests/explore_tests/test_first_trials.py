@@ -11,7 +11,7 @@ from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
-from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
+from search.explore.first_trials import begun, dry_run_trials, is_done, report_first_trials, run_first_trials
 from search.study import Study
 from tests.search_tests.measurements import complete_outcome, small_space
 
@@ -71,8 +71,12 @@ def test_a_baseline_that_fails_ends_the_dry_run(tmp_path: Path) -> None:
 
 
 def test_a_reported_dry_run_is_not_repeated(tmp_path: Path) -> None:
-    trials = Trials(tmp_path, [DONE, DONE])
+    trials = Trials(tmp_path, [DONE, DONE, DONE])
     first = run_first_trials(trials.study, trials.run)
-    assert not is_done(trials.study)
+    assert not is_done(trials.study) and not dry_run_trials(trials.study)
     report_first_trials(load("ml-100k"), trials.study, first, Console(quiet=True, as_json=False), 1)
     assert is_done(trials.study) and trials.study.facts["resolution"] > 0
+    trials.run(1)
+    assert dry_run_trials(trials.study) == {0, 1}, "those before the report"
+    trials.study.note(dry_run=True)
+    assert is_done(trials.study) and dry_run_trials(trials.study) == {0}, "as an earlier version noted it"

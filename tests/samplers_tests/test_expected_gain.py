@@ -407,7 +407,5 @@ def test_any_objectives_can_be_proposed_for(objectives: tuple[str, ...]) -> None
     problem.study = Study("o", in_memory(), objectives, LIMITS, 0, "auto")
     for start in SPACE.starts()[:4]:
         problem.study.enqueue(start)
-    assert problem.study.gain_per_second is None
     ids = [problem.step().id for _ in range(7)]
     assert len(set(ids)) == 7
-    assert problem.study.gain_per_second is not None and 0 <= problem.study.gain_per_second < 1
