@@ -20,8 +20,8 @@ _STOPPED = (0.0, 0.95)
 _TRAINED = (1.0, 0.1)
 # Number of trials from which the study's own are more informative.
 _ENOUGH = 20
-# Least share of the time after which the gain of the rest is estimated: no more than three doublings ahead.
-_LEAST_SHARE = 1 / 8
+# Least share of the time after which the gain of the rest is estimated: no more than two doublings ahead.
+_LEAST_SHARE = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
 
 
 def remaining_gain(reached: float, at_half: float, spent_seconds: float, seconds: float) -> float | None:
-    """Return the hypervolume that the rest of a search is expected to add; None in the first eighth of its time.
+    """Return the hypervolume that the rest of a search is expected to add; None in the first quarter of its time.
 
     Every doubling of the time is expected to add as much as the last one did, since a search finds large gains first.
 

@@ -39,7 +39,7 @@ from tests.recorded_study_tests.table import RecordedStudy, read_recorded_study
 
 MOMENTS = (2.0, 5.0, 10.0)
 # Minutes after which the expected gain of the rest is compared.
-GAIN_MOMENTS = (1.5, 2.0, 3.0, 5.0, 7.5)
+GAIN_MOMENTS = (3.0, 5.0, 7.5)
 # Seconds of a proposal, about what `proposals.py` measures.
 ASK_SECONDS = {"auto": 0.1}
 _OTHERS_ASK_SECONDS = 0.02
@@ -163,7 +163,7 @@ def main() -> None:
         reached = [next((m for m, v in zip(minutes, row, strict=True) if v >= aim), np.inf) for row in ours]
         print(f"{samplers[0]} above {name}: {above}; has its last median after {median(reached):g} min in the median")
     for moment in GAIN_MOMENTS:
-        if options.minutes / 8 < moment < options.minutes:
+        if options.minutes / 4 < moment < options.minutes:
             print(gain_sentence(samplers[0], found[samplers[0]], minutes, minutes.index(moment)))
     if options.picture is not None:
         picture(found, minutes, options.picture)

@@ -37,13 +37,13 @@ def test_the_remaining_gain_is_exact_of_a_logarithm_and_no_more_than_the_cube_ha
     def curve(seconds: float) -> float:
         return 0.1 + 0.05 * math.log(seconds)
 
-    for spent in (76.0, 150.0, 599.0):
+    for spent in (151.0, 300.0, 599.0):
         gain = remaining_gain(curve(spent), curve(spent / 2), spent, 600.0)
         assert gain is not None and curve(spent) + gain == pytest.approx(curve(600.0))
-    assert remaining_gain(0.4, 0.4, 100.0, 600.0) == 0.0, "nothing was found since"
-    assert remaining_gain(0.9, 0.0, 100.0, 600.0) == pytest.approx(0.1)
+    assert remaining_gain(0.4, 0.4, 200.0, 600.0) == 0.0, "nothing was found since"
+    assert remaining_gain(0.9, 0.0, 200.0, 600.0) == pytest.approx(0.1)
     assert remaining_gain(0.4, 0.2, 700.0, 600.0) == 0.0, "the time is over"
-    assert remaining_gain(0.4, 0.2, 74.0, 600.0) is None, "too early"
+    assert remaining_gain(0.4, 0.2, 149.0, 600.0) is None, "too early"
     assert remaining_gain(0.4, 0.2, 0.0, 0.0) is None
 
 
