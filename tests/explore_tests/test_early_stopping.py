@@ -15,6 +15,7 @@ from objectives.records import EarlyLoss, Outcome
 from search.config.study_file import load
 from search.explore import early_stopping
 from search.explore.early_stopping import goes_on, loss_at_the_end, remaining_share, saves
+from search.study import Study
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
 from spaces.domains import Choice
@@ -24,7 +25,7 @@ from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 from tests.explore_tests.test_explorer import answers, each, parts, search, timed
-from tests.search_tests.measurements import complete_outcome
+from tests.search_tests.measurements import complete_outcome, in_memory
 
 __all__ = ["parts"]  # a fixture
 
@@ -95,9 +96,10 @@ def test_a_training_is_not_stopped_for_what_a_further_cycle_may_mend(
     monkeypatch.setattr(early_stopping, "loss_at_the_end", lambda pairs, loss: (loss, loss) if len(pairs) > 3 else None)
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, cycles=Choice((1, 2))))
-    parts["config"] = load("ml-100k", ["sampler=random", "space.distillation.cycles=2"])
+    # How many trainings of one cycle TPE proposes depends on the order in which trials end.
+    parts["config"] = config = load("ml-100k", ["sampler=random", "space.distillation.cycles=2"])
+    parts["study"] = Study("r", in_memory(), config.objectives, config.quality.limits, config.seed, config.sampler)
     monkeypatch.setattr(early_stopping, "remaining_share", lambda ended, cycles: 0.0 if cycles == 2 else 1.0)
-    # How many trainings TPE proposes depends on the order in which trials end.
     told, evaluated = run(parts, monkeypatch, lambda number: 0.01 if number <= 4 else 0.3, 120)
     assert len(evaluated) > 8
     assert not any("is tolerated" in (t.outcome.reason or "") for t in told)
