@@ -204,7 +204,7 @@ def test_no_more_wait_than_are_answered_within_the_slo_or_a_second(
 
 @pytest.mark.parametrize("routed", [False, True])
 def test_a_split_request_counts_once_among_those_that_wait(routed: bool) -> None:
-    """Of 12.5 requests/s 50 wait for 4 s, whole, beside the one that runs; four replicas serve a part of each."""
+    """At 12.5 requests/s 50 wait for 4 s, whole, beside the one that runs; four replicas serve a part of each."""
     route = Route(10**6, InstanceGroup("openvino", threads=1)) if routed else None
     placement = Placement(InstanceGroup(replicas=4, threads=1), split_rows=100, route=route)
     limited = with_queue(Option("one", 0.0, placement, 12.5, 1.0, 4), 4000.0).placement

@@ -159,6 +159,8 @@ def search(
     limits: dict[str, float] | None = None,
     reserve: Callable[[], float] = lambda: 0.0,
     now: Callable[[], float] = time.monotonic,
+    tick: Callable[[float], None] = lambda seconds: None,
+    spent: float = 0.0,
 ) -> Any:
     """Run a search over scripted workers, which never wait."""
     log: list[tuple[str, str]] = []
@@ -169,10 +171,8 @@ def search(
     workers = builders, meter, 1
     costs = cost_model(jobs, Path(parts["task"].home))
     clock: Any = SimpleNamespace(now=now, wait=lambda workers, seconds: None)
-    explorer = Explorer(
-        jobs, costs, parts["space"], parts["study"], *workers, told.append, lambda seconds: None, reserve, clock
-    )
-    end = explorer.run(60, trials, 0.0)
+    explorer = Explorer(jobs, costs, parts["space"], parts["study"], *workers, told.append, tick, reserve, clock)
+    end = explorer.run(60, trials, spent)
     for worker in (*builders, meter):
         (limits if limits is not None else {}).update(worker.limits)
     return end, told, log
@@ -235,6 +235,12 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any]) ->
     assert all(t.outcome.reused == ("export",) for t in complete)
     assert {kind for kind, job in log if job in ("service_curve", "group_benchmark")} == {"meter"}
     assert {kind for kind, job in log if job in ("fit", "export", "evaluate")} == {"builder"}
+
+
+def test_the_time_goes_on_where_an_earlier_run_ended(parts: dict[str, Any]) -> None:
+    ticks: list[float] = []
+    search(parts, answers(), 3, tick=ticks.append, spent=1000.0)
+    assert ticks and 1000.0 <= min(ticks) < 1060.0
 
 
 def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any]) -> None:

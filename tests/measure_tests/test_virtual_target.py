@@ -57,7 +57,7 @@ def test_a_whole_visit_runs_on_virtual_time() -> None:
 
 @pytest.mark.parametrize(("transport_ms", "service_ms"), [(0.5, 0.2), (0.2, 0.5), (0.0, 0.5)])
 def test_transport_and_pool_are_queues_in_a_row(transport_ms: float, service_ms: float) -> None:
-    """Of two deterministic servers in a row, the slower one alone makes requests wait.
+    """The slower one alone of two deterministic servers in a row makes requests wait.
 
     They wait as in an M/D/1 queue (Friedman 1965). A request alone takes both times, and no more requests pass than the
     slower server lets.
@@ -96,7 +96,7 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
 
 
 def test_runs_of_disturbed_blocks_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of five blocks, others take most of a core in two."""
+    """Other processes take most of a core in two of five blocks."""
     taken, played, fitted = iter([0.0, 0.9, 0.02, 0.8, 0.0]), list[Any](), list[Runs]()
     play, fit = service_curves._play, ServiceCurve.fit
 

@@ -73,7 +73,7 @@ def test_the_one_that_comes_next_is_measured_last(first: int) -> None:
 
 
 def test_one_that_was_not_measured_for_some_turns_is_measured_as_it_is_now() -> None:
-    """Of three targets two are measured in a turn: the one that runs next, and before it the one that follows it."""
+    """Two of three targets are measured in a turn: the one that runs next, and before it the one that follows it."""
     slowness, order = [1.0, 1.0, 1.0], list[int]()
     pace = Pace(machine(slowness, order), requests_of([1]))
     order.clear()

@@ -130,7 +130,7 @@ def test_a_trace_of_the_plans_time_is_cut_to_its_phases(session: Any, tmp_path: 
 
 
 def test_a_trace_from_before_the_plan_begins_with_its_first_request_there(session: Any, tmp_path: Path) -> None:
-    """Of requests one second apart, those from 30 s before the plan until 70 s after its start are away."""
+    """Requests come one second apart; those from 30 s before the plan until 70 s after its start are away."""
     trace, at = tmp_path / "gap.csv", [*range(-100, -30), *range(70, 160)]
     trace.write_text("\n".join(["timestamp", *(f"{START_S + second:.1f}" for second in at)]))
     found = run.replay(session, asked(tmp_path, trace=trace, policies=(ELASTIC,)), tmp_path / "out", QUIET)
@@ -219,7 +219,7 @@ def test_a_trace_that_begins_within_a_dated_plan_begins_at_once(session: Any, tm
 
 
 def test_a_machine_gets_no_requests_of_phases_that_another_kind_serves(session: Any, tmp_path: Path) -> None:
-    """Of 10, 100 and 10 requests/s the second minute is for four large machines."""
+    """Minutes have 10, 100 and 10 requests/s; the second one is for four large machines."""
     plan = document([(0, 12.0), (2, 110.0), (0, 12.0)], START_S)
     plan["offers"].append(offer(2, FAST, 0.01, 100.0, machine="large") | {"trial": 11})
     plan["phases"][1]["machines"] = 4

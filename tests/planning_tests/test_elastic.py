@@ -199,7 +199,7 @@ def test_a_model_that_loads_occupies_a_core(cores: int, expected: float) -> None
 
 
 def test_requests_of_both_models_count_in_one_limit() -> None:
-    """Of 256 in flight, 200 are exact; the fast model accepts 56 more."""
+    """The exact model has 200 of 256 in flight; the fast model accepts 56 more."""
     found, _ = switched(4, (9.99, 200), (10.0, 100))
     assert np.isfinite(found.latency_ms[:256]).all() and np.isinf(found.latency_ms[256:]).all()
     alone, _ = switched(4, (10.0, 100))
@@ -208,7 +208,7 @@ def test_requests_of_both_models_count_in_one_limit() -> None:
 
 @pytest.mark.parametrize("split_rows", [50, None])
 def test_parts_of_a_split_request_count_as_one_in_the_limit(split_rows: int | None) -> None:
-    """Of 256 in flight, 100 are exact, each in two parts; the fast model accepts 100 such ones, or 156 whole ones."""
+    """The exact model has 100 of 256 in flight, in two parts each; the fast one accepts 100 like them or 156 whole."""
     options = tuple(
         replace(one, placement=replace(one.placement, split_rows=rows))
         for one, rows in zip(OPTIONS[1::2], (50, split_rows), strict=True)

@@ -1,4 +1,4 @@
-"""What a person finds in MLflow: names, filters, descriptions with links, data sets, files and times."""
+"""Pages of MLflow as a person finds them: names, filters, descriptions with links, data sets, files and times."""
 
 from __future__ import annotations
 

@@ -437,7 +437,7 @@ def sample(server: Running, name: str, **labels: str) -> float:
 def test_limits_hold_for_what_waits_for_the_event_loop(
     admission: Admission, limits: dict[str, Any], reason: str, request_: bytes, tmp_path: Path
 ) -> None:
-    """Of twenty requests that are read together, one runs and two wait for it; not all can be refused by headers."""
+    """Twenty requests are read together: one runs and two wait for it; not all can be refused by headers."""
     bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=admission))
     with running(bundle, **limits) as server:
         held = Held(server)

@@ -112,7 +112,7 @@ def test_one_replica_is_m_m_1_under_every_policy() -> None:
 
 
 def test_dealing_in_turn_is_e_c_m_1_and_least_outstanding_lies_between_it_and_m_m_c() -> None:
-    """In turn, each of two replicas is E2/M/1; a common queue, M/M/c, bounds all policies from below.
+    """Each of two replicas that are dealt in turn is E2/M/1; a common queue, M/M/c, bounds all policies from below.
 
     The mean time of E2/M/1 is 1 / (1 - s) with s the root of s = A(1 - s), A being the transform of an Erlang-2 gap
     (Kleinrock 1975).

@@ -1,4 +1,4 @@
-"""What the service by hour and weekday suggests to start with."""
+"""Suggestions of what to start with, from the service by hour and weekday."""
 
 from __future__ import annotations
 
