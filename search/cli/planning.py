@@ -161,7 +161,8 @@ def replay(options: argparse.Namespace) -> int:
     from objectives.serving.control.windows import KPA
     from planning.elastic import ELASTIC, REACTIVE, STATIC_MEAN, STATIC_PEAK
     from search.plan.replay.page import REPLAY_COLUMNS, headline
-    from search.plan.replay.run import FILE, PAGE, ReplayRequest
+    from search.plan.replay.request import ReplayRequest
+    from search.plan.replay.run import FILE, PAGE
     from search.plan.replay.run import replay as run_replay
     from search.plan.run import FILE as PLAN_FILE
     from search.report.columns import console_table

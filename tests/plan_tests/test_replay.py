@@ -41,9 +41,10 @@ from search.errors import ConfigError, JobError
 from search.home import Home
 from search.plan.deployments import Menu
 from search.plan.inputs import read_log
-from search.plan.replay import run, server
+from search.plan.replay import policy_replays, run, server
 from search.plan.replay.page import timeline_figure
-from search.plan.replay.run import ReplayRequest
+from search.plan.replay.request import ReplayRequest
+from search.plan.replay.traffic import traffic_of
 from search.plan.replay.transport import DrawnTransport, TransportSample, travelled_s
 from tests.control_tests.plans import FAST, PLACEMENT, document, offer, write_bundles, write_plan
 from tests.planning_tests.fleets import deployment
@@ -202,7 +203,7 @@ def test_a_trace_that_begins_with_a_phase_begins_in_that_phase(speed: float, tmp
     plan = json.loads(request.plan.read_text())
     control = run._control(plan, offers_on(plan, None), "small", request)
     log = RequestLog(np.arange(10_000.0), np.full(10_000, 3), SUNDAY.timestamp())
-    begins_s = run._traffic(plan, offers_on(plan, None), log, SimpleNamespace(), request).begins_s  # type: ignore[arg-type]
+    begins_s = traffic_of(plan, offers_on(plan, None), log, SimpleNamespace(), request).begins_s  # type: ignore[arg-type]
     assert control.foreseen(begins_s, begins_s) == PlannedPhase(12.0, 0.0)
 
 
@@ -270,8 +271,10 @@ def test_a_server_gets_a_weekly_plan_in_the_phase_of_the_trace(
         count = len(seconds)
         return Served(np.ones(count), np.zeros(count, np.int64), (Segment(0.0, 0.0, 0),)), ()
 
-    monkeypatch.setattr(run, "serve_policy", serve)
-    monkeypatch.setattr(run, "sample_ms", lambda settings, static, requests, gaps_s: np.full(len(requests), 30.0))
+    monkeypatch.setattr(policy_replays, "serve_policy", serve)
+    monkeypatch.setattr(
+        policy_replays, "sample_ms", lambda settings, static, requests, gaps_s: np.full(len(requests), 30.0)
+    )
     request = weekly_request(tmp_path, FRIDAYS_PHASES, FRIDAY, bundles=bundles, speed=speed)
     run.replay(session, replace(request, policies=(REACTIVE, ELASTIC)), tmp_path / "out", QUIET)
     phase_s = 21_600 / speed
@@ -320,10 +323,10 @@ def test_a_server_that_is_up_early_begins_as_the_virtual_one(weekly: bool, up_s:
         path = write_plan(tmp_path / "dated.json", plan)
         request = asked(tmp_path, trace=trace_file(tmp_path, START_S + 60, (1.0, 1.0)), plan=path, speed=7.5)
     plan = json.loads(request.plan.read_text())
-    control, windows = run._control(plan, offers_on(plan, None), "small", request), run._compressed(request)
+    control, windows = run._control(plan, offers_on(plan, None), "small", request), request.compressed_windows
     menu = SimpleNamespace(rows=np.array([3]))
     log = read_log(request.trace, "--trace", None, 0)
-    begins_s = run._traffic(plan, offers_on(plan, None), log, menu, request).begins_s  # type: ignore[arg-type]
+    begins_s = traffic_of(plan, offers_on(plan, None), log, menu, request).begins_s  # type: ignore[arg-type]
     virtual = begin(control, begins_s)
 
     folder = server.ServerSettings(plan, "small", bundles, windows, request.speed, tmp_path, begins_s, 0.0)
@@ -481,7 +484,7 @@ def test_transport_is_measured_before_and_after_the_policies(
         count = len(seconds)
         return Served(np.ones(count), np.zeros(count, np.int64), (Segment(0.0, 0.0, 0),)), ()
 
-    def sample(settings: Any, static: Any, requests: Any, rows: Any, gaps_s: Any, service: Any, cores: int) -> Any:
+    def sample(self: Any, requests: Any, rate_rps: float) -> Any:
         early = set(called) <= {"sample"}
         called.append("sample")
         if not early and fails is not None:
@@ -493,9 +496,9 @@ def test_transport_is_measured_before_and_after_the_policies(
         return travelled_s(seconds, sample)
 
     drawn = list[float]()
-    monkeypatch.setattr(run, "serve_policy", serve)
-    monkeypatch.setattr(run, "_transport", sample)
-    monkeypatch.setattr(run, "travelled_s", travelled)
+    monkeypatch.setattr(policy_replays, "serve_policy", serve)
+    monkeypatch.setattr(policy_replays.PolicyReplays, "_sample", sample)
+    monkeypatch.setattr(policy_replays, "travelled_s", travelled)
     request = replace(asked(tmp_path), bundles=write_bundles(tmp_path), policies=(STATIC_PEAK, ELASTIC))
     found = run.replay(session, request, tmp_path / "out", QUIET)
     after = ["sample"] * (1 if fails else 2)

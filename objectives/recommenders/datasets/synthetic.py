@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,17 +61,7 @@ def synthetic_log(
     Raises:
         ValueError: an argument lies outside its range.
     """
-    for what, value, least, most in (
-        ("users", users, 1, math.inf), ("rows", rows, max(2, users), math.inf), ("items", items, 1, math.inf),
-        ("fields", fields, 2, math.inf), ("zipf", zipf, 0, math.inf), ("signal", signal, 0, math.inf),
-        ("user_turnover", user_turnover, 0, 1), ("order", order, 0, 1),
-    ):  # fmt: skip
-        if not least <= value <= most:
-            rule = f"at least {least}" if most == math.inf else f"between {least} and {most}"
-            rule += ", the number of users" if what == "rows" and least == users else ""
-            raise ValueError(f"{what} must be {rule}, but got {value}")
-    if not 0 < positive_rate < 1:
-        raise ValueError(f"positive_rate must be between 0 and 1, but got {positive_rate}")
+    _check(rows, users, items, fields, user_turnover, zipf, positive_rate, signal, order)
     random = np.random.default_rng(seed)
     user, timestamp = _visits(rows, users, user_turnover, random)
     if order > 0:
@@ -84,21 +75,38 @@ def synthetic_log(
     sides: dict[str, Side] = {}
     if fields > 2:
         columns["hour"], sides["hour"] = hour, "context"
-    for number in range(fields - 3):
-        side, buckets = _TURN[number % 3], _BUCKETS[number % len(_BUCKETS)]
-        name = f"{side}_{number // 3}"
-        sides[name] = side
-        if side == "user":
-            columns[name] = _told(world.user_taste, world.user_bias, buckets, random)[user]
-        elif side == "item":
-            columns[name] = _told(world.item_taste, world.item_bias, buckets, random)[item]
-        else:
-            columns[name] = random.integers(buckets, size=rows)
-            logit += random.normal(0, 0.3, buckets)[columns[name]]
+    for name, side, column, effect in _further_columns(world, user, item, fields - 3, random):
+        columns[name], sides[name] = column, side
+        logit += effect
     probability = _sigmoid(signal * logit + _offset(signal * logit, positive_rate))
     label = (random.random(rows) < probability).astype(np.float32)
     auc = expected_auc(probability)
     return ClickLog("synthetic", user, item, timestamp, label, columns, sides, bayes_auc=auc)
+
+
+def _check(
+    rows: int,
+    users: int,
+    items: int,
+    fields: int,
+    user_turnover: float,
+    zipf: float,
+    positive_rate: float,
+    signal: float,
+    order: float,
+) -> None:
+    """Raise ValueError for an argument of `synthetic_log` that lies outside its range."""
+    for what, value, least, most in (
+        ("users", users, 1, math.inf), ("rows", rows, max(2, users), math.inf), ("items", items, 1, math.inf),
+        ("fields", fields, 2, math.inf), ("zipf", zipf, 0, math.inf), ("signal", signal, 0, math.inf),
+        ("user_turnover", user_turnover, 0, 1), ("order", order, 0, 1),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            rule = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+            rule += ", the number of users" if what == "rows" and least == users else ""
+            raise ValueError(f"{what} must be {rule}, but got {value}")
+    if not 0 < positive_rate < 1:
+        raise ValueError(f"positive_rate must be between 0 and 1, but got {positive_rate}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +240,25 @@ def _logits(world: _World, user: Integers, item: Integers, hour: Integers) -> ND
         match = np.einsum("nd,nd->n", world.user_taste[u], world.item_taste[i]) / np.sqrt(_LATENT)
         logit[part] = match + world.user_bias[u] + world.item_bias[i] + world.item_by_hour[i, hour[part]]
     return logit
+
+
+def _further_columns(
+    world: _World, user: Integers, item: Integers, count: int, random: np.random.Generator
+) -> Iterator[tuple[str, Side, Integers, NDArray[np.float64] | float]]:
+    """Yield columns of each side in rotation: the name, the side, the values, (rows,), and what they add to the logit.
+
+    Columns of users and items tell of their taste, which the logit has already.
+    """
+    for number in range(count):
+        side, buckets = _TURN[number % 3], _BUCKETS[number % len(_BUCKETS)]
+        name = f"{side}_{number // 3}"
+        if side == "user":
+            yield name, side, _told(world.user_taste, world.user_bias, buckets, random)[user], 0.0
+        elif side == "item":
+            yield name, side, _told(world.item_taste, world.item_bias, buckets, random)[item], 0.0
+        else:
+            column = random.integers(buckets, size=len(user))
+            yield name, side, column, random.normal(0, 0.3, buckets)[column]
 
 
 def _told(taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator) -> Integers:
