@@ -358,6 +358,8 @@ class SimulatedRatios(_Finite):
     They are of latency one request at a time and at the study's load, of the rate under the SLO, and of capacity. A
     ratio is None where requests are refused, or the baseline keeps the SLO at no rate. There are no intervals, and no
     ratio is reported as a measurement.
+
+    model_bytes: of the model file, untrained or not; None where it was not noted
     """
 
     service_p50_ratio: float
@@ -366,6 +368,7 @@ class SimulatedRatios(_Finite):
     p95_ratio: float | None
     p99_ratio: float | None
     throughput_ratio: float | None
+    model_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Expected cost of candidates: what was simulated, corrected by what benchmarks of others have shown."""
+"""Expected cost of candidates before their benchmark: what was simulated, corrected by what others have shown."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ def _rate(ratios: SimulatedRatios) -> float | None:
     return None if ratios.throughput_ratio is None else inverse(ratios.throughput_ratio)
 
 
-# What is simulated of each objective, lower is better, as in `sought`.
-_SIMULATED: Mapping[str, Callable[[SimulatedRatios], float | None]] = {
+# What is simulated of each objective, a ratio to the baseline; lower is better, as in `sought`.
+_RATIOS: Mapping[str, Callable[[SimulatedRatios], float | None]] = {
     "latency_p50": lambda ratios: _or_refused(ratios.p50_ratio),
     "latency_p95": lambda ratios: _or_refused(ratios.p95_ratio),
     "latency_p99": lambda ratios: _or_refused(ratios.p99_ratio),
     "throughput": _rate,
     "money_per_million": _rate,
 }
+# What else is known before training: no ratio, and measured as it is expected.
+_EXACT: Mapping[str, Callable[[SimulatedRatios], float | None]] = {"model_bytes": lambda ratios: ratios.model_bytes}
+_EXPECTED = {**_RATIOS, **_EXACT}
 
 
-def is_simulated(objectives: Sequence[str]) -> bool:
-    """Return whether there are objectives but quality, and all of them can be simulated."""
+def is_expected(objectives: Sequence[str]) -> bool:
+    """Return whether there are objectives but quality, and all of them can be known before training."""
     others = set(objectives) - {QUALITY}
-    return bool(others) and others <= set(_SIMULATED)
+    return bool(others) and others <= set(_EXPECTED)
 
 
 def is_ratio(objective: str) -> bool:
     """Return whether an objective is a ratio to the baseline, so that the baseline itself has 1."""
-    return objective in _SIMULATED
+    return objective in _RATIOS
 
 
 def refusal(ratios: SimulatedRatios, objectives: Sequence[str]) -> str | None:
@@ -57,10 +60,10 @@ def refusal(ratios: SimulatedRatios, objectives: Sequence[str]) -> str | None:
 
 
 def simulated_values(ratios: SimulatedRatios, objectives: Sequence[str]) -> list[float] | None:
-    """Return the values of all objectives but quality, lower is better; None where one of them was not simulated."""
-    if not is_simulated(objectives):
+    """Return the values of all objectives but quality, lower is better; None where one of them is not known."""
+    if not is_expected(objectives):
         return None
-    found = [value for name in objectives if name != QUALITY and (value := _SIMULATED[name](ratios)) is not None]
+    found = [value for name in objectives if name != QUALITY and (value := _EXPECTED[name](ratios)) is not None]
     return found if len(found) == sum(name != QUALITY for name in objectives) else None
 
 
@@ -80,7 +83,8 @@ def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Float
     found = errors - np.median(errors, axis=0) if len(errors) else errors
     if len(found) >= _ENOUGH:
         return found
-    return np.concatenate([found, np.tile(np.reshape(_PRIOR, (-1, 1)), errors.shape[1])])
+    simulated = [float(name not in _EXACT) for name in objectives if name != QUALITY]
+    return np.concatenate([found, np.outer(_PRIOR, simulated)])
 
 
 def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:

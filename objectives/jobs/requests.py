@@ -143,10 +143,14 @@ class CustomMetricRequest(Request[EvaluateResponse]):
 
 @dataclass(frozen=True)
 class ServiceCurveResponse:
-    """Service curve of a deployment, and the milliseconds that a request took the baseline meanwhile."""
+    """Service curve of a deployment, and the milliseconds that a request took the baseline meanwhile.
+
+    model_bytes: of the model file, whose size does not depend on trained weights; None in files of earlier versions
+    """
 
     curve: ServiceCurve
     baseline_ms: float
+    model_bytes: int | None = None
 
 
 @dataclass(frozen=True)

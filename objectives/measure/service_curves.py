@@ -94,7 +94,7 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
         looks.append(kept_service_ms(request.baseline, requests))
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
-    return ServiceCurveResponse(curve.scaled(factor), baseline_ms)
+    return ServiceCurveResponse(curve.scaled(factor), baseline_ms, measured.artifact.model_bytes)
 
 
 def of_few_sizes(requests: Sequence[Request]) -> list[Request]:

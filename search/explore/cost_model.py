@@ -6,6 +6,7 @@ import contextlib
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class CostModel:
         """Read the curves that are known."""
         self._jobs, self._file = jobs, file
         self._curves: dict[str, ServiceCurve] = {}
+        self._model_bytes: dict[str, int | None] = {}
         self._reference_ms: float | None = None
         self._transport: TransportResponse | None = None
         self._ratios: dict[str, SimulatedRatios | str] = {}
@@ -128,7 +130,8 @@ class CostModel:
         key = candidate.untrained.id
         if key not in self._ratios:
             try:
-                self._ratios[key] = self._load.ratios(self._target(candidate))
+                simulated = self._load.ratios(self._target(candidate))
+                self._ratios[key] = replace(simulated, model_bytes=self._bytes_of(candidate))
             except ValueError as error:  # a size without a time, or a number that is not finite
                 self._ratios[key] = str(error)
         found = self._ratios[key]
@@ -139,7 +142,11 @@ class CostModel:
     def _keep(self, key: str, measured: ServiceCurveResponse) -> None:
         if self._reference_ms is None:
             self._reference_ms = measured.baseline_ms
-        self._curves[key] = measured.curve
+        self._curves[key], self._model_bytes[key] = measured.curve, measured.model_bytes
+
+    def _bytes_of(self, candidate: Candidate) -> int | None:
+        """Return the bytes of a candidate's model file, which all its instance groups run."""
+        return self._model_bytes[_key(candidate, curve_parts(candidate.placement)[0])]
 
     def _target(self, candidate: Candidate) -> VirtualTarget:
         return self._target_of(candidate, self.curves(candidate))
@@ -173,7 +180,10 @@ class CostModel:
 def _at_one_speed(measured: Sequence[ServiceCurveResponse]) -> list[ServiceCurveResponse]:
     """Return the baseline's curves as of the median speed of the machine at which they were measured."""
     reference_ms = statistics.median(one.baseline_ms for one in measured)
-    return [ServiceCurveResponse(one.curve.scaled(reference_ms / one.baseline_ms), reference_ms) for one in measured]
+    return [
+        replace(one, curve=one.curve.scaled(reference_ms / one.baseline_ms), baseline_ms=reference_ms)
+        for one in measured
+    ]
 
 
 def _key(candidate: Candidate, part: CurvePart) -> str:

@@ -12,14 +12,17 @@ import numpy.typing as npt
 
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
-from search.expected_cost import QUALITY, correction, deviations, is_simulated, refusal, simulated_values
+from search.expected_cost import QUALITY, correction, deviations, is_expected, is_ratio, refusal, simulated_values
 from search.explore.running_trial import RunningTrial
 from search.front import Floats, loses_no_more
 from search.study import Study
 from search.trials import EndedTrial, sought
 
-# The least difference that counts, in each objective.
-_MARGIN = 1.15
+Ratios = Sequence[float] | Floats
+
+# The least difference that counts, in each objective that is simulated, and what counts as no better in one that is
+# known: bytes of a model file before and after training.
+_MARGIN, _ALIKE = 1.15, 0.99
 # From this share of the deviations, a candidate that is worse with them is not worth its benchmark.
 _SURE = 0.9
 # Number of ways to run weights on the front, before new ones are worth more.
@@ -28,16 +31,19 @@ _WAYS = 6
 
 @dataclass(frozen=True)
 class Rival:
-    """Values of a trial in all objectives but quality, measured or expected, lower is better, and its loss."""
+    """Ratios of a trial to the baseline in all objectives but quality, lower is better, and its loss.
+
+    measured: whether they were measured, and not expected
+    """
 
     trial: int
-    values: Sequence[float]
+    values: Ratios
     loss: float
     measured: bool = True
 
 
 def dominated(
-    expected: Sequence[float],
+    expected: Ratios,
     loss: float,
     rivals: Sequence[Rival],
     objectives: Sequence[str],
@@ -47,10 +53,11 @@ def dominated(
     """Return the reason to prune a candidate for its cost, None to keep it.
 
     It is pruned if, with at least nine of ten deviations, it is worse by more than the margin in all objectives but
-    quality: than the baseline, at any quality, or than a rival that loses no more at the resolution of the data.
+    quality, or no better where one is known: than the baseline, at any quality, or than a rival that loses no more at
+    the resolution of the data.
 
     Args:
-        expected: values of these objectives but quality, lower is better
+        expected: ratios to the baseline in these objectives but quality, lower is better
         rivals: of the front, without the baseline, and of candidates that wait to be benchmarked. A dominated point
             excludes no candidate: a loss equal to its own need not equal that of the point that dominates it.
         deviations: logarithms of what was measured over what was expected of others, (n, objectives but quality); what
@@ -59,7 +66,7 @@ def dominated(
     others = [name for name in objectives if name != QUALITY]
     possible = np.multiply(expected, np.exp(deviations))
     told = f"pruned: simulated at {_words(others, expected)} of the baseline"
-    worse = _worse(possible, np.ones(len(others)))
+    worse = _worse(possible, np.ones(len(others)), others)
     if worse.mean() >= _SURE:
         return told
     by = ["the baseline"] if worse.any() else []
@@ -68,7 +75,7 @@ def dominated(
             continue
         # Of two that were simulated, each has a deviation of its own.
         its_own = 0.0 if rival.measured else np.roll(deviations, len(deviations) // 2, axis=0)
-        than_rival = _worse(possible, np.multiply(rival.values, np.exp(its_own)))
+        than_rival = _worse(possible, np.multiply(rival.values, np.exp(its_own)), others)
         if than_rival.mean() >= _SURE:
             has = "has" if rival.measured else "is simulated at"
             return f"{told}; trial {rival.trial} {has} {_words(others, rival.values)} at no higher loss"
@@ -81,18 +88,20 @@ def dominated(
     return None
 
 
-def _worse(ours: Floats, theirs: Floats) -> npt.NDArray[np.bool_]:
-    """Return in which rows of values, (n, objectives), one is worse than another in all objectives: (n,)."""
-    worse: npt.NDArray[np.bool_] = np.all(ours > _MARGIN * theirs, axis=1)
+def _worse(ours: Floats, theirs: Floats, objectives: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return in which rows of ratios, (n, objectives), one is worse than another, and better in none: (n,)."""
+    least = np.array([_MARGIN if is_ratio(name) else _ALIKE for name in objectives])
+    worse: npt.NDArray[np.bool_] = np.all(ours >= least * theirs, axis=1) & np.any(ours > _MARGIN * theirs, axis=1)
     return worse
 
 
-def _words(objectives: Sequence[str], values: Sequence[float]) -> str:
-    """Tell values as ratios to the baseline: `0.22x p95 and 3.4x throughput`."""
+def _words(objectives: Sequence[str], values: Ratios) -> str:
+    """Tell ratios to the baseline: `0.22x p95 and 3.4x throughput`."""
     parts = []
     for name, value in zip(objectives, values, strict=True):
-        latency = name.startswith("latency_")
-        parts.append(f"{value:.3g}x {name.removeprefix('latency_')}" if latency else f"{1 / value:.3g}x throughput")
+        what = "bytes" if name == "model_bytes" else name.removeprefix("latency_")
+        rate = name in ("throughput", "money_per_million")
+        parts.append(f"{1 / value:.3g}x throughput" if rate else f"{value:.3g}x {what}")
     return " and ".join(dict.fromkeys(parts))
 
 
@@ -142,7 +151,7 @@ class Screening:
 
     def compares_cost(self, running: RunningTrial) -> bool:
         """Return whether the cost decides if the trial goes on: every objective but quality follows from it."""
-        return self.applies(running) and is_simulated(self.config.objectives)
+        return self.applies(running) and is_expected(self.config.objectives)
 
     def dominated(
         self, running: RunningTrial, waiting: Sequence[RunningTrial] = (), least_loss: float = 0.0
@@ -161,15 +170,16 @@ class Screening:
             front = {number: m for number, m in self._of_kept_model().items() if number > 0}
             waiting = [rival for rival in waiting if rival.candidate.keeps_model]
             loss, resolution = 0.0, math.inf
-        rivals = [Rival(number, sought(m, others), m.quality.loss) for number, m in front.items()]
+        baseline = self._baseline(others)
+        rivals = [Rival(number, sought(m, others) / baseline, m.quality.loss) for number, m in front.items()]
         for rival in waiting:
             if rival.quality is not None and (values := self.expected(rival)) is not None:
-                rivals.append(Rival(rival.number, values, rival.quality.loss, measured=False))
+                rivals.append(Rival(rival.number, values / baseline, rival.quality.loss, measured=False))
         seen = deviations(self.study.measured_trials(), objectives)
-        return dominated(expected, loss, rivals, objectives, resolution, seen)
+        return dominated(expected / baseline, loss, rivals, objectives, resolution, seen)
 
-    def expected(self, running: RunningTrial) -> list[float] | None:
-        """Return the expected values of all objectives but quality, None where one was not simulated.
+    def expected(self, running: RunningTrial) -> Floats | None:
+        """Return the expected values of all objectives but quality, None where one is not known.
 
         Lower is better. The simulated values are corrected by what others measured.
         """
@@ -178,7 +188,7 @@ class Screening:
         simulated = simulated_values(running.simulated, self.config.objectives)
         if simulated is None:
             return None
-        return list(simulated * correction(self.study.measured_trials(), self.config.objectives))
+        return np.multiply(simulated, correction(self.study.measured_trials(), self.config.objectives))
 
     def by_promise(self, waiting: Sequence[RunningTrial]) -> list[RunningTrial]:
         """Sort the trials that wait for their benchmark, the most promising first.
@@ -186,7 +196,12 @@ class Screening:
         The baseline comes first, since without it a study has not begun. Trials of which nothing was simulated follow,
         then the others by the product of their expected values.
         """
-        return sorted(waiting, key=lambda one: (one.number > 0, math.prod(self.expected(one) or [0.0])))
+
+        def promise(one: RunningTrial) -> tuple[bool, float]:
+            expected = self.expected(one)
+            return one.number > 0, 0.0 if expected is None else math.prod(expected)
+
+        return sorted(waiting, key=promise)
 
     def least_tried(self, running: Sequence[str]) -> EndedTrial | None:
         """Return the trial on the front whose weights were tried least, None where all were tried enough.
@@ -200,6 +215,11 @@ class Screening:
         ways = (trial for trial in trials if trial.number in front and trial.knobs)
         least = min(ways, key=lambda trial: tried[trial.candidate.weights.id], default=None)
         return least if least is not None and tried[least.candidate.weights.id] < _WAYS else None
+
+    def _baseline(self, others: Sequence[str]) -> Floats:
+        """Return the baseline's values of the objectives but quality, 1 where they are ratios to it."""
+        own = sought(self.study.measured()[0], others)
+        return np.array([1.0 if is_ratio(name) else value for name, value in zip(others, own, strict=True)])
 
     def _of_kept_model(self) -> dict[int, Measurement]:
         """Return the measurements of the baseline's own model, by trial."""

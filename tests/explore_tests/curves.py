@@ -23,9 +23,9 @@ def curve(times: float) -> ServiceCurve:
     return ServiceCurve(line, line, line, line, 0.0, 0.0, 0, 25, 1000)
 
 
-def curve_answer(times: float) -> dict[str, Any]:
+def curve_answer(times: float, model_bytes: int | None = None) -> dict[str, Any]:
     """Return a meter's response, in plain data."""
-    plain: dict[str, Any] = to_plain(ServiceCurveResponse(curve(times), 3.0))
+    plain: dict[str, Any] = to_plain(ServiceCurveResponse(curve(times), 3.0, model_bytes))
     return plain
 
 

@@ -58,6 +58,17 @@ def test_a_curve_serves_every_training_and_every_path_of_requests(jobs: MeterJob
     assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), inline=True)))
 
 
+def test_the_bytes_of_the_model_file_stand_beside_the_ratios(jobs: MeterJobs, tmp_path: Path) -> None:
+    """They are kept with the curve, and are unknown where an earlier version has kept it."""
+    model, ours, before = cost_model(jobs, tmp_path), student(2.0, ONE), student(2.0, Placement())
+    learn(model, before, 0.5)
+    for part in model.missing(ours):
+        model.learn(ours, part, ServiceCurveResponse(curve(0.5), 3.0, 700))
+    again = CostModel(jobs, model._file)
+    assert again.ratios(ours).model_bytes == model.ratios(ours).model_bytes == 700
+    assert again.ratios(before).model_bytes is None
+
+
 def test_the_models_own_weights_have_the_baselines_curve(jobs: MeterJobs, tmp_path: Path) -> None:
     """The precision of own weights may be said of each group or of none; narrow widths have a curve of their own."""
     model = cost_model(jobs, tmp_path)

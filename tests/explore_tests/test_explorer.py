@@ -745,11 +745,29 @@ def test_weights_that_cannot_be_exported_untrained_are_trained(parts: dict[str, 
     assert trained and {t.outcome.state for t in trained} == {"complete"}
 
 
-def test_a_simulation_tells_nothing_of_bytes(parts: dict[str, Any]) -> None:
-    parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
-    parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
-    _, told, _ = search(parts, answers(service_curve=slow), 8)
-    assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+@pytest.mark.parametrize(
+    ("other", "model_bytes", "stopped"),
+    [
+        ("model_bytes", 900, True),
+        ("model_bytes", None, False),
+        ("peak_memory_bytes", 900, False),
+    ],
+)
+def test_an_objective_beside_latency_is_known_before_training_where_it_is_of_the_file(
+    other: str, model_bytes: int | None, stopped: bool, parts: dict[str, Any]
+) -> None:
+    """A slow candidate is stopped if its file is known to be no smaller than the baseline's, which has 900 bytes."""
+    objectives = ("latency_p95", other)
+    parts["config"] = parts["config"].model_copy(update={"objectives": objectives})
+    parts["study"] = Study("b", parts["study"]._storage, objectives, Limits(0.01), 0)
+    script = answers(service_curve=lambda a: curve_answer(4.9, model_bytes))
+    search(parts, script, 2)
+    _, told, _ = search(parts, script, 8)
+    reasons = [t.outcome.reason or "" for t in told if t.outcome.state == "stopped" and t.outcome.informative]
+    assert bool(reasons) == stopped
+    assert all(re.match(r"pruned: simulated at \S+x p95 and 1x bytes of the baseline", each) for each in reasons)
+    untrained = [t for t in told if t.outcome.state == "stopped" and set(t.outcome.seconds) == {"cost"}]
+    assert bool(untrained) == stopped
 
 
 def test_every_other_time_weights_that_there_are_run_in_another_way(parts: dict[str, Any]) -> None:

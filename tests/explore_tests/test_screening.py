@@ -142,8 +142,23 @@ def test_each_objective_that_is_simulated_counts() -> None:
     assert refusal(ratios, ("latency_p99",)) == "simulated to refuse so many requests that p99 is among them"
     assert refusal(ratios, OBJECTIVES) is None
     assert simulated_values(replace(ratios, throughput_ratio=None), OBJECTIVES) is None
-    assert simulated_values(ratios, ("latency_p95", "model_bytes")) is None
+    assert simulated_values(ratios, ("latency_p95", "model_bytes")) is None, "of an earlier version"
+    assert simulated_values(replace(ratios, model_bytes=500), ("model_bytes", "latency_p95")) == [500, 0.3]
+    assert simulated_values(replace(ratios, model_bytes=500), ("model_bytes", "peak_memory_bytes")) is None
     assert simulated_values(ratios, ("quality",)) is None, "nothing to be dominated in"
+
+
+def test_bytes_are_known_and_need_no_margin() -> None:
+    """A file that is no smaller makes no candidate worse by itself, and one that is 2% smaller is better."""
+    objectives, rivals = ("latency_p95", "model_bytes", "quality"), [Rival(7, (0.5, 0.8), 0.0)]
+    told = dominated([0.6, 0.8], 0.0, rivals, objectives, 0.0, EXACT)
+    assert told is not None and "trial 7 has 0.5x p95 and 0.8x bytes at no higher loss" in told
+    assert dominated([0.6, 0.78], 0.0, rivals, objectives, 0.0, EXACT) is None
+    assert dominated([0.55, 0.8], 0.0, rivals, objectives, 0.0, EXACT) is None, "within the margin"
+    assert dominated([0.55, 1.0], 0.0, rivals, objectives, 0.0, EXACT) is None, "which holds for the p95 as before"
+    assert dominated([0.8], 0.0, [Rival(7, (0.8,), 0.0)], ("model_bytes", "quality"), 0.0, EXACT[:, :1]) is None
+    assert dominated([1.0], 0.0, [Rival(7, (0.8,), 0.0)], ("model_bytes", "quality"), 0.0, EXACT[:, :1]) is not None
+    assert deviations([], objectives).tolist() == [[-0.45, 0.0], [0.45, 0.0]], "a file is as large as it is"
 
 
 def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured() -> None:

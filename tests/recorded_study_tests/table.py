@@ -46,7 +46,7 @@ SPACE = SearchSpace(
     ),
     PlacementSpace(Choice(("onnxruntime", "openvino")), Choice(("1xauto", "1x1", "2x1")), inline=Choice((False, True))),
 )
-_SIMULATED = tuple(SimulatedRatios.__dataclass_fields__)
+_SIMULATED = tuple(name for name in SimulatedRatios.__dataclass_fields__ if name != "model_bytes")
 
 
 @dataclass(frozen=True)
