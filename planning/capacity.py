@@ -126,14 +126,18 @@ class CapacityTable:
         """Return the fewest machines that serve a rate, None where even the most of the kind do not."""
         most = self.offer.kind.most
         first, last = 1, 1
-        while self.rate(last) < rate_rps:
+        while not self._serves(last, rate_rps):
             if last == most:
                 return None
             first, last = last + 1, min(2 * last, most)
         while first < last:
             middle = (first + last) // 2
-            first, last = (middle + 1, last) if self.rate(middle) < rate_rps else (first, middle)
+            first, last = (first, middle) if self._serves(middle, rate_rps) else (middle + 1, last)
         return first
+
+    def _serves(self, machines: int, rate_rps: float) -> bool:
+        """Return whether so many machines serve a rate; machines that keep the SLO at no rate do not serve 0 either."""
+        return self.rate(machines) >= max(rate_rps, 1e-300)
 
     def _each(self, instances: int) -> float:
         """Return the capacity of each of so many instances."""

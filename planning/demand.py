@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,9 @@ class Demand:
 
     @property
     def per_day(self) -> int:
-        """Phases of a day, at least 1."""
-        return max(1, round(DAY_SECONDS / self.phase_seconds))
+        """Phases of a day, 0 where they do not divide one."""
+        whole = round(DAY_SECONDS / self.phase_seconds)
+        return whole if math.isclose(whole * self.phase_seconds, DAY_SECONDS) else 0
 
     def at_rate(self, mean_rps: float) -> Demand:
         """Return the demand, which has requests, scaled to a mean rate; its counts are expectations, not rounded."""
@@ -101,11 +103,16 @@ def unit_gaps(seconds: Floats, phase_seconds: float) -> Floats:
     """Return the gaps of arrivals, (n,) to (n - 1,), on the clock of the expected count.
 
     This clock runs at each phase's own rate, so that only the burstiness within phases is left (time-rescaling theorem;
-    Brown et al. 2002).
+    Brown et al. 2002). The last phase ends with the last arrival.
+
+    Args:
+        seconds: ascending from the begin of a phase on: of a log that is cut, no phase is known whole at the cut
     """
     position = seconds / phase_seconds
     phase = position.astype(np.int64)
+    within = position - phase
+    if within[-1] > 0:
+        within[phase == phase[-1]] /= within[-1]
     counts = np.bincount(phase)
     before = np.concatenate([[0], np.cumsum(counts)])
-    clock = before[phase] + counts[phase] * (position - phase)
-    return np.diff(clock)
+    return np.diff(before[phase] + counts[phase] * within)

@@ -65,19 +65,26 @@ class Forecast:
 
 
 def candidates(per_day: int, phases: int, horizon: int) -> tuple[tuple[PointForecaster, ...], str | None]:
-    """Return the models that a history of so many phases can be backtested with, and why others are left out."""
-    day, week = per_day, 7 * per_day
+    """Return the models that a history of so many phases can be backtested with, and why others are left out.
+
+    Args:
+        per_day: phases of a day, 0 where they do not divide one
+    """
     simple: tuple[PointForecaster, ...] = (RecentMean(1), RecentMean(_RECENT), ExponentialSmoothing())
-    daily: tuple[PointForecaster, ...] = (SeasonalNaive("day", day), DecompositionETS((day,)))
-    weekly: tuple[PointForecaster, ...] = (SeasonalNaive("week", week), DecompositionETS((day, week)))
     room = phases - _FEWEST_ORIGINS * horizon
-    fitting = tuple(model for model in (*daily, *weekly) if day > 1 and model.needed <= room)
-    if len(fitting) == 4:
+    plain = tuple(model for model in simple if model.needed <= room) or simple[:1]
+    if per_day == 0:
+        return plain, "phases that do not divide a day have no season"
+    day, week = per_day, 7 * per_day
+    periods = (day, week) if day > 1 else (week,)
+    seasonal: list[PointForecaster] = [SeasonalNaive("week", week), DecompositionETS(periods)]
+    if day > 1:
+        seasonal = [SeasonalNaive("day", day), DecompositionETS((day,)), *seasonal]
+    fitting = tuple(model for model in seasonal if model.needed <= room)
+    if len(fitting) == len(seasonal):
         return fitting, None
-    days = phases / day
-    missing = ", ".join(model.name for model in (*daily, *weekly) if model not in fitting)
-    reason = f"a history of {days:.3g} days is too short to backtest {missing}"
-    return fitting or tuple(model for model in simple if model.needed <= room) or simple[:1], reason
+    missing = ", ".join(model.name for model in seasonal if model not in fitting)
+    return fitting or plain, f"a history of {phases / day:.3g} days is too short to backtest {missing}"
 
 
 def origins_of(phases: int, needed: int, horizon: int) -> list[int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from objectives.serving.control.windows import Windows
 from planning.autoscaler import Arrived, autoscale
 from planning.capacity import CapacityTable, needed_machines
-from planning.demand import Demand, Floats
+from planning.demand import DAY_SECONDS, Demand, Floats
 from planning.fleet import Trajectory
 from planning.forecast import Forecast, Selected, forecast
 from planning.schedule import NoScheduleError, OutOfTimeError, Problem, Schedule, cheapest, least_loss
@@ -94,21 +94,23 @@ def schedule(
         serving=serving,
     )
     try:
-        found = _solved(problem, limits)
+        found = _solved(problem, limits, phase_seconds)
     except NoScheduleError as error:
         if needed.all() or isinstance(error, OutOfTimeError):
             raise
         problem = _with_too_few(problem, tables, demand_rps)
-        found = _solved(problem, limits)
+        found = _solved(problem, limits, phase_seconds)
     chosen = np.arange(len(expected)), found.offers
     short = np.zeros(len(expected), np.bool_) if problem.unserved is None else problem.unserved[chosen] > 0
     return PhasePlans(found.offers, found.machines, short, expected, demand_rps, found.money, found.loss, found.gap)
 
 
-def _solved(problem: Problem, limits: Limits) -> Schedule:
+def _solved(problem: Problem, limits: Limits, phase_seconds: float) -> Schedule:
     if limits.max_money is None:
         return cheapest(problem, limits.max_loss)
-    return least_loss(problem, limits.max_money, limits.max_loss)
+    # Phases that are less or more than a day have their share of its money.
+    days = len(problem.weight) * phase_seconds / DAY_SECONDS
+    return least_loss(problem, limits.max_money * days, limits.max_loss)
 
 
 def _with_too_few(problem: Problem, tables: Sequence[CapacityTable], demand_rps: Floats) -> Problem:

@@ -78,18 +78,18 @@ def observe(seconds: Floats, rows: Counts | None, start_s: float | None) -> Obse
     Bins that the log ends within are left out of the p95 and of the busiest minute, unless the log is shorter.
     """
     offset = 0.0 if start_s is None else start_s
-    rates, _ = _binned(seconds, _BIN_SECONDS)
-    counts, _ = _binned(seconds, _DISPERSION_SECONDS)
     gaps, length = np.diff(seconds), float(seconds[-1])
-    mean = len(seconds) / length
-    peak = float(rates.max()) / _BIN_SECONDS
+    width = min(_BIN_SECONDS, length)
+    rates = _binned(seconds, width)[0] / width
+    counts, _ = _binned(seconds, min(_DISPERSION_SECONDS, length))
+    mean, peak = len(seconds) / length, float(rates.max())
     return Observation(
         requests=len(seconds),
         seconds=length,
         start_s=start_s,
         clock="since the first request" if start_s is None else "utc",
         mean_rps=mean,
-        p95_rps=float(np.percentile(rates, 95)) / _BIN_SECONDS,
+        p95_rps=float(np.percentile(rates, 95)),
         peak_rps=peak,
         peak_to_mean=peak / mean,
         gap_cv=float(gaps.std() / gaps.mean()),
@@ -116,8 +116,11 @@ def _rows(rows: Counts) -> RowsSummary:
 
 
 def _binned(seconds: Floats, width: float) -> tuple[Counts, NDArray[np.int64]]:
-    """Return the requests of each whole bin from second 0, at least one, and the bin of each request."""
-    bins = (seconds / width).astype(np.int64)
+    """Return the requests of each whole bin from second 0, and the bin of each request.
+
+    The only bin of a log that is no longer holds all requests.
+    """
+    bins = (seconds / width).astype(np.int64) if seconds[-1] > width else np.zeros(len(seconds), np.int64)
     whole = max(1, int(seconds[-1] / width))
     return np.bincount(bins, minlength=whole)[:whole].astype(np.int64), bins
 
@@ -125,21 +128,22 @@ def _binned(seconds: Floats, width: float) -> tuple[Counts, NDArray[np.int64]]:
 def _hours_of_week(seconds: Floats, rows: Counts | None, offset: float, relative: bool) -> tuple[HourOfWeek, ...]:
     """Return the hours of the week that the log has, in the order of the week."""
     start = 0.0 if relative else offset + EPOCH_SECONDS
-    minutes, minute_of = _binned(seconds, _BIN_SECONDS)
-    seconds_counts, _ = _binned(seconds, _DISPERSION_SECONDS)
-    at = hour_of_week(start + (np.arange(len(minutes)) + 0.5) * _BIN_SECONDS)
-    second_at = hour_of_week(start + (np.arange(len(seconds_counts)) + 0.5) * _DISPERSION_SECONDS)
-    request_at = hour_of_week(start + (minute_of + 0.5) * _BIN_SECONDS)
+    width, fine = (min(each, float(seconds[-1])) for each in (_BIN_SECONDS, _DISPERSION_SECONDS))
+    minutes, minute_of = _binned(seconds, width)
+    seconds_counts, _ = _binned(seconds, fine)
+    at = hour_of_week(start + (np.arange(len(minutes)) + 0.5) * width)
+    second_at = hour_of_week(start + (np.arange(len(seconds_counts)) + 0.5) * fine)
+    request_at = hour_of_week(start + (minute_of + 0.5) * width)
     found = []
     for hour in np.unique(at).tolist():
-        rates = minutes[at == hour] / _BIN_SECONDS
+        rates = minutes[at == hour] / width
         inside = (request_at == hour) & (minute_of < len(minutes))
         sizes = None if rows is None or not inside.any() else float(rows[inside].mean())
         found.append(
             HourOfWeek(
                 weekday=hour // 24,
                 hour=hour % 24,
-                hours=len(rates) * _BIN_SECONDS / HOUR_SECONDS,
+                hours=len(rates) * width / HOUR_SECONDS,
                 requests=int(inside.sum()),
                 mean_rps=float(rates.mean()),
                 p95_rps=float(np.percentile(rates, 95)),

@@ -153,10 +153,7 @@ def _terms(session: Session, request: Request, menu: Menu, longest: int) -> Term
     asked = longest if request.horizon_s is None else round(request.horizon_s / request.phase_s)
     horizon = min(a_day, max(1, asked))
     loss = config.quality.max_loss if request.max_loss is None else request.max_loss
-    # Money is limited by the day; a shorter horizon has its share.
-    share = horizon * request.phase_s / DAY_SECONDS
-    money = None if request.max_money is None else request.max_money * share
-    limits = Limits(loss, money, _HEADROOM if request.headroom is None else request.headroom)
+    limits = Limits(loss, request.max_money, _HEADROOM if request.headroom is None else request.headroom)
     held_out = _HELD_OUT if request.held_out is None else request.held_out
     return Terms(objective, limits, request.phase_s, horizon, held_out, request.simulated, seed=request.seed)
 
@@ -171,10 +168,10 @@ def _of_trace(
     except ValueError as error:
         raise ConfigError(f"--trace: must be long enough for its phases, but {error}") from error
     known = log.seconds < known_s
-    history = log.seconds[known][-_GAPS:]
-    if len(history) < 2:
+    if known.sum() < 2:
         raise ConfigError("--trace: must have requests before its held-out end, but has fewer than 2")
-    workload = Workload(unit_gaps(history, request.phase_s), menu.rows if log.rows is None else log.rows[known])
+    gaps = unit_gaps(log.seconds[known], request.phase_s)[-_GAPS:]
+    workload = Workload(gaps, menu.rows if log.rows is None else log.rows[known])
     capacities = _capacities(session, workload, terms)
     tables = capacities.tables(offers)
     found = make_plan(tables, log, Trace.of(log, menu.rows, request.seed), terms, console.say)

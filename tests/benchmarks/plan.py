@@ -111,7 +111,7 @@ def judged(menu: Menu, log: RequestLog, terms: Terms) -> Backtested:
     trace, demand = Trace.of(log, menu.rows, terms.seed), demand_of(log, terms.phase_seconds)
     cut = split_phases(len(demand), terms) * terms.phase_seconds
     known = log.seconds[log.seconds < cut]
-    workload = Workload(unit_gaps(known[-200_000:], terms.phase_seconds), menu.rows)
+    workload = Workload(unit_gaps(known, terms.phase_seconds)[-200_000:], menu.rows)
     found = tables(menu, workload, terms)
     return backtest_policies(
         found, trace, demand, terms, lambda line: print(f"    {line}", file=sys.stderr, flush=True)

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from objectives.serving.bundle import read_bundle
 from objectives.serving.control import plan_file as control_file
 from objectives.serving.control.plan_file import machine_plan
 from planning import schedule as solver
+from planning.demand import Workload
 from planning.fleet import MachineKind, layouts_of, offers_of
 from planning.forecast import QUANTILES, Score
 from planning.policies import Limits, schedule
@@ -65,6 +67,25 @@ def asked(trace: Path | None, **given: Any) -> Request:
     of_trace = (None, None) if trace is None else (0.9, 0.25)
     plain = Request(trace, None, None, None, 20.0, 240.0, None, None, None, *of_trace, 5000, 0)
     return dataclasses.replace(plain, **given)
+
+
+def test_a_long_trace_keeps_the_burstiness_of_its_last_requests(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a long trace the last gaps are played, which all are of Poisson arrivals: none of a cut phase is shorter."""
+    played: list[Workload] = []
+
+    def capacities(session: Any, workload: Workload, terms: Any) -> Any:
+        played.append(workload)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_capacities", capacities)
+    monkeypatch.setattr(run, "_GAPS", 2500)
+    with pytest.raises(KeyboardInterrupt):
+        run.plan(session, asked(log_file(tmp_path)), tmp_path / "out", QUIET)
+    gaps = played[0].unit_gaps
+    assert len(gaps) == 2500 and gaps.mean() == pytest.approx(1, abs=0.06)
+    assert kstest(gaps[:150], "expon").pvalue > 0.01 and kstest(gaps, "expon").pvalue > 0.01
 
 
 def test_a_plan_is_written_with_its_evidence(session: Any, tmp_path: Path) -> None:

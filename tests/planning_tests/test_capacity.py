@@ -68,6 +68,12 @@ def test_the_fewest_machines_are_found(each: float, rate: float, most: int, copi
     assert table.machines(rate) == (enough[0] if enough else None)
 
 
+def test_machines_that_keep_the_slo_at_no_rate_do_not_serve_a_silent_phase() -> None:
+    assert linear_table(offer(most=3), 0.0).machines(0.0) is None
+    two = CapacityTable(offer(most=3), lambda instances: 0.0 if instances < 2 else 10.0)
+    assert two.machines(0.0) == 2 and linear_table(offer(most=3), 10.0).machines(0.0) == 1
+
+
 def test_capacities_between_simulated_counts_are_interpolated_and_each_is_simulated_once() -> None:
     asked: list[int] = []
 

@@ -49,6 +49,19 @@ def test_bursts_within_phases_are_kept() -> None:
     assert len(played) / played[-1] == pytest.approx(10, rel=0.01) and set(rows.tolist()) == {7}
 
 
+def test_a_phase_that_ends_with_the_log_has_gaps_of_its_own_rate() -> None:
+    """Poisson arrivals at one rate, of which the last phase holds a fifth of its length."""
+    seconds = np.random.default_rng(0).exponential(0.01, 100_000).cumsum()
+    seconds = seconds[seconds < 840.0]
+    gaps = unit_gaps(seconds, 200.0)
+    assert gaps[-3000:].mean() == pytest.approx(1, abs=0.06) and gaps[:3000].mean() == pytest.approx(1, abs=0.06)
+
+
+def test_phases_of_a_day_are_a_whole_number_or_none() -> None:
+    per_day = {seconds: Demand(np.ones(3), seconds).per_day for seconds in (86_400.0, 3600.0, 0.1, 3000.0, 7.0)}
+    assert per_day == {86_400.0: 1, 3600.0: 24, 0.1: 864_000, 3000.0: 0, 7.0: 0}
+
+
 def test_wrong_demands_are_refused() -> None:
     for counts, phase_s in ((np.array([], int), 1.0), (np.array([-1]), 1.0), (np.array([1]), 0.0)):
         with pytest.raises(ValueError):

@@ -105,6 +105,10 @@ def test_a_short_history_falls_back_and_says_why() -> None:
     assert "seasonal" not in models[0].name and "seasonal naive (day)" in str(reason)
     found = select(np.random.default_rng(0).poisson(50, 60).astype(float), 1440, 5)
     assert found.reason is not None and len(found.scores) == 3
+    models, reason = candidates(0, 1000, 5)
+    assert len(models) == 3 and "do not divide a day" in str(reason), "a season of 50 minutes is off by 10 a day"
+    models, reason = candidates(1, 60, 3)
+    assert [model.name for model in models] == ["seasonal naive (week)", "STL + ETS"] and reason is None
     for history, horizon in ((np.ones(2), 1), (np.ones(30), 11)):
         with pytest.raises(ValueError, match="forecast needs"):
             select(history, DAY, horizon)

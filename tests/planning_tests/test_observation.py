@@ -44,6 +44,15 @@ def test_hours_of_two_weeks_have_their_rates() -> None:
     assert found.peak_to_mean > 2
 
 
+@pytest.mark.parametrize("length_s", [0.5, 10.0, 60.0])
+def test_a_log_of_less_than_a_minute_has_the_rate_of_its_length(length_s: float) -> None:
+    """Arrivals at 100 requests/s; the only minute, or part of one, is the busiest."""
+    found = observe(np.linspace(0.0, length_s, round(100 * length_s) + 1), None, START)
+    rates = found.mean_rps, found.peak_rps, found.p95_rps, found.hours[0].mean_rps
+    assert rates == pytest.approx([100.0] * 4, rel=0.025) and found.peak_to_mean == pytest.approx(1, rel=0.025)
+    assert found.hours[0].hours == pytest.approx(length_s / 3600)
+
+
 def test_a_log_that_begins_on_a_friday_evening() -> None:
     friday = START + (4 * 24 + 22) * HOUR
     found = observe(planted(np.ones(4)), None, friday)

@@ -58,10 +58,18 @@ def test_the_peak_is_served_by_the_fast_variant_where_loss_is_tolerated() -> Non
     assert found.loss == pytest.approx(0.01 * 75 / 100) and not found.short.any()
     exact = schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(0.001))
     assert exact.offers.tolist() == [0] * 4 and exact.machines.max() == 8
-    rich = schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(1.0, max_money=5.1))
+    # The phases are a sixth of a day.
+    rich = schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(1.0, max_money=6 * 5.1))
     assert rich.money <= 5.1 and rich.loss == pytest.approx(0.0075)
     with pytest.raises(NoScheduleError):
-        schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(0.007, max_money=5.1))
+        schedule(tables(), rates * PHASE_S, rates, PHASE_S, Limits(0.007, max_money=6 * 5.1))
+
+
+def test_a_part_that_is_shorter_has_its_share_of_the_money() -> None:
+    """Each hour may cost 2.5, which the exact variant needs for 20 requests/s, where 30 would need 3."""
+    demand = Demand(np.array([20.0, 20.0, 20.0, 30.0]) * PHASE_S, PHASE_S)
+    found = oracle(tables(), demand, Limits(1.0, max_money=24 * 2.5), 3)
+    assert found.offers.tolist() == [0, 0, 0, 1] and found.machines.tolist() == [2, 2, 2, 1]
 
 
 def test_a_phase_that_no_choice_serves_gets_every_machine_of_the_one_that_serves_most() -> None:

@@ -74,7 +74,7 @@ class Elastic:
         self._take(plan, bundles, begin(plan.control, _second(plan)), _second(plan))
         self._timeline = Timeline(settings.timeline)
         self._switch: asyncio.Task[None] | None = None
-        self._reload = False
+        self._reload = self._panicking = False
 
     def open(self, placed: Callable[[Placement], Placement], policy: str = LEAST_ROWS) -> Model:
         """Open the first option.
@@ -136,16 +136,14 @@ class Elastic:
         if self._reload and idle:
             self._reload = idle = False
             self._switch = asyncio.create_task(self._read_again(inference, metrics))
-        before, panicked = self._state.option, self._now_s() < self._state.panic_until_s
+        before = self._state.option
         seen = _seen(inference, self._now_s(), self._serving, frozenset(self._broken))
         self._state, decision = decide(self._plan.control, self._settings.windows, self._state, seen)
-        self._record(before, decision, panicked, metrics, elapsed_s)
+        self._record(before, decision, metrics, elapsed_s)
         if decision.option != self._serving and decision.option not in self._broken and idle:
             self._switch = asyncio.create_task(self._switch_to(decision.option, inference, metrics))
 
-    def _record(
-        self, before: int, decision: Decision, panicked: bool, metrics: ControllerMetrics, elapsed_s: float
-    ) -> None:
+    def _record(self, before: int, decision: Decision, metrics: ControllerMetrics, elapsed_s: float) -> None:
         options = self._plan.control.options
         rates = {
             "planned": decision.planned_rps,
@@ -155,8 +153,9 @@ class Elastic:
         }
         replica_seconds = elapsed_s * options[self._serving].placement.replicas
         metrics.ticked(rates, decision.panicking, decision.correction, decision.capacity_factor, replica_seconds)
-        if decision.panicking != panicked:
+        if decision.panicking != self._panicking:
             self._timeline.write("panic" if decision.panicking else "calm", decision_facts(decision))
+        self._panicking = decision.panicking
         if decision.reason is Reason.STEADY:
             return
         old, new = options[before], options[decision.option]

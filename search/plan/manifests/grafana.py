@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from search.plan.manifests import promql
+from search.plan.manifests.names import dns_label
 from search.plan.manifests.prometheus import quantiles
 from search.plan.manifests.promql import of
 from search.plan.manifests.served import ServedPlan
@@ -34,7 +35,7 @@ def dashboard(plan: ServedPlan) -> Document:
     source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
     return {
         "title": f"leanrec: {plan.study}",
-        "uid": f"leanrec-{plan.study}"[:40],
+        "uid": dns_label("leanrec", plan.study),
         "tags": ["leanrec"],
         "schemaVersion": _SCHEMA,
         "editable": True,

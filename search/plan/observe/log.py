@@ -100,7 +100,7 @@ def observe_log(
     sizing: tuple[Sizing, ...] = ()
     if menu is not None:
         rows = menu.rows if log.rows is None else log.rows
-        sizing = _sizing(menu, Workload(unit_gaps(log.seconds[-_GAPS:], _PHASE_SECONDS), rows), found, seed)
+        sizing = _sizing(menu, Workload(unit_gaps(log.seconds, _PHASE_SECONDS)[-_GAPS:], rows), found, seed)
     traffic: dict[str, object] = {"pattern": f"log:{path}"}
     if found.rows is not None:
         traffic["rows"] = {
