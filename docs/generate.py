@@ -81,7 +81,8 @@ def settings_page() -> str:
     parts = [
         _NOTICE,
         "# Settings",
-        "A study file is YAML; every key has a default except `name` and, for a built-in model, `data.source`. "
+        "A study file is YAML; every key has a default except `name` and, for a built-in model, `data.source`, "
+        "with `data.columns` where that is a table. "
         "`leanrec init FILE` writes the file below, and `--set KEY.PATH=VALUE` overrides one key. The rules "
         "of all keys follow it.",
         f"```yaml\n{template.strip()}\n```",

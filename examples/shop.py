@@ -33,7 +33,7 @@ class Shop:
     def __init__(self, seed: int = 0) -> None:
         self.data = clicks()
         self.model = checkpoint(self.data["train"], f"seed-{seed}", seed)
-        self.shapes = {"width": [16, 32, 64, 128, 512]}
+        self.shapes = {"width": [16, 32, 64, 128, 256]}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(outputs, labels)

@@ -161,14 +161,15 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     """Train the baseline, evaluate it and the simple references, and export it.
 
     Raises:
-        ConfigError: the study was begun with another checkpoint or other data.
+        ConfigError: the study was begun with another checkpoint, other data or another metric.
     """
     config, study = session.config, session.study
     prepared, before = prepared_by(builder, config, session.home, console), study.facts.get("prepared")
-    if before is not None and before["key"] != prepared.key and study.finished():
+    given = prepared.key, prepared.metric
+    if before is not None and (before["key"], before["metric"]) != given and study.finished():
         raise ConfigError(
-            f"recommender: must give the model, data and requests that the study {config.name!r} was begun with, by "
-            "the same code and library versions, but gave others; give the study another name"
+            f"recommender: must give the model, data, requests and metric that the study {config.name!r} was begun "
+            "with, by the same code and library versions, but gave others; give the study another name"
         )
     study.note(prepared=to_plain(prepared), machine=describe())
     known = {name: value for name, value in prepared.references.items() if value is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,6 @@ from objectives.measurement.timeline import Played, Timeline, joined, play, play
 from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
-from objectives.serving.bundle_files import MEASUREMENT
 from objectives.serving.devices import describe
 from objectives.serving.http.datatypes import DATATYPES
 from search.bench.requests import draw_requests
@@ -49,7 +47,7 @@ _DRAWN_SIZES = 2000
 class Plan:
     """Plan of a benchmark: a pattern at a rate, else at a load, a share of the bundle's own capacity, and its duration.
 
-    rows: None for the log's, else those of the study that the bundle comes from, else a study's by default
+    rows: None for the log's, else those of the requests that the bundle's study was measured with
     url: of the model on a server, to which requests are sent; None for the bundle's own pool
 
     Raises:
@@ -194,13 +192,13 @@ def _sized(bundle: Bundle) -> list[InputSpec]:
 
 
 def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int64]:
-    rows = plan.rows
-    if rows is None:
-        if log is not None and log.rows is not None:
-            return log.rows
-        measured = json.loads((bundle.folder / MEASUREMENT).read_text())
-        rows = RowsConfig(**measured.get("traffic", {}).get("rows", {}))
-    return lognormal_rows(rows.median, rows.sigma, rows.max, _DRAWN_SIZES, plan.seed)
+    rows, known = plan.rows, bundle.row_quantiles
+    if rows is None and log is not None and log.rows is not None:
+        return log.rows
+    if rows is None and known:
+        return np.random.default_rng(plan.seed).choice(np.array(known, np.int64), _DRAWN_SIZES)
+    drawn = rows or RowsConfig()
+    return lognormal_rows(drawn.median, drawn.sigma, drawn.max, _DRAWN_SIZES, plan.seed)
 
 
 def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | None:

@@ -81,7 +81,10 @@ class Steps:
                 return "refuse", " ".join(str(error).split())
         made = made_by(out)
         if made is not None and made == made_by(champion):
-            return "leave", "the champion was made of this checkpoint already"
+            return "leave", (
+                "the factory gave the model that the champion was made of; if the checkpoint is another one, "
+                f"the factory has to load {ENVIRONMENT}"
+            )
         return "register", found.reason
 
     def register(self, work: Work) -> str:

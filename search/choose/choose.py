@@ -80,17 +80,15 @@ def confirm(
         looks: earlier evaluations on test of this study; this call's are appended. The same model counts only once.
 
     Raises:
-        NothingConfirmedError: no finalist was confirmed; the message has the nearest.
+        NothingConfirmedError: no finalist was confirmed; the message has the first one's reason.
     """
-    nearest: str | None = None
+    first: str | None = None
     for point, side in candidates[:MOST_LOOKS]:
         found = try_point(pairs, point, side, looks, policy)
         if isinstance(found, Confirmed):
             return point, found
-        nearest = nearest or found.loss
-    if nearest is None:
-        raise NothingConfirmedError("no point of the front keeps the policy")
-    raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
+        first = first or f"trial {point.trial}: {found.reason}"
+    raise NothingConfirmedError(f"no finalist was confirmed; the first, {first}")
 
 
 def try_point(

@@ -5,6 +5,7 @@ The report mirrors `finalists` in `search/report/templates/policy.js`; a test co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -98,6 +99,14 @@ class Policy:
             found[name] = None if value is None else limit - value if LIMITED[name].at_most else value - limit
         return found
 
+    def excess(self, values: Values) -> float:
+        """Return the largest factor by which the values miss a limit; infinite where one is not known."""
+        found = [0.0]
+        for name, limit in self._given():
+            value = values[name]
+            found.append(math.inf if not value else value / limit if LIMITED[name].at_most else limit / value)
+        return max(found)
+
     def broken(self, values: Values) -> str | None:
         """Return the first limit that the values break, with the margin; None for none. An unknown value keeps none."""
         limits = dict(self._given())
@@ -178,6 +187,18 @@ def finalists(front: Front, policy: Policy) -> list[Point]:
     points = [p for p in points if policy.broken(estimates(p)) is None]
     worth = zip(points, _worth(points, policy), strict=True)
     return [point for point, _ in sorted(worth, key=lambda one: (not _surely(one[0], policy), -one[1]))]
+
+
+def no_finalist(front: Front, policy: Policy) -> str:
+    """Tell that no point of the front keeps the policy on validation, and which comes nearest to it."""
+    points = [p for p in front.members if p.trial != 0]
+    if not points:
+        return "the front has no point but the baseline"
+    nearest = min(points, key=lambda p: max(p.quality.loss / policy.max_loss, policy.excess(estimates(p))))
+    loss, told = nearest.quality.loss, policy.broken(estimates(nearest))
+    if loss > policy.max_loss:
+        told = f"a loss of {loss:.2%} is above the {policy.max_loss:.2%} of the policy"
+    return f"no point of the front keeps the policy; the nearest, trial {nearest.trial}: {told}"
 
 
 def _surely(point: Point, policy: Policy) -> bool:

@@ -18,9 +18,9 @@ from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
 from search.choose.choose import Confirmed, Look
-from search.choose.policy import Policy, finalists
+from search.choose.policy import Policy, finalists, no_finalist
 from search.cli.console import Console
-from search.errors import JobError
+from search.errors import JobError, NothingConfirmedError
 from search.explore.cost_model import CostModel
 from search.home import Home
 from search.ledger.registry import CHAMPION
@@ -46,9 +46,10 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    ordered = finalists(found, policy)
-    looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     jobs = session.jobs(found)
+    if not (ordered := finalists(found, policy)):
+        raise NothingConfirmedError(no_finalist(found, policy))
+    looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
         with open_workers(home.logs(config.name)) as workers:
             pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()

@@ -53,6 +53,23 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
 
 
+def seed(text: str) -> int:
+    """Parse a seed of random numbers."""
+    return _within(0, 2**32 - 1, text)
+
+
+def port(text: str) -> int:
+    """Parse a port to listen on."""
+    return _within(1, 65535, text)
+
+
+def _within(least: int, most: int, text: str) -> int:
+    """Parse a whole number between two, which are included."""
+    if text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= (value := int(text)) <= most:
+        return value
+    raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, but got {text!r}")
+
+
 def moment(text: str) -> float:
     """Return seconds since the epoch; a time without a zone is UTC."""
     with contextlib.suppress(ValueError, OverflowError):

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
 from search.cli import checkpoints, choosing, commands, planning
-from search.cli.argument_types import above_zero, share
+from search.cli.argument_types import above_zero, seed, share
 from search.cli.checkpoint_options import add_promotion_options, add_shadowing_options, add_watch_options
 from search.cli.commands import FAILED
 from search.cli.planning_options import (
@@ -138,7 +138,7 @@ def _of_no_study(add: _Add) -> None:
     what = "a .jsonl file that the samples of a URL are appended to, and whose samples are all shown"
     observing.add_argument("--samples", metavar="FILE", help=what)
     what = "of a log: of capacities that are simulated and arrivals that are counts (default: the study's, or 0)"
-    observing.add_argument("--seed", type=int, help=what)
+    observing.add_argument("--seed", type=seed, help=what)
     observing.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/observe)")
     add_balance_options(add("balance", "an HAProxy configuration in front of several leanrec serve", planning.balance))
     what = "a plan as manifests of Kubernetes and KEDA, Ray Serve, Prometheus and Grafana"
@@ -216,7 +216,7 @@ def _of_a_bundle(add: _Add) -> None:
     benching.add_argument(
         "--rows", metavar="N", help="rows of a request: N, or MEDIAN,SIGMA,MAX (default: the study's)"
     )
-    benching.add_argument("--seed", type=int, default=0)
+    benching.add_argument("--seed", type=seed, default=0)
     benching.add_argument(
         "--url",
         help="http://HOST:PORT/v2/models/NAME: send the requests to a server (Open Inference Protocol V2) of the model",

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from search.cli import planning
-from search.cli.argument_types import above_zero, at_least_one, count, moment, share, tolerated, windows, within_a_day
+from search.cli.argument_types import (
+    above_zero,
+    at_least_one,
+    count,
+    moment,
+    port,
+    share,
+    tolerated,
+    windows,
+    within_a_day,
+)
 
 
 def add_balance_options(balancing: argparse.ArgumentParser) -> None:
@@ -15,7 +25,7 @@ def add_balance_options(balancing: argparse.ArgumentParser) -> None:
     )
     balancing.add_argument("--policy", choices=planning.HAPROXY_POLICIES, default="two-choices")
     balancing.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    balancing.add_argument("--port", type=count, default=8080, help="port to listen on")
+    balancing.add_argument("--port", type=port, default=8080, help="port to listen on")
     balancing.add_argument(
         "--timeout",
         type=within_a_day,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.table import Column, Table
 
@@ -18,6 +18,7 @@ from search.explore.dry_run import DryRun, dry_run
 from search.explore.estimate import StageSeconds, TrialRange, trials_in
 from search.home import Home
 from search.workers.processes import open_workers
+from spaces.domains import Scalar
 from spaces.model_structure import Group
 
 # Rough estimate of a trial's benchmark: requests of its blocks and probes at the study's load, and waiting for threads
@@ -75,6 +76,7 @@ class ValidationReport:
     """Output of `leanrec validate --json`: a model that went through every stage once.
 
     trials, trials_range: that the budget holds
+    students: sizes that a factory offers for `build`
     """
 
     study: str
@@ -92,6 +94,7 @@ class ValidationReport:
     trials_range: tuple[int, int]
     seconds: Mapping[str, float]
     bags: tuple[Bags, ...] = ()
+    students: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
 
 def validated(config: StudyConfig, home: Home, console: Console) -> ValidationReport:
@@ -130,6 +133,7 @@ def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationRepo
         trials_range=(trials.fewest, trials.most),
         seconds={**found.seconds, "step": found.batch_seconds, "all": seconds},
         bags=tuple(spec.bags for spec in found.prepared.inputs if spec.bags is not None),
+        students=prepared.student if config.own else {},
     )
 
 
@@ -200,6 +204,7 @@ def conclusion(found: ValidationReport) -> Sequence[str]:
             f"{'inferred from the calls of embedding_bag' if bags.inferred else 'by declaration'}."
             for bags in found.bags
         ),
+        *(f"Students by build: {name} of {', '.join(map(str, sizes))}." for name, sizes in found.students.items()),
         f"The budget holds {TrialRange(*found.trials_range).sentence}; this took {found.seconds['all']:.0f} s.",
     ]
 

@@ -124,7 +124,8 @@ def find(uri: str, home: Home, field: str = "BUNDLE") -> Path | None:
 def check_store(store: str, what: str, field: str) -> None:
     """Check that a database is there, since looking into it would make it."""
     if store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).exists():
-        raise InputError(f"{field}: {what} must be registered in {store}, but nothing is; --home gives another home")
+        others = "--home gives another home, and MLFLOW_TRACKING_URI another store"
+        raise InputError(f"{field}: {what} must be registered in {store}, but nothing is; {others}")
 
 
 @contextmanager

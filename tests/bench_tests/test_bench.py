@@ -72,6 +72,7 @@ class StandIn:
         self.folder = folder
         self.decline: int | None = None
         self.sizes: list[int] = []
+        self.row_quantiles: list[int] = []
         (folder / "measurement.json").write_text("{}")
 
     def open(self) -> StandIn:
@@ -270,11 +271,14 @@ def test_refused_requests_are_counted_and_said(stand_in: StandIn, tmp_path: Path
     assert any(re.match("p95 .*refused", line) for line in doubts(found))
 
 
-def test_the_studys_own_rows_are_the_default(stand_in: StandIn, tmp_path: Path) -> None:
-    rows = {"traffic": {"rows": {"median": 11, "sigma": 0, "max": 11}}}
+def test_the_rows_of_the_studys_requests_are_the_default(stand_in: StandIn, tmp_path: Path) -> None:
+    """The settings of a study tell nothing of the requests of a user's own model."""
+    stand_in.row_quantiles = [3, 3, 11]
+    rows = {"traffic": {"rows": {"median": 200, "sigma": 0.6, "max": 1000}}}
     (tmp_path / "measurement.json").write_text(json.dumps(rows))
     run(stand_in, Plan("closed", seconds=0.05), tmp_path / "out")
-    assert set(stand_in.sizes) == {11}
+    assert set(stand_in.sizes) == {3, 11}
+    assert np.mean(np.array(stand_in.sizes) == 3) == pytest.approx(2 / 3, abs=0.1)
 
 
 def made_up() -> BenchResult:

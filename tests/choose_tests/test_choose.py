@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from objectives.records import OverheadRatios
 from search.choose import choose
 from search.choose.choose import Look, confidence_of
-from search.choose.policy import Policy, finalists, measured_bounds
+from search.choose.policy import Policy, finalists, measured_bounds, no_finalist
 from search.errors import ConfigError, NothingConfirmedError
 from search.results import Front, Point, PointLatency, PointQuality
 from spaces.candidate import Candidate
@@ -168,10 +168,35 @@ def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bo
     if held:
         assert choose.confirm(*asked)[1].measurement.latency == found.latency
         return
-    with pytest.raises(NothingConfirmedError):
+    with pytest.raises(
+        NothingConfirmedError, match="no finalist was confirmed; the first, trial 1: over a long window"
+    ):
         choose.confirm(*asked)
     assert looks == [], "what is too slow is not looked at on test"
     assert re.search("may be .* (above|below) the|is not known", said[-1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (Policy(0.01, p95_ratio=0.1), "trial 2: the p95 ratio may be 0.200, 0.100 above the 0.1 of the policy"),
+        (
+            Policy(0.01, throughput_ratio=8.0),
+            "trial 1: the throughput ratio may be 4.000, 4.000 below the 8 of the policy",
+        ),
+        (Policy(0.001), "trial 1: a loss of 0.20% is above the 0.10% of the policy"),
+        (
+            Policy(0.01, memory_mb=3.0),
+            "trial 1: the upper bound of the peak memory must be 3 MB at most, but is not known",
+        ),
+    ],
+)
+def test_without_a_finalist_the_nearest_point_is_told(policy: Policy, told: str) -> None:
+    """Of a limit on the p95, of which trial 1 misses the more, and of one on the throughput, and so on."""
+    found = front(point(1, 0.3, 4.0, 0.002), point(2, 0.2, 2.0, 0.004))
+    assert finalists(found, policy) == []
+    assert no_finalist(found, policy) == f"no point of the front keeps the policy; the nearest, {told}"
+    assert no_finalist(front(), policy) == "the front has no point but the baseline"
 
 
 @given(st.integers(1, 500))

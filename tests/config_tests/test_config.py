@@ -456,6 +456,8 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("data.source", {"data": {"source": "table:", "columns": COLUMNS}}),
     ("data", {"recommender": "shop:factory"}),
     ("sizes", {"recommender": "shop:factory", "data": None, "sizes": {"mlp": 3}}),
+    ("traffic.rows.median", {"recommender": "shop:factory", "data": None, "traffic": {"rows": {"median": 50}}}),
+    ("traffic.rows.max", {"recommender": "shop:factory", "data": None, "traffic": {"rows": {"max": 500}}}),
     ("quality.slices.'rare items'", {"quality": {"slices": {"rare items": 2}}}),
     ("data.columns", {"data": {"source": "table:x.csv"}}),
     ("data.columns", {"data": {"source": "table:x.csv", "columns": ["label"]}}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,6 +230,40 @@ def test_the_key_follows_requests_and_the_code_of_every_layer(
     assert opened(sliced, monkeypatch).key == mine.key
 
 
+def test_the_key_follows_the_code_of_a_metric_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses by two metrics may not stand on one front. A built-in one is told by its name, and costs no training."""
+
+    def precise(scores: Any, labels: Any, groups: Any) -> float:
+        return float(((scores > 0) == labels).mean())
+
+    def lenient(scores: Any, labels: Any, groups: Any) -> float:
+        return float(((scores > -1) == labels).mean())
+
+    keys = [opened(_broken(metric=metric), monkeypatch).key for metric in ("auc", "gauc", precise, lenient)]
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_groups_may_be_a_column(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def columns(split: str) -> Iterator[Any]:
+        return ((inputs, labels, groups.reshape(-1, 1)) for inputs, labels, groups in Mine().batches(split))
+
+    assert opened(_broken(batches=columns), monkeypatch).key == mine.key
+
+
+@pytest.mark.parametrize("of", [tuple, list])
+def test_labels_of_several_tasks_may_be_numpy(of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(split: str) -> Iterator[Any]:
+        for inputs, labels, groups in Mine().batches(split):
+            yield inputs, of((labels.numpy(), 1 - labels.numpy())), groups
+
+    def loss(outputs: Tensor, labels: Any) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels[0])
+
+    found = opened(_broken(batches=batches, loss=loss), monkeypatch)
+    _, labels = next(found.train_rows().batches(torch.Generator()))
+    assert type(labels) is of and torch.equal(labels[0], 1 - labels[1])
+
+
 class Lossy:
     """A loss whose source is that of its class."""
 
@@ -437,6 +471,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (_broken(batches=_batches(labels=torch.zeros(3))), r"mine: batches\('train'\): labels .*40 rows .*3"),
     (_broken(batches=_batches(groups=[1, 2])), r"mine: batches\('train'\): groups .*40 rows .*2"),
+    (_broken(batches=_batches(groups=np.zeros((40, 2)))), r"mine: batches\('train'\): groups .*\(40,\), .*\(40, 2\)"),
     (
         _broken(batches=_batches(lambda inputs: {**inputs, "user": inputs["user"] + 100})),
         "mine: .*train .*IndexError: ",

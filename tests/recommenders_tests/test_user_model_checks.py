@@ -53,6 +53,16 @@ def told(model: nn.Module, loss: Loss, monkeypatch: pytest.MonkeyPatch) -> tuple
     return model_warnings(open_user_model(task, lambda line: None), 0)
 
 
+def test_shapes_that_nothing_builds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Given(Ranker(), logits)
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
+    task = Task("home", "given:factory", "", "", 200, 0.6, 1000, 0)
+    assert model_warnings(open_user_model(task, lambda line: None), 0) == ()
+    given.shapes = {"width": [2]}  # type: ignore[attr-defined]
+    (line,) = model_warnings(open_user_model(task, lambda line: None), 0)
+    assert "shapes is not used without build(shape)" in line
+
+
 def logits(outputs: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(outputs, labels)
 

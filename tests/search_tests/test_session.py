@@ -45,7 +45,7 @@ class Begun:
     """A study with what was noted, and so many trials."""
 
     def __init__(self, trials: int) -> None:
-        self.facts: dict[str, Any] = {"prepared": to_plain(_prepared("old"))}
+        self.facts: dict[str, Any] = {"prepared": to_plain(replace(_prepared("old"), metric="auc"))}
         self.trials = trials
 
     def finished(self) -> list[int]:
@@ -55,11 +55,14 @@ class Begun:
         self.facts |= facts
 
 
-@pytest.mark.parametrize(("key", "trials", "refused"), [("old", 3, False), ("new", 0, False), ("new", 3, True)])
+@pytest.mark.parametrize(
+    ("key", "metric", "trials", "refused"),
+    [("old", "auc", 3, False), ("new", "gauc", 0, False), ("new", "auc", 3, True), ("old", "gauc", 3, True)],
+)
 def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
-    key: str, trials: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+    key: str, metric: str, trials: int, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "prepared_by", lambda *asked: _prepared(key))
+    monkeypatch.setattr(launch, "prepared_by", lambda *asked: replace(_prepared(key), metric=metric))
     study = Begun(trials)
     session: Any = SimpleNamespace(config=SimpleNamespace(name="shop"), home=None, study=study)
     if not refused:

@@ -136,6 +136,8 @@ def test_what_is_taken_to_be_the_users_is_told() -> None:
     (line,) = (line for line in conclusion(replace(found, user_inputs=declared)) if "of the user" in line)
     assert "inferred" not in line and "user, hour" in line
     assert not any("of the user" in line for line in conclusion(replace(found, user_inputs=())))
+    offered = conclusion(replace(found, students={"width": (16, 32)}))
+    assert "Students by build: width of 16, 32." in offered and not any("tudents" in line for line in conclusion(found))
     bags = (Bags("starts", ("ids", "weights")), Bags("of", ("words",), inferred=True))
     first, second = (line for line in conclusion(replace(found, bags=bags)) if "ags of" in line)
     assert "ids, weights" in first and "starts" in first and "inferred" not in first and "inferred" in second

@@ -62,7 +62,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     task = request.task
     recommender = open_once(task, progress, request.threads)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
-    key = digest(recommender.key, task.key(), _of_slices(held), EXPORT_STAGE, FACTS_STAGE)[:20]
+    key = digest(recommender.key, recommender.metric, task.key(), _of_slices(held), EXPORT_STAGE, FACTS_STAGE)[:20]
     holdout = task.cache / "holdouts" / key
     make_once(holdout, lambda into: _write_holdout(task, recommender, held, progress, into))
     progress("baseline: exporting it")

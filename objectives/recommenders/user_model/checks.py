@@ -30,8 +30,15 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
         _reads_own_weights(recommender, model, inputs, labels),
         *_unmarked_padding(model),
         _packed_bags(model),
+        _shapes_without_build(recommender),
     )
     return tuple(line for line in lines if line is not None)
+
+
+def _shapes_without_build(recommender: UserRecommender) -> str | None:
+    if recommender.built or not getattr(recommender.given, "shapes", None):
+        return None
+    return "shapes is not used without build(shape): students are narrower copies of the model"
 
 
 def _not_a_mean(

@@ -197,7 +197,8 @@ def _tensors(given: Given, batch: object, where: str) -> Checked:
         has = f"lack {', '.join(missing)}" if missing else f"have {', '.join(stray)}, which it does not take"
         raise FactoryError(f"{where}: inputs must be what the model's forward takes, but they {has}")
     truth = called(f"{where}: labels as tensors", lambda: _on_cpu(labels))
-    return tensors, truth, np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    owners = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    return tensors, truth, owners[:, 0] if owners.ndim == 2 and owners.shape[1] == 1 else owners
 
 
 def _check_rows(inputs: Mapping[str, Tensor], labels: Labels, groups: Array, where: str) -> None:
@@ -206,6 +207,8 @@ def _check_rows(inputs: Mapping[str, Tensor], labels: Labels, groups: Array, whe
     for part, sizes in (("labels", of_labels), ("groups", [len(groups) if groups.ndim else 0])):
         if wrong := [size for size in sizes if size != count]:
             raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {wrong[0]}")
+    if groups.ndim != 1:
+        raise FactoryError(f"{where}: groups must be one value a row, ({count},), but have shape {groups.shape}")
 
 
 def check_even(inputs: Mapping[str, Tensor] | Arrays, where: str) -> int:
@@ -243,7 +246,8 @@ def _on_cpu(labels: object) -> Labels:
         return labels.cpu()
     if isinstance(labels, Mapping):
         return {name: _on_cpu(value) for name, value in labels.items()}
-    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], (Tensor, Mapping, list, tuple)):
+    nested = (Tensor, np.ndarray, Mapping, list, tuple)
+    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], nested):
         return type(labels)(_on_cpu(value) for value in labels)
     return torch.as_tensor(labels)
 

@@ -225,10 +225,11 @@ class UserRecommender(Recommender):
 
 
 def _code(given: Given) -> str:
-    """Return the readable source code of the model's classes, except torch's, and of the functions that train it."""
+    """Return the readable source code of the model's classes, except torch's, and of the user's functions."""
     classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
     parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
     parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]
+    parts += [] if isinstance(given.metric, str) else [_source(given.metric)]
     return "\n".join(parts)
 
 
