@@ -11,15 +11,21 @@ from search.errors import ConfigError
 from search.home import Home
 
 
+class StudyRunningError(ConfigError):
+    """The study is being run by another process."""
+
+
 @contextmanager
 def locked(home: Home, study: str) -> Iterator[None]:
-    """One coordinator for a study at a time."""
+    """One coordinator for a study at a time; StudyRunningError where there is another."""
     path = home.mlruns / f"{study}.lock"
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"the study {study!r} is being run by another process; wait for it or stop it") from error
+            raise StudyRunningError(
+                f"the study {study!r} is being run by another process; wait for it or stop it"
+            ) from error
         yield
 
 

@@ -69,8 +69,12 @@ class Session:
         """The comparison of the study's models on these workers; ConfigError as in `prepared_of`."""
         return PairedComparison(self.jobs(front), workers.builder, workers.meter, console)
 
-    def level(self, console: Console) -> Front:
-        """Bring the ledger level with the trials, write the front and the report, and give the result."""
+    def level(self, console: Console, runs: bool = True) -> Front:
+        """Bring the ledger level with the trials, write the front and the report, and give the result.
+
+        Args:
+            runs: False to leave the ledger alone, since the process that runs the study writes to it
+        """
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_json(front_json(found), path.with_name("front.json"))
@@ -79,7 +83,7 @@ class Session:
             front_figure(found).write_html(partial, config=CONFIG)
         members, facts = {point.trial for point in found.members}, self.study.facts
         prepared = from_plain(Prepared, facts["prepared"]) if "prepared" in facts else None
-        written = self.ledger.level(self.study.ended(), members, ablations(facts), found, prepared)
+        written = runs and self.ledger.level(self.study.ended(), members, ablations(facts), found, prepared)
         linked = members | {point.trial for point in found.reference_points}
         pages = self.ledger.pages(linked) if written and self._has_ui else RunPages()
         write_report(found, path, Links(console.study_arguments, pages), read_profile(facts))
@@ -161,9 +165,16 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     """Train the baseline, evaluate it and the simple references, and export it.
 
     Raises:
-        ConfigError: the study was begun with another checkpoint, other data or another metric.
+        ConfigError: the study was begun with another checkpoint, other data or another metric, or on another
+            machine.
     """
     config, study = session.config, session.study
+    machine, here = study.facts.get("machine"), describe()
+    if machine not in (None, here) and study.finished():
+        raise ConfigError(
+            f"STUDY: {config.name!r} was begun on another machine ({machine}), whose times are none of this one's "
+            f"({here}); give it another name, where start_from: [{config.name}] begins with its front"
+        )
     prepared, before = prepared_by(builder, config, session.home, console), study.facts.get("prepared")
     given = prepared.key, prepared.metric
     if before is not None and (before["key"], before["metric"]) != given and study.finished():
@@ -171,7 +182,7 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
             f"recommender: must give the model, data, requests and metric that the study {config.name!r} was begun "
             "with, by the same code and library versions, but gave others; give the study another name"
         )
-    study.note(prepared=to_plain(prepared), machine=describe())
+    study.note(prepared=to_plain(prepared), machine=here)
     known = {name: value for name, value in prepared.references.items() if value is not None}
     best_first = sorted(known.items(), key=itemgetter(1), reverse=True)
     scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in best_first)

@@ -197,10 +197,11 @@ class Study:
                 self._close(trial, _outcome(frozen))
                 continue
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
-            trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
-            trial.set_user_attr(_INTERRUPTED, True)
-            self._close(trial, interrupted)
+            # First of all: a kill in between may repeat the choice, which is seen, and never loses it.
             self.ask_again(frozen.number)
+            trial.set_user_attr(_INTERRUPTED, True)
+            trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
+            self._close(trial, interrupted)
 
     def ask_again(self, number: int, changed: Mapping[str, Scalar] | None = None) -> None:
         """Enqueue the choice of a trial that ended for no fault of its own.

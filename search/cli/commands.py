@@ -193,8 +193,16 @@ def front(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
+    from search.locking import StudyRunningError, locked
+
     console, session = _console(options), _existing(options)
-    found, folder = session.level(console), session.home.reports(session.config.name)
+    home, name = session.home, session.config.name
+    try:
+        with locked(home, name):
+            found = session.level(console)
+    except StudyRunningError:
+        found = session.level(console, runs=False)
+    folder = home.reports(name)
     front, picture = folder / "front.json", folder / "front.png"
     files = [folder / "report.html", front]
     if options.png:

@@ -34,6 +34,7 @@ from spaces.weights import CYCLES
 
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
+EXHAUSTED = f"the last {_DUPLICATES} choices were all made before"
 _POLL_SECONDS = 0.2
 _WAITS = "waits for its benchmark"
 # Slices that wait for their elastic network while other trials begin.
@@ -124,7 +125,7 @@ class Explorer:
     def _end(self) -> str | None:
         """Return the reason why the search is over, whatever time is left."""
         if self._duplicates >= _DUPLICATES and not self._running_trials:
-            return f"the last {_DUPLICATES} choices were all made before"
+            return EXHAUSTED
         pending = self._study.reference_waits or any(running.reference for running in self._running_trials)
         if self._limit is not None and self._told >= self._limit and not pending:
             return "the budget is spent"
@@ -326,8 +327,8 @@ class Explorer:
             self._record(EndedTrial(*of, expected_loss=running.expected_loss))
 
     def _learn(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Keep what need not be asked, trained or compared again."""
-        if outcome.state == "complete" or (outcome.state == "stopped" and outcome.informative):
+        """Keep what need not be asked, trained or compared again; what failed would fail again."""
+        if outcome.state != "stopped" or outcome.informative:
             self._known.add(candidate.id)
         if outcome.artifact is not None:
             self._trained.update(weights.id for weights in candidate.weights.trainings)

@@ -69,7 +69,11 @@ class FinalBenchmark:
             if number and begun - start + longest > seconds:
                 self.console.say(f"final benchmark: the time is spent after {count(number, 'visit')} of {self._visits}")
                 break
-            points = [trial for trial in participants(study) if self._visited(trial, folder) <= number]
+            # Who was visited stays, though its numbers no longer are on the front: only lucky ones would go on.
+            wanted = {trial.number for trial in participants(study)}
+            visits = {trial.number: self._visited(trial, folder) for trial in study.measured_trials()}
+            points = [t for t in study.measured_trials() if t.number in wanted or visits[t.number]]
+            points = [trial for trial in points if visits[trial.number] <= number]
             if not points:
                 continue
             what = f"visit {number + 1} of {self._visits}, {count(len(points), 'point')} beside the baseline"

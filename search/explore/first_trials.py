@@ -10,13 +10,15 @@ from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.errors import JobError
 from search.explore.estimate import COST_SECONDS, StageSeconds, trials_in
+from search.explore.explorer import EXHAUSTED
 from search.study import Study
+from search.trials import EndedTrial
 
 # Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
 # for the load generator, and another invalid.
 MOST_CANDIDATES = 4
-# Fact: the numbers of the dry run's trials, once it was reported.
-_DONE = "dry_run"
+# Facts: the numbers of the dry run's trials, once it was reported; and whether the resolution is known for good.
+_DONE, _RESOLVED = "dry_run", "resolved"
 
 
 def begun(study: Study) -> bool:
@@ -39,15 +41,16 @@ def dry_run_trials(study: Study) -> frozenset[int]:
     return frozenset({0} if known is True else known)
 
 
-def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
+def run_first_trials(study: Study, run: Callable[[int], str]) -> Outcome:
     """Let `run` end trials until the baseline and one candidate are measured; return the candidate's outcome.
 
-    `run` takes the number of trials to end at a time. The baseline is trial 0.
+    `run` takes the number of trials to end at a time, and returns why it ended. The baseline is trial 0. Where the
+    space has no candidates but the reference points, one of these takes the candidate's place.
 
     Raises:
         JobError: the baseline was not measured, or none of `MOST_CANDIDATES` candidates of this call was.
     """
-    earlier = set(_outcomes(study))
+    earlier, end = set(_outcomes(study)), ""
     while True:
         outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
         failed = {n: told.reason for n, told in outcomes.items() if told.state == "failed" and n not in earlier}
@@ -61,7 +64,31 @@ def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
         for number, outcome in outcomes.items():
             if number != 0 and outcome.measurement is not None:
                 return outcome
-        run(max(1, 2 - len(outcomes)))
+        if end == EXHAUSTED:
+            return _reference(study)
+        end = run(max(1, 2 - len(outcomes)))
+
+
+def _reference(study: Study) -> Outcome:
+    """Return the outcome of a reference point of the baseline's own weights; JobError where none was measured."""
+    for trial in study.measured_trials():
+        if trial.reference is not None and trial.candidate.weights.reference is None:
+            return trial.outcome
+    raise JobError("The dry run ended: the space offers nothing but the baseline; more groups, widths or layouts do")
+
+
+def note_resolution(study: Study, ended: EndedTrial) -> None:
+    """Note the smallest loss that the data can show, which is that of the first candidate with trained weights.
+
+    Before there is one, it is the largest of the others: weights of the baseline that are run otherwise may score as it
+    does.
+    """
+    quality = ended.outcome.evaluated
+    if quality is None or ended.number == 0 or study.facts.get(_RESOLVED, True):
+        return
+    trained, shown = ended.candidate.weights.distillation is not None, resolution(quality)
+    if trained or (ended.candidate.weights.reference is None and shown > study.resolution):
+        study.note(resolution=shown, **{_RESOLVED: trained})
 
 
 def report_first_trials(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
@@ -73,7 +100,10 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
         f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
-    study.note(resolution=shown, search_seconds=0.0)
+    study.note(resolution=shown, search_seconds=0.0, **{_RESOLVED: False})
+    for trial in study.ended():
+        note_resolution(study, trial)
+    shown = study.resolution
     study.note(**{_DONE: [trial.number for trial in study.finished()]})
     fit, export, evaluate = (seconds.get(stage, 0.0) for stage in ("fit", "export", "judge"))
     stages = StageSeconds(fit, export, evaluate, COST_SECONDS, seconds["time"])

@@ -17,10 +17,17 @@ from search.explore.cost_model import CostModel
 from search.explore.estimate import observed, remaining_gain, stages_reached, trials_in
 from search.explore.explorer import Explorer
 from search.explore.final_benchmark import FinalBenchmark
-from search.explore.first_trials import begun, dry_run_trials, is_done, report_first_trials, run_first_trials
+from search.explore.first_trials import (
+    begun,
+    dry_run_trials,
+    is_done,
+    note_resolution,
+    report_first_trials,
+    run_first_trials,
+)
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
-from search.explore.warm_start import starting_points
+from search.explore.warm_start import check_sources, starting_points
 from search.format import count
 from search.front import hypervolume, largest_box, unit_objectives
 from search.home import Home
@@ -66,6 +73,7 @@ def search(session: Session, console: Console) -> None:
         study.restart()
         home.service_curves(config.name).unlink(missing_ok=True)
     study.sweep()
+    check_sources([source for source in config.start_from if source not in study.facts.get(STARTED_FROM, [])], home)
     # The dry run is not part of the budget, whether it ended or was interrupted.
     spent = float(study.facts.get("search_seconds", 0.0)) if is_done(study) else 0.0
     budget = config.budget.minutes * 60
@@ -89,6 +97,7 @@ def search(session: Session, console: Console) -> None:
 
         def explorer(bar: SearchBar) -> Explorer:
             def record(told: EndedTrial) -> None:
+                note_resolution(study, told)
                 session.ledger.record(told)
                 counts = stages_reached([ended.outcome for ended in study.ended()])
                 spent = 60 * (told.minutes or 0.0)

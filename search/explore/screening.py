@@ -136,13 +136,14 @@ class Screening:
     def equalled(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why an evaluated trial need not be benchmarked, None where it must be.
 
-        The reason is a trial of the same cost, which differs in its training only and loses no more at the resolution
-        of the data.
+        The reason is a trial of the same cost, which differs in its training only, may be on the front, and loses no
+        more at the resolution of the data.
         """
         assert running.quality is not None
         untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
-        ended = [(t, t.measurement) for t in self.study.measured_trials() if not t.reference]
-        alike = [(t.number, m.quality) for t, m in ended if m is not None and t.candidate.untrained == untrained]
+        ended, kept = [t for t in self.study.measured_trials() if not t.reference], self.config.quality.limits.kept
+        alike = [(t.number, m.quality) for t in ended if (m := t.measurement) and t.candidate.untrained == untrained]
+        alike = [(number, quality) for number, quality in alike if kept(quality)]
         alike += [(f.number, f.quality) for f in waiting if f.quality and f.candidate.untrained == untrained]
         for number, quality in alike:
             if loses_no_more(quality.loss, loss, resolution):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -35,6 +35,12 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
     drawn = [draw(space, random, {CYCLES: 1, **near}, 0.0) for near in _read(source, home)]
     found = {one.candidate: dict(one.knobs) for one in drawn}
     return [*found.values()]
+
+
+def check_sources(sources: Sequence[str], home: Home) -> None:
+    """Check that the sources can be read; ConfigError as in `starting_points`."""
+    for source in sources:
+        _read(source, home)
 
 
 def _read(source: str, home: Home) -> list[Knobs]:

@@ -24,7 +24,7 @@ from search.config.study_file import load
 from search.errors import JobError
 from search.explore import benchmark_groups
 from search.explore.benchmark_groups import BenchmarkQueue
-from search.explore.explorer import Explorer
+from search.explore.explorer import EXHAUSTED, Explorer
 from search.explore.running_trial import RunningTrial, next_job, waiting_for_network
 from search.explore.screening import Screening
 from search.study import Study
@@ -408,6 +408,38 @@ def test_a_small_space_ends_the_search(parts: dict[str, Any]) -> None:
     complete = [t.candidate.id for t in told if t.outcome.state == "complete"]
     assert 4 <= len(complete) == len(set(complete)) <= 8
     assert all(t.outcome.reason for t in told if t.outcome.state == "stopped")
+
+
+def test_what_failed_is_not_run_again(parts: dict[str, Any]) -> None:
+    """Of a small space every choice is run once, those that cannot be measured too."""
+    space = parts["space"]
+    parts["space"] = replace(space, weights=replace(space.weights, pruning={}))
+    late = answers(group_benchmark=each(lambda trial: "BehindError: late" if trial % 2 else timed()))
+    end, told, _ = search(parts, late, 500)
+    failed = [t.candidate.id for t in told if t.outcome.state == "failed"]
+    assert end == EXHAUSTED and failed and len(failed) == len(set(failed))
+    told = search(parts, late, 500)[1]
+    assert not [t for t in told if t.outcome.state == "failed"], "nor in a later run"
+
+
+def test_a_trial_that_loses_too_much_stands_for_no_other_training(parts: dict[str, Any]) -> None:
+    """The dry run's candidate is measured whatever it loses; another training of its shape may keep the limit."""
+    study = parts["study"]
+    shape = Candidate(Weights(pruning=Pruning((("mlp", 0.5),)), distillation=Distillation(2.0, 0.5, 1)))
+    other = shape.trained_with(7)
+    for candidate, loss in ((Candidate(), 0.0), (shape, 0.013)):
+        trial, _ = study.ask(parts["space"])
+        trial.set_user_attr("candidate", to_plain(candidate))
+        study.tell(trial.number, complete_outcome(0.5, loss=loss), 1.0)
+    study.note(resolution=0.005)
+    better, same = running(8, "evaluate"), running(9, "evaluate")
+    for one, loss in ((better, 0.009), (same, 0.012)):
+        measured = complete_outcome(loss=loss).measurement
+        assert measured is not None
+        one.candidate, one.quality = other, measured.quality
+    screening = Screening(parts["config"], study)
+    assert screening.equalled(better) is None
+    assert "loses no more" in str(screening.equalled(same, [better])), "that of one which waits is within the limit"
 
 
 def test_each_point_is_benchmarked_in_one_visit(parts: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from search.errors import ConfigError
-from search.explore.warm_start import starting_points
+from search.explore.warm_start import check_sources, starting_points
 from search.home import Home
 from search.samplers.drawn import draw
 from spaces.domains import Choice
@@ -88,6 +88,8 @@ def test_a_front_of_the_version_before_is_refused_by_its_age(home: Home, tmp_pat
 def test_a_source_that_is_not_there_is_refused_in_one_line(home: Home) -> None:
     with pytest.raises(ConfigError, match=r"^start_from: 'nobody' must be a study of this home, .*No such file"):
         starting_points("nobody", home, SPACE, 0)
+    with pytest.raises(ConfigError, match=r"^start_from: 'nobody' must be"):
+        check_sources(["nobody"], home)
 
 
 def test_a_training_whose_cycles_are_not_given_has_one(home: Home, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -22,12 +23,15 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 
 from objectives.records import Artifact, InputSpec, Outcome, Prepared
+from search.cli import commands
 from search.cli.console import Console
+from search.cli.parser import run_command
 from search.config.study_file import parse
 from search.home import Home
 from search.ledger.notes import FILTERS, NOTE
 from search.ledger.titles import candidate_title
 from search.ledger.writer import Writer
+from search.locking import locked
 from search.results import choice_json, read_choice
 from search.session import Session, open_session
 from spaces.candidate import Candidate
@@ -166,6 +170,27 @@ def test_runs_have_names_times_sources_data_and_metrics_to_compare(session: Sess
         else:
             assert run.data.tags["reason"] in run.data.tags["mlflow.note.content"]
         assert len(plain) <= 12, "few enough to be columns"
+
+
+def test_a_report_of_a_study_that_runs_leaves_its_runs_alone(
+    session: Session,
+    client: MlflowClient,
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that is not whole is being written by the process that runs the study; it is a remainder once none does."""
+    session.level(QUIET)
+    tags = {"leanrec.role": "trial", "leanrec.trial": "99"}
+    half = client.create_run(experiment(client).experiment_id, tags=tags).info.run_id
+    monkeypatch.setattr(commands, "_existing", lambda options: session)
+    page = home.reports("shop") / "report.html"
+    for running in (True, False):
+        page.unlink(missing_ok=True)
+        with locked(home, "shop") if running else contextlib.nullcontext():
+            assert run_command(["report", "shop"]) == 0
+        assert page.is_file() and str(page) in capsys.readouterr().out
+        assert (client.get_run(half).info.lifecycle_stage == "active") == running
 
 
 def test_the_study_has_a_description_with_links_that_lead_somewhere(

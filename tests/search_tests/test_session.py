@@ -16,6 +16,7 @@ import pytest
 from optuna.samplers import BaseSampler
 
 from objectives.records import Artifact, Prepared
+from objectives.serving.devices import describe
 from search import locking
 from search import session as launch
 from search.cli.console import Console
@@ -46,6 +47,7 @@ class Begun:
 
     def __init__(self, trials: int) -> None:
         self.facts: dict[str, Any] = {"prepared": to_plain(replace(_prepared("old"), metric="auc"))}
+        self.facts["machine"] = describe()
         self.trials = trials
 
     def finished(self) -> list[int]:
@@ -53,6 +55,19 @@ class Begun:
 
     def note(self, **facts: Any) -> None:
         self.facts |= facts
+
+
+def test_a_study_does_not_go_on_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trials' times are of the machine that it was begun on; one without trials has none."""
+    monkeypatch.setattr(launch, "prepared_by", lambda *asked: replace(_prepared("old"), metric="auc"))
+    study = Begun(3)
+    study.facts["machine"] = "another processor, 64 cores"
+    session: Any = SimpleNamespace(config=SimpleNamespace(name="shop"), home=None, study=study)
+    with pytest.raises(ConfigError, match=r"^STUDY: 'shop' was begun on another machine \(another processor, 64"):
+        launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
+    study.trials = 0
+    launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
+    assert study.facts["machine"] == describe()
 
 
 @pytest.mark.parametrize(

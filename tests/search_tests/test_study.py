@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -100,6 +102,30 @@ def test_an_interrupted_trial_is_stopped_and_its_choice_is_asked_again(space: Se
     assert again.ask(space)[1] == candidate
     again.sweep()
     assert len(again.finished()) == 2
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_kill_while_a_trial_is_swept_loses_no_choice(
+    writes: int, space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever write is the last one, the choice waits; asked for twice, it is seen to be the same."""
+    _, candidate = open_study(storage).ask(space)
+    killed, left = open_study(storage), [None] * writes
+    write = optuna.trial.Trial.set_user_attr
+
+    def last(trial: Any, key: str, value: Any) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        write(trial, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.trial.Trial, "set_user_attr", last)
+        with contextlib.suppress(KeyboardInterrupt):
+            killed.sweep()
+    again = open_study(storage)
+    again.sweep()
+    assert again.ask(space)[1] == candidate
 
 
 def test_a_failed_and_a_stopped_trial_have_no_values(space: SearchSpace, storage: str) -> None:

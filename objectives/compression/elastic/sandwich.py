@@ -20,8 +20,8 @@ from spaces.techniques.distillation import Distillation
 S = TypeVar("S", bound=Hashable)
 # Random shapes in a step, beside the largest and the smallest (Yu and Huang, ICCV 2019, section 3.1: four in all).
 _RANDOM = 2
-# Modules that are kept between steps; others are built anew.
-_KEPT = 64
+# Modules that are kept between steps, and their bytes at most, but those of a step; others are built anew.
+_KEPT, _KEPT_BYTES = 64, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def train_elastic(
     """
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
-    @lru_cache(maxsize=_KEPT)
+    size: int = sum(tensor.nbytes for tensor in network.model.state_dict().values())
+
+    @lru_cache(maxsize=max(_RANDOM + 2, min(_KEPT, _KEPT_BYTES // size)))
     def slice_of(shape: S) -> Slice:
         part = Slice(network, shapes.build(shape))
         part.module.train()
