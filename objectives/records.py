@@ -284,6 +284,7 @@ class Prepared:
 
     user_once_refused: the reason why the user's side cannot be computed once a request, None where it can
     user_once_share: share of the baseline's multiply-adds, at the median rows, that is left if it is
+    rows_interact: the reason why requests can be neither split nor batched, None where the rows' scores are independent
     history: positions of the history that the model reads, None where it reads none
     once: inputs that a request gives once, by the model's own form
     left_alone: parts that some or all techniques cannot be applied to, each with the reason
@@ -343,6 +344,7 @@ class Prepared:
     split_refused: str | None = None
     batches_per_epoch: int = 0
     epoch_seconds: float = 0.0
+    rows_interact: str | None = None
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Return the reason why the technique cannot be applied to all of these modules, None where it can."""

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
     Raises:
         FullDiskError: `make` failed while the disk was full.
     """
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    # No other thread's, nor that of a process of the same number in another container.
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     if folder.exists():
         if _is_whole(folder):
             return True
@@ -41,15 +42,14 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
             if _is_full(error, partial):
                 raise FullDiskError(f"The disk is full: {folder.parent} must have room for more files.") from error
             raise
-        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in partial.rglob("*") if file.is_file()}
         try:
             _sizes(folder).unlink(missing_ok=True)
             partial.rename(folder)
         except OSError:
-            # Another builder was first; its result is the same by content.
+            # Another builder was first; its result is the same by content, but for seconds that it took.
             if not folder.exists():
                 raise
-            return False
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
         with contextlib.suppress(OSError), written_whole(_sizes(folder)) as file:
             file.write_text(json.dumps(sizes))
     finally:

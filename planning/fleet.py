@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Deployment:
     """A measured point of a study: a variant with its placement.
 
     curves: service curve of each instance group, on the study's machine
-    cores: that the placement uses
+    cores: that the placement uses; where its engine chooses the threads, on the machine at hand
     loss: quality loss to the baseline; a gain is negative
     load_seconds: from the start of a process to its first answer at full speed
     memory_bytes: peak of a process, None where it was not measured
@@ -118,25 +119,38 @@ def cores_of(placement: Placement, automatic: int) -> int:
 
 
 def offers_of(deployments: Sequence[Deployment], kinds: Sequence[MachineKind]) -> tuple[Offer, ...]:
-    """Return every deployment on every kind of machine that has the cores and the memory for it."""
-    return tuple(
-        Offer(deployment, kind, copies)
-        for deployment in deployments
-        for kind in kinds
-        if (copies := _copies(deployment, kind)) > 0
-    )
+    """Return every deployment on every kind of machine that has the cores and the memory for it.
+
+    An engine that chooses the threads of a replica takes all cores of the machine. Copies that are pinned would all
+    take the machine's first cores, so that there is one at most.
+    """
+    offers = []
+    for deployment, kind in itertools.product(deployments, kinds):
+        placement = deployment.placement
+        automatic = any(group.threads is None for group in placement.instance_groups)
+        cores = cores_of(placement, kind.cores)
+        one = replace(deployment, cores=min(cores, kind.cores) if automatic else cores)
+        if (copies := _copies(one, kind)) > 0:
+            offers.append(Offer(one, kind, 1 if _pinned(placement) else copies))
+    return tuple(offers)
+
+
+def _pinned(placement: Placement) -> bool:
+    return any(group.pinned for group in placement.instance_groups)
 
 
 def layouts_of(offer: Offer) -> tuple[Offer, ...]:
     """Return the layouts of an offer as one process on a machine.
 
     They have from one replica up to as many as all copies together, in half of the memory: a switch opens the replicas
-    of one layout beside those of another. A placement that routes keeps the replicas that it has.
+    of one layout beside those of another. A placement that routes keeps the replicas that it has. Within a process,
+    replicas that are pinned have cores of their own.
     """
     one, placement = offer.deployment, offer.deployment.placement
     if placement.route is not None:
         return (replace(offer, copies=1),)
-    most = min(offer.copies, _in_memory(one, offer.kind) // 2) * placement.replicas
+    copies = _copies(one, offer.kind) if _pinned(placement) else offer.copies
+    most = min(copies, _in_memory(one, offer.kind) // 2) * placement.replicas
     cores = one.cores // placement.replicas
     counts = (*(count for count in SIMULATED_COUNTS if count < most), most)
     return tuple(

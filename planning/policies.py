@@ -150,6 +150,28 @@ def by_parts(phases: int, length: int, part: Callable[[int, int, tuple[int, int]
     return joined(found)
 
 
+def schedule_part(
+    tables: Sequence[CapacityTable],
+    expected: Floats,
+    demand_rps: Floats,
+    phase_seconds: float,
+    limits: Limits,
+    serving: tuple[int, int] | None,
+    horizon: int,
+) -> PhasePlans:
+    """Schedule a part of at most `horizon` phases, with the arguments and errors of `schedule`.
+
+    A shorter one, the last, may be that of the day's peak: where its share of the money leaves no choice, it has the
+    cheapest.
+    """
+    try:
+        return schedule(tables, expected, demand_rps, phase_seconds, limits, serving)
+    except NoScheduleError as error:
+        if len(expected) == horizon or limits.max_money is None or isinstance(error, OutOfTimeError):
+            raise
+        return schedule(tables, expected, demand_rps, phase_seconds, replace(limits, max_money=None), serving)
+
+
 def planned(
     tables: Sequence[CapacityTable],
     before: Demand,
@@ -176,7 +198,7 @@ def planned(
         if seen is not None:
             seen(found)
         rates = found.quantiles[limits.headroom] / after.phase_seconds
-        return schedule(tables, found.expected, rates, after.phase_seconds, limits, serving)
+        return schedule_part(tables, found.expected, rates, after.phase_seconds, limits, serving, horizon)
 
     return by_parts(len(after), horizon, part)
 
@@ -186,7 +208,8 @@ def oracle(tables: Sequence[CapacityTable], after: Demand, limits: Limits, horiz
 
     def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
         rates = after.rates_rps[start:end]
-        return schedule(tables, after.counts[start:end], rates, after.phase_seconds, limits, serving)
+        counts, phase_s = after.counts[start:end], after.phase_seconds
+        return schedule_part(tables, counts, rates, phase_s, limits, serving, horizon)
 
     return by_parts(len(after), horizon, part)
 

@@ -12,7 +12,7 @@ from planning.capacity import CapacityTable
 from planning.demand import Counts, Demand, Floats, Workload
 from planning.hours_of_week import HOUR_SECONDS, HOURS
 from planning.plan import Terms, judged, trajectories_of
-from planning.policies import PhasePlans, by_parts, schedule
+from planning.policies import PhasePlans, by_parts, schedule_part
 from planning.replay import Arrivals, Outcome
 
 _POISSON_GAPS = 100_000
@@ -98,7 +98,8 @@ def plan_week(
 
     def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
         phase_s, limits = terms.phase_seconds, terms.limits
-        return schedule(tables, demand.counts[start:end], demanded[start:end], phase_s, limits, serving)
+        counts, rates = demand.counts[start:end], demanded[start:end]
+        return schedule_part(tables, counts, rates, phase_s, limits, serving, terms.horizon)
 
     plans = by_parts(len(demand), terms.horizon, part)
     rates = float(profile.mean_rps.mean()), float(profile.p95_rps.max())

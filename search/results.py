@@ -253,6 +253,7 @@ class Front:
     final_seconds: of the final benchmark
     resolution: the smallest loss that the data can show, None until that is known
     rate_rps, slo_ms: the median over the trials; of the SLO, the part that is measured
+    slo_percentile: of the latencies, that which the SLO is about
     through: how requests reach the deployments that are measured
     overhead_ms: of each request, spent elsewhere; the SLO covers it
     bayes_auc: the best AUC that is possible, where the data are synthetic
@@ -274,6 +275,7 @@ class Front:
     machine: str
     rate_rps: float | None
     slo_ms: float | None
+    slo_percentile: int = 95
     through: Through = "pool"
     overhead_ms: float = 0.0
     bayes_auc: float | None = None

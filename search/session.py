@@ -126,7 +126,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 study.forget()
         study.note(config=settings, measurement=MEASUREMENT)
         ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
-        ledger.open(settings)
+        ledger.open(settings, anew=changed is not None)
         return Session(config, home, study, ledger)
 
 
@@ -188,14 +188,26 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in best_first)
     console.say(
         f"baseline: {metric_name(prepared.reference_metric)} on test {scores} "
-        f"({prepared.rows['test']:,} rows, {prepared.users:,} users)"
+        f"({prepared.rows['test']:,} rows{f', {prepared.users:,} users' if prepared.users else ''})"
     )
     if prepared.undertrained is not None:
         console.warn(f"the baseline is under-trained: {prepared.undertrained}; what distilling gains is partly that")
+    console.warn(*unused_settings(config))
+    if prepared.rows_interact is not None:
+        console.warn(
+            f"{prepared.rows_interact}; requests are neither split nor batched, but quality is evaluated on rows of "
+            "several requests together"
+        )
     simple = [value for name, value in known.items() if name in ("popularity", "logistic_regression")]
     if simple and known["baseline"] <= max(simple):
         console.warn("the baseline does not beat the references: a smaller model may be all that the data need")
     return prepared
+
+
+def unused_settings(config: StudyConfig) -> tuple[str, ...]:
+    """Return a warning of each setting that counts for nothing."""
+    told = "is not used: the requests of one's own recommender have sizes of their own, which traffic.rows.file changes"
+    return tuple(f"traffic.rows.{key} {told}" for key in config.unused_rows)
 
 
 def prepared_of(session: Session, front: Front) -> Prepared:

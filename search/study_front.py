@@ -54,6 +54,7 @@ def study_front(config: StudyConfig, study: Study) -> Front:
         machine=facts.get("machine", ""),
         rate_rps=_median([m.latency.rate_rps for m in measured.values()]),
         slo_ms=_measured_slo(config, [m.throughput.slo_ms for m in measured.values()]),
+        slo_percentile=config.slo.percentile,
         through=config.traffic.through,
         overhead_ms=config.traffic.overhead_ms,
         bayes_auc=references.pop("bayes_optimal", None),

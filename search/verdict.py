@@ -37,9 +37,7 @@ def verdict(front: Front) -> Verdict:
     baseline, chosen = front.baseline, front.chosen
     if baseline is None:
         return Verdict("Nothing can be said yet: the baseline has not been measured.", tuple(doubts(front)))
-    # One that the final benchmark passed over has the numbers of a single visit, which may have been a lucky one.
-    candidates = [point for point in front.points if point.trial != baseline.trial and not point.passed_over]
-    gains = [point for point in candidates if helps(point)]
+    candidates, gains = _candidates(front), _gains(front)
     confirmed = None if chosen is None else chosen.confirmed
     if chosen is None and not gains:
         headline, sentences = _nothing(front, candidates)
@@ -115,11 +113,28 @@ def best_compromise(points: Sequence[Point], max_loss: float) -> Point:
 
 
 def subject(front: Front) -> Point | None:
-    """The point that a study comes down to: the chosen one, else the best compromise on the front, None without one."""
+    """The point that a study comes down to: the chosen one, else the best compromise; None without a candidate.
+
+    It is one of those that help, else one of the front.
+    """
     if front.chosen is not None:
         return front.chosen.row
-    members = [point for point in front.members if point.trial != 0]
-    return best_compromise(members, front.max_loss) if members else None
+    points = _gains(front) or [point for point in front.members if point.trial != 0]
+    return best_compromise(points, front.max_loss) if points else None
+
+
+def _candidates(front: Front) -> list[Point]:
+    """Return the measured points but the baseline and those that the final benchmark passed over.
+
+    The latter have the numbers of a single visit, which may have been a lucky one.
+    """
+    return [point for point in front.points if point.trial != 0 and not point.passed_over]
+
+
+def _gains(front: Front) -> list[Point]:
+    """Return the points that help: those of the front, else the others."""
+    helping = [point for point in _candidates(front) if helps(point)]
+    return [point for point in helping if point.on_front] or helping
 
 
 def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, list[str]]:

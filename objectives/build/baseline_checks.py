@@ -5,9 +5,8 @@ A dry run also checks for mistakes that raise no error, and for forms that are n
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,24 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from objectives.arrays import Arrays
 from objectives.build.custom_metric import custom_metric
 from objectives.compression.distillation import hidden_outputs
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.training_graph import trouble_with_training
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
+from objectives.learning_copy import learning_copy
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.onnx_graph import load_graph
+from objectives.parity import LIMIT, compare_scores
 from objectives.recommenders.protocol import Facts, Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.checks import model_warnings
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.recommenders.user_model.recommender import UserRecommender
+from objectives.records import rows_of
+from objectives.serving.engines import open_replica
 from spaces.serialization import Json, to_plain
+from spaces.techniques.placement import InstanceGroup
 
-# Shapes of batches on which quantization-aware training is tried.
-_SHAPES = 3
+# Shapes of batches on which quantization-aware training is tried, and requests of which the largest is split.
+_SHAPES, _REQUESTS = 3, 100
 
 
 def check_metric(recommender: Recommender) -> None:
@@ -74,7 +79,7 @@ class Convergence:
 
 def convergence_check(recommender: Recommender, seed: int) -> Convergence:
     """Train a copy of the model for one more epoch, and evaluate it on validation; the model itself is not changed."""
-    learner = copy.deepcopy(recommender.model).requires_grad_(True).train()
+    learner = learning_copy(recommender.model).train()
     optimizer, start = recommender.optimizer(learner), time.monotonic()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -141,6 +146,27 @@ def split_refused(model: Path) -> str | None:
     except Exception as error:  # any failure excludes this form only
         return one_line(error)
     return None
+
+
+def rows_interact(model: Path, requests: Sequence[Arrays]) -> str | None:
+    """Return the reason why a request can be neither split nor run together with others, None where it can.
+
+    The scores of its rows then depend on each other, as where a model normalises over them: the graph gives others to
+    the halves of a request.
+    """
+    request = max(requests[:_REQUESTS], key=rows_of)
+    if (rows := rows_of(request)) < 2:
+        return None
+    engine = open_replica(model, InstanceGroup(threads=1), None)
+    halves = [
+        {name: values if len(values) == 1 else values[start:end] for name, values in request.items()}
+        for start, end in ((0, rows // 2), (rows // 2, rows))
+    ]
+    apart = np.concatenate([engine.run(half) for half in halves])
+    difference = compare_scores([apart], [engine.run(request)], limit=None)
+    if difference <= LIMIT:
+        return None
+    return f"scores of a request's rows depend on each other: in halves they differ by {difference:.2g} of their spread"
 
 
 def _check_hidden(recommender: Recommender, seed: int) -> None:

@@ -54,7 +54,7 @@ def train(
 
 
 def save(network: ElasticNetwork, folder: Path) -> None:
-    torch.save(network.requires_grad_(True), folder / _FILE)
+    torch.save(network, folder / _FILE)
 
 
 def load(folder: Path) -> ElasticNetwork:

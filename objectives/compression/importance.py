@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 
@@ -51,7 +51,7 @@ def importances(
         the input of the next layers, that is, after normalisation and activation; of the layers' own outputs where none
         reads them, as for queries and keys.
 
-    The model is evaluated in its current mode; parameters of the dimensions require gradients for taylor.
+    The model is evaluated in its current mode.
 
     Raises:
         ValueError: dimensions that do not lie in the model, taylor or activation without evidence, units without a
@@ -78,17 +78,31 @@ def importances(
 def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
     parameters = _parameters(model, widths)
     totals = [torch.zeros(width.units) for width in widths]
-    for inputs, labels in evidence.batches:
-        loss = evidence.loss(evidence.outputs(model, inputs), labels)
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        changes = {
-            name: tensor.detach() * (gradient.to_dense() if gradient.is_sparse else gradient)
-            for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True)
-            if gradient is not None
-        }
-        for total, width in zip(totals, widths, strict=True):
-            total += _over_cuts(changes, width).square()
+    with _requiring_gradients(parameters.values()):
+        for inputs, labels in evidence.batches:
+            loss = evidence.loss(evidence.outputs(model, inputs), labels)
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            changes = {
+                name: tensor.detach() * (gradient.to_dense() if gradient.is_sparse else gradient)
+                for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True)
+                if gradient is not None
+            }
+            for total, width in zip(totals, widths, strict=True):
+                total += _over_cuts(changes, width).square()
     return [total / len(evidence.batches) for total in totals]
+
+
+@contextmanager
+def _requiring_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let frozen tensors require gradients within the context."""
+    frozen = [tensor for tensor in tensors if not tensor.requires_grad]
+    for tensor in frozen:
+        tensor.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for tensor in frozen:
+            tensor.requires_grad_(False)
 
 
 def _activation(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
@@ -13,6 +12,7 @@ from torch import nn
 
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import keep, names_of, recounted, slices_at, tensors, with_dims
+from objectives.learning_copy import learning_copy
 from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning, kept_of
 
@@ -43,8 +43,8 @@ def prune(
 ) -> tuple[nn.Module, ModelStructure]:
     """Copy the model without the least important units of the named groups, and return it with its structure.
 
-    All parameters of the copy are trainable. Importance is computed anew in each step, over all dimensions of the step
-    at once.
+    What is frozen stays frozen, unless all is. Importance is computed anew in each step, over all dimensions of it at
+    once.
 
     Args:
         evidence: batches, required for importance by taylor and activation
@@ -57,7 +57,7 @@ def prune(
     if pruning.steps > 1 and between is None:
         raise ValueError(f"Pruning in several steps trains between them, but got {pruning.steps} steps and no way to.")
     check_pruning(pruning, structure)
-    pruned = copy.deepcopy(model).requires_grad_(True)
+    pruned = learning_copy(model)
     smaller = structure
     for number, step in enumerate(pruning_steps(pruning)):
         if number and between is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import functools
 import json
@@ -104,6 +105,7 @@ def serve(jobs: Jobs) -> None:
             result = jobs[kind](from_plain(kind, asked["arguments"]), progress)
             reply = json.dumps({"result": to_plain(result)}, allow_nan=False)
         except Exception as error:
-            of = {"input": isinstance(error, InputError), "full_disk": isinstance(error, FullDiskError)}
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            of = {"input": isinstance(error, InputError), "full_disk": full or isinstance(error, FullDiskError)}
             reply = json.dumps({"error": one_line(error), **of, "trace": traceback.format_exc()})
         replies.write(reply + "\n")

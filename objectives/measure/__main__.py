@@ -37,8 +37,8 @@ def weigh_deployment(request: jobs.WeighRequest) -> Footprint:
 
 JOBS: Jobs = {
     jobs.BenchmarkRequest: benchmark,
-    jobs.ServiceCurveRequest: silent(service_curve),
-    jobs.TransportRequest: silent(transport),
+    jobs.ServiceCurveRequest: service_curve,
+    jobs.TransportRequest: transport,
     jobs.GroupBenchmarkRequest: benchmark_group,
     jobs.VisitRequest: visit_together,
     jobs.WeighRequest: silent(weigh_deployment),

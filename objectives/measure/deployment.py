@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from objectives.measurement.load_generator import PendingAnswer, Request, Submit, precise_sleep, saturated
+from objectives.measurement.load_generator import PendingAnswer, Request, Submit, precise_sleep, was_refused
 from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.pace import ServiceTimer
 from objectives.records import Artifact, rows_of
@@ -106,7 +106,8 @@ def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -
     sizes = {rows_of(request): request for request in requests}
     ordered = sorted(sizes, reverse=True)
     for rows in ordered if placement.prepared_by_size else ordered[:: max(1, len(ordered) // 20)]:
-        saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)
+        for answer in [submit(sizes[rows]) for _ in range(placement.replicas)]:
+            was_refused(answer)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from objectives.arrays import Arrays
 from objectives.held_out_rows import read_requests
+from objectives.jobs.protocol import UNHEARD, PartProgress
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
 from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
@@ -66,12 +68,15 @@ class Observed:
         return scores
 
 
-def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
+def service_curve(request: ServiceCurveRequest, progress: PartProgress = UNHEARD) -> ServiceCurveResponse:
     """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile.
 
     The baseline's pool stays open for the next such request.
 
     The curve is that of the machine at its reference speed, at which the baseline takes `reference_ms`.
+
+    Args:
+        progress: `next_part` is called before each part
     """
     measured = request.deployment
     requests = read_requests(Path(request.holdout))
@@ -83,14 +88,17 @@ def service_curve(request: ServiceCurveRequest) -> ServiceCurveResponse:
         return open_replica(Path(measured.model), group, measured.placement.embedding_device, measured.compute)
 
     with quiet():
+        progress.next_part()
         looks = [kept_service_ms(request.baseline, requests)]
         rate_rps = 1000 * request.share / looks[0]
 
         def run() -> ServiceCurve:
-            return measure_service_curve(engine, measured.placement, sizes, request.seed, rate_rps, request.blocks)
+            asked = request.seed, rate_rps, request.blocks, progress.next_part
+            return measure_service_curve(engine, measured.placement, sizes, *asked)
 
         # Of several blocks the disturbed ones are left out, and the whole is not repeated.
         curve = run() if request.blocks > 1 else least_disturbed(run, _CALM, InterferenceMonitor)
+        progress.next_part()
         looks.append(kept_service_ms(request.baseline, requests))
     baseline_ms = math.sqrt(math.prod(looks))
     factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
@@ -128,6 +136,7 @@ def measure_service_curve(
     seed: int,
     rate_rps: float | None = None,
     blocks: int = 1,
+    next_part: Callable[[], None] = lambda: None,
 ) -> ServiceCurve:
     """Measure an instance group by itself, in a placement that neither batches, splits, routes nor refuses.
 
@@ -135,6 +144,7 @@ def measure_service_curve(
         requests: of the sizes that will be simulated, batches included
         rate_rps: rate of the study, at which a small model has long idle times; None for none
         blocks: most times that runs are measured, within some seconds; those of undisturbed blocks count together
+        next_part: as in `LiveTarget`, and called before each schedule
     """
     instance_group = placement.instance_group
     engines: list[Observed] = []
@@ -145,7 +155,7 @@ def measure_service_curve(
 
     with Pool(placement, observed) as pool:
         warm_up(pool.submit, requests, placement)
-        target = load_target(pool, placement, requests)
+        target = replace(load_target(pool, placement, requests), next_part=next_part)
         target.settle()
         # With the smallest and the largest of all, so that every size lies between two that were measured.
         some = drawn_requests(requests, _MOST_REQUESTS, seed)
@@ -214,6 +224,7 @@ def _play(
     target: LiveTarget, engines: Sequence[Observed], requests: Sequence[Request], gaps_ns: NDArray[np.int64]
 ) -> Columns:
     """Play a schedule, and return the columns of `Runs`."""
+    target.next_part()
     own = [dict(request) for request in requests]  # so that each has an identity
     place = {id(request): number for number, request in enumerate(own)}
     for engine in engines:

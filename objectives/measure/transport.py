@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from objectives.held_out_rows import read_requests
+from objectives.jobs.protocol import UNHEARD, PartProgress
 from objectives.jobs.requests import TransportRequest, TransportResponse
 from objectives.measure.deployment import kept_open, load_target, quiet
 from objectives.measure.served import open_server
@@ -17,8 +19,11 @@ from objectives.measurement.load_generator import typical_requests
 _ROUNDS, _REQUESTS = 20, 12
 
 
-def transport(request: TransportRequest) -> TransportResponse:
+def transport(request: TransportRequest, progress: PartProgress = UNHEARD) -> TransportResponse:
     """Measure a request of the baseline through its server and without, one at a time; the pool stays open.
+
+    Args:
+        progress: `next_part` is called before each part
 
     Returns:
         The median over the rounds of what is added to the mean of a round, at least 0, and of the pool's own mean.
@@ -32,6 +37,7 @@ def transport(request: TransportRequest) -> TransportResponse:
         pool = load_target(kept_open(baseline, requests), baseline.placement, requests)
         server = stack.enter_context(open_server(baseline, request.served_inputs, requests))
         remote = served_target(server, baseline, requests, (server.process,), stack)
+        remote = replace(remote, next_part=progress.next_part)
         rounds = []
         for _ in range(_ROUNDS):
             means = []

@@ -127,9 +127,13 @@ class InterferenceMonitor:
 
     def stop(self) -> Interference:
         wall, cpu, waiting, busy, threads, stolen, switches = (self._read() - self._before).tolist()
-        # The kernel's count of the cores is in ticks of 10 ms; that of the threads is exact, but covers only threads
-        # that this process may read and that have not ended.
-        foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
+        # The kernel's count of the cores is in ticks of 10 ms. That of the threads is exact, but is of those that this
+        # process may read and that have not ended, on all cores: on the allowed ones they ran no longer than these did.
+        ticks = 2 * self._cores * _JIFFY
+        of_threads = 0.0 if math.isnan(threads) else threads - cpu
+        if busy > 0:
+            of_threads = min(of_threads, busy - cpu + ticks)
+        foreign = max(0.0, of_threads, busy - cpu - ticks)
         return Interference(wall, cpu, waiting, foreign, max(0.0, self._cores * wall - cpu - foreign), stolen, switches)
 
     def _read(self) -> Floats:
@@ -140,7 +144,7 @@ class InterferenceMonitor:
         cpu = time.process_time() + cpu_seconds_of(self._children)
         delay = sum(_schedstat(thread)[1] for thread in ours)
         threads = _threads(self._proc, "[0-9]*")
-        ran = sum(_schedstat(thread)[0] for thread in threads) if len(threads) <= _MOST_THREADS else 0.0
+        ran = sum(_schedstat(thread)[0] for thread in threads) if len(threads) <= _MOST_THREADS else math.nan
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         return np.array([time.perf_counter(), cpu, delay, busy, ran, stolen, switches])
 

@@ -99,13 +99,20 @@ def _with_overhead(
 def _ratios(
     loops: Sequence[_Pair], seed: int, noise: LatencyNoise, has_p99: bool
 ) -> tuple[_Ratio, _Ratio, _Ratio | tuple[None, None, tuple[float, ...]]]:
-    """Compute the ratios of p50, p95 and p99, the last from all visits together where each has too few samples."""
+    """Compute the ratios of p50, p95 and p99, the last from all visits together where each has too few samples.
+
+    There is no ratio of a p99 whose interval reaches into refused requests, which says nothing against the others.
+    """
     p50, p95 = (_ratio(loops, percent, seed, of) for percent, of in ((50, noise.p50), (95, noise.p95)))
     if not has_p99:
         return p50, p95, (None, None, ())
     enough = all(ours.size >= fewest_samples(99) for ours, _ in loops)
     pooled = [(np.concatenate([ours for ours, _ in loops]), np.concatenate([theirs for _, theirs in loops]))]
-    return p50, p95, _ratio(loops if enough else pooled, 99, seed, noise.p99)
+    with suppress(NotFiniteError):
+        p99 = _ratio(loops if enough else pooled, 99, seed, noise.p99)
+        if all(map(math.isfinite, p99[1])):
+            return p50, p95, p99
+    return p50, p95, (None, None, ())
 
 
 def _ratio(pairs: Sequence[_Pair], percent: int, seed: int, noise: VisitNoise) -> _Ratio:

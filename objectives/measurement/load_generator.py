@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import heapq
+import itertools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -116,7 +118,7 @@ def open_loop(
         answers.append(submit(request))
         now = clock()
         returned.append(now)
-    refused = np.array([_refused(answer) for answer in answers])
+    refused = np.array([was_refused(answer) for answer in answers])
     finished = np.array([answer.finished_ns for answer in answers], dtype=np.int64)
     due_ns, submitted_ns = planned_ns + start, np.array(submitted)
     held_ns = np.array(returned) - submitted_ns
@@ -176,25 +178,30 @@ def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float
     for i, request in enumerate(requests):
         start = time.perf_counter_ns()
         answer = submit(request)
-        latency[i] = np.inf if _refused(answer) else (answer.finished_ns - start) / 1e6
+        latency[i] = np.inf if was_refused(answer) else (answer.finished_ns - start) / 1e6
     return latency
 
 
 def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
-    """Measure the requests served, not refused, per second while `outstanding` of them are always in flight."""
-    start = time.perf_counter_ns()
-    end = start + int(seconds * 1e9)
-    flying: list[PendingAnswer] = []
+    """Measure the requests served, not refused, per second while `outstanding` of them are always in flight.
+
+    The time begins and ends with an answer, of which the first does not count: answers of several replicas or of a
+    batch come together, and so begin and end lie at the same place among them. Half of the requests in flight are
+    answered at least.
+    """
+    turns = itertools.cycle(requests)
+    flying = deque(submit(next(turns)) for _ in range(outstanding))
+    was_refused(flying.popleft())
+    start = now = time.perf_counter_ns()
     answered = served = 0
-    while time.perf_counter_ns() < end or answered == 0:
-        while len(flying) < outstanding:
-            flying.append(submit(requests[(answered + len(flying)) % len(requests)]))
-        served += not _refused(flying.pop(0))
+    while now < start + int(seconds * 1e9) or answered < max(1, outstanding // 2):
+        flying.append(submit(next(turns)))
+        served += not was_refused(flying.popleft())
         answered += 1
-    elapsed = time.perf_counter_ns() - start
+        now = time.perf_counter_ns()
     for answer in flying:
-        _refused(answer)
-    return served / (elapsed / 1e9)
+        was_refused(answer)
+    return served / ((now - start) / 1e9)
 
 
 def drawn_requests(requests: Sequence[T], count: int, *seed: int) -> list[T]:
@@ -265,7 +272,7 @@ def _wait_until(at_ns: int, spin_ns: int) -> int:
     return now
 
 
-def _refused(answer: PendingAnswer) -> bool:
+def was_refused(answer: PendingAnswer) -> bool:
     """Wait for the answer and return whether the request was refused."""
     try:
         answer.result()

@@ -81,7 +81,11 @@ def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
         limit = slo_of(visit.timings, recording.slo_ms, percent, recording.overhead_ms)
         rate, base = (rate_under_slo(search, limit, percent) for search in searches)
         if base == 0:
-            raise NotFiniteError(f"The baseline must keep the SLO of {limit:g} ms at some rate, but got none.")
+            alone = percentile(visit.baseline.service_ms, percent)
+            raise NotFiniteError(
+                "The baseline must keep the SLO at some rate, since throughput is compared with its own, but it leaves "
+                f"{limit:.3g} ms, and one request at a time has a p{percent} of {alone:.3g} ms: slo.ms must be larger."
+            )
         drawn = _resampled_limits(recording, visit.timings, seed)
         ours, theirs = (
             resampled_rates(search, drawn, percent, seed + 10 * side) for side, search in enumerate(searches)

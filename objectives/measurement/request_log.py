@@ -62,7 +62,8 @@ def read_request_log(
     A column timestamp, time, ts, datetime or second, in any case, holds ISO text or a number since the epoch, whose
     unit (seconds, milli-, micro- or nanoseconds) is inferred from its magnitude. Rows are read from rows_column, else
     from a column `rows` if there is one. Without rows, a column `count` holds the number of requests that arrive within
-    the second that begins at the line's time, uniformly at random by the seed.
+    the second that begins at the line's time, uniformly at random by the seed. So do the requests of a log with a line
+    for each whose times are whole seconds, several of which are equal.
 
     Of a log with one request per line, `measures` are read too: each of MEASURES from the column that is given, else
     from one of its own name if there is one; a value may be empty. Of counts, a column of such a name is left out.
@@ -124,18 +125,26 @@ def _log(
     if rows_column is not None and rows_column not in frame.columns:
         raise RequestLogError(f"The rows are in the column {rows_column!r}, but got {frame.columns}.")
     seconds, start_s = _seconds(frame[time], first_line)
-    if (sizes := rows_column or names.get("rows")) is not None:
-        rows = _whole(frame[sizes], 1, "A request has {} row or more", first_line)
-        return RequestLog(seconds, rows, start_s, _measures(frame, first_line, measures))
-    if "count" in names:
+    sizes = rows_column or names.get("rows")
+    rows = None if sizes is None else _whole(frame[sizes], 1, "A request has {} row or more", first_line)
+    if rows is None and "count" in names:
         if given := [name for name, column in measures.items() if column is not None]:
             raise RequestLogError(f"A log with {given[0]} has a line for each request, but got counts of seconds.")
         counts = _whole(frame[names["count"]], 0, "A second has {} requests or more", first_line)
-        within = np.random.default_rng(seed).random(counts.sum())
-        seconds = np.sort(np.repeat(seconds, counts) + within)
-        start_s = None if start_s is None or not len(seconds) else start_s + float(seconds[0])
-        return RequestLog(seconds - seconds[:1], None, start_s)
-    return RequestLog(seconds, None, start_s, _measures(frame, first_line, measures))
+        seconds, start_s = _within(np.repeat(seconds, counts), start_s, seed)
+        return RequestLog(seconds, None, start_s)
+    kept = _measures(frame, first_line, measures)
+    whole = (seconds == np.floor(seconds)).all() and (start_s is None or start_s.is_integer())
+    if whole and seconds[-1:].any() and (np.diff(seconds) == 0).any():
+        seconds, start_s = _within(seconds, start_s, seed)
+    return RequestLog(seconds, rows, start_s, kept)
+
+
+def _within(seconds: NDArray[np.float64], start_s: float | None, seed: int) -> tuple[NDArray[np.float64], float | None]:
+    """Draw the moments of requests within whole seconds, (n,) ascending; return them, from 0 on, and their start."""
+    drawn = np.sort(seconds + np.random.default_rng(seed).random(len(seconds)))
+    begins = None if start_s is None or not len(drawn) else start_s + float(drawn[0])
+    return drawn - drawn[:1], begins
 
 
 def _measures(frame: pl.DataFrame, first_line: int, asked: Mapping[str, str | None]) -> dict[str, NDArray[np.float64]]:

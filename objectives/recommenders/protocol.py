@@ -30,7 +30,7 @@ class Facts:
 
     split: description of the split in a sentence
     rows: number of rows by part
-    users: number of groups in all parts
+    users: number of groups in all parts, 0 where the data name no users
     training: facts of the baseline's training
     reference_metric: metric of the references
     references: the reference metric on test, of the baseline and of simple rules; None where one does not apply

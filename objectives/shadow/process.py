@@ -105,7 +105,7 @@ class _Shadowing:
         self._connection, self._setup = connection, setup
         self._state = ShadowState("", "")
         self._publish_at = 0.0
-        self._changed = False
+        self._changed = self._written = False
 
     def run(self) -> None:
         try:
@@ -124,6 +124,10 @@ class _Shadowing:
             return
         except _SameBundleError as error:
             self._connection.send(Opened(version, self._state.counts, str(error)))
+            return
+        except Exception as error:  # a busy machine or a full memory says nothing of the challenger
+            written = version if self._written else ""  # what was not written is to be handed over again
+            self._connection.send(Opened(written, self._state.counts, one_line(error), final=False))
             return
         self._publish()
         self._connection.send(Opened(version, self._state.counts))
@@ -149,12 +153,8 @@ class _Shadowing:
         self._count(self._setup.lost)
         # Written before the engine opens the challenger: should that end the process, the next one knows.
         write_state(self._state, self._setup.state)
-        try:
-            return Pair.open(champion, self._setup.challenger, self._setup.window_seconds)
-        except BundleError:
-            raise
-        except Exception as error:
-            raise BundleError(one_line(error)) from error
+        self._written = True
+        return Pair.open(champion, self._setup.challenger, self._setup.window_seconds)
 
     def _compare(self, pair: Pair) -> None:
         last = time.monotonic()

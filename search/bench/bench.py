@@ -196,7 +196,8 @@ def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int6
     if rows is None and log is not None and log.rows is not None:
         return log.rows
     if rows is None and known:
-        return np.random.default_rng(plan.seed).choice(np.array(known, np.int64), _DRAWN_SIZES)
+        # The largest of all stands for itself alone, and would be drawn as often as each quantile.
+        return np.random.default_rng(plan.seed).choice(np.array(known[:-1] or known, np.int64), _DRAWN_SIZES)
     drawn = rows or RowsConfig()
     return lognormal_rows(drawn.median, drawn.sigma, drawn.max, _DRAWN_SIZES, plan.seed)
 

@@ -15,9 +15,10 @@ from objectives.shadow.state import ShadowState
 from objectives.shadow.state_files import read_states
 from objectives.shadow.summary import ShadowSummary, summarize
 from search.checkpoints.promotion_policy import Condition, PromotionPolicy, loss_condition, reasons, shadow_conditions
-from search.errors import ConfigError, JobError
+from search.errors import ConfigError, JobError, LostJobError
 from search.ledger.aliases import Aliases
 from search.ledger.registry import CHALLENGER, CHAMPION
+from search.locking import StudyRunningError
 from search.report.columns import Cell, Column
 
 # A challenger and a champion -> the quality of the first against the second, or the reason why it cannot be known here.
@@ -128,7 +129,9 @@ class Promotion:
         try:
             quality, reason = self.evaluate(challenger, champion)
         except (ConfigError, JobError) as error:
-            return loss_condition(most, None, str(error))
+            # A process that died, or a study that is being run, says nothing of the challenger.
+            final = not isinstance(error, (LostJobError, StudyRunningError))
+            return loss_condition(most, None, str(error), final=final)
         return loss_condition(most, quality, reason, left_out=quality is None and not self.loss_required)
 
 

@@ -114,7 +114,9 @@ def _p95_condition(most: float, found: ShadowSummary, enough: bool) -> Condition
     return Condition(name, limit, told, interval[1] <= most, final=enough and interval[0] > most)
 
 
-def loss_condition(most: float, quality: Quality | None, trouble: str | None, left_out: bool = False) -> Condition:
+def loss_condition(
+    most: float, quality: Quality | None, trouble: str | None, left_out: bool = False, final: bool = False
+) -> Condition:
     """Return the condition on quality.
 
     Args:
@@ -122,10 +124,11 @@ def loss_condition(most: float, quality: Quality | None, trouble: str | None, le
         quality: of the challenger against the champion, None where it was not evaluated
         trouble: the reason for that
         left_out: whether the condition is not asked for then
+        final: whether a further evaluation would fail as well
     """
     limit, name = f"at most {percent(most)}", "quality loss to the champion"
     if quality is None:
-        return Condition(name, limit, f"not known: {trouble}", holds=left_out, left_out=left_out)
+        return Condition(name, limit, f"not known: {trouble}", left_out, final, left_out)
     told = f"{quality.loss:.2%} ({span(quality.loss_interval, '{:.2%}'.format)}, {quality.rows:,} rows of validation)"
     return Condition(name, limit, told, quality.loss <= most, final=quality.loss > most)
 

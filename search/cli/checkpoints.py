@@ -80,7 +80,7 @@ def watch(options: argparse.Namespace) -> int:
 
     with locked(home, f"{judge.aliases.name}.watch"), stoppable():
         intervals = WatchIntervals(options.every, options.settle)
-        watching = Watch(Path(options.checkpoint).resolve(), steps, intervals, console)
+        watching = Watch(Path(options.checkpoint).absolute(), steps, intervals, console)
         if not options.once:
             while True:
                 show(watching.next())

@@ -225,9 +225,11 @@ def verify(options: argparse.Namespace) -> int:
         found |= {"slower_here": bundle.slower_here, "warnings": bundle.warnings}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest.files)
+        groups, files = bundle.candidate.placement.instance_groups, len(bundle.manifest.files)
+        engines = " and ".join(dict.fromkeys(group.engine for group in groups))
+        gives = "gives" if engines == groups[0].engine else "give"
         sys.stdout.write(
-            f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
+            f"{folder} is whole: {files} files as made; {engines} {gives} the example's scores within {difference:.2g} "
             "of their standard deviation\n"
         )
         sys.stdout.writelines(f"{line}\n" for line in bundle.warnings)

@@ -17,6 +17,7 @@ from search.config.sections import StudyConfig
 from search.explore.dry_run import DryRun, dry_run
 from search.explore.estimate import StageSeconds, TrialRange, trials_in
 from search.home import Home
+from search.session import unused_settings
 from search.workers.processes import open_workers
 from spaces.domains import Scalar
 from spaces.model_structure import Group
@@ -115,6 +116,7 @@ def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationRepo
     """Report a dry run that took so many seconds."""
     prepared, trials = found.prepared, _trials(config, found)
     forms = {"user once": prepared.user_once_refused, "split embeddings": prepared.split_refused}
+    forms["batches and parts of requests"] = prepared.rows_interact
     shares = {group.name: group.time_share for group in found.profile.groups}
     return ValidationReport(
         study=config.name,
@@ -124,7 +126,7 @@ def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationRepo
         left_alone=tuple(LeftAlone(name, why) for name, why in prepared.left_alone.items() if " (" not in name),
         user_inputs=tuple(UserInput(spec.name, spec.inferred) for spec in prepared.inputs if spec.side == "user"),
         forms=tuple(GraphForm(name, reason) for name, reason in forms.items()),
-        warnings=prepared.warnings,
+        warnings=(*unused_settings(config), *prepared.warnings),
         parity=prepared.baseline.parity,
         model_bytes=prepared.baseline.model_bytes,
         p50_ms=found.profile.p50_ms,

@@ -87,7 +87,7 @@ class CriteoData(Section):
 class SyntheticData(Section):
     """Clicks drawn from a known model."""
 
-    source: Literal["synthetic"] = Field(description="synthetic")
+    source: Literal["synthetic"] = "synthetic"
     rows: int = Field(default=100_000, ge=2, description="a whole number, at least 2")
     users: int = Field(default=2_000, ge=1, validate_default=True, description="a whole number, at least 1")
     items: int = Field(default=2_000, ge=1, description="a whole number, at least 1")

@@ -238,7 +238,9 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
             "space.placement.batch_rows", given.batch_rows, (0, 2 * rows, 8 * rows), _unbatched(prepared)
         ),
         batch_wait_us=Choice(given.batch_wait_us or (0, 200)),
-        split_rows=Choice(given.split_rows or ((0, rows) if several else (0,))),
+        split_rows=_allowed(
+            "space.placement.split_rows", given.split_rows, (0, rows) if several else (0,), prepared.rows_interact
+        ),
         route_rows=Choice(given.route_rows or ((0, rows, 2 * rows) if len(places) > 1 else (0,))),
         embedding_device=_subset("space.placement.embedding_device", embedding_devices, ("same", *places)),
         user_once=_allowed("space.placement.user_once", given.user_once, (False, True), prepared.user_once_refused),
@@ -249,6 +251,8 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
 
 def _unbatched(prepared: Prepared) -> str | None:
     """Return the reason why several requests cannot be run as one batch, or None."""
+    if prepared.rows_interact is not None:
+        return prepared.rows_interact
     if prepared.once:
         return f"a request gives its {', '.join(prepared.once)} once, and a batch has several"
     lengths = [spec.name for spec in prepared.inputs if None in spec.shape]

@@ -225,7 +225,6 @@ class StudyConfig(Section):
                     raise rule(
                         f"must be left out for one's own recommender, whose factory gives it, but got {got}", key
                     )
-            self._check_rows()
         elif self.data is None:
             raise rule(f"missing; must be {type(self).model_fields['data'].description}", "data")
         ranking, metric = self.recommender == "sasrec", self.quality.metric
@@ -244,15 +243,16 @@ class StudyConfig(Section):
             )
         return self
 
-    def _check_rows(self) -> None:
-        """Check that rows are left to the factory's requests, or to a log."""
+    @property
+    def unused_rows(self) -> tuple[str, ...]:
+        """Keys of `traffic.rows` that were given and count for nothing.
+
+        The requests of one's own recommender have sizes of their own, unless a log has others.
+        """
         rows, default = self.traffic.rows, RowsConfig()
-        if rows.file is not None or self.traffic.log is not None:
-            return
-        for key in ("median", "sigma", "max"):
-            if (given := getattr(rows, key)) != getattr(default, key):
-                told = "must be left out for one's own recommender, whose requests have their own sizes (a log in file "
-                raise rule(f"{told}changes them), but got {given}", "traffic", "rows", key)
+        if not self.own or rows.file is not None or self.traffic.log is not None:
+            return ()
+        return tuple(key for key in ("median", "sigma", "max") if getattr(rows, key) != getattr(default, key))
 
     def _check_named(self, who: Literal["user", "item"], needed_for: str | None) -> None:
         """Check that the data name the user or the item, where the model or the metric needs it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from objectives.measurement.metrics.quality import resolution
 from objectives.records import Outcome
@@ -65,12 +65,21 @@ def run_first_trials(study: Study, run: Callable[[int], str]) -> Outcome:
             if number != 0 and outcome.measurement is not None:
                 return outcome
         if end == EXHAUSTED:
-            return _reference(study)
+            return _reference(study, {n: told.reason for n, told in outcomes.items() if told.state == "failed"})
         end = run(max(1, 2 - len(outcomes)))
 
 
-def _reference(study: Study) -> Outcome:
-    """Return the outcome of a reference point of the baseline's own weights; JobError where none was measured."""
+def _reference(study: Study, failed: Mapping[int, str | None]) -> Outcome:
+    """Return the outcome of a reference point of the baseline's own weights.
+
+    Raises:
+        JobError: candidates failed, or none was measured.
+    """
+    if failed:
+        raise JobError(
+            f"The dry run ended: of all candidates of the space none got through every stage, the last of "
+            f"{len(failed)} for: {failed[max(failed)]}"
+        )
     for trial in study.measured_trials():
         if trial.reference is not None and trial.candidate.weights.reference is None:
             return trial.outcome
@@ -83,10 +92,10 @@ def note_resolution(study: Study, ended: EndedTrial) -> None:
     Before there is one, it is the largest of the others: weights of the baseline that are run otherwise may score as it
     does.
     """
-    quality = ended.outcome.evaluated
-    if quality is None or ended.number == 0 or study.facts.get(_RESOLVED, True):
+    measured = ended.measurement  # else it may have been evaluated on few users, and lose too much
+    if measured is None or ended.number == 0 or study.facts.get(_RESOLVED, True):
         return
-    trained, shown = ended.candidate.weights.distillation is not None, resolution(quality)
+    trained, shown = ended.candidate.weights.distillation is not None, resolution(measured.quality)
     if trained or (ended.candidate.weights.reference is None and shown > study.resolution):
         study.note(resolution=shown, **{_RESOLVED: trained})
 

@@ -38,6 +38,7 @@ class Ledger:
         self._uri, self._study, self._home = tracking_uri, study, home
         self._artifacts = artifacts if tracking_uri.startswith("sqlite:") else None
         self._settings: Mapping[str, object] = {}
+        self._anew = False
         self._runs: StudyRuns | None = None
         self._writer = Writer()
         self._down_since: float | None = None
@@ -48,9 +49,9 @@ class Ledger:
         """Open the client: a database URI connects here, under `_try`, which handles an unreachable one."""
         return open_client(self._uri)
 
-    def open(self, settings: Mapping[str, object]) -> None:
-        """Find or make the study's experiment and its parent run."""
-        self._settings = settings
+    def open(self, settings: Mapping[str, object], anew: bool = False) -> None:
+        """Find or make the study's experiment and its parent run; `anew` is as in `StudyRuns`."""
+        self._settings, self._anew = settings, anew
         self._try(self._open)
 
     def record(self, trial: EndedTrial) -> None:
@@ -127,7 +128,8 @@ class Ledger:
 
     def _open(self) -> StudyRuns:
         if self._runs is None:
-            self._runs = StudyRuns(self._client, self._study, self._settings, self._artifacts, self._home)
+            of = self._client, self._study, self._settings, self._artifacts, self._home
+            self._runs = StudyRuns(*of, anew=self._anew)
         return self._runs
 
     def _record(self, trial: EndedTrial) -> None:

@@ -64,9 +64,13 @@ def measured(found: Measurement | Difference) -> dict[str, float]:
     """Return every number that was measured, by its record; intervals as .low and .high."""
     flattened = flat(to_plain(found))
     for part in found.quality.slices:
-        name = re.sub(r"[^A-Za-z0-9_ -]", "_", part.name)  # other characters MLflow does not accept
-        flattened |= flat(to_plain(part), f"quality.slice.{name}.")
+        flattened |= flat(to_plain(part), f"quality.slice.{accepted(part.name)}.")
     return _numbers(flattened)
+
+
+def accepted(name: str) -> str:
+    """Return a name of a slice without the characters that MLflow does not accept in keys, nor those with a meaning."""
+    return re.sub(r"[^A-Za-z0-9_ -]", "_", name)
 
 
 def trial_data(trial: EndedTrial) -> tuple[dict[str, str], dict[str, float]]:

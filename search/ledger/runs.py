@@ -15,19 +15,30 @@ from objectives.records import Outcome
 from objectives.serving.bundle_files import model_files
 from search.ablation.records import Effect
 from search.ledger.notes import NOTE, Links, shared_views, study_note, trial_note, version_note
-from search.ledger.run_data import NAMES, NAMES_VERSION, Standing, flat, measured, study_metrics, trial_data
+from search.ledger.run_data import (
+    NAMES,
+    NAMES_VERSION,
+    Standing,
+    accepted,
+    flat,
+    measured,
+    study_metrics,
+    trial_data,
+)
 from search.ledger.titles import candidate_title, run_name
 from search.results import Front
 from search.run_pages import RunPages
 from search.trials import EndedTrial
 from spaces.candidate import Candidate
+from spaces.serialization import digest, to_plain
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _PAGE = 1000
 # Most parameters of one call, and of a study.
 _PARAMS = 100
-# Tags of a run: the raw timings that its numbers were computed from, and the model whose files it holds.
-_TIMINGS, _MODEL = "leanrec.timings", "leanrec.model"
+# Tags of a run: the raw timings that its numbers were computed from, those numbers and the step that they have, and the
+# model whose files it holds.
+_TIMINGS, _NUMBERS, _STEP, _MODEL = "leanrec.timings", "leanrec.numbers", "leanrec.step", "leanrec.model"
 ROLE = "leanrec.role"
 # The custom-model view, in place of MLflow's view for language models; and the metric that its charts show first.
 _VIEW = {
@@ -54,17 +65,27 @@ class StudyRuns:
     """Runs of a study. Every method raises the store's errors."""
 
     def __init__(
-        self, client: MlflowClient, study: str, settings: Mapping[str, object], artifacts: Path | None, home: Path
+        self,
+        client: MlflowClient,
+        study: str,
+        settings: Mapping[str, object],
+        artifacts: Path | None,
+        home: Path,
+        anew: bool = False,
     ) -> None:
         """Find or make the study's experiment and its parent run.
 
         Args:
             artifacts: folder of the artifacts; None for the store's own
+            anew: whether the study begins anew with other settings than a run that there is
         """
         self._client, self._study, self._home = client, study, home
         self._experiment = self._open_experiment(artifacts)
         self._data: DatasetInput | None = None
         found = self._runs("study")
+        for run in found if anew else ():
+            client.delete_run(run.info.run_id)
+        found = [] if anew else found
         self._idle = bool(found) and found[0].info.status != "RUNNING"
         self._parent = found[0].info.run_id if found else self._create_parent(settings)
 
@@ -130,6 +151,8 @@ class StudyRuns:
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
             return str(self._client.create_experiment(self._study, location, tags=_VIEW))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
         for key, value in _VIEW.items():
             if found.tags.get(key) != value:
                 self._client.set_experiment_tag(found.experiment_id, key, value)
@@ -137,7 +160,8 @@ class StudyRuns:
 
     def _create_parent(self, settings: Mapping[str, object]) -> str:
         run = self._client.create_run(self._experiment, run_name=self._study, tags=self._whose("study"))
-        params = [Param(key, str(value)[:500]) for key, value in flat(settings).items()]
+        named = {".".join(map(accepted, key.split("."))): str(value)[:500] for key, value in flat(settings).items()}
+        params = [Param(key, value) for key, value in named.items()]
         self._client.log_batch(run.info.run_id, params=params[:_PARAMS])
         return str(run.info.run_id)
 
@@ -177,10 +201,14 @@ class StudyRuns:
         self._client.set_terminated(run.info.run_id, status, times_ms[1])
 
     def _update(self, run: Run, trial: EndedTrial, standing: Standing, links: Links) -> None:
-        """Bring a trial's run level with what is known; those of a final benchmark are the second step of a metric."""
+        """Bring a trial's run level with what is known; other numbers are a further step of each metric."""
         tags, identity = run.data.tags, run.info.run_id
-        if trial.outcome.timings != tags.get(_TIMINGS) or tags.get(NAMES) != NAMES_VERSION:
-            self._log(identity, trial.outcome, *trial_data(trial), step=int(trial.final))
+        if _NUMBERS in tags:
+            changed = tags[_NUMBERS] != _numbers(trial.outcome)
+        else:  # of an earlier version
+            changed = trial.outcome.timings != tags.get(_TIMINGS)
+        if changed or tags.get(NAMES) != NAMES_VERSION:
+            self._log(identity, trial.outcome, *trial_data(trial), step=int(tags.get(_STEP, 0)) + 1)
             self._client.update_run(identity, name=run_name(trial))
         wanted = standing.tags(trial.number)
         wanted[NOTE] = trial_note(
@@ -188,9 +216,9 @@ class StudyRuns:
             links if wanted["chosen"] == "true" else None,
             self._study if wanted["on_front"] == "true" else None,
         )
-        changed = [RunTag(key, value) for key, value in wanted.items() if tags.get(key, "false") != value]
-        if changed:
-            self._client.log_batch(identity, tags=changed)
+        others = [RunTag(key, value) for key, value in wanted.items() if tags.get(key, "false") != value]
+        if others:
+            self._client.log_batch(identity, tags=others)
         if self._data is not None and not run.inputs.dataset_inputs:
             self._client.log_inputs(identity, [self._data])
         if wanted["on_front"] == "true":
@@ -212,7 +240,7 @@ class StudyRuns:
         self, run: str, record: Outcome | Effect, tags: Mapping[str, str], metrics: Mapping[str, float],
         params: Mapping[str, str] | None = None, step: int = 0,
     ) -> None:  # fmt: skip
-        """Write numbers and raw timings; which timings they are is known once all is written."""
+        """Write numbers and raw timings; which they are is known once all is written."""
         now = int(time.time() * 1000)
         self._client.log_batch(
             run,
@@ -224,6 +252,9 @@ class StudyRuns:
             if (self._home / record.timings).exists():
                 self._client.log_artifact(run, str(self._home / record.timings), "timings")
             self._client.set_tag(run, _TIMINGS, record.timings)
+        self._client.set_tag(run, _STEP, str(step))
+        if isinstance(record, Outcome):
+            self._client.set_tag(run, _NUMBERS, _numbers(record))
 
     def _end_parent(self, trials: Sequence[EndedTrial], front: Front | None, links: Links) -> None:
         """Describe the study in its experiment, its parent run and its registered model, and end the parent run."""
@@ -273,6 +304,11 @@ class StudyRuns:
             token = page.token
             if not token:
                 return runs
+
+
+def _numbers(outcome: Outcome) -> str:
+    """Identify the numbers of a trial: a final benchmark that goes on has others, in the same file of timings."""
+    return digest(outcome.timings, to_plain(outcome.measurement))[:16]
 
 
 def _with_version(links: Links, front: Front | None) -> Links:

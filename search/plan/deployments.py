@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from objectives.errors import FullDiskError
 from objectives.held_out_rows import read_requests
 from objectives.measurement.load_generator import Request
 from objectives.measurement.service_curve import ServiceCurve
@@ -85,6 +86,8 @@ def menu_of(session: Session, console: Console) -> Menu:
                 found.append(_deployment(point, side, curves.of(point.trial, side), loads))
             except JobError as error:
                 left_out[point.trial] = f"its service curve cannot be measured here: {error}"
+            except FullDiskError:
+                raise
             except (OSError, RuntimeError, BundleError) as error:
                 left_out[point.trial] = f"its model cannot be opened here: {error}"
     if not found or front.slo_ms is None:

@@ -219,12 +219,12 @@ class MeterJobs:
         blocks = {"screen": timing.screen_blocks, "final": timing.final_blocks}.get(length, timing.confirm_blocks)
         patience, probes = timing.patience_seconds, _PROBES[length]
         if length == "screen":
-            counted = max(SCREEN.probe_requests, fewest_samples(percent))
-            window = replace(SCREEN, blocks=blocks, probes=probes, probe_requests=counted, patience_seconds=patience)
+            window = replace(SCREEN, blocks=blocks, probes=probes, patience_seconds=patience)
         else:
             visits = max(1, blocks // FEWEST_BLOCKS)
             window = Window(-(-blocks // visits), probes=probes, visits=visits, patience_seconds=patience)
-        return window.extended(percent)
+        counted = max(window.probe_requests, fewest_samples(percent))
+        return replace(window, probe_requests=counted).extended(percent)
 
     def profile(self) -> requests.ProfileRequest:
         return requests.ProfileRequest(

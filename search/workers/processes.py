@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
 
+from objectives.errors import FullDiskError
 from objectives.jobs.protocol import STACKS, Request, response_type, write_request
 from search.errors import ConfigError, JobError, LostJobError
 from spaces.serialization import from_plain
@@ -190,7 +191,10 @@ class Worker:
             self._process.send_signal(STACKS)
             time.sleep(_STACKS_SECONDS)
         self.kill()
-        error = f"{what} took longer than {self._limit:g} s and was ended; see {self._log}."
+        error = (
+            f"{what} took longer than {self._limit:g} s and was ended; see {self._log}. workers.job_seconds and "
+            "fit_seconds are the limits of a study."
+        )
         return self._end(error, lost=True)
 
     def _died(self) -> Done:
@@ -233,6 +237,7 @@ def call(worker: Worker, request: Request[Response], limit_seconds: float, say: 
 
     Raises:
         JobError: the job failed, with the reason; LostJobError where its process died or took too long.
+        FullDiskError: the job failed since the disk is full, which says nothing of what it was asked for.
         ConfigError: a setting, the user's factory, or its result is invalid.
     """
     worker.start(request, limit_seconds)
@@ -245,6 +250,8 @@ def call(worker: Worker, request: Request[Response], limit_seconds: float, say: 
             continue
         if done.error is None:
             return cast(Response, done.result)
+        if done.full_disk:
+            raise FullDiskError(done.error.partition(": ")[2])
         if done.wrong_input:
             raise ConfigError(done.error.partition(": ")[2])
         raise LostJobError(done.error) if done.lost else JobError(done.error)

@@ -273,11 +273,11 @@ def test_refused_requests_are_counted_and_said(stand_in: StandIn, tmp_path: Path
 
 def test_the_rows_of_the_studys_requests_are_the_default(stand_in: StandIn, tmp_path: Path) -> None:
     """The settings of a study tell nothing of the requests of a user's own model."""
-    stand_in.row_quantiles = [3, 3, 11]
+    stand_in.row_quantiles = [3, 3, 7, 11]
     rows = {"traffic": {"rows": {"median": 200, "sigma": 0.6, "max": 1000}}}
     (tmp_path / "measurement.json").write_text(json.dumps(rows))
     run(stand_in, Plan("closed", seconds=0.05), tmp_path / "out")
-    assert set(stand_in.sizes) == {3, 11}
+    assert set(stand_in.sizes) == {3, 7}, "the largest of all is one of many"
     assert np.mean(np.array(stand_in.sizes) == 3) == pytest.approx(2 / 3, abs=0.1)
 
 

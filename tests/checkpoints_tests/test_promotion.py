@@ -24,10 +24,11 @@ from search.checkpoints.promotion_policy import PromotionPolicy
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.config.study_file import parse
-from search.errors import ConfigError, JobError
+from search.errors import ConfigError, JobError, LostJobError
 from search.home import Home
 from search.ledger import aliases as ledger_aliases
 from search.ledger.aliases import DECISION
+from search.locking import StudyRunningError
 from search.session import open_session
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
@@ -213,6 +214,18 @@ def test_an_evaluation_that_fails_refuses(error: Exception, required: bool, home
 
     told = _promotion(found, write_good_state(home, champion, challenger), evaluate, required).promote()
     assert not told.promoted and str(error) in told.reason
+    assert told.outcome == "refused", "a further look would be told the same"
+
+
+@pytest.mark.parametrize("error", [LostJobError("it took too long"), StudyRunningError("it is being run")])
+def test_an_evaluation_that_may_succeed_later_refuses_nothing(error: Exception, home: Home, tmp_path: Path) -> None:
+    found, champion, challenger = rivals(home, tmp_path)
+
+    def evaluate(*bundles: object) -> tuple[Quality | None, str | None]:
+        raise error
+
+    told = _promotion(found, write_good_state(home, champion, challenger), evaluate, True).promote()
+    assert told.outcome == "undecided" and str(error) in told.reason
 
 
 def test_a_loss_that_cannot_be_known_here_is_told(home: Home, tmp_path: Path) -> None:

@@ -315,6 +315,15 @@ def test_a_pruned_model_can_be_trained_though_the_dense_one_was_frozen(ranker: n
     assert not any(parameter.requires_grad for parameter in ranker.parameters())
 
 
+@pytest.mark.parametrize("importance", ["magnitude", "taylor"])
+def test_what_is_frozen_stays_frozen(importance: Importance, ranker: nn.Module) -> None:
+    """Pretrained vectors of a table lose dimensions, by their importance, and are not trained."""
+    frozen = {"tables.item.weight"}
+    ranker.get_parameter("tables.item.weight").requires_grad_(False)
+    pruned, _ = prune(ranker, Pruning((("tables", 0.5),), importance=importance), ranker_anatomy(), evidence())
+    assert {name for name, parameter in pruned.named_parameters() if not parameter.requires_grad} == frozen
+
+
 # -- importance
 
 

@@ -27,6 +27,7 @@ from search.config.sections import BudgetConfig, StudyConfig, WorkersConfig
 from search.config.study_file import FREE_SECTIONS, difference, load, parse, preset_names, write_template
 from search.config.yaml_reader import plain as plain_data
 from search.errors import ConfigError
+from search.session import unused_settings
 from spaces.domains import Choice, Float, Integer
 from spaces.serialization import from_plain
 from spaces.techniques.distillation import Distillation
@@ -443,6 +444,21 @@ def nested(path: str, value: Any) -> Any:
     return value
 
 
+@pytest.mark.parametrize(
+    ("given", "unused"),
+    [
+        ({"recommender": "shop:factory", "traffic": {"rows": {"median": 50}}}, ("median",)),
+        ({"recommender": "shop:factory", "traffic": {"rows": {"sigma": 0.1, "max": 500}}}, ("sigma", "max")),
+        ({"recommender": "shop:factory", "traffic": {"rows": {"median": 50, "file": "log.csv"}}}, ()),
+        ({"recommender": "shop:factory"}, ()),
+        ({"data": {"source": "ml-100k"}, "traffic": {"rows": {"median": 50}}}, ()),
+    ],
+)
+def test_rows_that_a_factorys_requests_do_not_have_are_told(given: dict[str, Any], unused: tuple[str, ...]) -> None:
+    config = parse({"name": "s", **given})
+    assert config.unused_rows == unused and len(unused_settings(config)) == len(unused)
+
+
 # The field that is named, and settings that are wrong together.
 BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     *((field, nested(field, value)) for field, values in WRONG.items() for value in values),
@@ -456,8 +472,6 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("data.source", {"data": {"source": "table:", "columns": COLUMNS}}),
     ("data", {"recommender": "shop:factory"}),
     ("sizes", {"recommender": "shop:factory", "data": None, "sizes": {"mlp": 3}}),
-    ("traffic.rows.median", {"recommender": "shop:factory", "data": None, "traffic": {"rows": {"median": 50}}}),
-    ("traffic.rows.max", {"recommender": "shop:factory", "data": None, "traffic": {"rows": {"max": 500}}}),
     ("quality.slices.'rare items'", {"quality": {"slices": {"rare items": 2}}}),
     ("data.columns", {"data": {"source": "table:x.csv"}}),
     ("data.columns", {"data": {"source": "table:x.csv", "columns": ["label"]}}),

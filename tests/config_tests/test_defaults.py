@@ -401,6 +401,8 @@ def test_bf16_needs_an_engine_and_a_cpu_that_have_it(
 
 
 def test_where_a_placement_cuts_follows_the_median_request() -> None:
+    alone = space(median_rows=30, rows_interact="scores depend on each other").placement
+    assert values(alone.batch_rows) == values(alone.split_rows) == (0,)
     placement = space(median_rows=30).placement
     assert values(placement.batch_rows) == (0, 60, 240)
     assert (values(placement.split_rows), values(placement.route_rows)) == ((0, 30), (0, 30, 60))

@@ -91,6 +91,11 @@ def test_a_space_without_other_candidates_has_a_reference_point(tmp_path: Path) 
     trials.run(3)
     found = run_first_trials(study, trials.run)
     assert found.measurement is not None and found.measurement.latency.p95_ratio == 0.7
+    broken = Trials(tmp_path / "c", [DONE, BROKEN])
+    with pytest.raises(JobError, match="none got through every stage, the last of 1 for: export: no such operator"):
+        run_first_trials(broken.study, broken.run)
+    with pytest.raises(JobError, match="the last of 1 for"):
+        run_first_trials(broken.study, broken.run)
     bare = Trials(tmp_path / "b", [DONE])
     with pytest.raises(JobError, match="the space offers nothing but the baseline"):
         run_first_trials(bare.study, bare.run)

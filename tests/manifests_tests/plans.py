@@ -44,8 +44,12 @@ def plan_of(
     weekly: bool = False,
     study: str = "shop",
     utilisation: float = 0.5,
+    gain: float = 0.0,
 ) -> PlanDocument:
-    """Return a plan whose phases have these offers and machines, all with the same utilisation expected."""
+    """Return a plan whose phases have these offers and machines, all with the same utilisation expected.
+
+    Each machine beyond the first one lets every machine serve more by this share.
+    """
     return PlanDocument(
         study=study,
         source="requests.csv",
@@ -60,7 +64,7 @@ def plan_of(
         offers=tuple(_offer(number, kind) for number, kind in enumerate(kinds)),
         left_out={},
         phases=tuple(
-            _phase(number * phase_seconds, offer, machines, kinds[offer], utilisation)
+            _phase(number * phase_seconds, offer, machines, kinds[offer], utilisation, gain)
             for number, (offer, machines) in enumerate(phases)
         ),
         money=1.0,
@@ -96,8 +100,8 @@ def _offer(number: int, kind: Kind) -> OfferRow:
     )
 
 
-def _phase(start_s: float, offer: int, machines: int, kind: Kind, utilisation: float) -> PhaseRow:
-    capacity = machines * kind.copies * kind.process_rps
+def _phase(start_s: float, offer: int, machines: int, kind: Kind, utilisation: float, gain: float) -> PhaseRow:
+    capacity = machines * kind.copies * kind.process_rps * (1 + gain * (machines - 1))
     return PhaseRow(
         start_s=start_s,
         offer=offer,
@@ -133,7 +137,7 @@ def dated_plans(draw: st.DrawFn) -> PlanDocument:
     phase_seconds = draw(st.sampled_from((6.0, 45.0, 60.0, 600.0, 900.0, 7000.0)))
     starts = st.sampled_from((START_S, 1_798_761_000.0, 1_772_322_300.0)) | st.floats(1.77e9, 1.83e9)
     phases = draw(_phases(len(given), draw(st.integers(1, 12))))
-    return plan_of(given, phases, phase_seconds, draw(starts))
+    return plan_of(given, phases, phase_seconds, draw(starts), gain=draw(st.floats(0.0, 0.5)))
 
 
 @st.composite
@@ -144,4 +148,4 @@ def weekly_plans(draw: st.DrawFn) -> PlanDocument:
     count = round(168 / hours)
     alike = draw(st.booleans()) and 24 % hours == 0
     phases = draw(_phases(len(given), 24 // hours)) * 7 if alike else draw(_phases(len(given), count))
-    return plan_of(given, phases, 3600.0 * hours, weekly=True)
+    return plan_of(given, phases, 3600.0 * hours, weekly=True, gain=draw(st.floats(0.0, 0.5)))

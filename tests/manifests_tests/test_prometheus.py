@@ -19,7 +19,7 @@ from search.plan.manifests.files import yaml_text
 from search.plan.manifests.grafana import dashboard
 from search.plan.manifests.keda import keda
 from search.plan.manifests.prometheus import rules, scrape
-from search.plan.manifests.promql import ACTUAL, CAPACITY, LATENCY, PLANNED, PLANNED_LOSS, REFUSED, reactive_rate
+from search.plan.manifests.promql import ACTUAL, CAPACITY, LATENCY, PLANNED, PLANNED_LOSS, REFUSED, reactive_machines
 from search.plan.manifests.served import ServedPlan, served_plan
 from tests.manifests_tests.plans import CLUSTER, Kind, plan_of
 
@@ -316,7 +316,10 @@ def test_latency_and_refusals_are_those_of_the_samples(tmp_path: Path) -> None:
         },
     }
     plan = served_plan(dated())
-    query = {"expr": reactive_rate("shop", A), "exp_samples": [{"labels": "{}", "value": 125 / 15}]}
+    of_offer = plan.offers[0]
+    each_rps = plan.capacity[0].value / of_offer.machines[0].value
+    taken = {"labels": "{}", "value": 125 / 15 / each_rps}
+    query = {"expr": reactive_machines("shop", A), "exp_samples": [taken]}
     evaluate_rules(
         plan,
         tmp_path,

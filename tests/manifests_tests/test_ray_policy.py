@@ -98,6 +98,17 @@ def test_the_load_raises_the_plan_and_never_lowers_it(policy: ModuleType, monkey
     assert policy.autoscale(context("offer-0", 0.0)) == (0, {})
 
 
+def test_processes_among_many_hold_more_requests(policy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three machines serve half as much again each as one alone: 7 requests in a process are no reason for more."""
+    plan = to_plain(plan_of([Kind(), Kind()], [(0, 1), (0, 3), (1, 1)], gain=0.25))
+    monkeypatch.setattr(policy, "PLAN", plan)
+    wanted = []
+    for number in range(3):
+        monkeypatch.setattr(policy, "time", SimpleNamespace(time=lambda at=number: START_S + 900 * at + 1))
+        wanted.append(policy.autoscale(context("offer-0", 22.0))[0])
+    assert wanted == [5, 3, 5], "22 / 5, then 22 / 7.5"
+
+
 def test_the_policy_needs_the_standard_library_alone(tmp_path: Path) -> None:
     source = (written(plan_of([Kind()], [(0, 1)]), tmp_path) / "plan_policy.py").read_text()
     imported = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}

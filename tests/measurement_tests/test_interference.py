@@ -94,6 +94,25 @@ def test_foreign_time_is_that_of_the_threads_of_others(machine: Machine) -> None
     assert found.idle == pytest.approx(13)
 
 
+def test_the_threads_of_cores_that_are_not_ours_are_no_neighbours(machine: Machine) -> None:
+    """Others ran for 30 s, though our two cores were busy for 5 s, of which 4 were ours: 20 ms are a tick on each."""
+    monitor = InterferenceMonitor(machine.proc)
+    machine.threads({(OURS, 100): (4, 1), (OURS, 101): (5, 0.5), (7, 7): (70, 9), (8, 8): (1, 1)})
+    machine.cores({core: [7.5, 0, 5, 57.5, 0, 0, 0, 1] for core in (0, 1, 2, 20)})
+    machine.clock(10, 4)
+    assert monitor.stop().foreign == pytest.approx(1, abs=0.05)
+
+
+def test_too_many_threads_to_read_tell_nothing_of_the_others(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They become fewer within the block, or more; their time until then is none of it."""
+    for before, after in ((1, 2000), (2000, 1)):
+        monkeypatch.setattr(module, "_MOST_THREADS", before)
+        monitor = InterferenceMonitor(machine.proc)
+        monkeypatch.setattr(module, "_MOST_THREADS", after)
+        machine.clock(machine.wall + 10, machine.cpu + 4)
+        assert monitor.stop().foreign == 0
+
+
 def test_the_time_of_children_is_our_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Process 7 is a server that this one measures: of the 3 s that others took, 2 are its own; it waited 0.5 s."""
     seconds = {(7, 99): 40.0}

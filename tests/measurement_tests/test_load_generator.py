@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import time
@@ -243,7 +244,28 @@ def test_a_refused_request_is_not_served(clock: Clock) -> None:
                 raise DeclinedError
 
     assert saturated(lambda request: Slow(), [{}], 4, 0.3) == pytest.approx(1000 * 2 / 3, rel=0.01)
+    count = 2
     assert saturated(lambda request: Slow(), [{}], 1, 1e-4) == 0, "the one that was tried was refused"
+
+
+@pytest.mark.parametrize("taken_ms", [16, 2000])
+@pytest.mark.parametrize("seconds", [0.1, 0.101, 0.115, 1.0])
+@pytest.mark.parametrize("together", [1, 2, 8])
+def test_the_capacity_of_answers_that_come_together_is_their_own(
+    together: int, seconds: float, taken_ms: int, clock: Clock
+) -> None:
+    """A batch is answered at once, or as many replicas are. One that takes 2 s answers a whole batch at least."""
+    begun, start = itertools.count(), clock.now
+
+    class Batched(Instant):
+        def __init__(self) -> None:
+            self.finished_ns = start + (1 + next(begun) // together) * taken_ms * 1_000_000
+
+        def result(self) -> None:
+            clock.now = max(clock.now, self.finished_ns)
+
+    found = saturated(lambda request: Batched(), [{}], 2 * together, seconds)
+    assert found == pytest.approx(1000 * together / taken_ms, rel=1e-3)
 
 
 def test_a_schedule_that_fits_no_requests_is_refused() -> None:

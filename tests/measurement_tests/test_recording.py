@@ -450,6 +450,15 @@ def test_a_p99_that_was_refused_is_not_reported(share: float) -> None:
     assert found.candidate.p99_ms is None and found.p99_ratio is None
 
 
+def test_a_block_that_refused_some_requests_leaves_the_other_ratios() -> None:
+    """Ten refusals of 3000 in one block: some resamples have it so often that their p99 is among the refused."""
+    latency = shuffled(3000, (120, 25))
+    latency[17, :10] = np.inf
+    found = by_hand(latency, shuffled(3000, (120, 25), 1))
+    assert found.candidate.p99_ms is not None and found.p99_ratio is None and found.p99_ratio_interval is None
+    assert all(map(math.isfinite, found.p95_ratio_interval))
+
+
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.01])
 def test_a_truncated_file_is_an_error(tmp_path: Path, share: float) -> None:
     path = tmp_path / "7.npz"

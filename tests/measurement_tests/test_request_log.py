@@ -36,7 +36,7 @@ def _lines(header: str, values: list[str]) -> str:
 @pytest.mark.parametrize("per_second", [1, 10**3, 10**6, 10**9])
 @pytest.mark.parametrize("name", ["timestamp", "Time", "TS", "DateTime"])
 def test_numbers_are_read_in_the_unit_that_their_magnitude_tells(tmp_path: Path, name: str, per_second: int) -> None:
-    offsets = OFFSETS if per_second > 1 else np.array([0, 1, 1, 3, 90])
+    offsets = OFFSETS if per_second > 1 else np.array([0, 1, 2, 3, 90])
     start = int(START.timestamp()) * per_second
     values = [str(start + int(seconds * per_second)) for seconds in offsets]
     log = read_request_log(_csv(tmp_path, _lines(name, values)))
@@ -89,6 +89,25 @@ def test_counts_are_spread_within_their_second(tmp_path: Path, name: str) -> Non
     assert inside.mean() == pytest.approx(3.5, abs=0.04) and len(edges) == 6
     assert np.array_equal(read_request_log(path, seed=1).seconds, log.seconds)
     assert not np.array_equal(read_request_log(path, seed=2).seconds, log.seconds)
+
+
+@pytest.mark.parametrize("whole", ["2026-03-01T12:00:{:02d}Z", "17725248{:02d}"])
+def test_requests_of_whole_seconds_are_spread_within_them(whole: str, tmp_path: Path) -> None:
+    """As a server's log has them: no one knows when in its second a request came. Rows stay in their order."""
+    seconds = np.repeat([0, 1, 5], [300, 1, 500])
+    values = [f"{whole.format(second)},{number + 1}" for number, second in enumerate(seconds.tolist())]
+    log = read_request_log(_csv(tmp_path, _lines("time,rows", values)), seed=1)
+    assert log.rows is not None and log.rows.tolist() == list(range(1, 802))
+    assert log.start_s is not None and log.start_s % 60 == pytest.approx(0, abs=0.02)
+    at = log.seconds + log.start_s % 60
+    assert np.array_equal(np.floor(at), seconds) and (np.diff(at) > 0).all()
+    assert (at[:300] % 1).mean() == pytest.approx(0.5, abs=0.06) and (at[-500:] % 1).mean() == pytest.approx(
+        0.5, abs=0.05
+    )
+    finer = read_request_log(_csv(tmp_path, _lines("time", ["0", "1", "1", "2.5"])))
+    assert finer.seconds.tolist() == [0, 1, 1, 2.5], "a log that tells fractions tells a burst"
+    shifted = read_request_log(_csv(tmp_path, _lines("time", [f"2026-03-01T12:00:0{n}.250Z" for n in (0, 1, 1)])))
+    assert shifted.seconds.tolist() == [0, 1, 1], "as this one does"
 
 
 REFUSED = {

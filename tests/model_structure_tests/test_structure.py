@@ -102,6 +102,19 @@ def test_tables_are_found_with_the_inputs_that_they_look_up() -> None:
     )
 
 
+def test_inputs_may_have_any_names() -> None:
+    """torch.export writes names in lower case, and takes none that is no identifier."""
+    fields = (
+        Field(name="C1", side="user", vocabulary=300),
+        Field(name="ad group", side="item", vocabulary=400),
+        Field(name="2nd", side="item", vocabulary=20),
+        Field(name="price (USD)", side="item", kind="numeric"),
+    )
+    model = lively(dcn_v2.DCNV2(fields, dcn_v2.Sizes(8, 3, (32, 16))))
+    found = trace(model, draw(fields, 5)).structure
+    assert [table.inputs for table in found.tables] == [("C1",), ("ad group",), ("2nd",)]
+
+
 # Of those behind the first twelve, each has an attention of several heads: of a fixed number, a fixed size, or both.
 SEEDS = (*range(12), 13, 20, 33, 43, 53, 61, 72, 91)
 

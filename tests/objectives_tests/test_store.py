@@ -41,6 +41,19 @@ def test_a_file_may_be_deleted_and_sizes_need_not_be_known(tmp_path: Path) -> No
     assert make_once(tmp_path / "y", writes("two")) and not any((tmp_path / "y").iterdir())
 
 
+def test_two_threads_that_make_a_folder_do_not_meet(tmp_path: Path) -> None:
+    """While one is at work another begins and ends: neither has the other's files deleted."""
+
+    def slow(into: Path) -> None:
+        (into / "a").write_text("one")
+        assert not make_once(tmp_path / "x", writes("one"))
+        (into / "b").write_text("one")
+
+    assert not make_once(tmp_path / "x", slow)
+    assert sorted(file.name for file in (tmp_path / "x").iterdir()) == ["a", "b"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x", "x.sizes"]
+
+
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     def fails(into: Path) -> None:
         (into / "a").write_text("half")

@@ -70,6 +70,12 @@ def test_a_part_that_is_shorter_has_its_share_of_the_money() -> None:
     demand = Demand(np.array([20.0, 20.0, 20.0, 30.0]) * PHASE_S, PHASE_S)
     found = oracle(tables(), demand, Limits(1.0, max_money=24 * 2.5), 3)
     assert found.offers.tolist() == [0, 0, 0, 1] and found.machines.tolist() == [2, 2, 2, 1]
+    # The last part has 1.5 an hour, which is less than it takes: it is no reason to have no plan.
+    demand = Demand(np.array([8.0, 8.0, 8.0, 75.0]) * PHASE_S, PHASE_S)
+    found = oracle(tables(), demand, Limits(1.0, max_money=24 * 1.5), 3)
+    assert found.offers.tolist() == [0, 0, 0, 1] and found.machines.tolist() == [1, 1, 1, 2]
+    with pytest.raises(NoScheduleError):
+        oracle(tables(), demand, Limits(1.0, max_money=24 * 1.5), 1)
 
 
 def test_a_phase_that_no_choice_serves_gets_every_machine_of_the_one_that_serves_most() -> None:

@@ -91,6 +91,20 @@ def test_offers_are_the_deployments_that_a_machine_has_room_for() -> None:
     assert cores_of(routed, automatic=4) == 6
 
 
+def test_engines_that_choose_their_threads_and_pinned_replicas_have_a_machine_to_themselves() -> None:
+    """In one process, pinned replicas may be as many as the cores; in several they would all take the first cores."""
+    automatic = replace(deployment(), placement=Placement(InstanceGroup(threads=None)), cores=2)
+    pinned = replace(deployment(trial=1), placement=Placement(InstanceGroup(threads=1, pinned=True)))
+    small, large = MachineKind("small", 2), MachineKind("large", 8)
+    offers = offers_of([automatic, pinned], [small, large])
+    assert [(each.deployment.cores, each.copies) for each in offers] == [(2, 1), (8, 1), (1, 1), (1, 1)]
+    routed = Placement(InstanceGroup(threads=None), route=Route(100, InstanceGroup(threads=2)))
+    (offer,) = offers_of([replace(automatic, placement=routed, cores=4)], [large])
+    assert (offer.deployment.cores, offer.copies) == (8, 1), "both groups share the cores"
+    most = [max(layout.replicas for layout in layouts_of(each)) for each in offers]
+    assert most == [1, 1, 2, 8]
+
+
 @pytest.mark.parametrize("gigabytes", [1, 2, 3, 5, 8, 13, 21, 100, None])
 def test_what_a_machine_runs_leaves_memory_for_a_swap(gigabytes: int | None) -> None:
     """Two processes take 1 and 3 GB; all pairs of layouts that may take each other's place are tried."""

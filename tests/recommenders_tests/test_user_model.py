@@ -243,6 +243,60 @@ def test_the_key_follows_the_code_of_a_metric_of_ones_own(monkeypatch: pytest.Mo
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
+class Tuned(nn.Module):
+    """A layer whose setting, helper and attribute are no weights."""
+
+    def __init__(self, power: int, shift: Any = None) -> None:
+        super().__init__()
+        self.power, self.shift = power, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return raised(x, self.power) if self.shift is None else self.shift(x)
+
+
+FACTOR = 2.0
+
+
+def raised(x: Tensor, power: int) -> Tensor:
+    return FACTOR * x**power
+
+
+def test_the_key_follows_all_that_determines_the_scores(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one state dict and classes of the same names: settings, functions, constants, and what the loss reads."""
+
+    class Weighted(Mine):
+        """What the loss reads of the result counts, and nothing else."""
+
+        size = 3
+
+        def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+            return self.alpha * super().loss(outputs, labels)  # type: ignore[attr-defined, no-any-return]
+
+    def key(layer: nn.Module | None = None, **attributes: Any) -> str:
+        given = Weighted() if "alpha" in attributes else Mine()
+        assert isinstance(given.model, Net)
+        if layer is not None:
+            given.model.tower = nn.Sequential(*given.model.tower, layer)
+        for name, value in attributes.items():
+            setattr(given, name, value)
+        return opened(given, monkeypatch).key
+
+    def weighted(factor: float) -> Any:
+        return lambda outputs, labels: factor * outputs.square().mean()
+
+    keys = [
+        key(), key(Tuned(1)), key(Tuned(2)), key(Tuned(1, lambda x: x + 1)), key(Tuned(1, lambda x: x + 2)),
+        key(nn.ReLU()), key(nn.Tanh()), key(nn.LeakyReLU(0.1)), key(nn.LeakyReLU(0.2)), key(alpha=0.5), key(alpha=0.7),
+        key(loss=weighted(1.0)), key(loss=weighted(2.0)), key(hidden="tower"),
+        key(loss=functools.partial(nn.functional.binary_cross_entropy_with_logits, pos_weight=torch.tensor(2.0))),
+        key(loss=functools.partial(nn.functional.binary_cross_entropy_with_logits, pos_weight=torch.tensor(3.0))),
+    ]  # fmt: skip
+    assert key(alpha=0.5, size=7) == keys[9]
+    assert len(set(keys)) == len(keys) and keys[0] == mine.key == key() and keys[1] == key(Tuned(1))
+    monkeypatch.setattr("tests.recommenders_tests.test_user_model.FACTOR", 3.0)
+    assert key(Tuned(1)) != keys[1] and key(nn.ReLU()) == keys[5], "a constant of a helper's module"
+
+
 def test_groups_may_be_a_column(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     def columns(split: str) -> Iterator[Any]:
         return ((inputs, labels, groups.reshape(-1, 1)) for inputs, labels, groups in Mine().batches(split))

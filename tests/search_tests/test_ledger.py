@@ -134,6 +134,40 @@ def test_the_numbers_of_a_final_benchmark_are_a_second_step_of_the_same_run(uri:
     ]
     assert after["0"].data.metrics == before["0"].data.metrics
     assert after["0"].data.tags["benchmark"] == "search"
+    # A final benchmark that goes on has other numbers in the same file; then the trial has those of the search again.
+    for throughput, final, timings in (
+        (5.0, True, "final-0/trial-1.npz"),
+        (2.0, False, "mlruns/timings/s/trial-1.npz"),
+    ):
+        measured = complete_outcome(0.25, throughput).measurement
+        outcome = replace(wanted[1].outcome, measurement=measured, timings=timings)
+        assert ledger.level([wanted[0], replace(wanted[1], outcome=outcome, final=final)], front=[1])
+        run = runs(uri)["1"]
+        assert run.data.metrics["throughput/ratio"] == throughput
+        assert run.data.tags["benchmark"] == ("final" if final else "search")
+
+
+def test_a_study_that_begins_anew_has_its_own_settings(uri: str, tmp_path: Path) -> None:
+    """A name of a slice may have any characters, a parameter of MLflow may not."""
+    first = opened(uri, tmp_path)
+    assert first.level([], [])
+    ledger = Ledger(uri, tmp_path / "artifacts", "s", tmp_path)
+    ledger.open({"name": "s", "quality": {"max_loss": 0.02, "slices": {"Home & Kitchen (<5)": 0.1}}}, anew=True)
+    ledger.record(entries(1)[0])
+    ledger.drain()
+    assert ledger.trouble is None
+    parent = MlflowClient(uri).get_run(runs(uri)["0"].data.tags["mlflow.parentRunId"])
+    assert parent.data.params["quality.max_loss"] == "0.02"
+    assert parent.data.params["quality.slices.Home _ Kitchen __5_"] == "0.1"
+
+
+def test_an_experiment_that_was_deleted_is_restored(uri: str, tmp_path: Path) -> None:
+    opened(uri, tmp_path)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    assert opened(uri, tmp_path).level(entries(2), []) and len(runs(uri)) == 3
 
 
 def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

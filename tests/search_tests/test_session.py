@@ -62,7 +62,7 @@ def test_a_study_does_not_go_on_on_another_machine(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(launch, "prepared_by", lambda *asked: replace(_prepared("old"), metric="auc"))
     study = Begun(3)
     study.facts["machine"] = "another processor, 64 cores"
-    session: Any = SimpleNamespace(config=SimpleNamespace(name="shop"), home=None, study=study)
+    session: Any = SimpleNamespace(config=SimpleNamespace(name="shop", unused_rows=()), home=None, study=study)
     with pytest.raises(ConfigError, match=r"^STUDY: 'shop' was begun on another machine \(another processor, 64"):
         launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
     study.trials = 0
@@ -79,7 +79,7 @@ def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
 ) -> None:
     monkeypatch.setattr(launch, "prepared_by", lambda *asked: replace(_prepared(key), metric=metric))
     study = Begun(trials)
-    session: Any = SimpleNamespace(config=SimpleNamespace(name="shop"), home=None, study=study)
+    session: Any = SimpleNamespace(config=SimpleNamespace(name="shop", unused_rows=()), home=None, study=study)
     if not refused:
         assert launch.prepare(session, None, Console(True, False)).key == key  # type: ignore[arg-type]
         assert study.facts["prepared"]["key"] == key

@@ -10,7 +10,7 @@ import pytest
 
 from search.format import column_percent, milliseconds, percent, significant, size, times
 from search.results import Point
-from search.verdict import Verdict, alike_trials, best_compromise, helps
+from search.verdict import Verdict, alike_trials, best_compromise, helps, subject
 from search.verdict import verdict as verdict_of
 from tests.search_tests.documents import read_front
 
@@ -26,7 +26,8 @@ def whole(words: Verdict) -> str:
 
 
 def winner(document: Document) -> Point:
-    return best_compromise([point for point in read_front(document).points if helps(point)], document["max_loss"])
+    points = [point for point in read_front(document).points if helps(point)]
+    return best_compromise([point for point in points if point.on_front] or points, document["max_loss"])
 
 
 # Every candidate gets the given loss, p95 ratio or throughput ratio, with an interval around it.
@@ -53,6 +54,19 @@ def test_a_search_alone_speaks_of_validation(front_document: Document) -> None:
     assert times(point.throughput_ratio) in words.headline
     assert "proved" not in whole(words)
     assert "leanrec choose" in whole(words)
+
+
+def test_the_verdict_is_about_the_subject_of_the_report(front_document: Document, refresh_front: Any) -> None:
+    """A point that helps more by its box alone, and is off the front at the resolution of the data, is not in it."""
+    for row in front_document["rows"]:
+        if row["state"] == "complete" and row["trial"] and not row["on_front"]:
+            row["latency_ms"] |= {"p95_ratio": 0.001, "p95_ratio_interval": [0.0009, 0.0011]}
+            row["quality"] |= {"loss": 0.0, "loss_interval": [-0.001, 0.001]}
+            row["feasible"] = True
+    document = {**front_document}
+    best = subject(read_front(document))
+    assert best is not None and best.on_front
+    assert f"trial {best.trial} " in verdict(document).headline
 
 
 def test_what_a_final_benchmark_passed_over_is_no_headline(front_document: Document, refresh_front: Any) -> None:

@@ -22,6 +22,8 @@ AWAY, GONE = OSError("away"), ValueError("gone")
         ([B, B, B], False, [B]),
         ([B, A, B], False, [B, B]),
         ([B, C, C], False, [B, C]),
+        ([B] * 11 + [B] * 19, False, [B, B]),
+        ([B] * 11 + [B] * 20, False, [B, B, B]),
     ],
 )
 def test_another_folder_is_asked_for_once(found: list[Path | Exception], verifies: bool, asked: list[Path]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from objectives.serving import bundle as bundles
 from objectives.serving import devices, engines
 from objectives.serving.bundle import read_bundle, verify, write_bundle
 from objectives.serving.bundle_files import BundleError
+from objectives.serving.pool import pool as pools
 from spaces.candidate import Candidate
-from spaces.techniques.placement import InstanceGroup, Placement
+from spaces.techniques.placement import Admission, InstanceGroup, Placement, Route
 from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 from tests.serving_tests.test_tampering import sign
 
@@ -47,6 +49,29 @@ def test_a_bundle_serves_what_it_was_verified_with(bundle: Path) -> None:
     assert (found.name, found.inputs[0].vocabulary, difference) == ("toy", 30, 0.0)
     with found.open() as pool:
         assert pool.submit({"item": np.array([7])}).result(timeout=5) == pytest.approx(TABLE[7] @ WEIGHT, abs=1e-5)
+
+
+def test_every_engine_of_a_bundle_is_verified(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of more than 50 rows go to an engine that the example of 5 rows does not reach, and that is wrong here.
+
+    A deadline that no request keeps refuses neither the example nor the bundle.
+    """
+    placement = Placement(
+        InstanceGroup(threads=1), route=Route(50, InstanceGroup(threads=2)), admission=Admission(deadline_ms=1e-6)
+    )
+    folder, inputs = tmp_path / "bundle", (InputSpec("item", "int64", (), 30),)
+    example = {"item": np.arange(5, dtype=np.int64)}
+    write_bundle(folder, "toy", model, Candidate(placement=placement), {}, inputs, "# toy\n", example)
+    assert verify(folder)[1] == 0.0
+    opened = pools.open_replica
+
+    def wrong(path: Path, group: InstanceGroup, *rest: Any) -> Any:
+        engine = opened(path, group, *rest)
+        return engine if group.threads == 1 else SimpleNamespace(run=lambda inputs: engine.run(inputs) + 1)
+
+    monkeypatch.setattr(pools, "open_replica", wrong)
+    with pytest.raises(BundleError, match="bundle here"):
+        verify(folder)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "candidate.json", "measurement.json", "README.md"])

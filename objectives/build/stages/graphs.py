@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
@@ -58,7 +59,7 @@ def export_graph(
     form = {"user_once": placement.user_once, "split_embeddings": split}
     stored = Precision(precision.widths, calibration=precision.calibration)
     bits = task.int8_weight_bits if stored.rounds_products else None
-    made_by = (EXPORT_STAGE, ir.__version__, torch.__version__)
+    made_by = (EXPORT_STAGE, ir.__version__, version("onnxscript"), torch.__version__)
     key = digest(weights_key(task, recommender, weights), stored, form, bits, *made_by)
     folder = task.cache / "artifacts" / key[:20]
 

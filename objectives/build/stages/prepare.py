@@ -13,7 +13,14 @@ import numpy as np
 import onnxruntime
 from torch import nn
 
-from objectives.build.baseline_checks import check_metric, convergence_check, dry_facts, split_refused, unlearnable
+from objectives.build.baseline_checks import (
+    check_metric,
+    convergence_check,
+    dry_facts,
+    rows_interact,
+    split_refused,
+    unlearnable,
+)
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages.graphs import EXPORT_STAGE, arrays_of, export_graph, signature_of, user_inputs
 from objectives.build.stages.opened import open_once
@@ -95,6 +102,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         baseline=artifact,
         user_once_refused=refused,
         user_once_share=share,
+        rows_interact=rows_interact(model, requests),
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
         simple=recommender.references,

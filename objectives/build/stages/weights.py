@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -135,7 +136,7 @@ def weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
     trained: list[object] = []
     if weights.distillation is not None:
         trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
-    bits = task.int8_weight_bits if weights.quantization_aware else None
+    bits = [task.int8_weight_bits, version("torchao")] if weights.quantization_aware else None
     stages = (FIT_STAGE, ELASTIC_STAGE) if weights.elastic else (FIT_STAGE,)
     return digest(recommender.key, weights, trained, bits, *stages)[:20]
 

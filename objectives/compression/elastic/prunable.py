@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +12,7 @@ from objectives.compression.elastic.network import Subnetwork
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import arrange, names_of, recounted, tensors
 from objectives.compression.pruning import remove_units
+from objectives.learning_copy import learning_copy
 from objectives.tensor_layout import Axis, Layout, Run, TensorLayout
 from spaces.model_structure import ModelStructure, PrunableDim
 
@@ -30,7 +30,7 @@ def in_order(model: nn.Module, dims: Sequence[PrunableDim], evidence: Evidence) 
     The outputs stay the same. Importance is by the Taylor criterion, so the first units of a dimension are the best to
     keep (Cai et al., ICLR 2020, section 3.2).
     """
-    ordered = copy.deepcopy(model).requires_grad_(True).eval()
+    ordered = learning_copy(model).eval()
     found = importances(ordered, dims, "taylor", evidence) if dims else ()
     for dim, scores in zip(dims, found, strict=True):
         arrange(ordered, dim, torch.argsort(scores, descending=True, stable=True).tolist())
@@ -71,7 +71,7 @@ def smaller(model: nn.Module, structure: ModelStructure, kept: Kept) -> tuple[Su
         ValueError: the remaining units of a dimension are no longer adjacent.
     """
     dims = dims_of(structure)
-    module = copy.deepcopy(model).requires_grad_(True)
+    module = learning_copy(model)
     leaving = {dim: range(kept[dim.name], dim.units) for dim in dims if kept[dim.name] < dim.units}
     left = recounted(remove_units(module, structure, leaving), module)
     return Subnetwork(module, layout_of(model, dims, kept)), left

@@ -147,7 +147,7 @@ def _why_not(model: nn.Module, flow: Flow, name: str, modules: Sequence[str], go
 
 def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
     """Return the inputs whose values are all codes that the table looks up; ids packed into a matrix are none."""
-    given = {spec.arg.name for spec in flow.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
+    given = flow.program.inputs
     found: dict[str, None] = {}
     for lookup in (user for place in flow.places[names_of(model, f"{table}.weight")[0]] for user in place.users):
         codes = nearest(
@@ -156,7 +156,7 @@ def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
             lambda n: operator_name(n) in MOVES | {"constant_pad_nd", "stack"} and not _parts(n),
             lambda n: n.all_input_nodes,
         )
-        found |= dict.fromkeys(code.name for code in codes if code.name in given)
+        found |= dict.fromkeys(given[code.name] for code in codes if code.name in given)
     return tuple(found)
 
 

@@ -62,7 +62,7 @@ def _attention_weights(flow: Flow) -> set[str]:
     """Return the names of the weights of an attention's layers."""
     names = {node: name for name, nodes in flow.places.items() for node in nodes}
     found: set[str] = set()
-    for softmax in flow.program.graph.nodes:
+    for softmax in flow.program.exported.graph.nodes:
         if operator_name(softmax) not in _SOFTMAX:
             continue
         scores = next(_back(softmax.args[:1], _PRODUCTS), None)

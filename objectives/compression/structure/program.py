@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from objectives.compression.graph_passes.tracing import any_length
-from objectives.compression.module_edit import tensors
+from objectives.compression.module_edit import Positional, tensors
 from objectives.compression.structure.rules import Call, Operand, apply, instances
 from objectives.compression.structure.units import Narrowing, Units
 from objectives.errors import located
@@ -30,6 +30,8 @@ MOVES = PARTS | frozenset(("view", "permute", "expand", "clone", "unsqueeze", "s
 # Longest axis that is followed: rows of larger tables are never removed, and are looked up by number.
 _LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
+# What the names of a model's tensors begin with in its program.
+_WHOLE = "model."
 # Each is one operator with a rule of its own; torch would unroll every step of the sequence.
 _RECURRENT = [getattr(torch.ops.aten, name).input for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")]
 
@@ -38,10 +40,22 @@ class TraceError(ValueError):
     """The model cannot be traced; the message has the place of the failure."""
 
 
-def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgram:
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Program of a model's forward.
+
+    inputs: name of the input that each placeholder stands for
+    """
+
+    exported: ExportedProgram
+    inputs: Mapping[str, str]
+
+
+def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> Program:
     """Export the model's forward over these inputs in core ATen operators and recurrent layers.
 
-    The model is in evaluation mode, and every size is fixed.
+    The model is in evaluation mode, and every size is fixed. Inputs go by position, since torch.export changes their
+    names, and takes none that is no identifier of Python.
 
     Raises:
         TraceError: the forward cannot be exported, with the first line of the reason and its place.
@@ -54,11 +68,13 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
     try:
         silent = contextlib.redirect_stdout(io.StringIO())
         with warnings.catch_warnings(action="ignore"), silent, torch.no_grad(), any_length():
-            exported = torch.export.export(model, (), dict(example), strict=False)
+            whole = Positional(model, tuple(example), lambda of, inputs: of(**inputs)).eval()
+            exported = torch.export.export(whole, tuple(example.values()), strict=False)
             table = torch.export.default_decompositions()
             for recurrent in _RECURRENT:
                 table.pop(recurrent)  # type: ignore[no-untyped-call]
-            return exported.run_decompositions(table)  # type: ignore[no-any-return]
+            exported = exported.run_decompositions(table)
+            return Program(exported, dict(zip(exported.graph_signature.user_inputs, example, strict=True)))
     except Exception as error:  # anything that the user's own forward may raise
         raise TraceError(f"The model's forward must be traceable by torch.export, but got {located(error)}") from error
     finally:
@@ -107,11 +123,11 @@ class Flow:
 
     units: Units
     held: Mapping[str, Operand]
-    program: ExportedProgram
+    program: Program
     places: Mapping[str, list[Node]]
 
 
-def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "outer") -> Flow:
+def flow_of(model: nn.Module, program: Program, narrowing: Narrowing = "outer") -> Flow:
     """Follow the units of all parameters through the program to its outputs, whose sizes are fixed."""
     units = Units(narrowing)
     held: dict[str, Operand] = {}
@@ -119,11 +135,11 @@ def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "
     values: dict[Node, Value] = {}
     first: dict[int, str] = {}  # a tied weight has several names, and is followed under its first
     named = {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model).items()}
-    sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    for node in program.graph.nodes:
+    sources = {spec.arg.name: spec for spec in program.exported.graph_signature.input_specs}
+    for node in program.exported.graph.nodes:
         if node.op == "placeholder":
             spec = sources[node.name]
-            name = named.get(spec.target or "") if spec.kind in _HELD else None
+            name = named.get((spec.target or "").removeprefix(_WHOLE)) if spec.kind in _HELD else None
             shape = _sizes(node.meta.get("val"))
             if name is None or not node.users:
                 values[node] = Operand((None,) * len(shape), shape)

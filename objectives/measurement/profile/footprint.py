@@ -25,14 +25,17 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
     raise RuntimeError(f"{proc / 'status'} must hold VmHWM, but does not.")
 
 
-def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
+def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstanding: int) -> float:
     """Measure the CPU seconds of the whole process, pool included, for 1000 requests in a saturated closed loop.
+
+    Args:
+        outstanding: requests in flight that saturate it, with full batches where it batches
 
     Raises:
         RuntimeError: every request was refused.
     """
     before, start = time.process_time(), time.perf_counter()
-    rate = saturated(submit, requests, 2 * replicas, _SECONDS)
+    rate = saturated(submit, requests, outstanding, _SECONDS)
     if rate == 0:
         raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")
     share = (time.process_time() - before) / (time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,8 +37,9 @@ def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
         raise ValueError(f"Fields have names of their own and one or more has codes, but got {list(fields)}.")
     tables = nn.ModuleDict()
     for field in embedded(fields):
-        if "." in field.name or not field.name or hasattr(tables, field.name):
-            raise ValueError(f"A field's name has no dot and is not torch's own, but got {field.name!r}; rename it.")
+        if "." in field.name or not field.name or hasattr(tables, field.name) or keyword.iskeyword(field.name):
+            rule = "A field's name has no dot, and is neither torch's own nor a keyword of Python"
+            raise ValueError(f"{rule}, but got {field.name!r}; rename it.")
         table = nn.Embedding(field.vocabulary, dimension, padding_idx=0 if field.kind == "multi" else None)
         nn.init.normal_(table.weight, std=_STD)
         if field.kind == "multi":

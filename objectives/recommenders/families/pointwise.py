@@ -138,7 +138,7 @@ class PointwiseRecommender(BuiltIn[nn.Module]):
         return Facts(
             split=dataset.split.reason,
             rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
-            users=len(np.unique(dataset.group)),
+            users=len(np.unique(dataset.group)) if any(field.name == "user" for field in dataset.fields) else 0,
             training=self.baseline.training,
             reference_metric="auc",
             references=aucs | ({} if dataset.bayes_auc is None else {"bayes_optimal": dataset.bayes_auc}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from objectives.learning_copy import learning_copy
 from objectives.recommenders.user_model.padded_forward import padded_forward
 from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.training_rows import Inputs, Labels, over_labels
@@ -21,7 +21,7 @@ _ROWS, _PARTS = 64, 8
 
 def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     """Return probable mistakes in the loss, shown by one batch of train, and in the tables, and slow forms of bags."""
-    model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
+    model = learning_copy(recommender.model).eval()
     generator = torch.Generator().manual_seed(seed)
     inputs, labels = next(recommender.train_rows().batches(generator))
     lines = (

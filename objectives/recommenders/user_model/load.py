@@ -14,6 +14,7 @@ from objectives.errors import one_line
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.user_model.bags import take_bags
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called, given_by, load_factory
+from objectives.recommenders.user_model.identity import identity_of
 from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.recommenders.user_model.user_requests import sent_by
 from objectives.task import Task
@@ -37,11 +38,12 @@ def open_user_model(task: Task, progress: Callable[[str], None]) -> UserRecommen
     if isinstance(given.metric, str) and given.metric not in _METRICS:
         known = ", ".join(_METRICS)
         raise FactoryError(f"{given.name}: metric must be one of {known} or a function, but got {given.metric!r}")
+    identity = called(f"{given.name}: its code and settings", lambda: identity_of(given))
     take_bags(given)
     sent = sent_by(given, task.seed)
     if task.rows_trace is not None:
         sent = sent.sized(request_rows(task, task.seed))
-    recommender = UserRecommender(given, task, sent)
+    recommender = UserRecommender(given, task, sent, identity)
     _try_out(recommender)
     return recommender
 

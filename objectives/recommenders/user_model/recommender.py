@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,11 +41,15 @@ _SAMPLE = 4096
 
 @dataclass(frozen=True, eq=False)
 class UserRecommender(Recommender):
-    """Recommender of the user's own factory."""
+    """Recommender of the user's own factory.
+
+    identity: as `identity_of` describes the result of the factory, before its code ran
+    """
 
     given: Given
     task: Task
     sent: Sent
+    identity: str
     method: ClassVar[Method] = "forward"
     references: ClassVar[tuple[str, ...]] = ()  # only tensors of the data are known
 
@@ -56,7 +59,7 @@ class UserRecommender(Recommender):
 
     @cached_property
     def key(self) -> str:
-        """Hash of the weights, the code of the model's classes, all data, the requests, and the user's inputs."""
+        """Hash of the weights, all data, the requests, the user's inputs, and the user's code and settings."""
         content = hashlib.sha256()
 
         def add(arrays: Arrays) -> None:
@@ -73,7 +76,7 @@ class UserRecommender(Recommender):
             add(request)
         train = self._train.content
         users = sorted(self.sent.of_user)
-        return digest(self.given.name, content.hexdigest(), train, _code(self.given), users, torch.__version__)[:20]
+        return digest(self.given.name, content.hexdigest(), train, self.identity, users, torch.__version__)[:20]
 
     @property
     def custom_metric(self) -> bool:
@@ -222,27 +225,3 @@ class UserRecommender(Recommender):
     def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[object]]]:
         told = (self._outputs, self._train, self.sent, self.task.slice_by)
         return {part: read_held_out(self.given, part, *told) for part in HELD_PARTS}
-
-
-def _code(given: Given) -> str:
-    """Return the readable source code of the model's classes, except torch's, and of the user's functions."""
-    classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
-    parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
-    parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]
-    parts += [] if isinstance(given.metric, str) else [_source(given.metric)]
-    return "\n".join(parts)
-
-
-def _source(thing: object) -> str:
-    """Return the source of an object, identical in each process: without addresses of objects."""
-    if thing is None:
-        return ""
-    if isinstance(thing, functools.partial):
-        plain = [value for value in (*thing.args, *thing.keywords.values()) if isinstance(value, (str, int, float))]
-        return f"{_source(thing.func)} {plain} {sorted(thing.keywords)}"
-    for known in filter(callable, (thing, type(thing))):
-        try:
-            return inspect.getsource(known)
-        except (OSError, TypeError):
-            continue
-    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"

@@ -103,6 +103,8 @@ class Elastic:
 
     async def run(self, inference: Inference) -> None:
         """Decide at each tick, until cancelled."""
+        # The time of the load is none in which requests could have come.
+        self._state = replace(begin(self._plan.control, self._now_s()), option=self._serving)
         metrics = inference.metrics.controlled()
         inference.lateness.slo_ms = self._plan.control.slo_ms
         self._note(metrics)

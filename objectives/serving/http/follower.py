@@ -10,6 +10,8 @@ from objectives.errors import one_line
 
 # A folder, or those of several variants.
 T = TypeVar("T")
+# Looks after which the same is asked for again, twice as many each time: what was found may have failed for a while.
+_AGAIN = 10
 
 
 async def follow(
@@ -21,8 +23,8 @@ async def follow(
 ) -> None:
     """Look for other folders than those that are served, until cancelled.
 
-    They are asked for once: a bundle may not verify. Where nothing is found, or the registry does not answer, the
-    next look may.
+    They are asked for once, since a bundle may not verify, and again after ever longer pauses, since its opening may
+    have failed for another reason. Where nothing is found, or the registry does not answer, the next look may.
 
     Args:
         served: returns what is served
@@ -31,6 +33,7 @@ async def follow(
     """
     said: str | None = None
     asked: T | None = None
+    looks, pause = 0, _AGAIN
     while True:
         await asyncio.sleep(seconds)
         try:
@@ -44,5 +47,8 @@ async def follow(
         if found == served():
             asked = None
         elif found != asked:
-            asked = found
+            asked, looks, pause = found, 0, _AGAIN
+            swap()
+        elif (looks := looks + 1) == pause:
+            looks, pause = 0, 2 * pause
             swap()

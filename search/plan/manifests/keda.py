@@ -6,7 +6,7 @@ from objectives.serving.control.windows import KPA
 from search.plan.manifests.cron import CronTrigger, cron_schedule
 from search.plan.manifests.hpa import behavior
 from search.plan.manifests.kubernetes import Document, labels_of, metadata, object_name
-from search.plan.manifests.promql import reactive_rate
+from search.plan.manifests.promql import reactive_machines
 from search.plan.manifests.served import ServedOffer, ServedPlan
 from search.plan.manifests.settings import Cluster
 
@@ -46,11 +46,15 @@ def _cron(trigger: CronTrigger) -> Document:
 
 
 def _prometheus(plan: ServedPlan, offer: ServedOffer, cluster: Cluster) -> Document:
-    """Return the trigger of the load: processes for the rate of all requests, while the plan has this offer serve."""
+    """Return the trigger of the load: processes for the rate of all requests, while the plan has this offer serve.
+
+    More machines serve more each, so that a threshold in requests per second would be too low for most phases. At the
+    expected load the processes have the plan's headroom.
+    """
     described = {
         "serverAddress": cluster.prometheus,
-        "query": reactive_rate(plan.study, offer.name),
-        "threshold": f"{plan.reactive_rps(offer):.6g}",
+        "query": reactive_machines(plan.study, offer.name),
+        "threshold": f"{1 / (plan.headroom * offer.row.copies):.6g}",
         "ignoreNullValues": "false",
     }
     return {"type": "prometheus", "metricType": "AverageValue", "metadata": described}

@@ -64,10 +64,13 @@ def over_time(parts: Sequence[Stretch], calendar: Calendar, study: str) -> str:
     return "\nor ".join(f"({value} and on () ({when}))" for value, when in zip(values, conditions, strict=True))
 
 
-def reactive_rate(study: str, offer: str) -> str:
-    """Requests per second of all offers while the plan has this one serve, else 0; nothing without the rules."""
-    planned = of(PLANNED, study=study, offer=offer)
-    return f"({request_rate(study)} or vector(0)) * on () ({planned} > bool 0)"
+def reactive_machines(study: str, offer: str) -> str:
+    """Machines that the rate of all requests takes, each at the capacity that it has among those of the plan now.
+
+    0 while the plan has another offer serve; nothing without the rules.
+    """
+    each = f"{of(PLANNED, study=study, offer=offer)} / on () {of(CAPACITY, study=study)}"
+    return f"({request_rate(study)} or vector(0)) * on () ({each})"
 
 
 def _number(value: float) -> str:

@@ -84,10 +84,18 @@ function axisOf(state, name) {
   return { ...look, type: 'log', dtick: 'D2', tickformat: '.3~g' };
 }
 
+// A limit of the policy in the units of an axis, which has no overhead; a limited ratio with overhead stands on no axis.
+function limitOn(state, name) {
+  if (name === 'loss') return 100 * state.policy.max_loss;
+  const limit = state.policy[name];
+  if (limit === null || limit === undefined || !state.study.decisive[name]) return limit;
+  return name === 'p95_ms' && limit > state.study.overhead_ms ? limit - state.study.overhead_ms : null;
+}
+
 // Lines of the policy's limits on these axes.
 function limitLines(state, names) {
   return names.flatMap((name, at) => {
-    const limit = name === 'loss' ? 100 * state.policy.max_loss : state.policy[name];
+    const limit = limitOn(state, name);
     if (limit === null || limit === undefined) return [];
     const [along, across] = at ? ['y', 'x'] : ['x', 'y'];
     return [{ type: 'line', [`${along}0`]: limit, [`${along}1`]: limit, [`${across}ref`]: 'paper', [`${across}0`]: 0,

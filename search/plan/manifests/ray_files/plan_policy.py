@@ -55,13 +55,24 @@ def offer_at(plan: Plan, now_s: float) -> int:
     return int(phase_at(plan, now_s)["offer"])
 
 
+def capacity_factor(plan: Plan, offer: int, now_s: float) -> float:
+    """Return the capacity of a process now over the least of all phases: more machines serve more each.
+
+    It is 1 while another offer serves.
+    """
+    own = [phase for phase in plan["phases"] if phase["offer"] == offer]
+    least: float = min(phase["capacity_rps"] / phase["machines"] for phase in own)
+    phase = phase_at(plan, now_s)
+    return phase["capacity_rps"] / phase["machines"] / least if phase["offer"] == offer else 1.0
+
+
 def autoscale(context: Any) -> tuple[int, dict[str, Any]]:
     """Return the replicas of a deployment, and no state.
 
     Args:
         context: Ray's AutoscalingContext; its configuration says how many requests a replica holds, running and
-            waiting, at the highest rate within the SLO
+            waiting, at the rate of the load that wants one more, in the phase in which that is least
     """
-    offer = int(context.deployment_name.removeprefix("offer-"))
-    needed = math.ceil(context.total_num_requests / context.config.target_ongoing_requests)
-    return max(planned_processes(PLAN, offer, time.time()), needed), {}
+    offer, now_s = int(context.deployment_name.removeprefix("offer-")), time.time()
+    each = context.config.target_ongoing_requests * capacity_factor(PLAN, offer, now_s)
+    return max(planned_processes(PLAN, offer, now_s), math.ceil(context.total_num_requests / each)), {}
