@@ -13,6 +13,7 @@ from pathlib import Path
 from objectives.errors import ExplainedError
 from search.errors import ConfigError
 from search.home import Home
+from search.locking import stoppable
 from search.run_pages import MLFLOW_PORT, is_server
 
 OPTUNA_PORT = 8080
@@ -76,10 +77,11 @@ def _free_port(host: str, port: int) -> int:
 
 def _serve(command: Sequence[str]) -> int:
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    server = subprocess.Popen([sys.executable, *command], env=environment)
-    try:
-        return server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return 0
+    with stoppable():
+        server = subprocess.Popen([sys.executable, *command], env=environment)
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait()
+            return 0

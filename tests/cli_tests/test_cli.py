@@ -129,6 +129,28 @@ def test_optunas_dashboard_needs_its_package_and_a_study(
     assert "leanrec run makes it" in capsys.readouterr().err and not (tmp_path / "mlruns" / "optuna.db").exists()
 
 
+_SERVED = """
+import signal, sys
+from search.cli.ui import _serve
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.exit(_serve(["-c", "import os, time; print(os.getpid(), flush=True); time.sleep(100)"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_ui_ends_its_server_also_in_the_background(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", _SERVED], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            server = int(process.stdout.readline())
+            process.send_signal(number)
+            assert process.wait(30) == 0
+            with pytest.raises(ProcessLookupError):
+                os.kill(server, 0)
+        finally:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_optunas_dashboard_shows_the_study(tmp_path: Path) -> None:
     pytest.importorskip("optuna_dashboard")
