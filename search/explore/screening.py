@@ -142,8 +142,11 @@ class Screening:
         assert running.quality is not None
         untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
         ended, kept = [t for t in self.study.measured_trials() if not t.reference], self.config.quality.limits.kept
-        alike = [(t.number, m.quality) for t in ended if (m := t.measurement) and t.candidate.untrained == untrained]
-        alike = [(number, quality) for number, quality in alike if kept(quality)]
+        alike = [
+            (t.number, m.quality)
+            for t in ended
+            if t.candidate.untrained == untrained and (m := t.measurement) and kept(m.quality)
+        ]
         alike += [(f.number, f.quality) for f in waiting if f.quality and f.candidate.untrained == untrained]
         for number, quality in alike:
             if loses_no_more(quality.loss, loss, resolution):
