@@ -53,14 +53,14 @@ class HeldOut:
         """Names of the parts whose loss is reported in addition to that of all rows: slices and other outputs."""
         return (*self.slices, *map(of_output, self.others))
 
-    def every(self, nth: int) -> HeldOut:
-        """Keep every n-th user of a ranking."""
+    def of_users(self, rows: NDArray[np.int64]) -> HeldOut:
+        """Keep users of a ranking, given by their rows."""
         return HeldOut(
-            tuple({name: values[::nth] for name, values in block.items()} for block in self.inputs),
-            self.labels[::nth],
-            self.groups[::nth],
-            {name: mask[::nth] for name, mask in self.slices.items()},
-            None if self.seen is None else self.seen[::nth],
+            tuple({name: values[rows] for name, values in block.items()} for block in self.inputs),
+            self.labels[rows],
+            self.groups[rows],
+            {name: mask[rows] for name, mask in self.slices.items()},
+            None if self.seen is None else self.seen[rows],
             self.items,
         )
 

@@ -203,6 +203,17 @@ def initializer(graph: ir.Graph, name: str, values: NDArray[Any] | np.generic) -
     return graph.initializers[name]
 
 
+def with_constant(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Model:
+    """Copy a graph with a constant in place of an input, and without the shapes of computed values."""
+    bound = model.clone()
+    forget_shapes(bound.graph)
+    value = next(value for value in bound.graph.inputs if value.name == name)
+    bound.graph.inputs.remove(value)
+    value.const_value, value.shape = ir.tensor(values, name=name), ir.Shape(values.shape)
+    bound.graph.initializers[name] = value
+    return bound
+
+
 def add_before(
     node: ir.Node, kind: str, inputs: Inputs, output: str, name: str | None = None, attributes: Attributes = None
 ) -> ir.Value:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.arrays import Arrays
+from objectives.arrays import Arrays, Numbers
+from objectives.build.user_ranks import user_ranks
 from objectives.held_out_rows import HeldOut, read_held_out, runs
 from objectives.jobs.requests import EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
 from objectives.measure.deployment import Deployment
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality, quality_by_output
-from objectives.ranking_metrics import ranks
 from objectives.serving.devices import engine_version
 from objectives.serving.engines import open_replica
 from objectives.serving.split_engine import Engine
@@ -26,9 +27,8 @@ from spaces.serialization import digest
 from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.quantization import BATCH_DEPENDENT
 
-_ITEM = "item"
-# A ranking is first evaluated on every 10th user, where at least 1000 users remain, for early rejection.
-_NTH, _ENOUGH = 10, 1000
+# Users of a ranking are evaluated in parts, where there are enough of them: tenths up to the first, third and last.
+_TENTHS, _MANY = (0, 1, 3, 10), 10_000
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResponse:
@@ -36,16 +36,19 @@ def evaluate(request: EvaluateRequest) -> EvaluateResponse:
 
     Where requests are routed by size, the engine with the larger loss counts.
 
-    Where the whole interval on a tenth of a ranking's users exceeds `reject_above`, the quality on that tenth is
-    returned, and the other users are not evaluated.
+    A ranking of 10,000 users or more is evaluated on a tenth of them, then on three, then on all. Where the request
+    says when a part is enough, the quality on the first such part is returned.
     """
     name, held = _rows(request.scores)
-    if request.reject_above is not None and held.items is not None and len(held.labels) >= _NTH * _ENOUGH:
-        with suppress(UndefinedLossError):  # the metric is undefined on a tenth of the users, but may be defined on all
-            found = _evaluated(request, f"{name} every {_NTH}", held.every(_NTH))
-            if found.quality.loss_interval[0] > request.reject_above:
-                return found
-    return _evaluated(request, name, held)
+    parts, scored = _parts(name, held), list[ScoreResponse]()
+    for number, (part, rows) in enumerate(parts, 1):
+        scored.append(_scored(request.scores, part, held if len(parts) == 1 else held.of_users(rows)))
+        if request.enough is not None and number < len(parts):
+            with suppress(UndefinedLossError):  # the metric may be undefined on a part of the users, but not on all
+                found = _evaluated(request, held, [of for _, of in parts[:number]], scored)
+                if request.enough.holds(found.quality):
+                    return found
+    return _evaluated(request, held, [of for _, of in parts], scored)
 
 
 def score(request: ScoreRequest) -> ScoreResponse:
@@ -59,12 +62,32 @@ def _rows(request: ScoreRequest) -> tuple[str, HeldOut]:
     return holdout.name, read_held_out(holdout, request.part)
 
 
-def _evaluated(request: EvaluateRequest, name: str, held: HeldOut) -> EvaluateResponse:
-    scored = _scored(request.scores, name, held)
-    theirs = np.load(scored.baseline)
+def _parts(name: str, held: HeldOut) -> list[tuple[str, NDArray[np.int64]]]:
+    """Return the parts that are scored one after the other: the name in the cache, and the rows."""
+    rows = np.arange(len(held.labels))
+    if held.items is None or len(rows) < _MANY:
+        return [(name, rows)]
+    tenth, bounds = rows % _TENTHS[-1], itertools.pairwise(_TENTHS)
+    return [(f"{name} tenths {low} to {high}", rows[(low <= tenth) & (tenth < high)]) for low, high in bounds]
+
+
+def _evaluated(
+    request: EvaluateRequest, held: HeldOut, parts: Sequence[NDArray[np.int64]], scored: Sequence[ScoreResponse]
+) -> EvaluateResponse:
+    """Evaluate the parts together; `parts` are their rows, and `scored` the files of their scores."""
+    rows = np.concatenate(parts)
+    order = np.argsort(rows)
+    users = held if len(rows) == len(held.labels) else held.of_users(rows[order])
+
+    def joined(files: Iterable[str]) -> Numbers:
+        scores: Numbers = np.concatenate([np.load(file) for file in files])[order]
+        return scores
+
+    theirs = joined(one.baseline for one in scored)
     quality = partial(paired_quality, request.metric, seed=request.seed, confidence=request.confidence)
-    found = (quality_by_output(np.load(file), theirs, held, quality) for file in scored.candidates)
-    return EvaluateResponse(max(found, key=lambda each: each.loss), scored.reused)
+    by_engine = zip(*(one.candidates for one in scored), strict=True)
+    found = (quality_by_output(joined(files), theirs, users, quality) for files in by_engine)
+    return EvaluateResponse(max(found, key=lambda each: each.loss), all(one.reused for one in scored))
 
 
 def _scored(request: ScoreRequest, name: str, held: HeldOut) -> ScoreResponse:
@@ -102,25 +125,13 @@ def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployme
 
     def write(into: Path) -> None:
         limited = replace(instance_group, threads=request.threads)
-        engine = open_replica(Path(deployment.model), limited, lookup, deployment.compute)
-        found = run_blocks(engine, held.inputs, groups) if held.items is None else _ranks(engine, held)
+        how = Path(deployment.model), limited, lookup, deployment.compute
+        ranking = held.items is not None
+        found = user_ranks(*how, held) if ranking else run_blocks(open_replica(*how), held.inputs, groups)
         np.save(into / "scores.npy", found)
 
     reused = make_once(folder, write)
     return str(folder / "scores.npy"), reused
-
-
-def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
-    """Return the rank of each user's next item, (n,), among the items not seen before; each user is one request."""
-    items, seen = held.items, held.seen
-    assert items is not None and seen is not None
-
-    def score(user: int) -> NDArray[np.float32]:
-        once = {name: values[user : user + 1] for name, values in held.inputs[0].items()}
-        scores: NDArray[np.float32] = engine.run({**once, _ITEM: items})
-        return scores
-
-    return ranks(score, held.labels.astype(np.int64, copy=False), seen)
 
 
 def run_blocks(

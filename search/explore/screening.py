@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from objectives.jobs.requests import EnoughUsers
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
 from search.expected_cost import QUALITY, correction, deviations, is_expected, is_ratio, refusal, simulated_values
@@ -120,6 +121,14 @@ class Screening:
         if running.number == 0 or running.reference is not None:
             return False
         return any(trial.number > 0 and trial.reference is None for trial in self.study.measured_trials())
+
+    def enough_users(self, running: RunningTrial) -> EnoughUsers | None:
+        """Return when a part of a ranking's users is enough to evaluate the trial; None where it wants all of them.
+
+        A loss that is known at the resolution of the data compares with others as well as one of all users.
+        """
+        limits = self.config.quality.limits
+        return EnoughUsers(limits.max_loss, limits.slices, self.study.resolution) if self.applies(running) else None
 
     def rejects(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why an evaluated trial is not benchmarked, None where it is.

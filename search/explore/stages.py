@@ -70,8 +70,7 @@ class Stages:
         scores = self.jobs.score(side(running), "validation", threads=threads)
         if running.stage == "score":
             return scores
-        reject_above = self.jobs.config.quality.limits.max_loss if self.screening.applies(running) else None
-        return self.jobs.evaluate(scores, 0.95, reject_above)
+        return self.jobs.evaluate(scores, 0.95, self.screening.enough_users(running))
 
     def _early_request(self, running: RunningTrial) -> Request[object]:
         early, threads = running.early_candidate, self.threads
@@ -81,7 +80,8 @@ class Stages:
         if running.stage == "export_early":
             return requests.ExportRequest(self.jobs.task, early, threads)
         assert running.artifact is not None
-        return self.jobs.evaluate(self.jobs.score((running.artifact, early), "validation", threads=threads), 0.95)
+        scores = self.jobs.score((running.artifact, early), "validation", threads=threads)
+        return self.jobs.evaluate(scores, 0.95, self.screening.enough_users(running))
 
     def advance(self, running: RunningTrial, done: Done, waiting: Sequence[RunningTrial]) -> Outcome | None:
         """Process the end of a stage but the benchmark, and return the trial's outcome where it ends."""

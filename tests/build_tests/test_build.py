@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from objectives.build import user_ranks
 from objectives.build.evaluate import evaluate
 from objectives.build.fit import TRAINING, Fitted
 from objectives.build.fit import fit as fit_weights
@@ -482,6 +483,24 @@ def test_users_are_judged_as_by_sorting_the_catalogue(
             assert part.rows == kept.sum()
             assert part.reason is not None or part.value == pytest.approx(mine[kept].mean(), abs=1e-6)
     assert prepared("sasrec").references["baseline"] == pytest.approx(theirs[0].mean(), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["tables", "attention", "feed_forward"])
+def test_items_that_are_a_constant_rank_as_those_that_are_given(
+    group: str, prepared: Callable[[str], Prepared], task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same graph is scored with the items as one of its constants, and as an input."""
+    task, found = task_of("sasrec"), prepared("sasrec")
+    held = read_held_out(Path(found.holdout), "test")
+    for width in WIDTHS[found.structure.group(group).kind]:
+        file = Path(task.home) / _made(task, Weights(), Precision(((group, width),))).path
+        ranks = []
+        for given in (False, True):
+            with monkeypatch.context() as patched:
+                patched.setattr(user_ranks, "is_large", lambda _, given=given: given)
+                ranks.append(user_ranks.user_ranks(file, InstanceGroup(threads=1), None, "fp32", held))
+        assert np.array_equal(*ranks), width
 
 
 def test_a_narrow_model_is_judged_through_the_engine(

@@ -10,18 +10,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from objectives.build import evaluate as judging
+from objectives.build import user_ranks
 from objectives.build.evaluate import evaluate
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.jobs.requests import EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EnoughUsers, EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measurement.metrics.quality import paired_quality, quality_by_output
+from objectives.measurement.metrics.quality import paired_quality, quality_by_output, resolution
 from objectives.records import Artifact, Quality
-from spaces.techniques.placement import InstanceGroup, Placement, Route
+from objectives.serving.engines import open_replica
+from objectives.serving.split_engine import Engine
+from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement, Route
 
 USERS, ITEMS, LENGTH = 90, 40, 5
 # How far each arm's file is from the truth.
@@ -34,18 +39,38 @@ def _scores(latest: int, items: NDArray[np.int64], blur: float) -> NDArray[np.fl
     return np.asarray(TASTE[latest, items] + blur * NOISE[latest, items], dtype=np.float32)
 
 
-class Engine:
-    """Scores items by the latest one of a history, which is given once."""
+def _write_model(file: Path, blur: float) -> None:
+    """Write a graph that scores items by the latest one of a history, which is given once."""
+    table = np.stack([_scores(latest, np.arange(ITEMS + 1), blur) for latest in range(ITEMS + 1)])
+    nodes = [
+        helper.make_node("Gather", ["history", "last"], ["latest"], axis=1),
+        helper.make_node("Gather", ["table", "latest"], ["row"]),
+        helper.make_node("Reshape", ["row", "flat"], ["scores_of_all"]),
+        helper.make_node("Gather", ["scores_of_all", "item"], ["scores"]),
+    ]
+    whole = TensorProto.INT64
+    inputs = [
+        helper.make_tensor_value_info("history", whole, [1, LENGTH]),
+        helper.make_tensor_value_info("item", whole, ["rows"]),
+    ]
+    held = {"table": table, "last": np.array(LENGTH - 1), "flat": np.array([-1])}
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])
+    constants = [numpy_helper.from_array(values, name) for name, values in held.items()]
+    graph = helper.make_graph(nodes, "net", inputs, [output], constants)
+    file.parent.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(file))
 
-    once = frozenset({"history"})
 
-    def __init__(self, blur: float, asked: list[tuple[tuple[int, ...], int]]) -> None:
-        self.blur, self.asked = blur, asked
+class Counted:
+    """A real engine that notes the shapes of histories and the numbers of items of its requests."""
+
+    def __init__(self, engine: Engine, asked: list[tuple[tuple[int, ...], int]]) -> None:
+        self.engine, self.asked, self.once = engine, asked, engine.once
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        assert set(inputs) == {"history", "item"}
-        self.asked.append((inputs["history"].shape, len(inputs["item"])))
-        return _scores(int(inputs["history"][0, -1]), inputs["item"], self.blur)
+        scores = self.engine.run(inputs)
+        self.asked.append((inputs["history"].shape, len(scores)))
+        return scores
 
 
 def _users() -> HeldOut:
@@ -75,10 +100,15 @@ def asked() -> list[tuple[tuple[int, ...], int]]:
 
 @pytest.fixture
 def holdout(tmp_path: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    def opened(file: Path, instance_group: InstanceGroup, lookup: object, compute: str) -> Any:
-        return Engine(BLUR["worse" if instance_group.engine == "openvino" else file.parent.name], asked)
+    for name, blur in BLUR.items():
+        _write_model(tmp_path / name / "model.onnx", blur)
 
-    monkeypatch.setattr(judging, "open_replica", opened)
+    def opened(file: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str) -> Engine:
+        if instance_group.engine == "openvino":  # which ranks worse here
+            file = tmp_path / "worse" / "model.onnx"
+        return Counted(open_replica(file, replace(instance_group, engine="onnxruntime"), lookup, compute), asked)
+
+    monkeypatch.setattr(user_ranks, "open_replica", opened)
     folder = tmp_path / "holdout"
     folder.mkdir()
     write_held_out(_users(), folder, "test")
@@ -90,15 +120,15 @@ def _judge(
     metric: str,
     ours: str = "ours",
     placement: Placement | None = None,
-    reject_above: float | None = None,
+    enough: EnoughUsers | None = None,
 ) -> tuple[Quality, bool]:
-    found = evaluate(EvaluateRequest(_asked(holdout, ours, placement), metric, 0, 0.95, reject_above))
+    found = evaluate(EvaluateRequest(_asked(holdout, ours, placement), metric, 0, 0.95, enough))
     return found.quality, found.reused
 
 
 def _asked(holdout: Path, ours: str = "ours", placement: Placement | None = None) -> ScoreRequest:
     def deployed(name: str, placement: Placement) -> Deployment:
-        artifact = Artifact(name, f"{name}/model.onnx", {}, 1, 0.0)
+        artifact = Artifact(name, str(holdout.with_name(name) / "model.onnx"), {}, 1, 0.0)
         return Deployment(artifact, artifact.path, placement, "fp32")
 
     pair = (deployed(ours, placement or Placement()), deployed("base", Placement()))
@@ -106,17 +136,22 @@ def _asked(holdout: Path, ours: str = "ours", placement: Placement | None = None
 
 
 def _gains(metric: str, blur: float) -> NDArray[np.float64]:
-    """NDCG or HR of each user, by sorting what is left of the catalogue."""
+    """NDCG or HR of each user, by the ranks that sorting gives."""
     name, cut = metric.split("@")
-    users, gains = _users(), []
+    places = _places(blur)
+    worth = np.ones(USERS) if name == "hr" else 1 / np.log2(1 + places)
+    return np.where(places <= int(cut), worth, 0.0)
+
+
+def _places(blur: float) -> NDArray[np.float64]:
+    """Rank of each user's next item, by sorting what is left of the catalogue."""
+    users, places = _users(), []
     assert users.seen is not None
     for seen, target in zip(users.seen.tolist(), users.labels.tolist(), strict=True):
         left = np.array([item for item in range(1, ITEMS + 1) if item not in seen])
         order = left[np.argsort(-_scores(seen[-1], left, blur), kind="stable")].tolist()
-        place = order.index(target) + 1
-        worth = 1.0 if name == "hr" else 1 / np.log2(1 + place)
-        gains.append(worth if place <= int(cut) else 0.0)
-    return np.array(gains)
+        places.append(order.index(target) + 1.0)
+    return np.array(places)
 
 
 @pytest.mark.parametrize("metric", ["ndcg@10", "hr@1", "hr@10", "ndcg@5"])
@@ -152,35 +187,79 @@ def test_a_slower_engine_that_ranks_worse_speaks_for_both(holdout: Path) -> None
     assert quality.value == pytest.approx(_gains("ndcg@10", BLUR["worse"]).mean())
 
 
-@pytest.mark.parametrize(("reject_above", "whole"), [(None, True), (9.0, True), (-9.0, False)])
-def test_a_tenth_tells_what_is_hopeless(
-    reject_above: float | None, whole: bool, holdout: Path, asked: list[tuple[tuple[int, ...], int]],
+def _first(tenths: int) -> NDArray[np.bool_]:
+    return np.arange(USERS) % 10 < tenths
+
+
+ALL = 9.0
+
+
+@pytest.mark.parametrize(
+    ("enough", "tenths"),
+    [
+        (None, 10),
+        (EnoughUsers(-9.0, {}, 0.0), 1),  # loses too much, as a tenth tells
+        (EnoughUsers(ALL, {}, ALL), 1),  # loses little enough, and any interval is narrow enough
+        (EnoughUsers(ALL, {"short": 9.0}, ALL), 3),  # the loss on the slice is undefined in a tenth
+        (EnoughUsers(ALL, {"short": -9.0}, ALL), 10),  # may lose too much on a slice
+        (EnoughUsers(ALL, {"nobody": 9.0}, ALL), 10),  # a slice whose loss is undefined
+        (EnoughUsers(ALL, {}, 0.0), 10),  # no interval is narrow enough
+    ],
+)
+def test_users_are_evaluated_until_a_part_is_enough(
+    enough: EnoughUsers | None,
+    tenths: int,
+    holdout: Path,
+    asked: list[tuple[tuple[int, ...], int]],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
-    quality, _ = _judge(holdout, "ndcg@10", ours="worse", reject_above=reject_above)
-    ours, theirs = (_gains("ndcg@10", BLUR[name])[:: 1 if whole else 10] for name in ("worse", "base"))
+) -> None:
+    monkeypatch.setattr(judging, "_MANY", USERS)
+    quality, _ = _judge(holdout, "ndcg@10", ours="worse", enough=enough)
+    kept = _first(tenths)
+    ours, theirs = (_gains("ndcg@10", BLUR[name])[kept] for name in ("worse", "base"))
     assert quality.value == pytest.approx(ours.mean()) and quality.baseline == pytest.approx(theirs.mean())
-    tenth = 0 if reject_above is None else USERS // 10
-    assert len(asked) == 2 * (tenth + (USERS if whole else 0))
-    assert quality.slices[0].rows == (30 if whole else sum(user % 3 == 0 for user in range(0, USERS, 10)))
+    assert len(asked) == 2 * kept.sum(), "no user is scored twice"
+    assert (quality.rows, quality.slices[0].rows) == (kept.sum(), (kept & (np.arange(USERS) % 3 == 0)).sum())
 
 
-def test_a_tenth_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The baseline ranks nobody's next item first in the tenth, but some in all rows."""
-    monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
+def test_the_first_part_whose_interval_is_narrow_enough_is_enough(
+    holdout: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the width of the interval falls with the users: that of all of them is the least."""
+    monkeypatch.setattr(judging, "_MANY", USERS)
+    of_parts = {tenths: resolution(_quality_of(_first(tenths))) for tenths in (1, 3, 10)}
+    assert of_parts[1] > of_parts[3] > of_parts[10]
+    quality, _ = _judge(holdout, "ndcg@10", ours="worse", enough=EnoughUsers(ALL, {}, of_parts[3] * 1.001))
+    assert (quality.rows, len(asked)) == (_first(3).sum(), 2 * _first(3).sum())
+    assert resolution(quality) == pytest.approx(of_parts[3])
+    all_of_them, _ = _judge(holdout, "ndcg@10", ours="worse")
+    assert len(asked) == 2 * USERS, "those that were scored are not scored again"
+    assert resolution(all_of_them) == pytest.approx(of_parts[10])
+    assert all_of_them.value == pytest.approx(_gains("ndcg@10", BLUR["worse"]).mean())
+
+
+def _quality_of(kept: NDArray[np.bool_]) -> Quality:
+    """Evaluate the ranks that sorting gives, of some users."""
+    users = _users().of_users(np.flatnonzero(kept))
+    ours, theirs = (_places(BLUR[name])[kept] for name in ("worse", "base"))
+    return paired_quality("ndcg@10", ours, theirs, users, seed=0)
+
+
+def test_a_part_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline ranks nobody's next item first in a part, but some in all rows."""
+    monkeypatch.setattr(judging, "_MANY", USERS)
     found, whole = judging.paired_quality, _judge(holdout, "hr@1", ours="worse")[0]
 
-    def of_a_tenth(metric: str, ours: Any, theirs: Any, *rest: Any, **more: Any) -> Quality:
+    def of_a_part(metric: str, ours: Any, theirs: Any, *rest: Any, **more: Any) -> Quality:
         theirs = np.full_like(theirs, ITEMS) if len(theirs) < USERS else theirs
         return found(metric, ours, theirs, *rest, **more)
 
-    monkeypatch.setattr(judging, "paired_quality", of_a_tenth)
-    assert _judge(holdout, "hr@1", ours="worse", reject_above=-9.0)[0] == whole
+    monkeypatch.setattr(judging, "paired_quality", of_a_part)
+    assert _judge(holdout, "hr@1", ours="worse", enough=EnoughUsers(-9.0, {}, 0.0))[0] == whole
 
 
 def test_few_users_are_judged_all_at_once(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
-    _judge(holdout, "ndcg@10", ours="worse", reject_above=-9.0)
+    _judge(holdout, "ndcg@10", ours="worse", enough=EnoughUsers(-9.0, {}, 0.0))
     assert len(asked) == 2 * USERS
 
 
@@ -248,13 +327,13 @@ def test_the_engine_has_the_threads_that_are_left_to_it(
     holdout: Path, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores that were computed with another number of threads are not computed again."""
-    opened, plain = list[int | None](), judging.open_replica
+    opened, plain = list[int | None](), user_ranks.open_replica
 
     def noted(file: Path, instance_group: InstanceGroup, lookup: Any, compute: str) -> Any:
         opened.append(instance_group.threads)
         return plain(file, instance_group, lookup, compute)
 
-    monkeypatch.setattr(judging, "open_replica", noted)
+    monkeypatch.setattr(user_ranks, "open_replica", noted)
     scores = replace(_asked(holdout), threads=threads)
     evaluate(EvaluateRequest(scores, "ndcg@10", 0, 0.95))
     assert opened == [threads, threads]

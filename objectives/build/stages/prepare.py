@@ -118,7 +118,8 @@ def _write_holdout(
     check_metric(recommender)
     for part, of in held.items():
         whole = of.items is None or not task.dry_run
-        write_held_out(of if whole else of.every(-(-len(of.labels) // _DRY_USERS)), into, part)
+        few = np.arange(0, len(of.labels), -(-len(of.labels) // _DRY_USERS))
+        write_held_out(of if whole else of.of_users(few), into, part)
     write_requests(list(recommender.requests(task.seed)), into)
     facts = dry_facts(recommender, task.seed, held) if task.dry_run else _facts(task, recommender, progress)
     facts |= {"unlearnable": unlearnable(recommender, task.seed), "even_tables": even_tables(recommender)}
