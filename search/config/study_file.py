@@ -37,8 +37,8 @@ def preset_names() -> tuple[str, ...]:
 def load(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
     """Load the study of a preset's name or a YAML file, with `key.path=value` overrides, of which the last counts.
 
-    A relative DIR or FILE is resolved from the folder of the file that contains it; in an override or a preset, from
-    the working directory.
+    A relative DIR or FILE, or JSON file to start from, is resolved from the folder of the file that contains it; in an
+    override or a preset, from the working directory.
 
     Raises:
         ConfigError: the file is missing or malformed, or a field is wrong; one line.
@@ -137,6 +137,7 @@ _ON_DISK = (
     (("traffic", "pattern"), "log:", "FILE"),
     (("traffic", "rows", "file"), "", "FILE"),
 )
+_STARTS = "start_from"
 
 
 def _on_disk(data: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str, str, str]]:
@@ -149,13 +150,26 @@ def _on_disk(data: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str,
 
 def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
     for place, prefix, what, name in _on_disk(data):
-        try:
-            path = (folder / Path(name).expanduser()).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
-            got = show(prefix + name)
-            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {got}: {error}") from error
-        data = replaced(data, place, f"{prefix}{path}")
+        data = replaced(data, place, prefix + _resolved(name, folder, place, prefix + what, prefix + name))
+    sources = data.get(_STARTS)
+    if isinstance(sources, str | list):
+        listed = [sources] if isinstance(sources, str) else sources
+        data = data | {_STARTS: [_start(source, folder) for source in listed]}
     return data
+
+
+def _start(source: object, folder: Path) -> object:
+    """Return where a search begins: a study by its name, or the absolute path of a JSON file."""
+    if not isinstance(source, str) or Path(source).suffix != ".json":
+        return source
+    return _resolved(source, folder, (_STARTS,), "a study or a JSON file", source)
+
+
+def _resolved(name: str, folder: Path, place: tuple[str, ...], what: str, given: str) -> str:
+    try:
+        return str((folder / Path(name).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
+        raise ConfigError(f"{dotted(place)}: must be {what}, but got {show(given)}: {error}") from error
 
 
 def _line(detail: ErrorDetails) -> str:

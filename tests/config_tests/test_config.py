@@ -678,6 +678,18 @@ def test_a_file_is_relative_to_the_study_and_stored_absolute(
         assert line.startswith("data.source: ") and name in line
 
 
+def test_a_front_to_start_from_is_relative_to_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no JSON file is the name of a study."""
+    (tmp_path / "studies").mkdir()
+    monkeypatch.chdir(tmp_path)
+    source = written(tmp_path / "studies", "name: a\ndata: {source: ml-100k}\nstart_from: [other, fronts/front.json]\n")
+    assert load(source).start_from == ("other", str((tmp_path / "studies" / "fronts" / "front.json").resolve()))
+    for one in ("mine.json", "[mine.json]"):
+        assert load(source, [f"start_from={one}"]).start_from == (str((tmp_path / "mine.json").resolve()),)
+    assert refused(load, source, ["start_from=~nobody-of-that-name/x.json"]).startswith("start_from: must be a study")
+    assert refused(load, source, ["start_from=[1]"]).startswith("start_from")
+
+
 @pytest.mark.parametrize("folder", ["gone", "study.yaml", "~nobody-of-that-name/x", '"a\\0b"'])
 def test_a_missing_folder(tmp_path: Path, folder: str) -> None:
     text = (
