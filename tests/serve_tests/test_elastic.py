@@ -17,6 +17,7 @@ import pytest
 
 from objectives.serving.bundle import open_verified, read_bundle
 from objectives.serving.control.elastic import Elastic, ElasticSettings
+from objectives.serving.control.plan_file import read_plan
 from objectives.serving.control.windows import Windows
 from objectives.serving.http.inference import Inference
 from objectives.serving.http.limits import Limits
@@ -202,6 +203,36 @@ def test_bundles_that_move_are_followed(tmp_path: Path) -> None:
         return versions
 
     assert asyncio.run(served()) == [read_bundle(folder).version for folder in (exact, newer, newer)]
+
+
+@pytest.mark.parametrize("step_s", [-2.0, 2.0])
+def test_a_clock_that_is_set_is_followed_and_looks_like_no_surge(
+    step_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 requests/s arrive, of which one replica can do 20, and the wall clock is set by two seconds."""
+    exact, fast = write_bundles(tmp_path)
+    plan, timeline = write_plan(tmp_path / "plan.json", document([(0, 15.0)], time.time())), tmp_path / "timeline"
+    settings = ElasticSettings(plan, None, lambda: (exact, fast), Windows(0.4, 0.2, 0.05), timeline)
+    ahead_s, wall_s, said = 0.0, time.time, list[str]()
+    monkeypatch.setattr(time, "time", lambda: wall_s() + ahead_s)
+
+    async def served() -> float:
+        nonlocal ahead_s
+        elastic = Elastic(settings, said.append)
+        inference = Inference("toy", ModelSlot(elastic.open(Limits().placed)), Limits())
+        running, began_s = asyncio.create_task(elastic.run(inference)), time.monotonic()
+        while (second := time.monotonic() - began_s) < 5.0:
+            inference.arrived = int(15 * second)
+            ahead_s = step_s if second > 3.0 else 0.0
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await asyncio.to_thread(inference.slot.model.close)
+        return elastic._now_s() - (time.time() - read_plan(plan)["start_s"])
+
+    assert abs(asyncio.run(served())) < 0.5
+    assert sum("the clock was set" in line for line in said) == 1
+    assert [line["event"] for line in events(timeline)] == ["start"]
 
 
 @pytest.mark.parametrize(

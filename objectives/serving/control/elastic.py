@@ -25,6 +25,8 @@ from objectives.serving.pool.balancing import LEAST_ROWS
 from spaces.techniques.placement import Placement
 
 _LOGGER = logging.getLogger("leanrec.serve")
+# Steps of the wall clock that are followed: less does not matter to a plan.
+_LEAST_STEP_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Elastic:
     _plan: MachinePlan
     _bundles: Sequence[Path]
     _state: State
-    _began_s: float  # since the epoch, of the plan
+    _began_s: float  # of the plan, by the monotonic clock
     _serving: int
     _broken: set[int]
     _placed: Callable[[Placement], Placement]
@@ -138,12 +140,24 @@ class Elastic:
         if self._reload and idle:
             self._reload = idle = False
             self._switch = asyncio.create_task(self._read_again(inference, metrics))
+        self._follow_clock(inference)
         before = self._state.option
         seen = _seen(inference, self._now_s(), self._serving, frozenset(self._broken))
         self._state, decision = decide(self._plan.control, self._settings.windows, self._state, seen)
         self._record(before, decision, metrics, elapsed_s)
         if decision.option != self._serving and decision.option not in self._broken and idle:
             self._switch = asyncio.create_task(self._switch_to(decision.option, inference, metrics))
+
+    def _follow_clock(self, inference: Inference) -> None:
+        """Go to another second of a plan with a date, where the wall clock was set; what was seen moves along."""
+        step_s = _second(self._plan) - self._now_s()
+        if self._plan.start_s is None or abs(step_s) < _LEAST_STEP_S:
+            return
+        self._began_s -= step_s
+        seen = _seen(inference, self._now_s(), self._serving, frozenset(self._broken))
+        moved = resumed(self._plan.control, self._settings.windows, self._state, step_s, seen)
+        self._state = replace(moved, option=self._state.option)
+        self._say(f"the clock was set: now is second {self._now_s():.0f} of the plan")
 
     def _record(self, before: int, decision: Decision, metrics: ControllerMetrics, elapsed_s: float) -> None:
         options = self._plan.control.options
@@ -250,7 +264,7 @@ class Elastic:
 
     def _take(self, plan: MachinePlan, bundles: Sequence[Path], state: State, second: float) -> None:
         """Take a plan at its second, of which the state's option serves."""
-        self._began_s = time.time() - second
+        self._began_s = time.monotonic() - second
         self._plan, self._bundles, self._state, self._serving = plan, bundles, state, state.option
         self._broken = set()
 
@@ -270,7 +284,7 @@ class Elastic:
         return self._plan.control.options[self._serving]
 
     def _now_s(self) -> float:
-        return time.time() - self._began_s
+        return time.monotonic() - self._began_s
 
 
 def _as_alone(capacity_factor: float) -> str:
