@@ -37,7 +37,7 @@ def custom_metric(
 
     def metric(scores: Numbers, mask: Mask) -> Resampled:
         columns = scores[mask], held.labels[mask], held.groups[mask]
-        return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
+        return lambda weights: np.array([_value(recommender, columns, row) for row in weights.T])
 
     ours, theirs = (partial(metric, scores) for scores in (candidate, baseline))
     return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)

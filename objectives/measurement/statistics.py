@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
-# Number of weights held at the same time: 8 MB.
-_AT_ONCE = 1 << 20
+# Number of weights held at the same time: 8 MB; and the fewest resamples of them, of however many rows.
+_AT_ONCE, _LEAST_AT_ONCE = 1 << 20, 4
 
 
 class TooFewSamplesError(ValueError):
@@ -134,7 +134,7 @@ def _resampled_ratios(candidate: Floats, baseline: Floats, percent: float, seed:
 def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
     """Return a function of row weights that returns the area under the ROC curve.
 
-    The function takes weights, (resamples, n) and not negative, and returns the area for each resample, (resamples,),
+    The function takes weights, (n, resamples) and not negative, and returns the area for each resample, (resamples,),
     NaN where one class has no weight. Tied scores count half (Mann and Whitney 1947).
 
     Args:
@@ -147,12 +147,12 @@ def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
     below, upto = (np.searchsorted(scores[negatives], scores[positives], side) for side in ("left", "right"))
 
     def auc(weights: Floats) -> Floats:
-        ours = weights.take(positives, axis=1)
-        theirs = np.zeros((len(weights), len(negatives) + 1))
-        np.cumsum(weights.take(negatives, axis=1), axis=1, out=theirs[:, 1:])
-        won = np.einsum("rn,rn->r", ours, theirs.take(below, axis=1) + theirs.take(upto, axis=1)) / 2
+        ours = weights.take(positives, axis=0)
+        theirs = np.zeros((len(negatives) + 1, weights.shape[1]))
+        np.cumsum(weights.take(negatives, axis=0), axis=0, out=theirs[1:])
+        won = np.einsum("nr,nr->r", ours, theirs.take(below, axis=0) + theirs.take(upto, axis=0)) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            result: Floats = won / (ours.sum(axis=1) * theirs[:, -1])
+            result: Floats = won / (ours.sum(axis=0) * theirs[-1])
         return result
 
     return auc
@@ -182,21 +182,25 @@ def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floa
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Return the mean of values, (n,), for each row of weights, (resamples, n) and not negative: (resamples,).
+    """Return the mean of values, (n,), for each column of weights, (n, resamples) and not negative: (resamples,).
 
     Values that are NaN are left out. The mean is NaN where no value has weight.
     """
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        result: Floats = (weights @ np.where(there, values, 0.0)) / (weights @ there.astype(np.float64))
+        result: Floats = (np.where(there, values, 0.0) @ weights) / (there.astype(np.float64) @ weights)
     return result
 
 
 def group_weights(groups: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
-    """Yield row weights of a bootstrap that draws whole groups (users) with replacement, in chunks of (k, n)."""
+    """Yield row weights of a bootstrap that draws whole groups (users) with replacement, in chunks of (n, k).
+
+    Of consecutive weights in memory, those of one row are read together.
+    """
     numbers, row_group = np.unique(groups, return_inverse=True)
     generator, count = np.random.default_rng(seed), len(numbers)
-    chunk = max(1, _AT_ONCE // len(groups))
+    chunk = max(_LEAST_AT_ONCE, _AT_ONCE // len(groups))
     for start in range(0, resamples, chunk):
         drawn = generator.integers(count, size=(min(chunk, resamples - start), count))
-        yield np.stack([np.bincount(one, minlength=count)[row_group] for one in drawn]).astype(np.float64)
+        times = np.stack([np.bincount(one, minlength=count) for one in drawn], axis=1)
+        yield times.astype(np.float64).take(row_group, axis=0)

@@ -29,19 +29,19 @@ def test_weighted_auc_is_scikit_learns(seed: int, levels: int) -> None:
     random = np.random.default_rng(seed)
     scores = random.integers(0, levels, 80).astype(float)
     labels = np.concatenate([[0.0, 1.0], random.integers(0, 2, 78).astype(float)])
-    weights = random.integers(0, 4, (3, 80)).astype(float)
-    weights[:, :2] = 1
-    expected = [roc_auc_score(labels, scores, sample_weight=w) for w in weights]
+    weights = random.integers(0, 4, (80, 3)).astype(float)
+    weights[:2] = 1
+    expected = [roc_auc_score(labels, scores, sample_weight=w) for w in weights.T]
     assert np.allclose(weighted_auc(scores, labels)(weights), expected)
 
 
 def test_groups_are_resampled_whole() -> None:
     groups = np.array([5, 5, 9, 9, 9, 1], dtype=np.int64)
-    weights = np.concatenate(list(group_weights(groups, seed=0, resamples=200)))
-    assert weights.shape == (200, 6)
-    assert (weights[:, 0] == weights[:, 1]).all()
-    assert (weights[:, 2] == weights[:, 4]).all()
-    assert (weights[:, 0] + weights[:, 2] + weights[:, 5] == 3).all()
+    weights = np.concatenate(list(group_weights(groups, seed=0, resamples=200)), axis=1)
+    assert weights.shape == (6, 200)
+    assert (weights[0] == weights[1]).all()
+    assert (weights[2] == weights[4]).all()
+    assert (weights[0] + weights[2] + weights[5] == 3).all()
 
 
 def _draw(seed: int, users: int, better: float) -> tuple[np.ndarray, ...]:

@@ -20,13 +20,13 @@ def users_of_one_row(losses: Floats, confidence: float, seen: list[int] | None =
     def candidate(kept: np.ndarray) -> object:
         def means(weights: Floats) -> Floats:
             if seen is not None:
-                seen.append(len(weights))
+                seen.append(weights.shape[1])
             return weighted_mean(1 - losses[kept], weights)
 
         return means
 
     def baseline(kept: np.ndarray) -> object:
-        return lambda weights: np.ones(len(weights))
+        return lambda weights: np.ones(weights.shape[1])
 
     return paired_loss("mean", candidate, baseline, np.arange(len(losses)), seed, confidence, {})  # type: ignore[arg-type]
 

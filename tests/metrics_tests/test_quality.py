@@ -79,7 +79,7 @@ def test_the_auc_of_groups_is_scikit_learns(seed: int, levels: int) -> None:
 
 def test_a_weighted_mean_leaves_out_what_is_not_a_number() -> None:
     weights = np.array([[1.0, 1, 1], [3, 5, 0], [0, 2, 0]])
-    found = weighted_mean(np.array([2.0, np.nan, 4.0]), weights)
+    found = weighted_mean(np.array([2.0, np.nan, 4.0]), weights.T)
     assert found[:2].tolist() == [3, 2] and np.isnan(found[2])
 
 
@@ -116,7 +116,7 @@ def test_a_ranking_is_the_mean_over_rows() -> None:
 def _by_copies(metric: Score, weights: np.ndarray, groups: Rows, kept: np.ndarray) -> np.ndarray:
     """The metric of each resample, made as a table: the rows of a user drawn twice are there twice, as two users'."""
     found = []
-    for drawn in weights:
+    for drawn in weights.T:
         copies = [np.flatnonzero(kept & (drawn > number)) for number in range(int(drawn.max()))]
         owners = [groups[rows] + 1000 * number for number, rows in enumerate(copies)]
         found.append(metric(np.concatenate(copies), np.concatenate(owners)))

@@ -18,7 +18,7 @@ from objectives.records import Interval, Quality, SliceQuality
 
 Groups = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-# A deployment's metric on k rows: (resamples, k) weights, the same within a group -> (resamples,) values, higher is
+# A deployment's metric on k rows: (k, resamples) weights, the same within a group -> (resamples,) values, higher is
 # better, NaN where the metric is undefined on the rows with weight.
 Resampled = Callable[[Floats], Floats]
 # A metric on the k of n rows that an (n,) mask keeps; raises UndefinedLossError where it is undefined on these.
@@ -114,17 +114,17 @@ def tail_interval(drawn: Floats, confidence: float) -> Interval:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Both deployments on some rows, given by index, and their values there."""
+    """Both deployments on some rows, given by index (None: all), and their values there."""
 
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64] | None
     candidate: Resampled
     baseline: Resampled
     value: float
     reference: float
 
     def losses(self, weights: Floats) -> Floats:
-        """Return the losses, (resamples,), for weights of all rows, (resamples, n); not finite where undefined."""
-        kept = weights[:, self.rows]
+        """Return the losses, (resamples,), for weights of all rows, (n, resamples); not finite where undefined."""
+        kept = weights if self.rows is None else weights.take(self.rows, axis=0)
         base = self.baseline(kept)
         with np.errstate(divide="ignore", invalid="ignore"):
             loss: Floats = (base - self.candidate(kept)) / base
@@ -152,14 +152,13 @@ def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
     if (count := _count(groups[kept])) < 2:
         raise UndefinedLossError(f"An interval needs rows of two groups or more, but got {count}.")
     ours, theirs = (metric(kept) for metric in metrics)
-    rows = np.flatnonzero(kept)
-    once = np.ones((1, len(rows)))
+    once = np.ones((int(kept.sum()), 1))
     value, reference = float(ours(once)[0]), float(theirs(once)[0])
     if reference <= 0:
         raise UndefinedLossError(
             f"A relative loss needs a metric above 0, higher being better, but the baseline has {reference:.4g}."
         )
-    return _Pair(rows, ours, theirs, value, reference)
+    return _Pair(None if kept.all() else np.flatnonzero(kept), ours, theirs, value, reference)
 
 
 def _count(groups: Groups) -> int:
