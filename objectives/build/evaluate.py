@@ -27,8 +27,8 @@ from spaces.serialization import digest
 from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.quantization import BATCH_DEPENDENT
 
-# Users of a ranking are evaluated in parts, where there are enough of them: tenths up to the first, third and last.
-_TENTHS, _MANY = (0, 1, 3, 10), 10_000
+# Looks at a ranking, where it has enough users: after the first of every ten, the first three, and all.
+_LOOKS, _MANY = (1, 3, 10), 10_000
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResponse:
@@ -36,19 +36,19 @@ def evaluate(request: EvaluateRequest) -> EvaluateResponse:
 
     Where requests are routed by size, the engine with the larger loss counts.
 
-    A ranking of 10,000 users or more is evaluated on a tenth of them, then on three, then on all. Where the request
-    says when a part is enough, the quality on the first such part is returned.
+    A ranking of 10,000 users or more is evaluated on a tenth of them, then on three, then on all. The quality on the
+    first of these whose loss's whole interval exceeds `reject_above` is returned, and no more users are scored.
     """
     name, held = _rows(request.scores)
-    parts, scored = _parts(name, held), list[ScoreResponse]()
-    for number, (part, rows) in enumerate(parts, 1):
-        scored.append(_scored(request.scores, part, held if len(parts) == 1 else held.of_users(rows)))
-        if request.enough is not None and number < len(parts):
-            with suppress(UndefinedLossError):  # the metric may be undefined on a part of the users, but not on all
-                found = _evaluated(request, held, [of for _, of in parts[:number]], scored)
-                if request.enough.holds(found.quality):
+    shares, scored = _shares(name, held), list[ScoreResponse]()
+    for number, (share, rows) in enumerate(shares, 1):
+        scored.append(_scored(request.scores, share, held if len(shares) == 1 else held.of_users(rows)))
+        if request.reject_above is not None and number < len(shares):
+            with suppress(UndefinedLossError):  # the metric may be undefined on some of the users, but not on all
+                found = _evaluated(request, held, [of for _, of in shares[:number]], scored)
+                if found.quality.loss_interval[0] > request.reject_above:
                     return found
-    return _evaluated(request, held, [of for _, of in parts], scored)
+    return _evaluated(request, held, [of for _, of in shares], scored)
 
 
 def score(request: ScoreRequest) -> ScoreResponse:
@@ -62,20 +62,20 @@ def _rows(request: ScoreRequest) -> tuple[str, HeldOut]:
     return holdout.name, read_held_out(holdout, request.part)
 
 
-def _parts(name: str, held: HeldOut) -> list[tuple[str, NDArray[np.int64]]]:
-    """Return the parts that are scored one after the other: the name in the cache, and the rows."""
+def _shares(name: str, held: HeldOut) -> list[tuple[str, NDArray[np.int64]]]:
+    """Return the rows that are scored between two looks, with the name of their scores in the cache."""
     rows = np.arange(len(held.labels))
     if held.items is None or len(rows) < _MANY:
         return [(name, rows)]
-    tenth, bounds = rows % _TENTHS[-1], itertools.pairwise(_TENTHS)
-    return [(f"{name} tenths {low} to {high}", rows[(low <= tenth) & (tenth < high)]) for low, high in bounds]
+    place, bounds = rows % _LOOKS[-1], itertools.pairwise((0, *_LOOKS))
+    return [(f"{name} {low} to {high} of {_LOOKS[-1]}", rows[(low <= place) & (place < high)]) for low, high in bounds]
 
 
 def _evaluated(
-    request: EvaluateRequest, held: HeldOut, parts: Sequence[NDArray[np.int64]], scored: Sequence[ScoreResponse]
+    request: EvaluateRequest, held: HeldOut, shares: Sequence[NDArray[np.int64]], scored: Sequence[ScoreResponse]
 ) -> EvaluateResponse:
-    """Evaluate the parts together; `parts` are their rows, and `scored` the files of their scores."""
-    rows = np.concatenate(parts)
+    """Evaluate shares of the rows together; `scored` are the files of their scores."""
+    rows = np.concatenate(shares)
     order = np.argsort(rows)
     users = held if len(rows) == len(held.labels) else held.of_users(rows[order])
 
@@ -127,7 +127,7 @@ def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployme
         limited = replace(instance_group, threads=request.threads)
         how = Path(deployment.model), limited, lookup, deployment.compute
         ranking = held.items is not None
-        found = user_ranks(*how, held) if ranking else run_blocks(open_replica(*how), held.inputs, groups)
+        found = user_ranks(*how, held, into) if ranking else run_blocks(open_replica(*how), held.inputs, groups)
         np.save(into / "scores.npy", found)
 
     reused = make_once(folder, write)

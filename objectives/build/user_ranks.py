@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,21 @@ _ITEM = "item"
 
 
 def user_ranks(
-    model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str, held: HeldOut
+    model: Path,
+    instance_group: InstanceGroup,
+    lookup: EmbeddingDevice | None,
+    compute: str,
+    held: HeldOut,
+    scratch: Path,
 ) -> NDArray[np.float64]:
-    """Return the rank of each user's next item, (n,), among the items not seen before; each user is one request."""
+    """Return the rank of each user's next item, (n,), among the items not seen before; each user is one request.
+
+    Args:
+        scratch: folder for a file that is there for a moment
+    """
     items, seen = held.items, held.seen
     assert items is not None and seen is not None
-    engine, catalogue = _opened(model, instance_group, lookup, compute, items)
+    engine, catalogue = _opened(model, instance_group, lookup, compute, items, scratch)
 
     def score(user: int) -> NDArray[np.float32]:
         once = {name: values[user : user + 1] for name, values in held.inputs[0].items()}
@@ -36,7 +44,12 @@ def user_ranks(
 
 
 def _opened(
-    model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str, items: NDArray[np.int64]
+    model: Path,
+    instance_group: InstanceGroup,
+    lookup: EmbeddingDevice | None,
+    compute: str,
+    items: NDArray[np.int64],
+    scratch: Path,
 ) -> tuple[Engine, Arrays]:
     """Open an engine for requests of all items, and return what is given to it besides a user's inputs.
 
@@ -46,8 +59,9 @@ def _opened(
     if instance_group.engine == "onnxruntime" and instance_group.device == "cpu" and lookup is None:
         graph = load_graph(model)
         if not is_large(graph):  # its tensors would be copied
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                file = Path(folder, model.name)
-                save_graph(with_constant(graph, _ITEM, items), file)
-                return open_replica(file, instance_group, None, compute), {}
+            file = scratch / "catalogue.onnx"
+            save_graph(with_constant(graph, _ITEM, items), file)
+            engine = open_replica(file, instance_group, None, compute)
+            file.unlink()
+            return engine, {}
     return open_replica(model, instance_group, lookup, compute), {_ITEM: items}

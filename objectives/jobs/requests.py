@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
@@ -116,41 +115,17 @@ class ScoreRequest(Request[ScoreResponse]):
 
 
 @dataclass(frozen=True)
-class EnoughUsers:
-    """When the loss of a ranking is known well enough from a part of its users.
-
-    max_loss: tolerated; the part is enough where the loss's whole interval lies above it
-    slices: tolerated loss of slices, by name
-    resolution: half the width of an interval of the loss that is narrow enough; the part is enough where the interval
-        is no wider, and it and those of the slices lie within what is tolerated
-    """
-
-    max_loss: float
-    slices: Mapping[str, float]
-    resolution: float
-
-    def holds(self, quality: Quality) -> bool:
-        """Return whether a loss that was evaluated on a part of the users is known well enough."""
-        low, high = quality.loss_interval
-        if low > self.max_loss:
-            return True
-        parts = {part.name: part.loss_interval for part in quality.slices}
-        kept = all((of := parts.get(name)) is not None and of[1] <= limit for name, limit in self.slices.items())
-        return kept and high <= self.max_loss and (high - low) / 2 <= self.resolution
-
-
-@dataclass(frozen=True)
 class EvaluateRequest(Request[EvaluateResponse]):
     """Evaluate the scores of a candidate beside those of another model.
 
-    enough: when a part of a ranking's users is enough; None for all of them
+    reject_above: a relative loss; the first users of a ranking whose loss's whole interval lies above it are enough
     """
 
     scores: ScoreRequest
     metric: str
     seed: int
     confidence: float
-    enough: EnoughUsers | None = None
+    reject_above: float | None = None
 
 
 @dataclass(frozen=True)

@@ -159,10 +159,11 @@ def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
 
 
 def _start(source: object, folder: Path) -> object:
-    """Return where a search begins: a study by its name, or the absolute path of a JSON file."""
-    if not isinstance(source, str) or Path(source).suffix != ".json":
+    """Return where a search begins: a study by its name, or the absolute path of a file."""
+    if not isinstance(source, str):
         return source
-    return _resolved(source, folder, (_STARTS,), "a study or a JSON file", source)
+    path = _resolved(source, folder, (_STARTS,), "a study or a JSON file", source)
+    return path if Path(source).name != source or (Path(path).is_file() and path.endswith(".json")) else source
 
 
 def _resolved(name: str, folder: Path, place: tuple[str, ...], what: str, given: str) -> str:

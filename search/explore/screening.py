@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from objectives.jobs.requests import EnoughUsers
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
 from search.expected_cost import QUALITY, correction, deviations, is_expected, is_ratio, refusal, simulated_values
@@ -122,13 +121,9 @@ class Screening:
             return False
         return any(trial.number > 0 and trial.reference is None for trial in self.study.measured_trials())
 
-    def enough_users(self, running: RunningTrial) -> EnoughUsers | None:
-        """Return when a part of a ranking's users is enough to evaluate the trial; None where it wants all of them.
-
-        A loss that is known at the resolution of the data compares with others as well as one of all users.
-        """
-        limits = self.config.quality.limits
-        return EnoughUsers(limits.max_loss, limits.slices, self.study.resolution) if self.applies(running) else None
+    def reject_above(self, running: RunningTrial) -> float | None:
+        """Return the loss beyond which that of a trial need not be known exactly, None where it must be."""
+        return self.config.quality.limits.max_loss if self.applies(running) else None
 
     def rejects(self, running: RunningTrial, waiting: Sequence[RunningTrial] = ()) -> str | None:
         """Return the reason why an evaluated trial is not benchmarked, None where it is.

@@ -70,7 +70,7 @@ class Stages:
         scores = self.jobs.score(side(running), "validation", threads=threads)
         if running.stage == "score":
             return scores
-        return self.jobs.evaluate(scores, 0.95, self.screening.enough_users(running))
+        return self.jobs.evaluate(scores, 0.95, self.screening.reject_above(running))
 
     def _early_request(self, running: RunningTrial) -> Request[object]:
         early, threads = running.early_candidate, self.threads
@@ -81,7 +81,7 @@ class Stages:
             return requests.ExportRequest(self.jobs.task, early, threads)
         assert running.artifact is not None
         scores = self.jobs.score((running.artifact, early), "validation", threads=threads)
-        return self.jobs.evaluate(scores, 0.95, self.screening.enough_users(running))
+        return self.jobs.evaluate(scores, 0.95, self.screening.reject_above(running))
 
     def advance(self, running: RunningTrial, done: Done, waiting: Sequence[RunningTrial]) -> Outcome | None:
         """Process the end of a stage but the benchmark, and return the trial's outcome where it ends."""

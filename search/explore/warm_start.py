@@ -31,7 +31,7 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
     Raises:
         ConfigError: there is no such study or file, or it holds something else.
     """
-    random = Random(f"{seed} {source}")
+    random = Random(f"{seed} {Path(source).stem}")  # wherever the file lies
     drawn = [draw(space, random, {CYCLES: 1, **near}, 0.0) for near in _read(source, home)]
     found = {one.candidate: dict(one.knobs) for one in drawn}
     return [*found.values()]

@@ -114,10 +114,10 @@ class MeterJobs:
         return requests.ScoreRequest(*self._pair(ours, beside), str(self.task.cache), self._holdout, part, threads)
 
     def evaluate(
-        self, scores: requests.ScoreRequest, confidence: float, enough: requests.EnoughUsers | None = None
+        self, scores: requests.ScoreRequest, confidence: float, reject_above: float | None = None
     ) -> requests.EvaluateRequest:
-        """Ask for an evaluation of scores; `enough` says when a part of a ranking's users is enough."""
-        return requests.EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, enough)
+        """Ask for an evaluation of scores; `reject_above` is a loss beyond which nobody need know it exactly."""
+        return requests.EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
 
     def evaluate_custom_metric(
         self, scored: requests.ScoreResponse, part: HeldPart, confidence: float, threads: int

@@ -20,9 +20,9 @@ from objectives.build import evaluate as judging
 from objectives.build import user_ranks
 from objectives.build.evaluate import evaluate
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.jobs.requests import EnoughUsers, EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
-from objectives.measurement.metrics.quality import paired_quality, quality_by_output, resolution
+from objectives.measurement.metrics.quality import paired_quality, quality_by_output
 from objectives.records import Artifact, Quality
 from objectives.serving.engines import open_replica
 from objectives.serving.split_engine import Engine
@@ -120,9 +120,9 @@ def _judge(
     metric: str,
     ours: str = "ours",
     placement: Placement | None = None,
-    enough: EnoughUsers | None = None,
+    reject_above: float | None = None,
 ) -> tuple[Quality, bool]:
-    found = evaluate(EvaluateRequest(_asked(holdout, ours, placement), metric, 0, 0.95, enough))
+    found = evaluate(EvaluateRequest(_asked(holdout, ours, placement), metric, 0, 0.95, reject_above))
     return found.quality, found.reused
 
 
@@ -191,75 +191,47 @@ def _first(tenths: int) -> NDArray[np.bool_]:
     return np.arange(USERS) % 10 < tenths
 
 
-ALL = 9.0
+def _tells(metric: str, tenths: int) -> Quality:
+    """Evaluate the ranks that sorting gives, of the first so many of every ten users."""
+    kept = _first(tenths)
+    ours, theirs = (_places(BLUR[name])[kept] for name in ("worse", "base"))
+    return paired_quality(metric, ours, theirs, _users().of_users(np.flatnonzero(kept)), seed=0)
 
 
-@pytest.mark.parametrize(
-    ("enough", "tenths"),
-    [
-        (None, 10),
-        (EnoughUsers(-9.0, {}, 0.0), 1),  # loses too much, as a tenth tells
-        (EnoughUsers(ALL, {}, ALL), 1),  # loses little enough, and any interval is narrow enough
-        (EnoughUsers(ALL, {"short": 9.0}, ALL), 3),  # the loss on the slice is undefined in a tenth
-        (EnoughUsers(ALL, {"short": -9.0}, ALL), 10),  # may lose too much on a slice
-        (EnoughUsers(ALL, {"nobody": 9.0}, ALL), 10),  # a slice whose loss is undefined
-        (EnoughUsers(ALL, {}, 0.0), 10),  # no interval is narrow enough
-    ],
-)
-def test_users_are_evaluated_until_a_part_is_enough(
-    enough: EnoughUsers | None,
-    tenths: int,
-    holdout: Path,
-    asked: list[tuple[tuple[int, ...], int]],
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("tenths", [1, 3, 10])
+def test_users_are_evaluated_until_the_interval_lies_above_what_is_rejected(
+    tenths: int, holdout: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "_MANY", USERS)
-    quality, _ = _judge(holdout, "ndcg@10", ours="worse", enough=enough)
+    low = {looked: _tells("ndcg@10", looked).loss_interval[0] for looked in (1, 3, 10)}
+    assert low[1] < low[3]
+    reject_above = {1: low[1] - 0.001, 3: low[3] - 0.001, 10: 9.0}[tenths]
+    quality, _ = _judge(holdout, "ndcg@10", ours="worse", reject_above=reject_above)
     kept = _first(tenths)
     ours, theirs = (_gains("ndcg@10", BLUR[name])[kept] for name in ("worse", "base"))
     assert quality.value == pytest.approx(ours.mean()) and quality.baseline == pytest.approx(theirs.mean())
-    assert len(asked) == 2 * kept.sum(), "no user is scored twice"
+    assert quality.loss_interval == pytest.approx(_tells("ndcg@10", tenths).loss_interval)
     assert (quality.rows, quality.slices[0].rows) == (kept.sum(), (kept & (np.arange(USERS) % 3 == 0)).sum())
+    assert len(asked) == 2 * kept.sum()
+    _judge(holdout, "ndcg@10", ours="worse")
+    assert len(asked) == 2 * USERS, "no user is scored twice"
 
 
-def test_the_first_part_whose_interval_is_narrow_enough_is_enough(
-    holdout: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half the width of the interval falls with the users: that of all of them is the least."""
-    monkeypatch.setattr(judging, "_MANY", USERS)
-    of_parts = {tenths: resolution(_quality_of(_first(tenths))) for tenths in (1, 3, 10)}
-    assert of_parts[1] > of_parts[3] > of_parts[10]
-    quality, _ = _judge(holdout, "ndcg@10", ours="worse", enough=EnoughUsers(ALL, {}, of_parts[3] * 1.001))
-    assert (quality.rows, len(asked)) == (_first(3).sum(), 2 * _first(3).sum())
-    assert resolution(quality) == pytest.approx(of_parts[3])
-    all_of_them, _ = _judge(holdout, "ndcg@10", ours="worse")
-    assert len(asked) == 2 * USERS, "those that were scored are not scored again"
-    assert resolution(all_of_them) == pytest.approx(of_parts[10])
-    assert all_of_them.value == pytest.approx(_gains("ndcg@10", BLUR["worse"]).mean())
-
-
-def _quality_of(kept: NDArray[np.bool_]) -> Quality:
-    """Evaluate the ranks that sorting gives, of some users."""
-    users = _users().of_users(np.flatnonzero(kept))
-    ours, theirs = (_places(BLUR[name])[kept] for name in ("worse", "base"))
-    return paired_quality("ndcg@10", ours, theirs, users, seed=0)
-
-
-def test_a_part_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The baseline ranks nobody's next item first in a part, but some in all rows."""
+def test_users_that_tell_nothing_leave_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline ranks nobody's next item first of some users, but does of all."""
     monkeypatch.setattr(judging, "_MANY", USERS)
     found, whole = judging.paired_quality, _judge(holdout, "hr@1", ours="worse")[0]
 
-    def of_a_part(metric: str, ours: Any, theirs: Any, *rest: Any, **more: Any) -> Quality:
+    def of_some(metric: str, ours: Any, theirs: Any, *rest: Any, **more: Any) -> Quality:
         theirs = np.full_like(theirs, ITEMS) if len(theirs) < USERS else theirs
         return found(metric, ours, theirs, *rest, **more)
 
-    monkeypatch.setattr(judging, "paired_quality", of_a_part)
-    assert _judge(holdout, "hr@1", ours="worse", enough=EnoughUsers(-9.0, {}, 0.0))[0] == whole
+    monkeypatch.setattr(judging, "paired_quality", of_some)
+    assert _judge(holdout, "hr@1", ours="worse", reject_above=-9.0)[0] == whole
 
 
 def test_few_users_are_judged_all_at_once(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
-    _judge(holdout, "ndcg@10", ours="worse", enough=EnoughUsers(-9.0, {}, 0.0))
+    _judge(holdout, "ndcg@10", ours="worse", reject_above=-9.0)
     assert len(asked) == 2 * USERS
 
 

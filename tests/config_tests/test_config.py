@@ -679,13 +679,16 @@ def test_a_file_is_relative_to_the_study_and_stored_absolute(
 
 
 def test_a_front_to_start_from_is_relative_to_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no JSON file is the name of a study."""
+    """What is neither a path nor a JSON file that is there is the name of a study."""
     (tmp_path / "studies").mkdir()
+    for file in ("mine.json", "other"):
+        (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)
-    source = written(tmp_path / "studies", "name: a\ndata: {source: ml-100k}\nstart_from: [other, fronts/front.json]\n")
-    assert load(source).start_from == ("other", str((tmp_path / "studies" / "fronts" / "front.json").resolve()))
+    source = written(tmp_path / "studies", "name: a\ndata: {source: ml-100k}\nstart_from: [other, b.json, fronts/b]\n")
+    assert load(source).start_from == ("other", "b.json", str((tmp_path / "studies" / "fronts" / "b").resolve()))
     for one in ("mine.json", "[mine.json]"):
         assert load(source, [f"start_from={one}"]).start_from == (str((tmp_path / "mine.json").resolve()),)
+    assert load(source, ["start_from=other"]).start_from == ("other",)
     assert refused(load, source, ["start_from=~nobody-of-that-name/x.json"]).startswith("start_from: must be a study")
     assert refused(load, source, ["start_from=[1]"]).startswith("start_from")
 

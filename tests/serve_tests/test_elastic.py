@@ -205,11 +205,23 @@ def test_bundles_that_move_are_followed(tmp_path: Path) -> None:
     assert asyncio.run(served()) == [read_bundle(folder).version for folder in (exact, newer, newer)]
 
 
+class Steady(Inference):
+    """15 requests arrive a second, whatever the process does meanwhile."""
+
+    @property
+    def arrived(self) -> int:
+        return int(15 * (time.monotonic() - self.began_s))
+
+    @arrived.setter
+    def arrived(self, _: int) -> None:
+        self.began_s = time.monotonic()
+
+
 @pytest.mark.parametrize("step_s", [-2.0, 2.0])
 def test_a_clock_that_is_set_is_followed_and_looks_like_no_surge(
     step_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """15 requests/s arrive, of which one replica can do 20, and the wall clock is set by two seconds."""
+    """One replica can do 20 requests/s, and the wall clock is set by two seconds."""
     exact, fast = write_bundles(tmp_path)
     plan, timeline = write_plan(tmp_path / "plan.json", document([(0, 15.0)], time.time())), tmp_path / "timeline"
     settings = ElasticSettings(plan, None, lambda: (exact, fast), Windows(0.4, 0.2, 0.05), timeline)
@@ -219,19 +231,19 @@ def test_a_clock_that_is_set_is_followed_and_looks_like_no_surge(
     async def served() -> float:
         nonlocal ahead_s
         elastic = Elastic(settings, said.append)
-        inference = Inference("toy", ModelSlot(elastic.open(Limits().placed)), Limits())
-        running, began_s = asyncio.create_task(elastic.run(inference)), time.monotonic()
-        while (second := time.monotonic() - began_s) < 5.0:
-            inference.arrived = int(15 * second)
-            ahead_s = step_s if second > 3.0 else 0.0
-            await asyncio.sleep(0.01)
+        inference = Steady("toy", ModelSlot(elastic.open(Limits().placed)), Limits())
+        running = asyncio.create_task(elastic.run(inference))
+        await asyncio.sleep(2)
+        ahead_s = step_s
+        await asyncio.sleep(2)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await asyncio.to_thread(inference.slot.model.close)
         return elastic._now_s() - (time.time() - float(read_plan(plan)["start_s"]))
 
     apart_s = asyncio.run(served())
-    assert [line["event"] for line in events(timeline)] == ["start"]
+    assert [line["event"] for line in events(timeline)] == ["start", "clock"]
+    assert events(timeline)[1]["step_seconds"] == pytest.approx(step_s, abs=0.5)
     assert abs(apart_s) < 0.5 and sum("the clock was set" in line for line in said) == 1
 
 

@@ -117,9 +117,9 @@ def _write_holdout(
     """Write the held-out rows, the requests and the facts that are found with them."""
     check_metric(recommender)
     for part, of in held.items():
-        whole = of.items is None or not task.dry_run
-        few = np.arange(0, len(of.labels), -(-len(of.labels) // _DRY_USERS))
-        write_held_out(of if whole else of.of_users(few), into, part)
+        if task.dry_run and of.items is not None:
+            of = of.of_users(np.arange(0, len(of.labels), -(-len(of.labels) // _DRY_USERS)))
+        write_held_out(of, into, part)
     write_requests(list(recommender.requests(task.seed)), into)
     facts = dry_facts(recommender, task.seed, held) if task.dry_run else _facts(task, recommender, progress)
     facts |= {"unlearnable": unlearnable(recommender, task.seed), "even_tables": even_tables(recommender)}

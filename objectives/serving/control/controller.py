@@ -129,7 +129,7 @@ def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
 
 
 def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, seen: Observation) -> State:
-    """Return the state that goes on under another plan with the requests that were seen: a surge stays one.
+    """Return the state that goes on under another plan, or at another second, with what was seen: a surge stays one.
 
     Args:
         shift_s: seconds from the clock of the old plan to that of the new one

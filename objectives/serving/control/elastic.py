@@ -25,8 +25,8 @@ from objectives.serving.pool.balancing import LEAST_ROWS
 from spaces.techniques.placement import Placement
 
 _LOGGER = logging.getLogger("leanrec.serve")
-# Steps of the wall clock that are followed: less does not matter to a plan.
-_LEAST_STEP_S = 0.05
+# The least step of the wall clock that is followed: phases are minutes, and reading two clocks may be interrupted.
+_LEAST_STEP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -150,14 +150,14 @@ class Elastic:
 
     def _follow_clock(self, inference: Inference) -> None:
         """Go to another second of a plan with a date, where the wall clock was set; what was seen moves along."""
-        step_s = _second(self._plan) - self._now_s()
-        if self._plan.start_s is None or abs(step_s) < _LEAST_STEP_S:
+        if self._plan.start_s is None or abs(step_s := _second(self._plan) - self._now_s()) < _LEAST_STEP_S:
             return
         self._began_s -= step_s
         seen = _seen(inference, self._now_s(), self._serving, frozenset(self._broken))
         moved = resumed(self._plan.control, self._settings.windows, self._state, step_s, seen)
         self._state = replace(moved, option=self._state.option)
         self._say(f"the clock was set: now is second {self._now_s():.0f} of the plan")
+        self._timeline.write("clock", {"second": round(self._now_s(), 3), "step_seconds": round(step_s, 3)})
 
     def _record(self, before: int, decision: Decision, metrics: ControllerMetrics, elapsed_s: float) -> None:
         options = self._plan.control.options
