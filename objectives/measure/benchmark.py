@@ -198,7 +198,7 @@ def measure_visit(
         return pace(first) * rate / initial_rps
 
     calm = calm_share(np.concatenate([one.taken.max(axis=1) for one in timings]))
-    capacity = measure_capacity(targets, requests, slowness, calm, monitor).T
+    capacity = measure_capacity(targets, requests, seed, slowness, calm, monitor).T
 
     def search(latency_ms: Floats, service_ms: Floats, which: int) -> RateSearch:
         return RateSearch((Probe(rate, latency_ms),), capacity[which], service_ms)

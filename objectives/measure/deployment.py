@@ -23,6 +23,8 @@ from spaces.techniques.placement import Placement
 _SWITCH_SECONDS = 5e-5
 # Seconds after which the machine may have another speed, so that earlier service times no longer count.
 _FRESH_SECONDS = 2.0
+# Requests in flight for each of several replicas that keep all of them busy, whatever their sizes.
+_EACH_OF_SEVERAL = 8
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,14 @@ def load_target(pool: Submitter, placement: Placement, requests: Sequence[Reques
 
 
 def saturating(placement: Placement, requests: Sequence[Request]) -> int:
-    """Return the requests in flight with which each replica has one more request, or batch of them, waiting."""
+    """Return the requests in flight with which a replica has one more request, or batch of them, waiting.
+
+    Of several replicas each has seven, since a large request that is not answered yet holds up those that follow it.
+    """
     rows, batching = int(np.median([rows_of(request) for request in requests])), placement.batching
     together = 1 if batching is None else max(1, batching.rows // rows)
-    return 2 * placement.replicas * together
+    each = 2 if placement.replicas == 1 else _EACH_OF_SEVERAL
+    return each * placement.replicas * together
 
 
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:

@@ -61,8 +61,8 @@ class VirtualTarget:
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
         return self.service_ms(_sizes(requests))
 
-    def saturated(self, requests: Sequence[Request], seconds: float) -> float:
-        return self.capacity_rps(_sizes(requests), seconds)
+    def saturated(self, requests: Sequence[Request], seconds: float, together: int) -> float:
+        return self.capacity_rps(_sizes(requests), seconds, together)
 
     def settle(self) -> None:
         """Return at once: nothing runs on in virtual time."""
@@ -80,10 +80,14 @@ class VirtualTarget:
         latency_ms = (found.finished_ns - found.submitted_ns) / 1e6 + self.transport_ms
         return np.where(found.refused, np.inf, latency_ms)
 
-    def capacity_rps(self, sizes: Sequence[int], seconds: float = 0.0) -> float:
-        """Return the requests per second of a saturated placement, which get the rows in turn, for so long at least."""
+    def capacity_rps(self, sizes: Sequence[int], seconds: float = 0.0, together: int = 1) -> float:
+        """Return the requests per second of a saturated placement, which get the rows in turn, for so long at least.
+
+        Their number is a multiple of `together`.
+        """
         count = _SATURATING
         while True:
+            count = math.ceil(count / together) * together
             rows = [sizes[i % len(sizes)] for i in range(count)]
             found = simulate(self.placement, rows, [0] * count, self._service, self.outstanding)
             took = found.finished_ns.max() / 1e9

@@ -182,19 +182,25 @@ def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float
     return latency
 
 
-def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
+def saturated(
+    submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float, together: int = 1
+) -> float:
     """Measure the requests served, not refused, per second while `outstanding` of them are always in flight.
 
     The time begins and ends with an answer, of which the first does not count: answers of several replicas or of a
     batch come together, and so begin and end lie at the same place among them. Half of the requests in flight are
     answered at least.
+
+    Args:
+        requests: sent in their order, over and over
+        together: the number of answers that count is a multiple of this, as of requests in strata
     """
     turns = itertools.cycle(requests)
     flying = deque(submit(next(turns)) for _ in range(outstanding))
     was_refused(flying.popleft())
     start = now = time.perf_counter_ns()
     answered = served = 0
-    while now < start + int(seconds * 1e9) or answered < max(1, outstanding // 2):
+    while now < start + int(seconds * 1e9) or answered < max(1, outstanding // 2) or answered % together:
         flying.append(submit(next(turns)))
         served += not was_refused(flying.popleft())
         answered += 1
@@ -220,6 +226,20 @@ def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
     strata = [part for part in np.array_split(np.arange(len(by_rows)), count) if len(part)]
     sizes = np.array([rows_of(request) for request in by_rows], dtype=np.float64)
     return [by_rows[int(part[np.abs(sizes[part] - sizes[part].mean()).argmin()])] for part in strata]
+
+
+def in_strata(requests: Sequence[T], sizes: Sequence[float], strata: int, *seed: int) -> list[T]:
+    """Order requests so that any `strata` in a row, or that many times n, have nearly the mean size of all.
+
+    They hold as many of each stratum of sizes, which are drawn by the seed, each once. Up to `strata` - 1 requests are
+    left out, so that all strata have as many.
+    """
+    random, strata = np.random.default_rng([*seed, _REQUESTS]), min(strata, len(requests))
+    each = len(requests) // strata
+    drawn = np.sort(random.permutation(len(requests))[: each * strata])
+    by_size = drawn[np.argsort(np.asarray(sizes)[drawn], kind="stable")].reshape(strata, each)
+    order = random.permutation(random.permuted(by_size, axis=1)).T
+    return [requests[i] for i in order.ravel().tolist()]
 
 
 def not_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> str | None:

@@ -46,8 +46,11 @@ class LoadTarget(Protocol):
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
         """Return the milliseconds of each request, (n,), one at a time."""
 
-    def saturated(self, requests: Sequence[Request], seconds: float) -> float:
-        """Return the requests per second while more requests are always waiting than are being served."""
+    def saturated(self, requests: Sequence[Request], seconds: float, together: int) -> float:
+        """Return the requests per second while more requests are always waiting than are being served.
+
+        The number of requests that count is a multiple of `together`.
+        """
 
     def settle(self) -> None:
         """Return when the deployment is idle and occupies no core."""
@@ -76,8 +79,8 @@ class LiveTarget:
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
         return closed_loop(self.submit, requests)
 
-    def saturated(self, requests: Sequence[Request], seconds: float) -> float:
-        return saturated(self.submit, requests, self.outstanding, seconds)
+    def saturated(self, requests: Sequence[Request], seconds: float, together: int) -> float:
+        return saturated(self.submit, requests, self.outstanding, seconds, together)
 
     def settle(self) -> None:
         self.next_part()

@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.load_generator import Request, drawn_requests
+from objectives.measurement.load_generator import Request, drawn_requests, in_strata
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Slowness
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, fewest_samples, percentile
@@ -26,6 +26,8 @@ RESAMPLES = 400
 SEGMENTS = 5
 # Number of measurements of the capacity of each deployment.
 BURSTS = 5
+# Strata of request sizes in a burst: one of few requests has the mean work of all, too.
+_STRATA = 10
 _PROBE_SECONDS = 0.3
 # Limit of a probe's warm-up, as a multiple of the requests that count: near capacity no measurement reaches the steady
 # state.
@@ -74,13 +76,15 @@ class RateSearch:
 def measure_capacity(
     targets: Sequence[LoadTarget],
     requests: Sequence[Request],
+    seed: int,
     slowness: Slowness = lambda first: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
     """Measure the requests per second of saturated deployments, (bursts, targets), in alternating bursts.
 
-    They are scaled to a slowness of 1.
+    They are scaled to a slowness of 1. Each burst orders the requests anew, in strata of sizes, of which each counts as
+    often: a slow deployment, which answers few, gets no others than a fast one.
 
     Args:
         calm: share of the wall time that other processes take in undisturbed blocks
@@ -89,13 +93,14 @@ def measure_capacity(
     def burst(turn: int) -> list[float]:
         turns = _turns(len(targets), turn)
         slower = slowness(turns[0])
+        chosen = in_strata(requests, sizes, _STRATA, seed, turn)
         found = [0.0] * len(targets)
         for which in turns:
             targets[which].settle()
-            found[which] = slower * targets[which].saturated(requests, _CAPACITY_SECONDS)
+            found[which] = slower * targets[which].saturated(chosen, _CAPACITY_SECONDS, min(_STRATA, len(chosen)))
         return found
 
-    turns = range(BURSTS)
+    sizes, turns = [rows_of(request) for request in requests], range(BURSTS)
     return np.array([least_disturbed(functools.partial(burst, turn), calm, monitor) for turn in turns])
 
 

@@ -154,7 +154,7 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         console.say(f"bench: warming up over requests of {rows.min()} to {rows.max()} rows")
         warm_up(pool.submit, requests, placement)
         target = load_target(pool, placement, requests)
-        capacity = float(np.median(measure_capacity([target], requests)))
+        capacity = float(np.median(measure_capacity([target], requests, plan.seed)))
         console.say(f"bench: it can answer {capacity:,.0f} requests/s")
         watching = InterferenceMonitor()
         traffic = _traffic(plan, log, Path(scratch))

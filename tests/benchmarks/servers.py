@@ -99,7 +99,7 @@ def measure(client: Client, process: int, requests: list[Arrays], limit_ms: floa
     target = LiveTarget(client.submit, 1, _OUTSTANDING, None, (process,))
     target.closed_loop([requests[i % len(requests)] for i in range(_WARM_UP)])
     service = np.array([target.closed_loop(requests) for _ in range(_SERVICE_BLOCKS)])
-    search = RateSearch((), measure_capacity([target], requests)[:, 0], service)
+    search = RateSearch((), measure_capacity([target], requests, 0)[:, 0], service)
     load = Load(Traffic(), 0.5, PERCENT, limit_ms)
     (found,) = search_rates([target], [search], requests, load, limit_ms, _WINDOW, seed)
     return Visit(found, rate_under_slo(found, limit_ms, PERCENT))

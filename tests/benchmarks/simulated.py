@@ -69,9 +69,9 @@ def compare(name: str, model: Path, placement: Placement, requests: Requests, re
             warm_up(pool.submit, requests, placement)
             real = load_target(pool, placement, requests)
             virtual = VirtualTarget(placement, [curve.sampler(1) for curve in curves], real.outstanding)
-            capacity = float(np.median([real.saturated(requests, 0.1) for _ in range(5)]))
+            capacity = float(np.median([real.saturated(requests, 0.1, 1) for _ in range(5)]))
             start = time.monotonic()
-            simulated_capacity = virtual.saturated(requests, 0.1)
+            simulated_capacity = virtual.saturated(requests, 0.1, 1)
             print(f"{name}: curve in {took:.1f} s; capacity {simulated_capacity / capacity:.2f}")
             for load in LOADS:
                 rate = load * capacity

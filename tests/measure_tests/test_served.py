@@ -121,7 +121,7 @@ def test_refusals_of_a_served_pool_have_infinite_latency_and_cpu_time_of_servers
         refused = np.isinf(strict.open_loop(requests, gaps).latency_ms)
         assert refused.any() and not refused.all()
         before = patient._cpu_seconds()
-        patient.saturated(requests, 0.3)
+        patient.saturated(requests, 0.3, 1)
         assert patient._cpu_seconds() > before
 
 

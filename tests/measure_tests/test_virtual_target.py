@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from objectives.measure import service_curves
 from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.deployment import saturating
 from objectives.measure.service_curves import joined, measure_service_curve
 from objectives.measure.virtual_target import VirtualTarget
 from objectives.measurement.arrivals import Traffic
@@ -31,15 +32,26 @@ def by_rows(rows: int, idle_ns: int | None, busy: int) -> float:
 def test_one_at_a_time_takes_what_an_idle_replica_takes() -> None:
     target = VirtualTarget(Placement(), [by_rows], 2)
     assert target.closed_loop(requests_of([10, 30])).tolist() == [0.3, 0.5]
-    assert target.saturated(requests_of([10]), 0.1) == pytest.approx(10_000, rel=0.01)
+    assert target.saturated(requests_of([10]), 0.1, 1) == pytest.approx(10_000, rel=0.01)
     assert VirtualTarget(Placement(InstanceGroup(replicas=3)), [by_rows], 6).replicas == 3
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4, 8])
+def test_every_replica_is_busy_in_a_saturated_loop(replicas: int) -> None:
+    """However much sizes differ, the capacity is that of one replica so many times."""
+    rows = np.clip(np.exp(np.random.default_rng(1).normal(np.log(200), 0.6, 1000)), 1, 1000).astype(int)
+    placement, requests = Placement(InstanceGroup(replicas=replicas, threads=1)), requests_of(rows.tolist())
+    target = VirtualTarget(placement, [lambda rows, idle_ns, busy: 1e4 * rows], saturating(placement, requests))
+    assert target.saturated(requests, 1.0, 10) == pytest.approx(replicas * 1e5 / rows.mean(), rel=0.02)
 
 
 def test_refusals_have_infinite_latency() -> None:
     target = VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 2)
     found = target.open_loop(requests_of([10] * 4), np.array([1000] * 4))
     assert np.isinf(found.latency_ms).tolist() == [False, False, True, True]
-    assert VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 9).saturated(requests_of([10]), 0.01) > 0
+    assert (
+        VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 9).saturated(requests_of([10]), 0.01, 1) > 0
+    )
 
 
 def test_a_whole_visit_runs_on_virtual_time() -> None:
@@ -65,7 +77,7 @@ def test_transport_and_pool_are_queues_in_a_row(transport_ms: float, service_ms:
     target = VirtualTarget(Placement(), [lambda rows, idle_ns, busy: 1e6 * service_ms], 4, transport_ms)
     requests, slower = requests_of([10] * 60_000), max(transport_ms, service_ms)
     assert target.closed_loop(requests[:5]).tolist() == pytest.approx([transport_ms + service_ms] * 5)
-    assert target.saturated(requests[:5], 0.1) == pytest.approx(1000 / slower, rel=0.01)
+    assert target.saturated(requests[:5], 0.1, 1) == pytest.approx(1000 / slower, rel=0.01)
     load = 0.6
     gaps_ns = np.random.default_rng(0).exponential(1e6 * slower / load, len(requests)).astype(np.int64) + 1
     waited = target.open_loop(requests, gaps_ns).latency_ms.mean() - transport_ms - service_ms

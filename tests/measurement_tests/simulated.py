@@ -46,7 +46,7 @@ class SimulatedTarget:
         self.calls.append("closed_loop")
         return self.service_ms(requests)
 
-    def saturated(self, requests: Sequence[Mapping[str, Any]], seconds: float) -> float:
+    def saturated(self, requests: Sequence[Mapping[str, Any]], seconds: float, together: int) -> float:
         self.calls.append("saturated")
         count = 5000
         chosen = [requests[i % len(requests)] for i in range(count)]

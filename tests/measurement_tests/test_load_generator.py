@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from objectives.measurement import load_generator as traffic
 from objectives.measurement.load_generator import (
     closed_loop,
+    in_strata,
     last_moments,
     not_offered,
     open_loop,
@@ -266,6 +267,38 @@ def test_the_capacity_of_answers_that_come_together_is_their_own(
 
     found = saturated(lambda request: Batched(), [{}], 2 * together, seconds)
     assert found == pytest.approx(1000 * together / taken_ms, rel=1e-3)
+
+
+@pytest.mark.parametrize("together", [1, 3, 7])
+def test_the_answers_that_count_are_whole_strata(together: int, clock: Clock) -> None:
+    """Requests take 1, 2, ... 7 ms in turn, one at a time."""
+    begun, start = itertools.count(), clock.now
+    ends = itertools.accumulate(itertools.cycle([1_000_000 * ms for ms in range(1, 8)]), initial=start)
+    next(ends)
+
+    class Next(Instant):
+        def __init__(self) -> None:
+            next(begun)
+            self.finished_ns = next(ends)
+
+        def result(self) -> None:
+            clock.now = max(clock.now, self.finished_ns)
+
+    found = saturated(lambda request: Next(), [{}], 2, 0.001, together)
+    # The first answer, of 1 ms, does not count; those of 2, 3, ... do.
+    assert found == pytest.approx(1000 / np.mean(np.arange(2, 2 + together) if together < 7 else np.arange(1, 8)))
+
+
+@given(count=st.integers(1, 60), strata=st.integers(1, 12), seed=st.integers(0, 1000))
+def test_requests_in_strata_are_as_many_of_each_wherever_one_begins(count: int, strata: int, seed: int) -> None:
+    sizes = np.random.default_rng(seed).permutation(count).tolist()
+    ordered = in_strata(sizes, sizes, strata, seed)
+    of = min(strata, count)
+    assert len(ordered) == count // of * of and len(set(ordered)) == len(ordered)
+    stratum = {size: place * of // len(ordered) for place, size in enumerate(sorted(ordered))}
+    for start in range(len(ordered) - of + 1):
+        assert sorted(stratum[size] for size in ordered[start : start + of]) == list(range(of))
+    assert in_strata(sizes, sizes, strata, seed) == ordered
 
 
 def test_a_schedule_that_fits_no_requests_is_refused() -> None:

@@ -31,6 +31,7 @@ from objectives.measurement.throughput import (
     resampled_rates,
     search_rates,
 )
+from objectives.records import rows_of
 from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of
 
 Floats = NDArray[np.float64]
@@ -220,7 +221,7 @@ def test_both_deployments_are_probed_in_turn_as_often() -> None:
 
 
 class CountingTarget(SimulatedTarget):
-    def saturated(self, requests: Sequence[Mapping[str, Any]], seconds: float) -> float:
+    def saturated(self, requests: Sequence[Mapping[str, Any]], seconds: float, together: int) -> float:
         self.calls.append("saturated")
         return 500.0
 
@@ -228,9 +229,34 @@ class CountingTarget(SimulatedTarget):
 def test_capacity_is_measured_in_alternating_bursts_from_idle() -> None:
     calls: list[str] = []
     targets = [CountingTarget(lambda requests: np.ones(len(requests)), calls=calls) for _ in range(2)]
-    found = measure_capacity(targets, ONE, monitor=QuietMonitor)
+    found = measure_capacity(targets, ONE, 0, monitor=QuietMonitor)
     assert found.shape == (5, 2) and (found == 500).all()
     assert calls == ["settle", "saturated"] * 10
+
+
+class ByRows(SimulatedTarget):
+    """Takes so many milliseconds a row, one request after the other; a burst is as in `load_generator.saturated`."""
+
+    def __init__(self, ms: float) -> None:
+        super().__init__(lambda requests: ms * np.array([rows_of(request) for request in requests], dtype=np.float64))
+
+    def saturated(self, requests: Sequence[Mapping[str, Any]], seconds: float, together: int) -> float:
+        taken_ms, answered = 0.0, 0
+        while taken_ms < 1000 * seconds or answered % together:
+            taken_ms += float(self.service_ms([requests[answered % len(requests)]])[0])
+            answered += 1
+        return 1000 * answered / taken_ms
+
+
+@pytest.mark.parametrize("largest_first", [False, True])
+def test_a_slow_deployment_has_the_capacity_of_the_same_requests(largest_first: bool) -> None:
+    """One takes 50 times as long as the other, whichever requests come first in the list."""
+    rows = np.clip(np.exp(np.random.default_rng(0).normal(np.log(200), 0.6, 1000)), 1, 1000).astype(int)
+    ordered = sorted(rows.tolist(), reverse=largest_first)
+    requests = [{"x": np.zeros(size)} for size in ordered]
+    fast, slow = measure_capacity([ByRows(0.001), ByRows(0.05)], requests, 0, monitor=QuietMonitor).T
+    assert np.median(fast) == pytest.approx(1e6 / rows.mean(), rel=0.02)
+    assert np.median(fast) / np.median(slow) == pytest.approx(50, rel=0.03)
 
 
 @pytest.mark.parametrize("slower", [0.5, 3.0])
@@ -244,7 +270,7 @@ def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> N
     reference = probe(target(1.0), ONE, Traffic(), 300.0, 500.0, 500, 1)
     assert slow.rate_rps == 300.0
     np.testing.assert_allclose(slow.latency_ms, reference.latency_ms, rtol=1e-3)
-    capacity = measure_capacity([target(slower)], ONE, lambda first: slower, monitor=QuietMonitor)
+    capacity = measure_capacity([target(slower)], ONE, 0, lambda first: slower, monitor=QuietMonitor)
     assert capacity == pytest.approx(np.full((5, 1), 500.0))
 
 

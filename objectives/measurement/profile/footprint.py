@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.measurement.load_generator import Request, Submit, saturated
+from objectives.measurement.load_generator import Request, Submit, in_strata, saturated
+from objectives.records import rows_of
 
-_SECONDS = 0.3
+_SECONDS, _STRATA = 0.3, 10
 
 
 def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
@@ -35,7 +36,8 @@ def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstandin
         RuntimeError: every request was refused.
     """
     before, start = time.process_time(), time.perf_counter()
-    rate = saturated(submit, requests, outstanding, _SECONDS)
+    chosen = in_strata(requests, [rows_of(request) for request in requests], _STRATA)
+    rate = saturated(submit, chosen, outstanding, _SECONDS, min(_STRATA, len(chosen)))
     if rate == 0:
         raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")
     share = (time.process_time() - before) / (time.perf_counter() - start)
