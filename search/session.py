@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
+from uuid import uuid4
 
 from objectives.jobs.requests import PrepareRequest
 from objectives.records import Prepared
@@ -115,7 +116,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like "
                 "for like; give it another name"
             )
-        before = study.facts.get("config")
+        before, identity = study.facts.get("config"), study.facts.get("identity") or uuid4().hex
         changed = None if before is None else difference(before, settings)
         if changed is not None:
             if study.finished():
@@ -124,8 +125,8 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 )
             with locked(home, config.name):
                 study.forget()
-        study.note(config=settings, measurement=MEASUREMENT)
-        ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
+        study.note(config=settings, measurement=MEASUREMENT, identity=identity)
+        ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, identity, home.root)
         ledger.open(settings, anew=changed is not None)
         return Session(config, home, study, ledger)
 

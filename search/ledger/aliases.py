@@ -71,11 +71,21 @@ class Aliases:
             champion = self.client.get_model_version_by_alias(self.name, CHAMPION)
             return challenge(self.client, self.name, folder, champion.run_id, {**tags, CHECKPOINT: checkpoint})
 
-    def promote(self, version: ModelVersion, reason: str) -> None:
-        """Make a version the champion; the alias moves last, after the reason is written to the version."""
+    def promote(self, version: ModelVersion, reason: str, judged: str | None) -> bool:
+        """Make a version the champion; the alias moves last, after the reason is written to the version.
+
+        Args:
+            judged: number of the champion that the version was compared with
+
+        Returns:
+            False where another one is the champion by now, with which it was not compared.
+        """
+        if self.number(CHAMPION) not in (judged, str(version.version)):
+            return False
         with answering(self.store, f"models:/{self.name}", "STUDY"):
             self.client.set_model_version_tag(self.name, version.version, DECISION, f"promoted: {reason}"[:500])
             crown(self.client, version)
+        return True
 
     def withdraw(self, version: ModelVersion, decision: str) -> None:
         """Take the alias from a challenger that is not promoted, after the decision is written to the version."""

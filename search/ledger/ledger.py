@@ -34,8 +34,9 @@ _AGAIN_SECONDS = 60.0
 class Ledger:
     """One study's runs in MLflow. Nothing raises for an absent server; `level` returns whether all is written."""
 
-    def __init__(self, tracking_uri: str, artifacts: Path, study: str, home: Path) -> None:
-        self._uri, self._study, self._home = tracking_uri, study, home
+    def __init__(self, tracking_uri: str, artifacts: Path, study: str, identity: str, home: Path) -> None:
+        """`identity` is that of the study among all of its name, in homes that write to the same server."""
+        self._uri, self._study, self._identity, self._home = tracking_uri, study, identity, home
         self._artifacts = artifacts if tracking_uri.startswith("sqlite:") else None
         self._settings: Mapping[str, object] = {}
         self._anew = False
@@ -128,7 +129,7 @@ class Ledger:
 
     def _open(self) -> StudyRuns:
         if self._runs is None:
-            of = self._client, self._study, self._settings, self._artifacts, self._home
+            of = self._client, self._study, self._identity, self._settings, self._artifacts, self._home
             self._runs = StudyRuns(*of, anew=self._anew)
         return self._runs
 

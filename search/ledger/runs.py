@@ -40,6 +40,8 @@ _PARAMS = 100
 # model whose files it holds.
 _TIMINGS, _NUMBERS, _STEP, _MODEL = "leanrec.timings", "leanrec.numbers", "leanrec.step", "leanrec.model"
 ROLE = "leanrec.role"
+# Tag of a run: which study of the name it is of, where several homes have one and write to the same server.
+_IDENTITY = "leanrec.identity"
 # The custom-model view, in place of MLflow's view for language models; and the metric that its charts show first.
 _VIEW = {
     "mlflow.experimentKind": "custom_model_development",
@@ -68,6 +70,7 @@ class StudyRuns:
         self,
         client: MlflowClient,
         study: str,
+        identity: str,
         settings: Mapping[str, object],
         artifacts: Path | None,
         home: Path,
@@ -76,10 +79,11 @@ class StudyRuns:
         """Find or make the study's experiment and its parent run.
 
         Args:
+            identity: of this study among all of its name; runs without one, of an earlier version, count as its own
             artifacts: folder of the artifacts; None for the store's own
             anew: whether the study begins anew with other settings than a run that there is
         """
-        self._client, self._study, self._home = client, study, home
+        self._client, self._study, self._identity, self._home = client, study, identity, home
         self._experiment = self._open_experiment(artifacts)
         self._data: DatasetInput | None = None
         found = self._runs("study")
@@ -168,7 +172,8 @@ class StudyRuns:
     def _whose(self, role: str) -> dict[str, str]:
         """Return the tags that every run has: its role, and what MLflow shows as its user and source."""
         source = {"mlflow.source.name": f"leanrec run {self._study}", "mlflow.source.type": "LOCAL"}
-        return {ROLE: role, "leanrec.study": self._study, "mlflow.user": _user(), **source}
+        named = {"leanrec.study": self._study, _IDENTITY: self._identity}
+        return {ROLE: role, **named, "mlflow.user": _user(), **source}
 
     def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
         tags = {
@@ -293,14 +298,14 @@ class StudyRuns:
         return kept
 
     def _runs(self, role: str) -> list[Run]:
-        """Return all runs of a role, read page by page."""
+        """Return all of the study's runs of a role, read page by page."""
         runs: list[Run] = []
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [self._experiment], f"tags.`{ROLE}` = '{role}'", max_results=_PAGE, page_token=token
             )
-            runs += page
+            runs += [run for run in page if run.data.tags.get(_IDENTITY, self._identity) == self._identity]
             token = page.token
             if not token:
                 return runs

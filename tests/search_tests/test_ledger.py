@@ -45,7 +45,7 @@ def runs(uri: str) -> dict[str, Any]:
 
 
 def opened(uri: str, tmp_path: Path) -> Ledger:
-    ledger = Ledger(uri, tmp_path / "artifacts", "s", tmp_path)
+    ledger = Ledger(uri, tmp_path / "artifacts", "s", "1", tmp_path)
     ledger.open({"name": "s", "quality": {"max_loss": 0.01}})
     return ledger
 
@@ -147,11 +147,30 @@ def test_the_numbers_of_a_final_benchmark_are_a_second_step_of_the_same_run(uri:
         assert run.data.tags["benchmark"] == ("final" if final else "search")
 
 
+def test_studies_of_one_name_leave_each_others_runs_alone(uri: str, tmp_path: Path) -> None:
+    """Two homes write to the same server: each has a parent run and the runs of its own trials."""
+    ours, theirs = (Ledger(uri, tmp_path / "artifacts", "s", identity, tmp_path) for identity in ("1", "2"))
+    for ledger, count in ((ours, 3), (theirs, 2)):
+        ledger.open({"name": "s"})
+        assert ledger.level(entries(count), front=[1])
+    assert ours.level(entries(3), front=[1]) and theirs.level(entries(2), front=[])
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    found = [run.data.tags for run in client.search_runs([experiment.experiment_id])]
+    trials = [(tags["leanrec.identity"], tags["leanrec.trial"]) for tags in found if "leanrec.trial" in tags]
+    whole = len(entries(3)), len(entries(2))
+    assert sorted(trials) == sorted([("1", str(n)) for n in range(whole[0])] + [("2", str(n)) for n in range(whole[1])])
+    assert sorted(tags["leanrec.identity"] for tags in found if tags["leanrec.role"] == "study") == ["1", "2"]
+    parents = {tags["leanrec.identity"]: tags["mlflow.parentRunId"] for tags in found if "leanrec.trial" in tags}
+    assert len(set(parents.values())) == 2
+
+
 def test_a_study_that_begins_anew_has_its_own_settings(uri: str, tmp_path: Path) -> None:
     """A name of a slice may have any characters, a parameter of MLflow may not."""
     first = opened(uri, tmp_path)
     assert first.level([], [])
-    ledger = Ledger(uri, tmp_path / "artifacts", "s", tmp_path)
+    ledger = Ledger(uri, tmp_path / "artifacts", "s", "1", tmp_path)
     ledger.open({"name": "s", "quality": {"max_loss": 0.02, "slices": {"Home & Kitchen (<5)": 0.1}}}, anew=True)
     ledger.record(entries(1)[0])
     ledger.drain()
