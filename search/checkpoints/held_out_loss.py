@@ -10,6 +10,7 @@ from search.choose.rebuild import bundle_side
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.home import Home
+from search.locking import locked
 from search.session import jobs_of, open_session
 from search.study import exists
 from search.workers.paired_comparison import PairedComparison
@@ -26,7 +27,7 @@ def held_out_loss(
         The quality, or the reason why it cannot be known here: the study or its rows are not in this home.
 
     Raises:
-        ConfigError: the study was begun with other settings.
+        ConfigError: the study was begun with other settings, or is being run.
         JobError: the evaluation failed.
     """
     if not exists(config.name, home.storage(config.storage)):
@@ -39,7 +40,7 @@ def held_out_loss(
     if not (rows := Path(prepared.holdout) / "validation.npz").is_file():
         return None, f"{rows} is gone"
     console.say("promote: evaluating both on validation")
-    with open_workers(home.logs(config.name)) as workers:
+    with locked(home, config.name), open_workers(home.logs(config.name)) as workers:
         jobs = jobs_of(session.config, home, prepared)
         pairs = PairedComparison(jobs, workers.builder, workers.meter, console)
         ours, theirs = (bundle_side(bundle, home) for bundle in (challenger, champion))

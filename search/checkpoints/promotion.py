@@ -97,15 +97,17 @@ class Promotion:
             found = PromotionVerdict(outcome="refused", conditions=(whole,), shadow=None, broken=whole.reason)
         else:
             found = self.verdict(read_bundle(aliases.folder(champion)), ours)
-        if found.outcome == "promoted":
-            aliases.promote(challenger, told(found))
+        outcome, reason = found.outcome, found.broken or told(found)
+        if outcome == "promoted" and not aliases.promote(challenger, reason, str(champion.version)):
+            outcome = "undecided"
+            reason = f"version {aliases.number(CHAMPION)} became the champion meanwhile, which it was not compared with"
         return PromotionResult(
             name=aliases.name,
             champion=str(champion.version),
             challenger=str(challenger.version),
-            promoted=found.outcome == "promoted",
-            outcome=found.outcome,
-            reason=found.broken or told(found),
+            promoted=outcome == "promoted",
+            outcome=outcome,
+            reason=reason,
             conditions=found.conditions,
             shadow=found.shadow,
         )

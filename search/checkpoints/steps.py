@@ -92,7 +92,7 @@ class Steps:
         tags = {"candidate": read_bundle(out).candidate.id, "reason": work.reason[:500]}
         return str(self.aliases.challenge(out, work.checkpoint, tags).version)
 
-    def shadow(self, work: Work) -> tuple[Step, str]:
+    def shadow(self, work: Work) -> tuple[Step, str, str]:
         assert work.version is not None and work.since is not None
         champion, aliased = self._champion(), self.aliases.number(CHALLENGER)
         if work.version not in (champion, aliased):
@@ -100,17 +100,17 @@ class Steps:
             self.aliases.challenge(self.folder(work.checkpoint) / "bundle", work.checkpoint, {})
         found = self.promotion.verdict(self._bundle(champion), self._bundle(work.version))
         if found.outcome == "promoted":
-            return "promote", told(found)
+            return "promote", told(found), champion
         assert found.broken is not None
         if found.outcome == "refused":
-            return "refuse", found.broken
+            return "refuse", found.broken, champion
         if time.time() - work.since > self.patience_s:
-            return "give up", f"after {self.patience_s / 60:g} minutes of shadowing: {found.broken}"
-        return "shadow", work.reason
+            return "give up", f"after {self.patience_s / 60:g} minutes of shadowing: {found.broken}", champion
+        return "shadow", work.reason, champion
 
-    def promote(self, work: Work) -> None:
+    def promote(self, work: Work) -> bool:
         assert work.version is not None
-        self.aliases.promote(self.aliases.numbered(work.version), work.reason)
+        return self.aliases.promote(self.aliases.numbered(work.version), work.reason, work.champion)
 
     def withdraw(self, work: Work, outcome: Outcome) -> None:
         if work.version is not None:

@@ -36,6 +36,7 @@ class Work:
     version: number in the registry, once it is registered
     since: seconds of the wall clock when its shadowing began
     reason: of what was decided
+    champion: number of the version that it was compared with
     """
 
     checkpoint: str
@@ -45,6 +46,7 @@ class Work:
     version: str | None = None
     since: float | None = None
     reason: str = ""
+    champion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,15 @@ class Actions(Protocol):
         """Register the bundle as the challenger, and return its version."""
         ...
 
-    def shadow(self, work: Work) -> tuple[Step, str]:
-        """Look at the shadowing; return `promote`, `refuse` or `give up` with the reason, or `shadow` to look again."""
+    def shadow(self, work: Work) -> tuple[Step, str, str]:
+        """Look at the shadowing; return `promote`, `refuse` or `give up` with the reason, or `shadow` to look again.
+
+        The number of the champion comes third.
+        """
         ...
 
-    def promote(self, work: Work) -> None:
-        """Make the challenger the champion."""
+    def promote(self, work: Work) -> bool:
+        """Make the challenger the champion; False where that is no longer the one that it was compared with."""
         ...
 
     def withdraw(self, work: Work, outcome: Outcome) -> None:
@@ -124,8 +129,8 @@ def _moved(
     if work.step == "register":
         return replace(state, work=replace(work, step="shadow", version=actions.register(work), since=now()))
     if work.step == "shadow":
-        step, reason = actions.shadow(work)
-        return replace(state, work=replace(work, step=step, reason=reason))
+        step, reason, champion = actions.shadow(work)
+        return replace(state, work=replace(work, step=step, reason=reason, champion=champion))
     if work.builds >= MOST_BUILDS:
         reason = f"its build was cut short {work.builds} times"
         return replace(state, work=replace(work, step="refuse", reason=reason))
@@ -145,8 +150,8 @@ def _moved(
 def _decided(state: WatchState, work: Work, actions: Actions, now: Callable[[], float]) -> WatchState:
     """Carry out what was decided, and record it."""
     outcome = _OUTCOMES[work.step]
-    if outcome == "promoted":
-        actions.promote(work)
+    if outcome == "promoted" and not actions.promote(work):
+        return replace(state, work=replace(work, step="shadow"))
     if outcome in ("refused", "undecided"):
         actions.withdraw(work, outcome)
     actions.clear(work)

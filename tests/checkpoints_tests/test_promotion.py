@@ -27,8 +27,9 @@ from search.config.study_file import parse
 from search.errors import ConfigError, JobError, LostJobError
 from search.home import Home
 from search.ledger import aliases as ledger_aliases
+from search.ledger import registry
 from search.ledger.aliases import DECISION
-from search.locking import StudyRunningError
+from search.locking import StudyRunningError, locked
 from search.session import open_session
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
@@ -245,6 +246,22 @@ def test_the_loss_is_not_evaluated_where_something_else_is_broken(home: Home, tm
     assert _promotion(found, folder, evaluate).promote().outcome == "refused"
 
 
+def test_a_champion_that_came_during_the_evaluation_stays(home: Home, tmp_path: Path) -> None:
+    """A choice registers a third version while the loss is evaluated, with which the challenger was not compared."""
+    found, champion, challenger = rivals(home, tmp_path)
+    folder, other = write_good_state(home, champion, challenger), write_toy(tmp_path / "third", seed=7)
+    run = found.numbered("1").run_id
+    assert run is not None
+
+    def evaluate(*bundles: object) -> tuple[Quality | None, str | None]:
+        registry.register(found.client, found.store, "toy", other, run, {})
+        return None, "no rows"
+
+    told = _promotion(found, folder, evaluate).promote()
+    assert (told.promoted, told.outcome) == (False, "undecided") and "version 3 became the champion" in told.reason
+    assert aliased(found)["champion"] == "3"
+
+
 def test_the_states_of_all_servers_count_together(home: Home, tmp_path: Path) -> None:
     """Neither of two servers has enough by itself; a third one shadowed others."""
     found, champion, challenger = rivals(home, tmp_path)
@@ -304,6 +321,8 @@ def test_the_loss_is_that_of_the_held_out_rows(home: Home, tmp_path: Path) -> No
     assert quality is None and "is gone" in (trouble or "")
     holdout.mkdir(parents=True)
     write_held_out(held, holdout, "validation")
+    with locked(home, "toy"), pytest.raises(StudyRunningError):
+        held_out_loss(config, home, *bundles, QUIET)
     quality, _ = held_out_loss(config, home, *bundles, QUIET)
     auc = []
     for folder in (challenger, champion):

@@ -70,7 +70,10 @@ class World:
         self.tick()
         return str(self.versions.index(work.checkpoint))
 
-    def shadow(self, work: Work) -> tuple[Step, str]:
+    def shadow(self, work: Work) -> tuple[Step, str, str]:
+        return (*self._look(work), self.champions[-1])
+
+    def _look(self, work: Work) -> tuple[Step, str]:
         self.tick()
         self.looks += 1
         if self.champions[-1] != work.checkpoint:
@@ -81,13 +84,15 @@ class World:
             return "give up", "its time is over"
         return ("refuse", "it is odd") if "odd" in work.checkpoint else ("promote", "it holds")
 
-    def promote(self, work: Work) -> None:
+    def promote(self, work: Work) -> bool:
         self.tick()
         if self.champions[-1] != work.checkpoint:
+            assert work.champion == self.champions[-1], "it is compared with the champion"
             self.champions.append(work.checkpoint)
         self.tick()
         self.challenger = None
         self.tick()
+        return True
 
     def withdraw(self, work: Work, outcome: Outcome) -> None:
         self.tick()
