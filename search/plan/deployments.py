@@ -179,7 +179,7 @@ class PlanCurves:
 
 
 class _LoadTimes:
-    """Seconds that a server takes to open a bundle until it serves, measured once and kept beside the curves."""
+    """Seconds that a server takes to open a bundle until it serves, measured once a machine and kept beside curves."""
 
     def __init__(
         self, session: Session, inputs: Sequence[InputSpec], requests: Sequence[Request], say: Callable[[str], None]
@@ -190,7 +190,7 @@ class _LoadTimes:
 
     def seconds(self, side: Side) -> float:
         artifact, candidate = side
-        key = digest(artifact.key, candidate.placement, candidate.precision.compute)[:16]
+        key = digest(artifact.key, candidate.placement, candidate.precision.compute, describe())[:16]
         if key not in self._known:
             path = self._root / artifact.path
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -287,7 +287,7 @@ def test_what_would_be_refused_is_refused_by_its_headers(tmp_path: Path, monkeyp
         assert json.loads(answer(fourth)[1])["error"] != "too many requests wait", "a shorter one is read"
         read = server.inference.metrics.registry.get_sample_value
         assert read("leanrec_refusals_total", {"reason": "queue full"}) == 3 == server.ended(503)
-        assert server.inference.arrived == 5 + 1
+        assert server.inference.arrived == 2 + 3, "one that cannot be read is no load"
         assert [answer(peer)[0] for peer in (first, second)] == [200, 200]
         third.sendall(request)
         assert answer(third)[0] == 200, "there is room again"
@@ -327,6 +327,27 @@ def test_a_body_that_is_dropped_has_a_limit_too(tmp_path: Path) -> None:
             peer.sendall(post(b"", length=server.inference.limits.body_bytes + 1))
             assert answer(peer)[0] in (408, 413), "what is too large is not dropped but told"
         assert answer(first)[0] == 200
+
+
+def test_a_body_that_comes_after_its_answer_has_a_limit_too(tmp_path: Path) -> None:
+    """A model of another name is told at once; a client that goes on byte by byte is left, another one is served."""
+    with running(write_toy(tmp_path / "bundle"), body_seconds=0.5) as server:
+        other = post(GOOD).replace(b"toy", b"boy")
+        with server.connect() as peer:
+            peer.sendall(other[:-9])
+            assert answer(peer)[0] == 404
+            for _ in range(6):
+                time.sleep(0.05)
+                peer.sendall(b" ")
+            assert is_closed(peer)
+        with server.connect() as peer:
+            peer.sendall(other[:-9])
+            assert answer(peer)[0] == 404
+            peer.sendall(other[-9:] + post(GOOD))
+            assert answer(peer)[0] == 200
+            time.sleep(0.7)
+            peer.sendall(post(GOOD))
+            assert answer(peer)[0] == 200, "the time of the body is over, and no connection's"
 
 
 def test_requests_beyond_those_in_flight_are_refused_by_their_headers(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Inference:
 
     in_flight: requests that have begun and are not answered
     waiting: requests that are whole and have not begun
-    arrived: requests so far that have begun, and those that were refused before
+    arrived: requests so far that the model could take, answered or not, and those that were refused before
     answered: requests that were scored so far
     lateness: counts late requests
     mirror: sees the answered requests
@@ -148,8 +148,8 @@ class Inference:
         """
         receipt = receipt or self.receive()
         self.begin(receipt)
-        self.arrived += 1
         if receipt.refused is not None:
+            self.arrived += 1
             self.metrics.refused(receipt.refused)
             self.lateness.refused()
             raise OverloadedError(f"{receipt.refused}: too many requests wait")
@@ -195,6 +195,7 @@ class Inference:
             else:
                 read = await asyncio.to_thread(self._read, model, body, header_length)
             after_reading = time.perf_counter_ns()
+            self.arrived += 1
             scores, together = await self._scores(model, read, len(body), start)
             before_writing = time.perf_counter_ns()
             output = model.bundle.manifest.output.name

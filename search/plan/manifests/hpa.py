@@ -6,13 +6,14 @@ import math
 
 from objectives.serving.control.windows import KPA
 from search.plan.manifests.kubernetes import Document, labels_of, metadata, object_name
+from search.plan.manifests.promql import LOAD
 from search.plan.manifests.served import ServedOffer, ServedPlan
 from search.plan.manifests.settings import Cluster
 
 # What the adapter calls the rate of leanrec_requests_total.
 METRIC = "leanrec_requests_per_second"
 # Seconds between two decisions of the autoscaler, in which the processes may become ten times as many.
-_SYNC_SECONDS = 15
+SYNC_SECONDS = 15
 _TENFOLD_PERCENT = 900
 
 
@@ -52,8 +53,8 @@ def alone(plan: ServedPlan) -> ServedOffer:
 
 def behavior() -> Document:
     """Return the speed of scaling: up at once, as in a panic window, and down after a stable window."""
-    up = {"type": "Percent", "value": _TENFOLD_PERCENT, "periodSeconds": _SYNC_SECONDS}
-    down = {"type": "Percent", "value": 100, "periodSeconds": _SYNC_SECONDS}
+    up = {"type": "Percent", "value": _TENFOLD_PERCENT, "periodSeconds": SYNC_SECONDS}
+    down = {"type": "Percent", "value": 100, "periodSeconds": SYNC_SECONDS}
     return {
         "scaleUp": {"stabilizationWindowSeconds": 0, "policies": [up]},
         "scaleDown": {"stabilizationWindowSeconds": round(KPA.stable_s), "policies": [down]},
@@ -66,7 +67,7 @@ def adapter_rules() -> Document:
         "seriesQuery": 'leanrec_requests_total{namespace!="",pod!=""}',
         "resources": {"overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}},
         "name": {"matches": "^leanrec_requests_total$", "as": METRIC},
-        "metricsQuery": "sum(rate(<<.Series>>{<<.LabelMatchers>>}[1m])) by (<<.GroupBy>>)",
+        "metricsQuery": f"sum(rate(<<.Series>>{{<<.LabelMatchers>>,{LOAD}}}[1m])) by (<<.GroupBy>>)",
     }
     return {"rules": [rule]}
 

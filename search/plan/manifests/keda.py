@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from objectives.serving.control.windows import KPA
 from search.plan.manifests.cron import CronTrigger, cron_schedule
-from search.plan.manifests.hpa import behavior
+from search.plan.manifests.hpa import SYNC_SECONDS, behavior
 from search.plan.manifests.kubernetes import Document, labels_of, metadata, object_name
 from search.plan.manifests.promql import reactive_machines
 from search.plan.manifests.served import ServedOffer, ServedPlan
@@ -22,7 +24,7 @@ def keda(plan: ServedPlan, cluster: Cluster) -> list[Document]:
 
 def _scaled_object(plan: ServedPlan, offer: ServedOffer, cluster: Cluster) -> Document:
     name = object_name(plan, offer)
-    schedule = cron_schedule(plan.calendar, offer.processes(), offer.row.start_seconds)
+    schedule = cron_schedule(plan.calendar, offer.processes(), offer.row.start_seconds + _delay_s(offer.most_processes))
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -38,6 +40,11 @@ def _scaled_object(plan: ServedPlan, offer: ServedOffer, cluster: Cluster) -> Do
             "triggers": [*map(_cron, schedule.triggers), _prometheus(plan, offer, cluster)],
         },
     }
+
+
+def _delay_s(processes: int) -> float:
+    """Return the seconds until KEDA and the autoscaler have asked for so many processes, tenfold at most each time."""
+    return _POLLING_SECONDS + SYNC_SECONDS * (1 + math.ceil(math.log10(max(processes, 1))))
 
 
 def _cron(trigger: CronTrigger) -> Document:

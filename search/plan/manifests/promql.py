@@ -23,6 +23,10 @@ PLANNED = "study_offer:leanrec_machines:planned"
 ACTUAL = "study_offer:leanrec_machines:actual"
 
 
+# Matcher of the requests that are load: a model need not answer those that it cannot take.
+LOAD = 'status!~"4.."'
+
+
 def of(series: str, **labels: str) -> str:
     """Return the selector of a series with labels, whose values need no escape."""
     matchers = ",".join(f'{name}="{value}"' for name, value in labels.items())
@@ -30,9 +34,11 @@ def of(series: str, **labels: str) -> str:
 
 
 def request_rate(study: str, by: str = "") -> str:
-    """Requests per second that arrive, refused ones too."""
-    rates = f"(rate({of('leanrec_requests_total', study=study)}[1m]))"
-    return f"sum by ({by}) {rates}" if by else f"sum{rates}"
+    """Requests per second that arrive, refused ones too; those that are a client's fault only by their label."""
+    series = of("leanrec_requests_total", study=study)
+    if by:
+        return f"sum by ({by}) (rate({series}[1m]))"
+    return f"sum(rate({series.removesuffix('}')},{LOAD}}}[1m]))"
 
 
 def quantile(share: float, histogram: str, study: str) -> str:

@@ -62,10 +62,11 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._gate = limits, gate
-        # Whether a message has ever begun; one is under way, its headers are, it is being answered already, its body is
-        # dropped; and whether the connection is about to be closed, or the server.
-        self._begun = self._in_message = self._in_headers = self._handed_on = self._dropping = self._refused = False
-        self._ending = False
+        # Whether a message has ever begun; one is under way, its headers are, it is being answered already, it has been
+        # before its body was whole, its body is dropped; and whether the connection is about to be closed, or the
+        # server.
+        self._begun = self._in_message = self._in_headers = self._handed_on = self._early = self._dropping = False
+        self._refused = self._ending = False
         # Messages that began in this read, and bytes of headers that are not complete.
         self._began = self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -86,7 +87,8 @@ class Connection(HttpToolsProtocol):
         if self._refused or self._dropping or not self._begun:
             return
         if not self._in_headers:
-            self._stop_timer()
+            if not self._early:
+                self._stop_timer()
             return
         # Seldom: nearly all headers arrive at once.
         if self._began:
@@ -125,8 +127,8 @@ class Connection(HttpToolsProtocol):
         self._in_message = self._handed_on = False
         if self._refused:
             return
-        if self._dropping:
-            self._dropping = False
+        if self._dropping or self._early:
+            self._dropping = self._early = False
             self._stop_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -150,14 +152,19 @@ class Connection(HttpToolsProtocol):
 
     def _join_response(self) -> None:
         """Send the response to the request whose headers are complete in one write; none of it has been written yet."""
-        response = JoinedTransport(self.transport, self.cycle)
+        cycle = self.cycle
+        response = JoinedTransport(self.transport, cycle)
 
         def complete() -> None:
             response.send()
             self.on_response_complete()
+            if self.cycle is cycle and self._in_message and not self._in_headers:
+                # What follows of the body is read in vain, and no longer than a body may take.
+                self._early = True
+                self._start_timer(self._limits.body_seconds)
 
-        self.cycle.transport = response  # type: ignore[assignment]
-        self.cycle.on_response = complete
+        cycle.transport = response  # type: ignore[assignment]
+        cycle.on_response = complete
 
     @property
     def _path(self) -> str:
