@@ -144,7 +144,7 @@ class Latency(_Finite):
 
     rate_rps: of the arrivals, the median over the pairs
     requests, blocks: that count, of each deployment
-    p95_ratio_all: over all pairs, the disturbed ones too
+    p95_ratio_all: over all pairs, the disturbed ones too; None where too many of their requests were refused
     pairs: that were run
     visits: in which both deployments were opened anew
     busy_share: CPU time of other processes and of the hypervisor over the wall time; 1 is one core

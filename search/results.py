@@ -235,6 +235,7 @@ class Choice:
 
     control: what distillation gained over the labels alone, if measured
     registered: name, version and alias in the registry of models, if there is one
+    max_loss: that the policy tolerated; None in choices of earlier versions, where it is taken for the study's
     """
 
     bundle: str
@@ -243,6 +244,7 @@ class Choice:
     control: DistillationGain | None
     reason: str
     registered: Mapping[str, str] | None
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,8 @@ def _gains(front: Front) -> list[Point]:
 
 def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, list[str]]:
     """Return headline and sentences on a point that was measured anew, on test, as `confirmed`."""
-    tolerated, interval = percent(front.max_loss), confirmed.loss_interval
+    limit, interval = _tolerated(front), confirmed.loss_interval
+    tolerated = percent(limit)
     gain, who, metric = _gain(confirmed), f"trial {point.trial}", metric_name(point.quality.metric)
     looks = confirmed.looks
     looked = "looked at once" if looks == 1 else f"looked at {looks} times, for which the interval is widened"
@@ -147,7 +148,7 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
     sure = f"The test set was {looked}: with 95% confidence the loss lies between {low} and {high}."
     if point.trial == 0:
         return "Nothing helped: the choice is the baseline itself.", []
-    if interval[1] > front.max_loss:
+    if interval[1] > limit:
         headline = (
             f"Not confirmed: on test {who} may lose up to {high} of {metric}, more than the tolerated {tolerated}."
         )
@@ -158,6 +159,12 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
     return f"It helped, and the loss is proved on test: {who} {gain}, {loss}.", [
         f"{sure} That is within the tolerated {tolerated}."
     ]
+
+
+def _tolerated(front: Front) -> float:
+    """Return the loss that the policy of the choice tolerates, or the study where there is none."""
+    chosen = front.chosen
+    return front.max_loss if chosen is None or chosen.max_loss is None else chosen.max_loss
 
 
 def _on_validation(point: Point) -> tuple[str, list[str]]:

@@ -60,7 +60,7 @@ def summarize_latency(
         requests=sum(one.candidate.size for one in kept),
         blocks=sum(len(one.candidate) for one in kept),
         lag_p95_ms=percentile(np.concatenate([one.lag for one in kept]), 95),
-        p95_ratio_all=_ratio([(one.candidate, one.baseline) for one in every], 95, seed, noise.p95)[0],
+        p95_ratio_all=_ratio_of_all(every, seed, noise),
         p99_ratio_interval=p99[1],
         pairs=sum(len(one.candidate) for one in every),
         busy_share=float(np.mean(np.concatenate([one.taken for one in every]))),
@@ -74,6 +74,13 @@ def summarize_latency(
         through=through,
         with_overhead=_with_overhead(loops, seed, noise.with_overhead, has_p99, overhead_ms) if overhead_ms else None,
     )
+
+
+def _ratio_of_all(every: Sequence[Timings], seed: int, noise: RatioNoise) -> float | None:
+    """Return the p95 ratio over all pairs; None where a disturbance refused too many of those that do not count."""
+    with suppress(NotFiniteError):
+        return _ratio([(one.candidate, one.baseline) for one in every], 95, seed, noise.p95)[0]
+    return None
 
 
 def _with_overhead(

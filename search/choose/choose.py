@@ -8,7 +8,7 @@ from pathlib import Path
 
 from objectives.records import Measurement, Quality
 from search.ablation.records import DistillationGain
-from search.choose.policy import MOST_LOOKS, PREFERENCES, Policy, measured_bounds
+from search.choose.policy import MOST_LOOKS, MOST_TRIED, PREFERENCES, Policy, measured_bounds
 from search.errors import JobError, NothingConfirmedError
 from search.format import count, ranged
 from search.results import Choice, Confirmation, Point, TunedRatios, numbers_of
@@ -76,6 +76,8 @@ def confirm(
 ) -> tuple[Point, Confirmed]:
     """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
 
+    The walk ends after five evaluations on test, which those that are too slow over a long window do not need.
+
     Args:
         looks: earlier evaluations on test of this study; this call's are appended. The same model counts only once.
 
@@ -83,11 +85,14 @@ def confirm(
         NothingConfirmedError: no finalist was confirmed; the message has the first one's reason.
     """
     first: str | None = None
-    for point, side in candidates[:MOST_LOOKS]:
+    before = len(looks)
+    for point, side in candidates[:MOST_TRIED]:
         found = try_point(pairs, point, side, looks, policy)
         if isinstance(found, Confirmed):
             return point, found
         first = first or f"trial {point.trial}: {found.reason}"
+        if len(looks) - before >= MOST_LOOKS:
+            break
     raise NothingConfirmedError(f"no finalist was confirmed; the first, {first}")
 
 
@@ -134,9 +139,16 @@ def reason(point: Point, confirmed: Confirmed, policy: Policy, finalists: int) -
     )
 
 
-def choice(point: Point, confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Choice:
-    """The record of a confirmed point whose bundle is written."""
-    return Choice(str(bundle), point, confirmation(confirmed), confirmed.control, why, registered)
+def choice(
+    point: Point,
+    confirmed: Confirmed,
+    bundle: Path,
+    why: str,
+    registered: Mapping[str, str] | None,
+    max_loss: float | None = None,
+) -> Choice:
+    """The record of a confirmed point whose bundle is written; `max_loss` is that of the policy."""
+    return Choice(str(bundle), point, confirmation(confirmed), confirmed.control, why, registered, max_loss)
 
 
 def confirmation(confirmed: Confirmed) -> Confirmation:

@@ -25,8 +25,9 @@ PREFERENCES: Mapping[Preference, str] = {
     "throughput": "the highest throughput",
     "memory": "the smallest model",
 }
-# Finalists that are confirmed at most: each further evaluation on test widens the interval.
-MOST_LOOKS = 5
+# Finalists that are evaluated on test at most, where each further evaluation widens the interval; and that are tried in
+# all, with those that are too slow over a long window.
+MOST_LOOKS, MOST_TRIED = 5, 12
 # Decimals that count when distances to the best of each objective are compared: the last bits of a logarithm differ
 # between processors, and would otherwise order points that are equal.
 DISTANCE_DECIMALS = 12

@@ -81,7 +81,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             registered = {"name": version.name, "version": version.version, "alias": version.alias}
             if version.refused is not None:
                 console.warn(f"version {version.version} of {version.name} is no {CHAMPION}: {version.refused}")
-        chosen = choosing.choice(point, confirmed, folder, why, registered)
+        chosen = choosing.choice(point, confirmed, folder, why, registered, policy.max_loss)
         study.note(chosen=choice_json(chosen))
         session.level(console)
     return chosen

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.records import OverheadRatios
+from objectives.records import Measurement, OverheadRatios
 from search.choose import choose
 from search.choose.choose import Look, confidence_of
 from search.choose.policy import Policy, finalists, measured_bounds, no_finalist
@@ -174,6 +174,32 @@ def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bo
         choose.confirm(*asked)
     assert looks == [], "what is too slow is not looked at on test"
     assert re.search("may be .* (above|below) the|is not known", said[-1])
+
+
+@pytest.mark.parametrize(("slow", "tried", "confirmed"), [(6, 7, 7), (0, 5, None), (11, 12, 12), (12, 12, None)])
+def test_what_is_too_slow_takes_no_look_at_test(slow: int, tried: int, confirmed: int | None) -> None:
+    """Of 20 finalists so many first ones are too slow, and the others keep the loss where one is confirmed."""
+    fast, slower = (complete_outcome(p95, loss=0.0 if confirmed else 0.5).measurement for p95 in (0.5, 0.9))
+    assert fast is not None and slower is not None
+    timed, looks = list[str](), list[Look]()
+
+    def benchmark(side: Any, name: str, recording: str) -> Measurement:
+        timed.append(recording)
+        return slower if len(timed) <= slow else fast
+
+    pairs = SimpleNamespace(
+        jobs=SimpleNamespace(recording=str), console=SimpleNamespace(say=lambda line: None),
+        benchmark=benchmark, evaluate=lambda *asked: fast.quality,
+    )  # fmt: skip
+    sides = [(complete_outcome(key=f"k{number}").artifact, Candidate()) for number in range(1, 21)]
+    points = [(point(number, 0.5, 2.0, 0.0), side) for number, side in enumerate(sides, 1)]
+    asked: Any = (pairs, points, looks, Policy(0.01, p95_ratio=0.6))
+    if confirmed is None:
+        with pytest.raises(NothingConfirmedError):
+            choose.confirm(*asked)
+    else:
+        assert choose.confirm(*asked)[0].trial == confirmed
+    assert (len(timed), len(looks)) == (tried, 1 if confirmed else tried - slow)
 
 
 @pytest.mark.parametrize(

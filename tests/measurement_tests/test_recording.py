@@ -415,6 +415,16 @@ def test_the_ratio_over_all_pairs_includes_the_disturbed_ones() -> None:
     assert everything > found.p95_ratio_interval[1]
 
 
+def test_refusals_in_disturbed_pairs_leave_the_numbers_of_the_others() -> None:
+    """In two of 22 pairs, which do not count, the candidate refused all requests."""
+    kept = recording(visits=1)
+    timings = kept.visits[0].timings
+    refused = timings.candidate.copy()
+    refused[[3, 11]] = np.inf
+    found, _ = replace(kept, visits=(replace(kept.visits[0], timings=replace(timings, candidate=refused)),)).summarize()
+    assert found == replace(kept.summarize()[0], p95_ratio_all=None)
+
+
 def test_fewer_samples_than_a_p95_needs_are_refused() -> None:
     with pytest.raises(TooFewSamplesError, match=r"p95.*130.*120"):
         by_hand(shuffled(120, (20, 6)), shuffled(120, (20, 6), 1))

@@ -127,6 +127,17 @@ def test_an_upper_end_at_the_tolerated_loss_is_proof(front_document: Document, c
     assert "proved" in verdict(front_document).headline
 
 
+@pytest.mark.parametrize(("tolerated", "upper", "proved"), [(0.03, 0.022, True), (0.005, 0.006, False)])
+def test_a_loss_is_proved_by_the_policy_of_the_choice(
+    front_document: Document, choose_trial: Any, tolerated: float, upper: float, proved: bool
+) -> None:
+    """The study tolerates 1%, the policy of `choose` more or less."""
+    chosen = choose_trial(front_document, winner(front_document).trial, (0.001, upper))
+    front_document["chosen"] = chosen | {"max_loss": tolerated}
+    words = verdict(front_document)
+    assert ("proved" in words.headline) == proved and f"tolerated {percent(tolerated)}" in whole(words)
+
+
 def test_a_proved_loss_without_a_gain_is_no_help(
     front_document: Document, choose_trial: Any, refresh_front: Any
 ) -> None:
