@@ -31,7 +31,7 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 # Facts of the final benchmarks: the numbers of each trial, how many were begun and ended, the last trial before the
 # last one, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
-_FINAL_UNTIL, _FINAL_SECONDS = "final:until", "final:seconds"
+_FINAL_BEFORE, _FINAL_SECONDS = "final:before", "final:seconds"
 # Attributes of a trial that was enqueued as a starting point, that a run left open, and that was proposed.
 _START, _INTERRUPTED, EXPECTED_LOSS = "start", "interrupted", "expected_loss"
 # Facts: the sources of starting points whose points were enqueued, and elastic networks that could not be trained.
@@ -135,7 +135,7 @@ class Study:
         elif isinstance(self._sampler, ExpectedGainSampler) and not waits:
             front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
-            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders)
+            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, self.passed_over)
             drawn = self._sampler.propose(evidence, _chosen(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
@@ -281,9 +281,9 @@ class Study:
         self._keep(self._study.get_trials(deepcopy=False)[number])
 
     def end_final(self, seconds: float) -> None:
-        """Leave to the front, of the trials that ended, those of the final benchmark only, which took so long."""
-        last = max((trial.number for trial in self.ended()), default=-1)
-        ended = {_FINAL_UNTIL: last, _FINAL_SECONDS: self.final_seconds + seconds}
+        """Leave to the front, of the trials measured so far, those of the final benchmark only, which took so long."""
+        before = [trial.number for trial in self.measured_trials()]
+        ended = {_FINAL_BEFORE: before, _FINAL_SECONDS: self.final_seconds + seconds}
         self.note(**ended, **{_FINAL_ENDED: self.facts.get(_FINAL_RUNS, 0)})
 
     @property
@@ -333,9 +333,15 @@ class Study:
         One that the final benchmark passed over is not: its single visit may have been a lucky one, and those that it
         was dominated by have been measured more often since.
         """
-        until = int(self.facts.get(_FINAL_UNTIL, -1))
-        final = {trial.number for trial in self.measured_trials() if trial.final}
-        return {number: m for number, m in self.able().items() if number > until or number in final}
+        passed_over = self.passed_over
+        return {number: m for number, m in self.able().items() if number not in passed_over}
+
+    @property
+    def passed_over(self) -> set[int]:
+        """Numbers of the trials that were measured before the last final benchmark, and left out of it."""
+        # The version before noted the last number that had ended.
+        before = self.facts.get(_FINAL_BEFORE, range(int(self.facts.get("final:until", -1)) + 1))
+        return set(before) - {trial.number for trial in self.measured_trials() if trial.final}
 
     def front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
         """Return those on their common front, with losses at the resolution of the data; ValueError as in `sought`."""
@@ -355,7 +361,7 @@ class Study:
 
     def _close(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.measurement is None:
-            # A sampler is not to take a stopped trial for a good one.
+            # A sampler is not to take a stopped trial for a good one; the repeat of a good one leads it elsewhere.
             trial.set_constraint("stopped", 1.0)
             state = TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
             self._keep(self._study.tell(trial, state=state))

@@ -47,11 +47,13 @@ class Candidate:
     def untrained(self) -> Candidate:
         """The same choice with weights before training, which cost as much to run.
 
-        Where the model's own weights stay in fp32, the precision is the default one, so that equal choices are equal.
+        Where the model's own weights stay in fp32, the precision is the default one, so that equal choices are equal;
+        and the calibration always is, which changes values only.
         """
         if self.keeps_model:
             return Candidate(placement=self.placement)
-        return Candidate(self.weights.untrained, self.precision, self.placement)
+        precision = replace(self.precision, calibration=Precision().calibration)
+        return Candidate(self.weights.untrained, precision, self.placement)
 
     @property
     def keeps_model(self) -> bool:
@@ -62,8 +64,8 @@ class Candidate:
 
     @property
     def is_baseline(self) -> bool:
-        """Return True if nothing differs from the baseline."""
-        return self.keeps_model and self.placement == Placement()
+        """Return True if nothing differs from the baseline but the policy of admission, which is the user's."""
+        return self.keeps_model and self.placement == Placement(admission=self.placement.admission)
 
     def trained_with(self, seed: int) -> Candidate:
         """Return the same choice with weights trained from another seed; without distillation, the candidate itself."""

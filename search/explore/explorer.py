@@ -126,10 +126,10 @@ class Explorer:
         """Return the reason why the search is over, whatever time is left."""
         if self._duplicates >= _DUPLICATES and not self._running_trials:
             return EXHAUSTED
-        pending = self._study.reference_waits or any(running.reference for running in self._running_trials)
-        if self._limit is not None and self._told >= self._limit and not pending:
-            return "the budget is spent"
-        return None
+        if self._limit is None or self._told < self._limit:
+            return None
+        pending = any(running.reference for running in self._running_trials) or self._study.reference_waits
+        return None if pending else "the budget is spent"
 
     @property
     def _waiting(self) -> list[RunningTrial]:

@@ -28,8 +28,9 @@ from search.trials import EndedTrial, FinalNumbers, sought
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
 
-# Seconds of a visit for each candidate, before a study has shown its own.
-_VISIT_SECONDS = 20.0
+# Seconds of a visit for each candidate, before a study has shown its own; and how many times as long as those of the
+# search it takes, in a longer window (12.4 against 9.3 s of a candidate in the example study).
+_VISIT_SECONDS, _LONGER = 20.0, 1.35
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FinalBenchmark:
         """
         budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in self.session.study.measured_trials()]
-        seconds = points * (fmean(measured) if measured else _VISIT_SECONDS)
+        seconds = points * (_LONGER * fmean(measured) if measured else _VISIT_SECONDS)
         fit = int(60 * budget.minutes * budget.final_share / seconds)
         return min(max(fit, 1), self._visits) * seconds
 

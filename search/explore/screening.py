@@ -145,11 +145,9 @@ class Screening:
         """
         assert running.quality is not None
         untrained, loss, resolution = running.candidate.untrained, running.quality.loss, self.study.resolution
-        ended, kept = [t for t in self.study.measured_trials() if not t.reference], self.config.quality.limits.kept
+        ended, able = [t for t in self.study.measured_trials() if not t.reference], self.study.contenders()
         alike = [
-            (t.number, m.quality)
-            for t in ended
-            if t.candidate.untrained == untrained and (m := t.measurement) and kept(m.quality)
+            (t.number, able[t.number].quality) for t in ended if t.number in able and t.candidate.untrained == untrained
         ]
         alike += [(f.number, f.quality) for f in waiting if f.quality and f.candidate.untrained == untrained]
         for number, quality in alike:

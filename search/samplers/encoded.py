@@ -17,7 +17,7 @@ _TRAINING = (
 )  # fmt: skip
 _SERVING = ("placement.",)
 # Candidates that are kept: those of the evidence, and those of the last pools.
-_KEPT = 1 << 11
+_KEPT = 1 << 14
 
 
 class Key:

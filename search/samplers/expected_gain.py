@@ -52,6 +52,7 @@ class Evidence:
     pending: candidates of trials that are under way
     front: numbers of the trials on the front
     builders: workers that train, which stand still while a deployment is measured
+    passed_over: numbers of measured trials that cannot be on the front, as a final benchmark left them out
     """
 
     space: SearchSpace
@@ -60,6 +61,7 @@ class Evidence:
     pending: Sequence[Candidate]
     front: Collection[int]
     builders: int = 1
+    passed_over: Collection[int] = ()
 
 
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
@@ -120,7 +122,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
             return pool[0].step
         predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])
         # A trial under way counts as measured where it is expected.
-        front = np.concatenate([surrogates.measured(), predicted.expected[len(pool) :]])
+        front = np.concatenate([surrogates.measured(evidence.passed_over), predicted.expected[len(pool) :]])
         rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)[: len(pool)]
         best = int(np.argmax(rates))
         self.expected_loss = surrogates.expected_loss(pool[best].step.candidate)

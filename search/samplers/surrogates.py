@@ -103,9 +103,14 @@ class Surrogates:
         """Number of objectives."""
         return len(self._objectives)
 
-    def measured(self) -> Floats:
-        """Return the coordinates of the measured trials that keep the limits, (n, objectives)."""
-        able = [m for t in self._ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
+    def measured(self, passed_over: Collection[int] = ()) -> Floats:
+        """Return the coordinates of the measured trials that keep the limits, (n, objectives).
+
+        Args:
+            passed_over: numbers of trials that are left out
+        """
+        ended = (trial for trial in self._ended if trial.number not in passed_over)
+        able = [m for t in ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
         costs = np.reshape([_logs(sought(m, self._others)) for m in able], (len(able), len(self._others)))
         return self._units(costs, np.array([m.quality.loss for m in able]))
 

@@ -23,6 +23,7 @@ from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
+from spaces.techniques.placement import Admission
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import CYCLES, Weights
 from tests.samplers_tests.problem import BUILD, FIT, LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
@@ -143,6 +144,31 @@ def test_a_study_without_a_baseline_is_explored_at_random() -> None:
     assert len(ids) == 5
     with pytest.raises(NoEvidenceError):
         Surrogates([], OBJECTIVES, LIMITS, 0)
+
+
+def test_a_baseline_that_refuses_requests_is_the_baseline() -> None:
+    """The user's policy of admission is part of every candidate, the baseline too."""
+    problem = Problem("auto", 2)
+    for _ in range(9):
+        problem.step()
+    admission = Admission(queue=8)
+
+    def refusing(trial: EndedTrial) -> EndedTrial:
+        placement = replace(trial.candidate.placement, admission=admission)
+        return replace(trial, candidate=replace(trial.candidate, placement=placement))
+
+    ended = problem.study.ended()
+    found, plain = (Surrogates(of, OBJECTIVES, LIMITS, 0) for of in (list(map(refusing, ended)), ended))
+    np.testing.assert_allclose(found.measured(), plain.measured())
+
+
+def test_what_a_final_benchmark_passed_over_leaves_room() -> None:
+    problem = Problem("auto", 2)
+    for _ in range(9):
+        problem.step()
+    surrogates = Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0)
+    out, *others = [trial.number for trial in problem.study.ended() if trial.number in problem.study.able()]
+    assert len(surrogates.measured({out})) == len(others) == len(surrogates.measured()) - 1
 
 
 def test_what_was_measured_is_not_modelled() -> None:

@@ -93,6 +93,13 @@ def test_the_first_start_is_the_baseline(space: SearchSpace) -> None:
     assert candidate.is_baseline and Candidate().is_baseline
     assert not Candidate(precision=Precision((("mlp", "int8-dynamic"),))).is_baseline
     assert not Candidate(placement=Placement(inline=True)).is_baseline
+    assert Candidate(placement=Placement(admission=Admission(8))).is_baseline, "who is refused is no choice"
+
+
+def test_what_a_calibration_changes_costs_the_same() -> None:
+    narrow = (("mlp", "int8-static"),)
+    ours, theirs = (Candidate(precision=Precision(narrow, calibration=rule)) for rule in ("minmax", "entropy"))
+    assert ours != theirs and ours.untrained == theirs.untrained
 
 
 def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpace) -> None:
