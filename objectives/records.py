@@ -307,6 +307,7 @@ class Prepared:
     sizes: the baseline's values of the sizes that a student chooses
     references: the reference metric on test, of the baseline and of simple rules; None where one does not apply
     simple: rules that can be exported and measured as candidates
+    encoding: hash of what codes and numbers of the inputs stand for, where the data decide it; else empty
     """
 
     key: str
@@ -345,6 +346,7 @@ class Prepared:
     batches_per_epoch: int = 0
     epoch_seconds: float = 0.0
     rows_interact: str | None = None
+    encoding: str = ""
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Return the reason why the technique cannot be applied to all of these modules, None where it can."""

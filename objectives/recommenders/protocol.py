@@ -88,6 +88,11 @@ class Recommender(Protocol):
     @property
     def references(self) -> tuple[str, ...]: ...
 
+    @property
+    def encoding(self) -> str:
+        """Hash of what codes and numbers of the inputs stand for, where the data decide it; else empty."""
+        return ""
+
     def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         """Compute the user's own metric, higher is better, from arrays of (n,) each.
 

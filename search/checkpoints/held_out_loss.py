@@ -6,7 +6,7 @@ from pathlib import Path
 
 from objectives.records import Prepared, Quality
 from objectives.serving.bundle import Bundle
-from search.choose.rebuild import bundle_side
+from search.choose.rebuild import bundle_side, recoded
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.home import Home
@@ -39,6 +39,9 @@ def held_out_loss(
     prepared = from_plain(Prepared, facts["prepared"])
     if not (rows := Path(prepared.holdout) / "validation.npz").is_file():
         return None, f"{rows} is gone"
+    for bundle in (challenger, champion):
+        if (reason := recoded(bundle, prepared)) is not None:
+            return None, f"{bundle.folder}: {reason}"
     console.say("promote: evaluating both on validation")
     with locked(home, config.name), open_workers(home.logs(config.name)) as workers:
         jobs = jobs_of(session.config, home, prepared)

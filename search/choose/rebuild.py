@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from objectives.records import Artifact, Interval, Latency, Measurement, OverheadRatios, Quality, Through
+from objectives.records import Artifact, Interval, Latency, Measurement, OverheadRatios, Prepared, Quality, Through
 from objectives.serving.bundle import Bundle, read_bundle
 from objectives.serving.bundle_files import MEASUREMENT, MODEL, BundleError, model_files
 from objectives.serving.devices import describe, int8_weight_bits
@@ -29,25 +29,31 @@ from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import open_workers
 from spaces.serialization import Json, digest, fields_in, from_plain, to_plain
 
+# Codes are ranks by count in the data, so that other data give the same code to another value.
+_RECODED = "its codes stand for other values than those of these data, so that it would look up other rows"
 _LATER_LIMITS = LIMITED.keys() - {"p95_ms", "p95_ratio"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Recipe in a bundle: its candidate and settings, the policy it must keep, and the evaluations on test so far."""
+    """Recipe in a bundle: its candidate and settings, the policy it must keep, and the evaluations on test so far.
+
+    encoding: as in `Prepared`, of what the bundle was made of; empty where that is not known
+    """
 
     bundle: Bundle
     config: StudyConfig
     policy: Policy
     looks: int = 1
+    encoding: str = ""
 
 
 @dataclass(frozen=True)
 class BesideOld:
     """Comparison with the bundle that would be replaced, on the same rows and requests, as far as possible.
 
-    trouble: why not all of it was possible: the old bundle may not know today's items, or take other inputs, or a
-        benchmark was disturbed
+    trouble: why not all of it was possible: the old bundle may not know today's items, take other inputs, or the same
+        inputs in another encoding, or a benchmark was disturbed
     """
 
     quality: Quality | None = None
@@ -123,7 +129,8 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
     settings = kept["settings"]
     if model is not None:
         settings = {**settings, "recommender": model, "data": None, "sizes": {}}
-    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]), kept.get("looks", 1))
+    policy = from_plain(Policy, kept["policy"])
+    return Recipe(bundle, parse(settings), policy, kept.get("looks", 1), kept.get("encoding", ""))
 
 
 def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildResult:
@@ -181,6 +188,15 @@ def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
     return known[model]
 
 
+def recoded(bundle: Bundle, prepared: Prepared) -> str | None:
+    """Return why a bundle cannot score the rows of a study; None where their encoding is its own, or not known."""
+    try:
+        encoding = json.loads((bundle.folder / MEASUREMENT).read_text())["recipe"].get("encoding", "")
+    except (OSError, ValueError, KeyError):
+        return None
+    return _RECODED if encoding and encoding != prepared.encoding else None
+
+
 def made_by(folder: Path) -> str | None:
     """Return the hash that the bundle in the folder was made of, if there is one."""
     try:
@@ -204,6 +220,8 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
     """Compare the new bundle with the old one; a lost job is raised, since it tells nothing of the old bundle."""
+    if recipe.encoding and recipe.encoding != pairs.jobs.prepared.encoding:
+        return BesideOld(trouble=_RECODED)
     old = bundle_side(recipe.bundle, home)
     pairs.console.say("build: timing beside the old bundle")
     quality = None

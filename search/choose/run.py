@@ -147,6 +147,7 @@ def bundle_up(
             "policy": to_plain(policy),
             "made_of": made_of(prepared, candidate, artifact.int8_weight_bits),
             "looks": confirmed.looks,
+            "encoding": prepared.encoding,
         },
     }
     card = render(

@@ -14,6 +14,7 @@ import pytest
 
 from objectives.jobs.requests import BenchmarkResponse
 from objectives.records import Measurement, SliceQuality
+from objectives.serving.bundle_files import MEASUREMENT
 from search.choose import rebuild as recipe
 from search.choose.choose import Confirmed
 from search.choose.policy import Policy
@@ -120,6 +121,36 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
     assert found.quality is (None if fails == "judged" else quality), "what was judged counts"
     unknown = "quality and speed" if fails == "judged" else "; its speed"
     assert re.search(f"{unknown} .*Gather: index 51", recipe._told(_rebuilt(found), POLICY))
+
+
+@pytest.mark.parametrize(("kept", "compared"), [("", True), ("one", True), ("other", False)])
+def test_an_old_bundle_of_another_encoding_is_not_compared(
+    kept: str, compared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On rows whose codes it takes for other values its loss would be large, whatever the checkpoint is worth."""
+    both = _beside(0.3)
+    monkeypatch.setattr(recipe, "bundle_side", lambda bundle, home: None)
+    pairs: Any = SimpleNamespace(
+        jobs=SimpleNamespace(recording=str, prepared=SimpleNamespace(encoding="one")), console=Console(True, True),
+        evaluate=lambda *asked: both.quality, benchmark=lambda *asked: SimpleNamespace(latency=both.latency),
+    )  # fmt: skip
+    made: Any = Recipe(None, None, POLICY, encoding=kept)  # type: ignore[arg-type]
+    found = recipe._beside_old(made, pairs, None, None)  # type: ignore[arg-type]
+    assert (found == both) == compared and (found.trouble is None) == compared
+    assert compared or "codes stand for other values" in recipe._told(_rebuilt(found), POLICY)
+
+
+def test_a_bundle_tells_of_which_encoding_it_was_made(tmp_path: Path) -> None:
+    given: Any = (SimpleNamespace(folder=tmp_path), SimpleNamespace(encoding="one"))
+    assert recipe.recoded(*given) is None, "there is no measurement"
+    for kept, other in (
+        ({}, False),
+        ({"encoding": ""}, False),
+        ({"encoding": "one"}, False),
+        ({"encoding": "2"}, True),
+    ):
+        (tmp_path / MEASUREMENT).write_text(json.dumps({"recipe": kept}))
+        assert (recipe.recoded(*given) is not None) == other
 
 
 def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:

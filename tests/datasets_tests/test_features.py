@@ -70,7 +70,7 @@ def test_no_event_outside_train_changes_a_train_row(seed: int, how: Any) -> None
     before = encode(log, split)
     held_out = np.sort(np.concatenate([split.validation, split.test]))
     after = encode(_with(log, held_out, seed), split)
-    assert before.fields == after.fields
+    assert before.fields == after.fields and before.encoding == after.encoding
     for name, codes in before.inputs.items():
         np.testing.assert_array_equal(codes[split.train], after.inputs[name][split.train])
 
@@ -85,6 +85,24 @@ def test_no_later_event_changes_a_held_out_row(seed: int) -> None:
     after = encode(_with(log, np.arange(row + 1, len(log.user)), seed), split)
     for name, codes in before.inputs.items():
         np.testing.assert_array_equal(codes[: row + 1], after.inputs[name][: row + 1])
+
+
+def test_the_encoding_is_another_one_where_codes_or_numbers_stand_for_something_else() -> None:
+    """Two items change their ranks, a value has another name, or all numbers are twice as large."""
+    log = _log(0)
+    split = split_in_time(log)
+    first = encode(log, split)
+    items, counts = np.unique(log.item[split.train], return_counts=True)
+    rare, often = items[counts.argmin()], items[counts.argmax()]
+    swapped = np.where(log.item == rare, often, np.where(log.item == often, rare, log.item))
+    changes = [{"item": swapped}, {"item": np.where(log.item == often, log.item.max() + 1, log.item)}]
+    changes += [
+        {"columns": {**log.columns, name: 2 * column}} for name, column in log.columns.items()
+        if log.kinds[name] == "numeric"
+    ]  # fmt: skip
+    encodings = [encode(replace(log, **change), split) for change in changes]
+    assert len({one.encoding for one in (first, *encodings)}) == 1 + len(changes) > 3
+    assert encodings[0].fields == first.fields, "the sizes are the same"
 
 
 def test_labels_change_no_code() -> None:

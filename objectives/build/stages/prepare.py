@@ -106,6 +106,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
         simple=recommender.references,
+        encoding=recommender.encoding,
         split_refused=split_refused(model) if task.dry_run else None,
         **facts,
     )

@@ -68,6 +68,7 @@ class Dataset:
     timestamp: Integers  # (n,) seconds
     split: Split
     bayes_auc: float | None = None
+    encoding: str = ""  # hash of what codes and numbers stand for
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
@@ -138,42 +139,48 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     columns |= {name: (log.sides[name], log.kinds[name], column) for name, column in log.columns.items()}
     fields: list[Field] = []
     inputs: dict[str, Numbers] = {}
+    meanings: list[object] = []
     for name, (side, kind, values) in columns.items():
+        vocabulary, meaning = 0, list[object]()
         if kind == "numeric":
-            inputs[name], vocabulary = _standardised(values, split.train), 0
+            inputs[name], *meaning = _standardised(values, split.train)
         else:
             codes_of = _codes_of_several if kind == "multi" else _codes
-            inputs[name], vocabulary = codes_of(name, values, split.train, min_count)
+            inputs[name], meaning = codes_of(name, values, split.train, min_count)
+            vocabulary = len(meaning) + 1
+        meanings.append((name, kind, meaning))
         fields.append(Field(name, side, kind, vocabulary, inputs[name].shape[1] if kind == "multi" else 1))
     group = np.arange(len(log.label), dtype=np.int64)
     if log.user is not None:
         group = np.unique(log.user, return_inverse=True)[1].astype(np.int64)
-    return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc)
+    encoding = content_key(meanings, ())[:20]
+    return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc, encoding)
 
 
-def _standardised(values: Array, train: Integers) -> NDArray[np.float32]:
-    """Standardise numbers, (n,), with missing ones at 0."""
+def _standardised(values: Array, train: Integers) -> tuple[NDArray[np.float32], float, float]:
+    """Standardise numbers, (n,), with missing ones at 0; also return mean and deviation."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
     known = number[train][~np.isnan(number[train])]
     # Compared first: the deviation of equal numbers may differ from 0 in its last digit.
     deviation = known.std() if len(known) and known.min() < known.max() else 0.0
     if deviation == 0:
-        return np.zeros(len(number), dtype=np.float32)
-    standard = (number - known.mean()) / deviation
-    return np.where(np.isnan(standard), 0, standard).astype(np.float32)
+        return np.zeros(len(number), dtype=np.float32), 0.0, 0.0
+    mean = float(known.mean())
+    standard = (number - mean) / deviation
+    return np.where(np.isnan(standard), 0, standard).astype(np.float32), mean, float(deviation)
 
 
-def _codes(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, int]:
-    """Return the code of each value, (n,), and the size of the vocabulary."""
+def _codes(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, list[object]]:
+    """Return the code of each value, (n,), and the values of the codes from 1."""
     every = _series(name, values).to_frame()
     vocabulary = _vocabulary(every[train].drop_nulls().group_by("value").len(), min_count)
     joined = every.join(vocabulary, on="value", how="left", maintain_order="left")
-    return joined["code"].fill_null(0).cast(pl.Int64).to_numpy(), len(vocabulary) + 1
+    return joined["code"].fill_null(0).cast(pl.Int64).to_numpy(), vocabulary["value"].to_list()
 
 
-def _codes_of_several(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, int]:
-    """Return the codes of each row's values, (n, length), and the size of the vocabulary."""
+def _codes_of_several(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, list[object]]:
+    """Return the codes of each row's values, (n, length), and the values of the codes from 1."""
     # Computed once for each different string of values: there are far fewer of them than rows.
     text = _series(name, values).fill_null("")
     texts = text.unique()
@@ -190,7 +197,7 @@ def _codes_of_several(name: str, values: Array, train: Integers, min_count: int)
     kept = coded.filter(pl.col("place") < length)
     codes = np.zeros((len(texts), length), dtype=np.int64)
     codes[kept["text"].to_numpy(), kept["place"].to_numpy()] = kept["code"].to_numpy()
-    return codes[of_row], len(vocabulary) + 1
+    return codes[of_row], vocabulary["value"].to_list()
 
 
 def _series(name: str, values: Array) -> pl.Series:

@@ -54,6 +54,11 @@ class Sequences:
     def users(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def encoding(self) -> str:
+        """Hash of what the codes stand for."""
+        return content_key("", (self.ids,))[:20]
+
     def target_at(self, part: HeldPart) -> Integers:
         """Return the position of each user's held-out event, (users,); train ends before that of validation."""
         return self.offsets[1:] - _FROM_THE_END[part]

@@ -68,6 +68,10 @@ class PointwiseRecommender(BuiltIn[nn.Module]):
         return self._family.hidden
 
     @property
+    def encoding(self) -> str:
+        return self.dataset.encoding
+
+    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         return tuple(map(_input, self.dataset.fields))
 

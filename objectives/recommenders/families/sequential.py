@@ -75,6 +75,10 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
         return resized(sasrec.BASELINE, self.task.sizes)
 
     @property
+    def encoding(self) -> str:
+        return self.sequences.encoding
+
+    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         codes = self.sequences.items + 1
         return (
