@@ -307,7 +307,7 @@ class Prepared:
     sizes: the baseline's values of the sizes that a student chooses
     references: the reference metric on test, of the baseline and of simple rules; None where one does not apply
     simple: rules that can be exported and measured as candidates
-    encoding: hash of what codes and numbers of the inputs stand for, where the data decide it; else empty
+    encoding: hash of what codes of the inputs stand for, where the data decide it; else empty
     """
 
     key: str

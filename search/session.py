@@ -125,6 +125,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 )
             with locked(home, config.name):
                 study.forget()
+                study.note(identity=identity)
         study.note(config=settings, measurement=MEASUREMENT, identity=identity)
         ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, identity, home.root)
         ledger.open(settings, anew=changed is not None)

@@ -22,7 +22,7 @@ from objectives.jobs.requests import (
     VisitRequest,
     VisitResponse,
 )
-from objectives.measure.deployment import Deployment, open_deployment, quiet, saturating, warm_up
+from objectives.measure.deployment import Deployment, one_by_one, open_deployment, quiet, saturating, warm_up
 from objectives.measure.targets import open_targets
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
@@ -163,7 +163,7 @@ def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
     requests, of = read_requests(Path(holdout)), from_plain(Deployment, deployment)
     with quiet(), open_deployment(of) as pool:
         warm_up(pool.submit, requests, of.placement)
-        cpu = cpu_seconds_per_1000(pool.submit, requests, saturating(of.placement, requests))
+        cpu = cpu_seconds_per_1000(pool.submit, requests, saturating(of.placement, requests), one_by_one(of.placement))
         return {"peak_memory_bytes": peak_memory_bytes(), "cpu_seconds_per_1000": cpu}
 
 

@@ -89,7 +89,13 @@ class Submitter(Protocol):
 
 def load_target(pool: Submitter, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
     """Wrap a pool for the load generator."""
-    return LiveTarget(pool.submit, placement.replicas, saturating(placement, requests), placement.in_turn)
+    outstanding = saturating(placement, requests)
+    return LiveTarget(pool.submit, placement.replicas, outstanding, one_by_one(placement), placement.in_turn)
+
+
+def one_by_one(placement: Placement) -> bool:
+    """Return whether answers come one by one, of one replica that does not batch."""
+    return placement.replicas == 1 and placement.batching is None
 
 
 def saturating(placement: Placement, requests: Sequence[Request]) -> int:

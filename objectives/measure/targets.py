@@ -10,6 +10,7 @@ from objectives.measure.deployment import (
     Deployment,
     close_kept,
     load_target,
+    one_by_one,
     open_deployment,
     quiet,
     saturating,
@@ -96,4 +97,5 @@ def served_target(
     remote = stack.enter_context(RemoteModel(server.url, max(CONNECTIONS, outstanding)))
     warm_up(remote.submit, requests, deployment.placement)
     # Requests that travel at the same time may change places, so that the order of a pool's replicas is not known.
-    return LiveTarget(remote.submit, deployment.placement.replicas, outstanding, None, children)
+    alone = one_by_one(deployment.placement)
+    return LiveTarget(remote.submit, deployment.placement.replicas, outstanding, alone, None, children)

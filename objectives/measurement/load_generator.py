@@ -35,6 +35,8 @@ _HEAD_START_NS = 200_000
 _REQUESTS = 1
 _CPU_CHECK_SECONDS = 0.005
 _IDLE_SHARE = 0.2
+# Longest that a saturated loop goes on to count whole strata.
+_MOST_SATURATED_NS = 2_000_000_000
 _MOST_LAG = 0.1
 _LEAST_OFFERED = 0.98
 
@@ -193,14 +195,19 @@ def saturated(
 
     Args:
         requests: sent in their order, over and over
-        together: the number of answers that count is a multiple of this, as of requests in strata
+        together: the number of answers that count is a multiple of this, as of requests in strata, unless so many take
+            seconds; 1 where answers come together, among which there is no other place to end
     """
     turns = itertools.cycle(requests)
     flying = deque(submit(next(turns)) for _ in range(outstanding))
     was_refused(flying.popleft())
     start = now = time.perf_counter_ns()
     answered = served = 0
-    while now < start + int(seconds * 1e9) or answered < max(1, outstanding // 2) or answered % together:
+    while (
+        now < start + int(seconds * 1e9)
+        or answered < max(1, outstanding // 2)
+        or (answered % together and now < start + _MOST_SATURATED_NS)
+    ):
         flying.append(submit(next(turns)))
         served += not was_refused(flying.popleft())
         answered += 1

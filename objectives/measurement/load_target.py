@@ -49,7 +49,7 @@ class LoadTarget(Protocol):
     def saturated(self, requests: Sequence[Request], seconds: float, together: int) -> float:
         """Return the requests per second while more requests are always waiting than are being served.
 
-        The number of requests that count is a multiple of `together`.
+        The number of requests that count is a multiple of `together`, where they are answered one by one.
         """
 
     def settle(self) -> None:
@@ -61,6 +61,7 @@ class LiveTarget:
     """A running pool, or a server in front of one, driven by its `submit`.
 
     outstanding: requests in flight that keep every replica busy, with full batches where it batches
+    one_by_one: whether answers come one by one: of one replica, which does not batch
     in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
     children: ids of the processes of all servers that are open, this one's among them; none of a pool in this process
     next_part: called before the wait for idle, with which each part of a measurement begins
@@ -69,6 +70,7 @@ class LiveTarget:
     submit: Submit
     replicas: int
     outstanding: int
+    one_by_one: bool = False
     in_turn: int | None = None
     children: tuple[int, ...] = ()
     next_part: Callable[[], None] = lambda: None
@@ -80,7 +82,7 @@ class LiveTarget:
         return closed_loop(self.submit, requests)
 
     def saturated(self, requests: Sequence[Request], seconds: float, together: int) -> float:
-        return saturated(self.submit, requests, self.outstanding, seconds, together)
+        return saturated(self.submit, requests, self.outstanding, seconds, together if self.one_by_one else 1)
 
     def settle(self) -> None:
         self.next_part()

@@ -90,7 +90,7 @@ class Recommender(Protocol):
 
     @property
     def encoding(self) -> str:
-        """Hash of what codes and numbers of the inputs stand for, where the data decide it; else empty."""
+        """Hash of what codes of the inputs stand for, where the data decide it; else empty."""
         return ""
 
     def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:

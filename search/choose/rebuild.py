@@ -194,7 +194,7 @@ def recoded(bundle: Bundle, prepared: Prepared) -> str | None:
         encoding = json.loads((bundle.folder / MEASUREMENT).read_text())["recipe"].get("encoding", "")
     except (OSError, ValueError, KeyError):
         return None
-    return _RECODED if encoding and encoding != prepared.encoding else None
+    return _RECODED if encoding and prepared.encoding and encoding != prepared.encoding else None
 
 
 def made_by(folder: Path) -> str | None:
@@ -220,7 +220,7 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
     """Compare the new bundle with the old one; a lost job is raised, since it tells nothing of the old bundle."""
-    if recipe.encoding and recipe.encoding != pairs.jobs.prepared.encoding:
+    if recipe.encoding and (today := pairs.jobs.prepared.encoding) and recipe.encoding != today:
         return BesideOld(trouble=_RECODED)
     old = bundle_side(recipe.bundle, home)
     pairs.console.say("build: timing beside the old bundle")

@@ -123,15 +123,18 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
     assert re.search(f"{unknown} .*Gather: index 51", recipe._told(_rebuilt(found), POLICY))
 
 
-@pytest.mark.parametrize(("kept", "compared"), [("", True), ("one", True), ("other", False)])
+@pytest.mark.parametrize(
+    ("kept", "today", "compared"),
+    [("", "one", True), ("one", "one", True), ("other", "", True), ("other", "one", False)],
+)
 def test_an_old_bundle_of_another_encoding_is_not_compared(
-    kept: str, compared: bool, monkeypatch: pytest.MonkeyPatch
+    kept: str, today: str, compared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On rows whose codes it takes for other values its loss would be large, whatever the checkpoint is worth."""
     both = _beside(0.3)
     monkeypatch.setattr(recipe, "bundle_side", lambda bundle, home: None)
     pairs: Any = SimpleNamespace(
-        jobs=SimpleNamespace(recording=str, prepared=SimpleNamespace(encoding="one")), console=Console(True, True),
+        jobs=SimpleNamespace(recording=str, prepared=SimpleNamespace(encoding=today)), console=Console(True, True),
         evaluate=lambda *asked: both.quality, benchmark=lambda *asked: SimpleNamespace(latency=both.latency),
     )  # fmt: skip
     made: Any = Recipe(None, None, POLICY, encoding=kept)  # type: ignore[arg-type]

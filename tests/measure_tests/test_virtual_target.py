@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from objectives.measure import service_curves
 from objectives.measure.benchmark import Load, measure_visit
-from objectives.measure.deployment import saturating
+from objectives.measure.deployment import load_target, saturating
 from objectives.measure.service_curves import joined, measure_service_curve
 from objectives.measure.virtual_target import VirtualTarget
 from objectives.measurement.arrivals import Traffic
@@ -21,7 +21,7 @@ from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording
 from objectives.measurement.service_curve import Runs, ServiceCurve
 from objectives.records import rows_of
-from spaces.techniques.placement import Admission, InstanceGroup, Placement
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
 from tests.measurement_tests.simulated import QuietMonitor, requests_of
 
 
@@ -43,6 +43,16 @@ def test_every_replica_is_busy_in_a_saturated_loop(replicas: int) -> None:
     placement, requests = Placement(InstanceGroup(replicas=replicas, threads=1)), requests_of(rows.tolist())
     target = VirtualTarget(placement, [lambda rows, idle_ns, busy: 1e4 * rows], saturating(placement, requests))
     assert target.saturated(requests, 1.0, 10) == pytest.approx(replicas * 1e5 / rows.mean(), rel=0.02)
+
+
+def test_strata_count_where_answers_come_one_by_one() -> None:
+    """Among answers of a batch, or of several replicas, a capacity ends where the time does."""
+    pool: Any = SimpleNamespace(submit=None)
+    alone, several = Placement(), Placement(InstanceGroup(replicas=2))
+    batching = Placement(batching=Batching(rows=800))
+    requests = requests_of([200] * 5)
+    found = [load_target(pool, placement, requests).one_by_one for placement in (alone, several, batching)]
+    assert found == [True, False, False]
 
 
 def test_refusals_have_infinite_latency() -> None:

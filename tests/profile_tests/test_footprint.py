@@ -65,7 +65,7 @@ def test_a_thousand_requests_take_the_cpu_time_of_each(monkeypatch: pytest.Monke
         return SimpleNamespace(finished_ns=0, result=answered)
 
     # The two in flight at the end are waited for after the rate is taken: 2 of 75.
-    assert cpu_seconds_per_1000(submit, [{"x": [0.0]}], 1) == pytest.approx(1.0, rel=0.03)
+    assert cpu_seconds_per_1000(submit, [{"x": [0.0]}], 1, True) == pytest.approx(1.0, rel=0.03)
 
 
 def test_a_worker_that_burns_a_millisecond_is_seen() -> None:
@@ -75,7 +75,7 @@ def test_a_worker_that_burns_a_millisecond_is_seen() -> None:
             pass
         return SimpleNamespace(finished_ns=0, result=lambda: None)
 
-    assert 0.8 < cpu_seconds_per_1000(submit, [{"x": [0.0]}], 1) < 4
+    assert 0.8 < cpu_seconds_per_1000(submit, [{"x": [0.0]}], 1, True) < 4
 
 
 def test_cpu_time_where_all_is_refused_is_an_error_of_one_clear_line() -> None:
@@ -86,7 +86,7 @@ def test_cpu_time_where_all_is_refused_is_an_error_of_one_clear_line() -> None:
         raise DeclinedError
 
     with pytest.raises(RuntimeError, match="refused"):
-        cpu_seconds_per_1000(lambda request: SimpleNamespace(finished_ns=0, result=declined), [{"x": [0.0]}], 1)
+        cpu_seconds_per_1000(lambda request: SimpleNamespace(finished_ns=0, result=declined), [{"x": [0.0]}], 1, True)
 
 
 def test_money_is_the_price_of_the_time_that_a_million_takes() -> None:

@@ -26,18 +26,20 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
     raise RuntimeError(f"{proc / 'status'} must hold VmHWM, but does not.")
 
 
-def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstanding: int) -> float:
+def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstanding: int, one_by_one: bool) -> float:
     """Measure the CPU seconds of the whole process, pool included, for 1000 requests in a saturated closed loop.
 
     Args:
         outstanding: requests in flight that saturate it, with full batches where it batches
+        one_by_one: as in `LiveTarget`
 
     Raises:
         RuntimeError: every request was refused.
     """
     before, start = time.process_time(), time.perf_counter()
     chosen = in_strata(requests, [rows_of(request) for request in requests], _STRATA)
-    rate = saturated(submit, chosen, outstanding, _SECONDS, min(_STRATA, len(chosen)))
+    together = min(_STRATA, len(chosen)) if one_by_one else 1
+    rate = saturated(submit, chosen, outstanding, _SECONDS, together)
     if rate == 0:
         raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")
     share = (time.process_time() - before) / (time.perf_counter() - start)

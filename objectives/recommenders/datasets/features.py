@@ -68,7 +68,7 @@ class Dataset:
     timestamp: Integers  # (n,) seconds
     split: Split
     bayes_auc: float | None = None
-    encoding: str = ""  # hash of what codes and numbers stand for
+    encoding: str = ""  # hash of what codes stand for
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
@@ -141,14 +141,13 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     inputs: dict[str, Numbers] = {}
     meanings: list[object] = []
     for name, (side, kind, values) in columns.items():
-        vocabulary, meaning = 0, list[object]()
         if kind == "numeric":
-            inputs[name], *meaning = _standardised(values, split.train)
+            inputs[name], vocabulary = _standardised(values, split.train), 0
         else:
             codes_of = _codes_of_several if kind == "multi" else _codes
-            inputs[name], meaning = codes_of(name, values, split.train, min_count)
-            vocabulary = len(meaning) + 1
-        meanings.append((name, kind, meaning))
+            inputs[name], coded = codes_of(name, values, split.train, min_count)
+            vocabulary = len(coded) + 1
+            meanings.append((name, kind, coded))
         fields.append(Field(name, side, kind, vocabulary, inputs[name].shape[1] if kind == "multi" else 1))
     group = np.arange(len(log.label), dtype=np.int64)
     if log.user is not None:
@@ -157,18 +156,17 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc, encoding)
 
 
-def _standardised(values: Array, train: Integers) -> tuple[NDArray[np.float32], float, float]:
-    """Standardise numbers, (n,), with missing ones at 0; also return mean and deviation."""
+def _standardised(values: Array, train: Integers) -> NDArray[np.float32]:
+    """Standardise numbers, (n,), with missing ones at 0."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
     known = number[train][~np.isnan(number[train])]
     # Compared first: the deviation of equal numbers may differ from 0 in its last digit.
     deviation = known.std() if len(known) and known.min() < known.max() else 0.0
     if deviation == 0:
-        return np.zeros(len(number), dtype=np.float32), 0.0, 0.0
-    mean = float(known.mean())
-    standard = (number - mean) / deviation
-    return np.where(np.isnan(standard), 0, standard).astype(np.float32), mean, float(deviation)
+        return np.zeros(len(number), dtype=np.float32)
+    standard = (number - known.mean()) / deviation
+    return np.where(np.isnan(standard), 0, standard).astype(np.float32)
 
 
 def _codes(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, list[object]]:
