@@ -28,8 +28,8 @@ from spaces.serialization import Json, from_plain, to_plain
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
-# Facts of the final benchmarks: the numbers of each trial, how many were begun and ended, the last trial before the
-# last one, and their seconds.
+# Facts of the final benchmarks: the numbers of each trial, how many were begun and ended, the trials that were measured
+# before the last one ended, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_BEFORE, _FINAL_SECONDS = "final:before", "final:seconds"
 # Attributes of a trial that was enqueued as a starting point, that a run left open, and that was proposed.

@@ -35,6 +35,8 @@ _HEAD_START_NS = 200_000
 _REQUESTS = 1
 _CPU_CHECK_SECONDS = 0.005
 _IDLE_SHARE = 0.2
+# Strata of request sizes in a saturated loop: one of few requests has the mean work of all, too.
+STRATA = 10
 # Longest that a saturated loop goes on to count whole strata.
 _MOST_SATURATED_NS = 2_000_000_000
 _MOST_LAG = 0.1

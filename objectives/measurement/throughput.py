@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.load_generator import Request, drawn_requests, in_strata
+from objectives.measurement.load_generator import STRATA, Request, drawn_requests, in_strata
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import Slowness
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, fewest_samples, percentile
@@ -26,8 +26,6 @@ RESAMPLES = 400
 SEGMENTS = 5
 # Number of measurements of the capacity of each deployment.
 BURSTS = 5
-# Strata of request sizes in a burst: one of few requests has the mean work of all, too.
-_STRATA = 10
 _PROBE_SECONDS = 0.3
 # Limit of a probe's warm-up, as a multiple of the requests that count: near capacity no measurement reaches the steady
 # state.
@@ -93,11 +91,11 @@ def measure_capacity(
     def burst(turn: int) -> list[float]:
         turns = _turns(len(targets), turn)
         slower = slowness(turns[0])
-        chosen = in_strata(requests, sizes, _STRATA, seed, turn)
+        chosen = in_strata(requests, sizes, STRATA, seed, turn)
         found = [0.0] * len(targets)
         for which in turns:
             targets[which].settle()
-            found[which] = slower * targets[which].saturated(chosen, _CAPACITY_SECONDS, min(_STRATA, len(chosen)))
+            found[which] = slower * targets[which].saturated(chosen, _CAPACITY_SECONDS, min(STRATA, len(chosen)))
         return found
 
     sizes, turns = [rows_of(request) for request in requests], range(BURSTS)

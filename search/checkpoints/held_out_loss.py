@@ -6,7 +6,7 @@ from pathlib import Path
 
 from objectives.records import Prepared, Quality
 from objectives.serving.bundle import Bundle
-from search.choose.rebuild import bundle_side, recoded
+from search.choose.rebuild import bundle_side, encoding_of, recoded
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.home import Home
@@ -40,7 +40,7 @@ def held_out_loss(
     if not (rows := Path(prepared.holdout) / "validation.npz").is_file():
         return None, f"{rows} is gone"
     for bundle in (challenger, champion):
-        if (reason := recoded(bundle, prepared)) is not None:
+        if (reason := recoded(encoding_of(bundle.folder), prepared)) is not None:
             return None, f"{bundle.folder}: {reason}"
     console.say("promote: evaluating both on validation")
     with locked(home, config.name), open_workers(home.logs(config.name)) as workers:

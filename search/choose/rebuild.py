@@ -188,22 +188,29 @@ def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
     return known[model]
 
 
-def recoded(bundle: Bundle, prepared: Prepared) -> str | None:
-    """Return why a bundle cannot score the rows of a study; None where their encoding is its own, or not known."""
-    try:
-        encoding = json.loads((bundle.folder / MEASUREMENT).read_text())["recipe"].get("encoding", "")
-    except (OSError, ValueError, KeyError):
-        return None
+def recoded(encoding: str, prepared: Prepared) -> str | None:
+    """Return why a bundle of that encoding cannot score a study's rows; None where it can, or one is not known."""
     return _RECODED if encoding and prepared.encoding and encoding != prepared.encoding else None
+
+
+def encoding_of(folder: Path) -> str:
+    """Return the encoding that the bundle in the folder was made of; empty where that is not known."""
+    return str(_kept(folder).get("encoding", ""))
 
 
 def made_by(folder: Path) -> str | None:
     """Return the hash that the bundle in the folder was made of, if there is one."""
-    try:
-        found: str | None = json.loads((folder / MEASUREMENT).read_text())["recipe"]["made_of"]
-    except (OSError, ValueError, KeyError):
-        return None
+    found: str | None = _kept(folder).get("made_of")
     return found
+
+
+def _kept(folder: Path) -> Json:
+    """Return what the bundle in the folder keeps of its recipe; nothing where there is none."""
+    try:
+        kept: Json = json.loads((folder / MEASUREMENT).read_text())["recipe"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return kept
 
 
 def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) -> Rebuilt:
@@ -220,8 +227,8 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
     """Compare the new bundle with the old one; a lost job is raised, since it tells nothing of the old bundle."""
-    if recipe.encoding and (today := pairs.jobs.prepared.encoding) and recipe.encoding != today:
-        return BesideOld(trouble=_RECODED)
+    if recipe.encoding and (reason := recoded(recipe.encoding, pairs.jobs.prepared)) is not None:
+        return BesideOld(trouble=reason)
     old = bundle_side(recipe.bundle, home)
     pairs.console.say("build: timing beside the old bundle")
     quality = None

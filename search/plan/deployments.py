@@ -185,12 +185,13 @@ class _LoadTimes:
         self, session: Session, inputs: Sequence[InputSpec], requests: Sequence[Request], say: Callable[[str], None]
     ) -> None:
         self._root, self._inputs, self._requests, self._say = session.home.root, inputs, requests, say
+        self._machine = describe()
         self._file = session.home.service_curves(session.config.name).with_name("open_seconds.json")
         self._known: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def seconds(self, side: Side) -> float:
         artifact, candidate = side
-        key = digest(artifact.key, candidate.placement, candidate.precision.compute, describe())[:16]
+        key = digest(artifact.key, candidate.placement, candidate.precision.compute, self._machine)[:16]
         if key not in self._known:
             path = self._root / artifact.path
             self._file.parent.mkdir(parents=True, exist_ok=True)

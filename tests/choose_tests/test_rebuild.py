@@ -144,8 +144,8 @@ def test_an_old_bundle_of_another_encoding_is_not_compared(
 
 
 def test_a_bundle_tells_of_which_encoding_it_was_made(tmp_path: Path) -> None:
-    given: Any = (SimpleNamespace(folder=tmp_path), SimpleNamespace(encoding="one"))
-    assert recipe.recoded(*given) is None, "there is no measurement"
+    prepared: Any = SimpleNamespace(encoding="one")
+    assert recipe.recoded(recipe.encoding_of(tmp_path), prepared) is None, "there is no measurement"
     for kept, other in (
         ({}, False),
         ({"encoding": ""}, False),
@@ -153,7 +153,7 @@ def test_a_bundle_tells_of_which_encoding_it_was_made(tmp_path: Path) -> None:
         ({"encoding": "2"}, True),
     ):
         (tmp_path / MEASUREMENT).write_text(json.dumps({"recipe": kept}))
-        assert (recipe.recoded(*given) is not None) == other
+        assert (recipe.recoded(recipe.encoding_of(tmp_path), prepared) is not None) == other
 
 
 def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:

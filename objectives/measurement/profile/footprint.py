@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.measurement.load_generator import Request, Submit, in_strata, saturated
+from objectives.measurement.load_generator import STRATA, Request, Submit, in_strata, saturated
 from objectives.records import rows_of
 
-_SECONDS, _STRATA = 0.3, 10
+_SECONDS = 0.3
 
 
 def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
@@ -37,8 +37,8 @@ def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstandin
         RuntimeError: every request was refused.
     """
     before, start = time.process_time(), time.perf_counter()
-    chosen = in_strata(requests, [rows_of(request) for request in requests], _STRATA)
-    together = min(_STRATA, len(chosen)) if one_by_one else 1
+    chosen = in_strata(requests, [rows_of(request) for request in requests], STRATA)
+    together = min(STRATA, len(chosen)) if one_by_one else 1
     rate = saturated(submit, chosen, outstanding, _SECONDS, together)
     if rate == 0:
         raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")

@@ -21,8 +21,6 @@ CAPACITY = "study:leanrec_plan:capacity_rps"
 PLANNED_LOSS = "study:leanrec_plan:loss"
 PLANNED = "study_offer:leanrec_machines:planned"
 ACTUAL = "study_offer:leanrec_machines:actual"
-
-
 # Matcher of the requests that are load: a model need not answer those that it cannot take.
 LOAD = 'status!~"4.."'
 
@@ -35,10 +33,9 @@ def of(series: str, **labels: str) -> str:
 
 def request_rate(study: str, by: str = "") -> str:
     """Requests per second that arrive, refused ones too; those that are a client's fault only by their label."""
-    series = of("leanrec_requests_total", study=study)
     if by:
-        return f"sum by ({by}) (rate({series}[1m]))"
-    return f"sum(rate({series.removesuffix('}')},{LOAD}}}[1m]))"
+        return f"sum by ({by}) (rate({of('leanrec_requests_total', study=study)}[1m]))"
+    return f'sum(rate(leanrec_requests_total{{study="{study}",{LOAD}}}[1m]))'
 
 
 def quantile(share: float, histogram: str, study: str) -> str:
