@@ -224,13 +224,14 @@ def test_another_champion_meanwhile_is_the_one_to_beat(nights: Nights, tmp_path:
             run = nights.aliases.numbered("1").run_id
             assert registry.register(nights.aliases.client, nights.aliases.store, "toy", other, run, {}).refused is None
             assert nights.aliased() == {"champion": "3"}
+        found = shadow(work)
         looks.append(nights.aliased())
-        return shadow(work)
+        return found
 
     object.__setattr__(steps, "shadow", look)
     with nights.serving():
         found = watch.once()
-    assert found is not None and found.outcome == "promoted" and {"champion": "3", "challenger": "2"} in looks
+    assert found is not None and found.outcome == "promoted" and looks[0] == {"champion": "3", "challenger": "2"}
     assert nights.aliased() == {"champion": "2"}
 
 
