@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
-from search.front import resolved_front
+from search.expected_cost import QUALITY, expected_again
+from search.front import Floats, resolved_front
 from search.samplers.drawn import Drawn
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.importance import importance
@@ -63,6 +64,7 @@ class Study:
         self._facts: Json | None = None
         self._ended: dict[int, EndedTrial] | None = None
         self._measured: dict[int, EndedTrial] = {}
+        self._expected: dict[int, Floats] | None = None
         self._known: set[Candidate] = set()
         return optuna.create_study(
             study_name=self._name,
@@ -133,9 +135,9 @@ class Study:
         if settled and not waits:
             self._study.enqueue_trial(dict(settled))
         elif isinstance(self._sampler, ExpectedGainSampler) and not waits:
-            front = self.front(self.contenders())
             ended = [*self._recent(), *evaluated]
-            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, self.passed_over)
+            front, passed_over = self.expected_front(self.contenders()), self.passed_over
+            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over)
             drawn = self._sampler.propose(evidence, _chosen(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
@@ -265,6 +267,7 @@ class Study:
         if late:  # trials end in another order than they begin
             self._ended = dict(sorted(self._ended.items()))
         if told.measurement is not None:
+            self._expected = None
             self._measured = dict(sorted({**self._measured, trial.number: told}.items()))
         if told.outcome.informative or told.outcome.state == "failed":
             self._known.add(candidate)
@@ -303,7 +306,7 @@ class Study:
         if self.open_final is not None:
             return True
         final = {trial.number for trial in self.measured_trials() if trial.final}
-        return not self.front(self.contenders()).keys() <= final
+        return not self.expected_front(self.contenders()).keys() <= final
 
     def spent(self) -> int:
         """Count the trials against `budget.trials`.
@@ -345,10 +348,33 @@ class Study:
 
     def front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
         """Return those on their common front, with losses at the resolution of the data; ValueError as in `sought`."""
+        return self._resolved(among, {number: sought(m, self._objectives) for number, m in among.items()})
+
+    def expected_front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
+        """Return those that are expected on their common front if they were measured again, as `expected_again` says.
+
+        The search goes by this front, which the luckiest of many single visits does not make up.
+        """
+        expected, rows = self.expected_again(), dict[int, list[float]]()
+        for number, measured in among.items():
+            others = iter(expected[number].tolist())
+            loss = max(0.0, measured.quality.loss)
+            rows[number] = [loss if name == QUALITY else next(others) for name in self._objectives]
+        return self._resolved(among, rows)
+
+    def expected_again(self) -> dict[int, Floats]:
+        """Return the values that are expected of the measured trials if they were measured again, by number."""
+        if self._expected is None:
+            self._expected = expected_again(self.measured_trials(), self._objectives)
+        return self._expected
+
+    def _resolved(
+        self, among: Mapping[int, Measurement], rows: Mapping[int, Sequence[float]]
+    ) -> dict[int, Measurement]:
         if not among:
             return {}
-        quality = self._objectives.index("quality") if "quality" in self._objectives else None
-        kept = resolved_front([sought(m, self._objectives) for m in among.values()], quality, self.resolution)
+        quality = self._objectives.index(QUALITY) if QUALITY in self._objectives else None
+        kept = resolved_front([*rows.values()], quality, self.resolution)
         return {number: m for (number, m), on_front in zip(among.items(), kept, strict=True) if on_front}
 
     def importance(self) -> dict[str, tuple[KnobImportance, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from objectives.records import Footprint, Latency, Measurement, Outcome, Throughput
+from objectives.records import Footprint, Interval, Latency, Measurement, Outcome, Throughput
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 
@@ -30,6 +31,16 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     "cpu_seconds_per_1000": lambda m: m.footprint.cpu_seconds_per_1000,
     # Of a machine at a given price, money goes as the inverse of what it answers.
     "money_per_million": lambda m: inverse(m.throughput.ratio),
+}
+# Half of the width of a 95% interval in standard deviations.
+_HALF_WIDTH = 1.96
+# The measured ratio of each objective with its interval; the others repeat, or have no interval.
+_INTERVALS: Mapping[str, Callable[[Measurement], tuple[float | None, Interval | None]]] = {
+    "latency_p50": lambda m: (m.latency.p50_ratio, m.latency.p50_ratio_interval),
+    "latency_p95": lambda m: (m.latency.p95_ratio, m.latency.p95_ratio_interval),
+    "latency_p99": lambda m: (m.latency.p99_ratio, m.latency.p99_ratio_interval),
+    "throughput": lambda m: (m.throughput.ratio, m.throughput.ratio_interval),
+    "money_per_million": lambda m: (m.throughput.ratio, m.throughput.ratio_interval),
 }
 
 
@@ -93,4 +104,17 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
         if value is None:
             raise ValueError(f"Every objective must be measured, but got nothing for {name}.")
         found.append(max(0.0, value) if name == "quality" else value)
+    return found
+
+
+def log_deviations(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
+    """Return the standard deviation of the logarithm of each value in `sought`; 0 where no interval tells it.
+
+    It is that of a normal distribution whose upper 97.5% quantile is the upper end of the 95% interval: the lower end
+    of a ratio that was 0 in a visit has no logarithm.
+    """
+    found = []
+    for name in objectives:
+        ratio, interval = _INTERVALS[name](measurement) if name in _INTERVALS else (None, None)
+        found.append(math.log(interval[1] / ratio) / _HALF_WIDTH if interval is not None and ratio else 0.0)
     return found

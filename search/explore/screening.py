@@ -33,7 +33,7 @@ _WAYS = 6
 class Rival:
     """Ratios of a trial to the baseline in all objectives but quality, lower is better, and its loss.
 
-    measured: whether they were measured, and not expected
+    measured: whether they are expected of a measured trial, and not of a simulated one
     """
 
     trial: int
@@ -60,8 +60,8 @@ def dominated(
         expected: ratios to the baseline in these objectives but quality, lower is better
         rivals: of the front, without the baseline, and of candidates that wait to be benchmarked. A dominated point
             excludes no candidate: a loss equal to its own need not equal that of the point that dominates it.
-        deviations: logarithms of what was measured over what was expected of others, (n, objectives but quality); what
-            is expected may be as far off
+        deviations: errors of the simulation of others, as logarithms, (n, objectives but quality); this one may be as
+            far off
     """
     others = [name for name in objectives if name != QUALITY]
     possible = np.multiply(expected, np.exp(deviations))
@@ -77,8 +77,8 @@ def dominated(
         its_own = 0.0 if rival.measured else np.roll(deviations, len(deviations) // 2, axis=0)
         than_rival = _worse(possible, np.multiply(rival.values, np.exp(its_own)), others)
         if than_rival.mean() >= _SURE:
-            has = "has" if rival.measured else "is simulated at"
-            return f"{told}; trial {rival.trial} {has} {_words(others, rival.values)} at no higher loss"
+            how = "expected" if rival.measured else "simulated"
+            return f"{told}; trial {rival.trial} is {how} at {_words(others, rival.values)} at no higher loss"
         if than_rival.any():
             worse |= than_rival
             by.append(f"trial {rival.trial}")
@@ -169,7 +169,7 @@ class Screening:
         if running.simulated is not None and (refused := refusal(running.simulated, objectives)):
             return f"pruned: {refused}"
         others = [name for name in objectives if name != QUALITY]
-        front = {number: m for number, m in self.study.front(self.study.contenders()).items() if number > 0}
+        front = {n: m for n, m in self.study.expected_front(self.study.contenders()).items() if n > 0}
         loss, resolution = least_loss if running.quality is None else running.quality.loss, self.study.resolution
         if running.candidate.keeps_model:
             # The search for the best tuned baseline is independent of smaller models.
@@ -177,7 +177,8 @@ class Screening:
             waiting = [rival for rival in waiting if rival.candidate.keeps_model]
             loss, resolution = 0.0, math.inf
         baseline = self._baseline(others)
-        rivals = [Rival(number, sought(m, others) / baseline, m.quality.loss) for number, m in front.items()]
+        again = self.study.expected_again()
+        rivals = [Rival(number, again[number] / baseline, m.quality.loss) for number, m in front.items()]
         for rival in waiting:
             if rival.quality is not None and (values := self.expected(rival)) is not None:
                 rivals.append(Rival(rival.number, values / baseline, rival.quality.loss, measured=False))
@@ -216,7 +217,7 @@ class Screening:
         are `running`, given by the ids of their weights, count as well.
         """
         trials = self.study.ended()
-        front = self.study.front({number: m for number, m in self.study.contenders().items() if number > 0})
+        front = self.study.expected_front({n: m for n, m in self.study.contenders().items() if n > 0})
         tried = Counter([*(trial.candidate.weights.id for trial in trials), *running])
         ways = (trial for trial in trials if trial.number in front and trial.knobs)
         least = min(ways, key=lambda trial: tried[trial.candidate.weights.id], default=None)

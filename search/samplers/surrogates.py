@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from search.config.loss_limits import WORST_LOSS, Limits
-from search.expected_cost import QUALITY, correction, deviations, is_ratio, simulated_values
+from search.expected_cost import QUALITY, correction, deviations, expected_again, is_ratio, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
 from search.samplers.gaussian_process import DRAWS, MOST_ROWS, ROWS_STEP, GaussianProcess
@@ -46,7 +46,7 @@ class Prediction:
 
 
 class Surrogates:
-    """Models of the objectives and of the seconds of the stages; what was measured is not modelled.
+    """Models of the objectives and of the seconds of the stages; of what was measured, the expected values are taken.
 
     A second in which a deployment is measured counts for each builder, since they all stand still.
 
@@ -69,6 +69,7 @@ class Surrogates:
             raise NoEvidenceError("Surrogates need the measured baseline.")
         own = zip(self._others, _logs(sought(baseline, self._others)), strict=True)
         self._base = np.array([0.0 if is_ratio(name) else log for name, log in own])
+        self._again = {number: _logs(row) for number, row in expected_again(self._ended, objectives).items()}
         self._of = [encoded(trial.candidate) for trial in self._ended]
         self._costs, self._losses = self._known_costs(), self._known_losses()
         self._beyond = {
@@ -104,15 +105,15 @@ class Surrogates:
         return len(self._objectives)
 
     def measured(self, passed_over: Collection[int] = ()) -> Floats:
-        """Return the coordinates of the measured trials that keep the limits, (n, objectives).
+        """Return the coordinates that are expected of the measured trials that keep the limits, (n, objectives).
 
         Args:
             passed_over: numbers of trials that are left out
         """
         ended = (trial for trial in self._ended if trial.number not in passed_over)
-        able = [m for t in ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
-        costs = np.reshape([_logs(sought(m, self._others)) for m in able], (len(able), len(self._others)))
-        return self._units(costs, np.array([m.quality.loss for m in able]))
+        able = [(t.number, m) for t in ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
+        costs = np.reshape([self._again[number] for number, _ in able], (len(able), len(self._others)))
+        return self._units(costs, np.array([m.quality.loss for _, m in able]))
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Predict the coordinates and the seconds of candidates.
@@ -173,7 +174,8 @@ class Surrogates:
     def _known_costs(self) -> dict[Hashable, list[float]]:
         """Return the logarithms of all objectives but quality, by untrained candidate.
 
-        They are measured values, else simulated ones, corrected by the median ratio of measured to simulated values.
+        They are those expected of measured ones, else simulated ones, corrected by the median ratio of measured to
+        simulated values.
         """
         corrected = _logs(correction(self._ended, self._objectives))
         simulated, measured = dict[Hashable, list[float]](), dict[Hashable, list[float]]()
@@ -182,7 +184,7 @@ class Surrogates:
             if ratios is not None and (values := simulated_values(ratios, self._objectives)) is not None:
                 simulated[of.untrained] = [log + add for log, add in zip(_logs(values), corrected, strict=True)]
             if trial.measurement is not None:
-                measured[of.untrained] = _logs(sought(trial.measurement, self._others))
+                measured[of.untrained] = self._again[trial.number]
         return simulated | measured
 
     def _known_losses(self) -> dict[Hashable, float]:

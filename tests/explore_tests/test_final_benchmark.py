@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from objectives.jobs.requests import VisitRequest, VisitResponse, WeighRequest
 from objectives.measurement import recording
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
-from objectives.records import Footprint, Interval, Latency, Throughput
+from objectives.records import Footprint, Interval, Latency, SimulatedRatios, Throughput
 from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.errors import JobError
@@ -115,6 +116,23 @@ OUTCOMES = {
 def test_the_front_and_the_reference_points_take_part(parts: dict[str, Any]) -> None:
     study = study_of(parts, OUTCOMES)
     assert [trial.number for trial in participants(study)] == [0, 1, 2, 4]
+
+
+def test_a_lucky_visit_keeps_no_other_out_of_the_final_benchmark(parts: dict[str, Any]) -> None:
+    """It was simulated far slower than a single visit found it, so that it may well be no better than another."""
+    study = study_of(parts, {"baseline": (1.0, 1.0, 0.0)})
+    others = [(p95, 1 / p95, p95) for p95 in (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)]
+    for p95, throughput, simulated in [(0.1, 8.0, 0.6), *others]:
+        trial, _ = study.ask(small_space())
+        outcome = complete_outcome(p95, throughput, key=str(p95))
+        measured, told = outcome.measurement, SimulatedRatios(0.5, 1 / simulated, 0.5, simulated, 0.5, 1.0)
+        assert measured is not None
+        latency = replace(measured.latency, p95_ratio_interval=(p95 / 3, p95 * 3))
+        rates = replace(measured.throughput, ratio_interval=(throughput / 3, throughput * 3))
+        measured = replace(measured, latency=latency, throughput=rates)
+        study.tell(trial.number, replace(outcome, measurement=measured, simulated=told), 1)
+    assert study.front(study.contenders()).keys() == {0, 1}
+    assert [trial.number for trial in participants(study)] == [0, 1, 2]
 
 
 def test_its_numbers_replace_those_of_the_search(

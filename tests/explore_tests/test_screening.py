@@ -62,7 +62,7 @@ def test_slower_than_the_baseline_is_slower_in_both(service: float, most: float,
 def test_a_rival_outruns_what_is_slower_and_loses_no_less() -> None:
     rivals = {7: measured(0.2, 5.0, 0.004)}
     told = why(0.4, 3.0, 0.005, rivals, 0.0)
-    assert told is not None and "trial 7 has 0.2x p95 and 5x throughput" in told
+    assert told is not None and "trial 7 is expected at 0.2x p95 and 5x throughput" in told
     assert why(0.4, 3.0, 0.003, rivals, 0.0) is None
     assert why(0.22, 3.0, 0.005, rivals, 0.0) is None
     assert why(0.4, 4.5, 0.005, rivals, 0.0) is None
@@ -74,7 +74,7 @@ def test_a_rival_outruns_what_loses_less_than_it_by_no_more_than_the_data_can_sh
     rivals = {7: measured(0.2, 5.0, 0.004)}
     assert why(0.4, 3.0, 0.002, rivals, 0.0015) is None
     told = why(0.4, 3.0, 0.002, rivals, 0.0025)
-    assert told is not None and "trial 7 has 0.2x p95 and 5x throughput" in told
+    assert told is not None and "trial 7 is expected at 0.2x p95 and 5x throughput" in told
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 10), st.floats(-0.1, 0.1))
@@ -152,7 +152,7 @@ def test_bytes_are_known_and_need_no_margin() -> None:
     """A file that is no smaller makes no candidate worse by itself, and one that is 2% smaller is better."""
     objectives, rivals = ("latency_p95", "model_bytes", "quality"), [Rival(7, (0.5, 0.8), 0.0)]
     told = dominated([0.6, 0.8], 0.0, rivals, objectives, 0.0, EXACT)
-    assert told is not None and "trial 7 has 0.5x p95 and 0.8x bytes at no higher loss" in told
+    assert told is not None and "trial 7 is expected at 0.5x p95 and 0.8x bytes at no higher loss" in told
     assert dominated([0.6, 0.78], 0.0, rivals, objectives, 0.0, EXACT) is None
     assert dominated([0.55, 0.8], 0.0, rivals, objectives, 0.0, EXACT) is None, "within the margin"
     assert dominated([0.55, 1.0], 0.0, rivals, objectives, 0.0, EXACT) is None, "which holds for the p95 as before"
@@ -171,7 +171,7 @@ def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured
     np.testing.assert_allclose(correction([], OBJECTIVES), [1.0, 1.0])
     few = [[-0.45, -0.45], [0.45, 0.45]]
     np.testing.assert_allclose(
-        deviations(trials, OBJECTIVES), [*np.log([[2 / 3, 1], [1, 1], [8 / 3, 1]]).tolist(), *few]
+        deviations(trials, OBJECTIVES), [*np.log([[2 / 3, 1], [1, 1], [8 / 3, 1]]).tolist(), *few], rtol=5e-3
     )
     assert deviations([], OBJECTIVES).tolist() == few
     assert len(deviations(trials[:2] * 5, OBJECTIVES)) == 10, "ten speak for themselves"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import exp
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
@@ -14,10 +17,11 @@ from objectives.measurement.service_curve import Line, ServiceCurve
 from objectives.records import Artifact, Footprint, Measurement, Quality, SimulatedRatios
 from objectives.task import Task
 from search.config.sections import SamplerName
+from search.expected_cost import expected_again
 from search.explore.cost_model import BASELINE, CostModel
 from search.explore.explorer import Explorer
 from search.explore.first_trials import run_first_trials
-from search.front import hypervolume, unit_objectives
+from search.front import hypervolume, resolved_front, unit_objectives
 from search.study import Study
 from search.trials import EndedTrial
 from search.workers.meter_jobs import CurvePart, MeterJobs
@@ -57,9 +61,9 @@ class VirtualClock:
 class RecordedWorker:
     """A worker whose jobs take the seconds of the table, and have its results."""
 
-    def __init__(self, recorded: RecordedStudy, cache: set[object]) -> None:
+    def __init__(self, recorded: RecordedStudy, cache: set[object], noise: VisitError | None = None) -> None:
         """Make the worker; `cache` is what the workers of a study have made."""
-        self._recorded, self._cache = recorded, cache
+        self._recorded, self._cache, self._noise = recorded, cache, noise
         self.progress: list[str] = []
         self.busy = self.paused = False
         self.left = 0.0
@@ -114,7 +118,7 @@ class RecordedWorker:
                 assert isinstance(request, requests.GroupBenchmarkRequest)
                 rows = [self._row(candidate.artifact, candidate.placement) for candidate in request.candidates]
                 base, each = recorded.benchmark_seconds
-                found = tuple(map(_benchmark, rows))
+                found = tuple(_benchmark(row, self._noise) for row in rows)
                 return requests.GroupBenchmarkResponse(found, (None,) * len(found)), base + each * len(found), None
 
     def _row(self, artifact: Artifact, placement: Placement) -> Row:
@@ -142,6 +146,19 @@ class RecordedCosts(CostModel):
         return self._recorded.rows[replace(variant, placement=candidate.placement).id].simulated
 
 
+@dataclass(frozen=True)
+class VisitError:
+    """Errors of single visits: the logarithm of each ratio is off by a normal number of this deviation."""
+
+    deviation: float
+    seed: int
+
+    def of(self, row: Row) -> tuple[float, float]:
+        """Return the ratios of p95 and throughput that a visit of a row finds."""
+        errors = np.random.default_rng([self.seed, *row.candidate.id.encode()]).normal(0.0, self.deviation, 2)
+        return row.p95_ratio * exp(errors[0]), row.throughput_ratio * exp(errors[1])
+
+
 class Replay:
     """A search over a recorded study by one sampler and one seed.
 
@@ -157,14 +174,20 @@ class Replay:
         storage: Any,
         ask_seconds: float = 0.0,
         before: Replay | None = None,
+        noise: float | None = None,
     ) -> None:
-        """Open a study, or go on with the one that was begun in this storage; each proposal takes some seconds."""
+        """Open a study, or go on with the one that was begun in this storage; each proposal takes some seconds.
+
+        Args:
+            noise: deviation of the logarithms that a visit finds; None where visits find what is recorded
+        """
         self.config = recorded.config.model_copy(update={"sampler": sampler, "seed": seed})
         self.ended: list[EndedTrial] = []
         self._recorded, self._clock = recorded, VirtualClock()
         limits = self.config.quality.limits
         self.study = _TimedStudy("s", storage, self.config.objectives, limits, seed, sampler)
         self._cache, self._measured = set[object](), {BASELINE.untrained.id}
+        self._noise = None if noise is None else VisitError(noise, seed)
         self.dry_trials = 0
         if before is not None:
             self._cache, self._measured = before._cache, before._measured
@@ -179,7 +202,7 @@ class Replay:
         jobs = MeterJobs(self.config, _task(), self._recorded.prepared, Traffic())
         costs = RecordedCosts(jobs, self._recorded, self._measured)
         self.study.sweep()
-        workers: list[Any] = [RecordedWorker(self._recorded, self._cache) for _ in range(BUILDERS + 1)]
+        workers: list[Any] = [RecordedWorker(self._recorded, self._cache, self._noise) for _ in range(BUILDERS + 1)]
         self.study.passes = lambda seconds: self._clock.advance(workers, seconds)
         own = workers[1:], workers[0], 1, self.ended.append, lambda seconds: None, lambda: 0.0, self._clock
 
@@ -198,8 +221,25 @@ class Replay:
         ended = [one for at, one in enumerate(self.ended) if at < self.dry_trials or (one.minutes or 0.0) <= minutes]
         measured = [m for trial in ended if trial.number > 0 and (m := trial.measurement) is not None]
         found = [m for m in measured if self.config.quality.limits.kept(m.quality)]
-        ratios = [m.latency.p95_ratio for m in found], [m.throughput.ratio for m in found]
-        return hypervolume(unit_objectives(*ratios, [m.quality.loss for m in found], self.config.quality.max_loss))
+        return self._volume([(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in found])
+
+    def recorded_hypervolume(self, minutes: float) -> float:
+        """Return the hypervolume of what is recorded of the front that was expected after so many minutes.
+
+        A final benchmark without error would find this.
+        """
+        ended = [one for at, one in enumerate(self.ended) if at < self.dry_trials or (one.minutes or 0.0) <= minutes]
+        able = {t.number: t for t in ended if t.measurement and self.config.quality.limits.kept(t.measurement.quality)}
+        again, objectives = expected_again(ended, self.config.objectives), self.config.objectives
+        losses = [max(0.0, t.measurement.quality.loss) for t in able.values() if t.measurement]
+        table = np.column_stack([np.reshape([again[number] for number in able], (-1, 2)), losses])
+        kept = resolved_front(table, objectives.index("quality"), self._recorded.resolution)
+        rows = [self._recorded.rows[t.candidate.id] for t, front in zip(able.values(), kept, strict=True) if front]
+        return self._volume([(row.p95_ratio, row.throughput_ratio, row.loss) for row in rows])
+
+    def _volume(self, points: Sequence[tuple[float, float, float]]) -> float:
+        p95, throughput, loss = np.reshape(points, (-1, 3)).T
+        return hypervolume(unit_objectives(p95, throughput, loss, self.config.quality.max_loss))
 
 
 class _TimedStudy(Study):
@@ -225,7 +265,13 @@ def _quality(row: Row) -> Quality:
     return Quality("auc", _AUC * (1 - row.loss), _AUC, row.loss, row.loss_interval, 1000, 100)
 
 
-def _benchmark(row: Row) -> requests.BenchmarkResponse:
-    found = complete_outcome(row.p95_ratio, row.throughput_ratio).measurement
+def _benchmark(row: Row, noise: VisitError | None) -> requests.BenchmarkResponse:
+    p95, throughput = (row.p95_ratio, row.throughput_ratio) if noise is None else noise.of(row)
+    found = complete_outcome(p95, throughput).measurement
     assert isinstance(found, Measurement)
-    return requests.BenchmarkResponse(found.latency, found.throughput, Footprint(1000))
+    latency, rates = found.latency, found.throughput
+    if noise is not None:
+        wide = exp(1.96 * noise.deviation)
+        latency = replace(latency, p95_ratio_interval=(p95 / wide, p95 * wide))
+        rates = replace(rates, ratio_interval=(throughput / wide, throughput * wide))
+    return requests.BenchmarkResponse(latency, rates, Footprint(1000))

@@ -187,7 +187,8 @@ def test_what_was_measured_is_not_modelled() -> None:
 def test_what_was_simulated_is_as_uncertain_as_others_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that was simulated only has the error of one of three that were measured.
 
-    Its p95 is its simulated value times that error, which in a draw is the same for all candidates.
+    Its p95 is its simulated value times that error, which in a draw is the same for all candidates. What is due to the
+    measurements, whose intervals are narrow, is little.
     """
     monkeypatch.setattr(expected_cost, "_ENOUGH", 3)
     problem = Problem("auto", 2)
@@ -203,7 +204,7 @@ def test_what_was_simulated_is_as_uncertain_as_others_were(monkeypatch: pytest.M
     drawn = surrogates.predict([of.candidate]).units[:, 0, 0]
     faster = np.array(errors) * _simulated_p95(of)
     possible = np.log(faster) / np.log(BEST_P95_RATIO)
-    np.testing.assert_allclose(np.unique(drawn.round(9)), np.sort(np.clip(possible, 0, 1)).round(9), atol=1e-8)
+    np.testing.assert_allclose(np.unique(drawn.round(9)), np.sort(np.clip(possible, 0, 1)), atol=1e-3)
     twice = surrogates.predict([of.candidate, of.candidate]).units[..., 0]
     assert (twice == drawn[:, None]).all()
 
@@ -269,18 +270,22 @@ def test_the_baseline_has_a_ratio_of_one_whatever_was_measured() -> None:
     ended = problem.study.ended()
     luckless = complete_outcome(1.2, 1.0, 0.0).measurement
     again = [replace(t, outcome=replace(t.outcome, measurement=luckless)) if t.number == 0 else t for t in ended]
-    units, other = (Surrogates(trials, OBJECTIVES, LIMITS, 0).measured()[1:] for trials in (ended, again))
-    np.testing.assert_allclose(units, other)
+    units, other = (Surrogates(trials, OBJECTIVES, LIMITS, 0).measured() for trials in (ended, again))
+    assert units[0, :2].tolist() == other[0, :2].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(units, other, atol=1e-3)
 
 
 def test_a_second_of_measuring_costs_each_builder_one() -> None:
     problem = Problem("auto", 0)
     for _ in range(20):
         problem.step()
-    new = draw(SPACE, Random(9)).candidate
-    one, four = (Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0, n).predict([new]) for n in (1, 4))
-    assert four.benchmark_seconds == 4 * one.benchmark_seconds and four.build_seconds == one.build_seconds
-    assert one.cost_seconds < four.cost_seconds <= 4 * one.cost_seconds
+    new = [draw(SPACE, Random(number)).candidate for number in range(9)]
+    one, four = (Surrogates(problem.study.ended(), OBJECTIVES, LIMITS, 0, n).predict(new) for n in (1, 4))
+    assert (four.benchmark_seconds == 4 * one.benchmark_seconds).all()
+    assert (four.build_seconds == one.build_seconds).all()
+    unknown = one.cost_seconds > 0
+    assert unknown.any()
+    assert ((one.cost_seconds < four.cost_seconds) & (four.cost_seconds <= 4 * one.cost_seconds))[unknown].all()
 
 
 CYCLED = replace(SPACE, weights=replace(SPACE.weights, cycles=Choice((1, 2, 3, 4))))
