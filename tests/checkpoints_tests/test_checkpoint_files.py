@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,25 +42,18 @@ def test_a_file_counts_once_it_is_there(tmp_path: Path) -> None:
         newest(tmp_path / "nowhere" / "model.pt")
 
 
-def test_a_file_that_grows_is_not_settled(tmp_path: Path) -> None:
+def test_a_file_that_grows_is_not_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "model.pt", "a", 100)
     found = newest(file)
     assert found is not None and settled(found, 0.01)
-    stop = threading.Event()
 
-    def grow() -> None:
-        while not stop.is_set():
-            with file.open("a") as stream:
-                stream.write("a")
-            time.sleep(0.01)
+    def grow(seconds: float) -> None:
+        with file.open("a") as stream:
+            stream.write("a")
 
-    thread = threading.Thread(target=grow)
-    thread.start()
-    try:
-        assert not settled(found, 0.2)
-    finally:
-        stop.set()
-        thread.join()
+    with monkeypatch.context() as patch:
+        patch.setattr("search.checkpoints.checkpoint_files.time", SimpleNamespace(sleep=grow))
+        assert not settled(found, 0.01)
     assert not settled(found, 0.01), "it is another file now"
 
 

@@ -43,8 +43,10 @@ def offer(
     }
 
 
-def document(phases: list[tuple[int, float]], start_s: float | None = None, phase_s: float = 60.0) -> dict[str, Any]:
-    """A plan of an exact variant of 20 requests/s a replica and of a fast one of 100; phases have offer and rate."""
+def document(
+    phases: list[tuple[int, float]], start_s: float | None = None, phase_s: float = 60.0, exact_rps: float = 20.0
+) -> dict[str, Any]:
+    """A plan of an exact variant of `exact_rps` a replica and of a fast one of 100; phases have offer and rate."""
     return {
         "study": "toy",
         "source": "requests.csv",
@@ -70,7 +72,7 @@ def document(phases: list[tuple[int, float]], start_s: float | None = None, phas
             "mape": 0.1,
             "coverage": {"0.9": 0.9},
         },
-        "offers": [offer(0, Precision(), -0.001, 20.0), offer(1, FAST, 0.01, 100.0)],
+        "offers": [offer(0, Precision(), -0.001, exact_rps), offer(1, FAST, 0.01, 100.0)],
         "phases": [
             {"start_s": number * phase_s, "offer": at, "trial": 10 + at, "machine": "small", "machines": 1}
             | {"demand_rps": rate, "expected_rps": rate, "capacity_rps": 200.0, "alone_rps": 200.0}

@@ -106,14 +106,18 @@ class Sleeping:
 def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     """No time is compared: on a busy machine a run takes longer."""
     requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
-    curve = measure_service_curve(
-        lambda group: Sleeping(), Placement(InstanceGroup(replicas=replicas)), requests, 0, rate_rps=100.0
-    )
+    placement = Placement(InstanceGroup(replicas=replicas))
+    for _ in range(5):  # another process may hold up so many runs that few find a replica idle, or most are long
+        curve = measure_service_curve(lambda group: Sleeping(), placement, requests, 0, rate_rps=100.0)
+        lines = (curve.idle, curve.rested, curve.alone, curve.crowded)
+        shortest = min(min(line.deviations) for line in lines)
+        if curve.idle_ns > 0 and shortest > 0.1:
+            break
     assert 2 <= curve.least_rows <= 4 and 17 <= curve.most_rows <= 19
     assert curve.others == replicas - 1
     assert curve.rested_ns >= curve.idle_ns > 0
-    for line in (curve.idle, curve.rested, curve.alone, curve.crowded):
-        assert min(line.deviations) > 0.1, "no run took nearly no time"
+    assert shortest > 0.1, "no run took nearly no time"
+    for line in lines:
         assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
 
 
@@ -127,6 +131,10 @@ def test_runs_of_disturbed_blocks_do_not_count(monkeypatch: pytest.MonkeyPatch) 
             return SimpleNamespace(taken=next(taken))
 
     monkeypatch.setattr(service_curves, "InterferenceMonitor", Monitor)
+    # However long a busy machine takes, every block is played, at the study's rate too.
+    monkeypatch.setattr(service_curves, "_BLOCKS_SECONDS", 1e9)
+    monkeypatch.setattr(service_curves, "_RESTED", 1e-9)
+    monkeypatch.setattr(service_curves, "rested_requests", lambda share: 30)
     monkeypatch.setattr(service_curves, "_play", lambda *given: played.append(play(*given)) or played[-1])
     monkeypatch.setattr(ServiceCurve, "fit", lambda runs, rested: fitted.extend([runs, rested]) or fit(runs, rested))
     requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())

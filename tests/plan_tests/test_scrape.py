@@ -196,10 +196,17 @@ def test_a_killed_observation_loses_no_sample_and_is_gone_on_with(server: Server
     assert found.service.whole.rate_rps * found.service.whole.seconds == pytest.approx(server.asked - 1)
 
 
-def test_a_server_that_is_away_for_a_while_is_asked_on(server: Server) -> None:
+def test_a_server_that_is_away_for_a_while_is_asked_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[MetricsSample] = []
     said: list[str] = []
+    now = 0.0
 
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    virtual = SimpleNamespace(monotonic=lambda: now, sleep=sleep, time=time.time)
+    monkeypatch.setattr("search.plan.observe.scrape.time", virtual)
     server.away = range(3, 6)
     sample(metrics_address(server.url), 1.5, 0.1, found.append, said.append)
     assert len(found) == server.asked - 3 >= 4 and sum("must be" in line for line in said) == 1

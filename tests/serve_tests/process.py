@@ -62,8 +62,13 @@ def serving(
         process.communicate()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + SOON
+def wait_until(true: Callable[[], bool], seconds: float = SOON, every_s: float = 0.005) -> None:
+    end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
-        time.sleep(0.005)
+        time.sleep(every_s)
+
+
+def wait_patiently(true: Callable[[], bool]) -> None:
+    """Wait for what a process of the lowest priority does, which beside busy cores takes minutes."""
+    wait_until(true, 200.0, 0.1)

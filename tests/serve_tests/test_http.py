@@ -36,7 +36,7 @@ from objectives.serving.pool import Pool, scheduler
 from objectives.serving.pool.balancing import round_robin
 from spaces.techniques.placement import Admission, InstanceGroup, Placement
 from tests.serve_tests import oracle
-from tests.serve_tests.bundles import draw_request, waiting, write_toy
+from tests.serve_tests.bundles import draw_request, end_waiting, waiting, write_toy
 from tests.serve_tests.process import SOON, wait_until
 
 BODY_BYTES = 4000
@@ -173,18 +173,18 @@ def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path) -> None:
 def test_headers_that_do_not_arrive_are_refused(tmp_path: Path) -> None:
     """Headers stop after their first byte, in the first line, and after a header; then they come byte by byte."""
     request = post(GOOD, "X-Some: header")
-    with running(write_toy(tmp_path / "bundle"), header_seconds=0.2) as server:
+    with running(write_toy(tmp_path / "bundle"), header_seconds=1.0) as server:
         for length in (1, 10, request.index(b"X-Some") + 3):
             with server.connect() as peer:
                 peer.sendall(request[:length])
                 status, said, headers = answer(peer)
-                wanted = f"headers: must arrive within 0.2 s, but got {length} bytes in that time"
+                wanted = f"headers: must arrive within 1 s, but got {length} bytes in that time"
                 assert (status, json.loads(said)) == (408, {"error": wanted})
                 assert headers["connection"] == "close" and is_closed(peer)
         with server.connect() as peer:
             for sent in range(1, len(request)):
                 peer.sendall(request[sent - 1 : sent])
-                if select.select([peer], [], [], 0.02)[0]:
+                if select.select([peer], [], [], 0.1)[0]:
                     break
             assert answer(peer)[0] == 408 and sent < request.index(b"\r\n\r\n")
         assert server.is_well()
@@ -198,11 +198,11 @@ def test_headers_that_arrive_in_two_parts_are_in_time_and_a_silent_connection_is
                 peer.sendall(part)
                 time.sleep(0.02)
             assert answer(peer)[0] == 200
-    with running(bundle, header_seconds=0.3) as server:
+    with running(bundle, header_seconds=1.0) as server:
         with server.connect() as peer:
             peer.sendall(request)
             assert answer(peer)[0] == 200
-            time.sleep(0.8)
+            time.sleep(1.5)
             peer.sendall(request)
             assert answer(peer)[0] == 200, "between two requests, a connection may be silent for longer"
         with server.connect() as peer:
@@ -210,7 +210,7 @@ def test_headers_that_arrive_in_two_parts_are_in_time_and_a_silent_connection_is
 
 
 def test_the_second_request_of_a_connection_does_not_end_the_answer_to_the_first(tmp_path: Path) -> None:
-    with running(write_toy(tmp_path / "bundle", waiting(0.8)), header_seconds=0.5) as server, server.connect() as peer:
+    with running(write_toy(tmp_path / "bundle", waiting(1.5)), header_seconds=1.0) as server, server.connect() as peer:
         peer.sendall(post(GOOD) + post(GOOD)[:30])
         assert answer(peer)[0] == 200
         assert answer(peer)[0] == 408
@@ -231,10 +231,13 @@ def test_large_headers_are_refused_when_they_come_whole_and_bodies_are_no_header
 
 @pytest.mark.parametrize("data", [b"no HTTP at all\r\n\r\n", head("GET", "/v2", f"X-Long: {'a' * 70_000}")])
 def test_what_is_refused_ends_a_connection_after_the_answer_before_it(data: bytes, tmp_path: Path) -> None:
-    with running(write_toy(tmp_path / "bundle", waiting(0.3))) as server, server.connect() as peer:
+    with running(write_toy(tmp_path / "bundle", waiting(30))) as server, server.connect() as peer:
         peer.sendall(post(GOOD))
         wait_until(lambda: server.inference.in_flight == 1)
+        (connection,) = server.server.server_state.connections
         peer.sendall(data)
+        wait_until(lambda: connection._refused)
+        end_waiting(server.inference.slot.model.pool, 3)
         status, said, _ = answer(peer)
         assert status == 200 and len(oracle.read_scores(said, None)[1]) == 3 and is_closed(peer)
 
@@ -331,21 +334,22 @@ def test_a_body_that_is_dropped_has_a_limit_too(tmp_path: Path) -> None:
 
 def test_a_body_that_comes_after_its_answer_has_a_limit_too(tmp_path: Path) -> None:
     """A model of another name is told at once; a client that goes on byte by byte is left, another one is served."""
-    with running(write_toy(tmp_path / "bundle"), body_seconds=0.5) as server:
+    with running(write_toy(tmp_path / "bundle"), body_seconds=1.0) as server:
         other = post(GOOD).replace(b"toy", b"boy")
         with server.connect() as peer:
             peer.sendall(other[:-9])
             assert answer(peer)[0] == 404
-            for _ in range(6):
-                time.sleep(0.05)
-                peer.sendall(b" ")
+            with suppress(ConnectionError):  # it may be left before the last byte
+                for _ in range(6):
+                    time.sleep(0.05)
+                    peer.sendall(b" ")
             assert is_closed(peer)
         with server.connect() as peer:
             peer.sendall(other[:-9])
             assert answer(peer)[0] == 404
             peer.sendall(other[-9:] + post(GOOD))
             assert answer(peer)[0] == 200
-            time.sleep(0.7)
+            time.sleep(1.5)
             peer.sendall(post(GOOD))
             assert answer(peer)[0] == 200, "the time of the body is over, and no connection's"
 
@@ -373,6 +377,8 @@ def test_a_body_of_100_mb_is_refused_once_it_is_sent(tmp_path: Path) -> None:
 
 
 GOOD_POST = post(GOOD)
+# How a request ends whose deadline a busy machine may miss.
+IN_TIME_OR_LATE = (200, 503)
 
 
 class Held:
@@ -420,11 +426,11 @@ def delivered(peers: Sequence[socket.socket]) -> None:
 
 @contextmanager
 def sent_together(
-    server: Running, held: Held, requests: int, request_: bytes = GOOD_POST
+    server: Running, held: Held, requests: int, request_: bytes = GOOD_POST, ends: Sequence[int] = (200,)
 ) -> Iterator[list[socket.socket]]:
     """Send requests that the event loop will read in one turn.
 
-    Another request holds the loop meanwhile, and is answered in the end.
+    Another request holds the loop meanwhile, and is answered in the end, with one of the statuses `ends`.
     """
     with connected(server, 1 + requests) as (first, *peers):
         first.sendall(GOOD_POST)
@@ -434,7 +440,7 @@ def sent_together(
         delivered(peers)
         yield peers
         held.steps.release(1000)
-        assert answer(first)[0] == 200
+        assert answer(first)[0] in ends
 
 
 def sample(server: Running, name: str, **labels: str) -> float:
@@ -510,6 +516,7 @@ def test_a_metrics_request_sees_what_waits(tmp_path: Path) -> None:
         with connected(server, 6) as (reader, *peers):
             with sent_together(server, held, 1):
                 reader.sendall(head("GET", "/metrics"))
+                delivered([reader])
                 held.steps.release()
                 held.wait_inside()
                 for peer in peers:
@@ -654,7 +661,7 @@ def test_the_time_that_was_waited_counts_for_the_deadline(tmp_path: Path) -> Non
     bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=Admission(deadline_ms=45)))
     with running(bundle) as server:
         held = Held(server)
-        with sent_together(server, held, 10) as peers:
+        with sent_together(server, held, 10, ends=IN_TIME_OR_LATE) as peers:
             held.seconds, server.inference._loop_load = 0.01, LoopLoad()
             held.steps.release(1000)
             assert [answer(peer)[0] for peer in peers].count(503) >= 5
@@ -666,7 +673,7 @@ def test_an_event_loop_without_time_refuses_and_recovers(tmp_path: Path) -> None
     bundle = write_toy(tmp_path / "bundle", Placement(inline=True, admission=Admission(deadline_ms=20)))
     with running(bundle) as server:
         held = Held(server, 0.1)
-        with sent_together(server, held, 5) as peers:
+        with sent_together(server, held, 5, ends=IN_TIME_OR_LATE) as peers:
             held.steps.release()
             assert [answer(peer)[0] for peer in peers] == [503] * 5
         assert sample(server, "refusals_total", reason="event loop") == 5

@@ -359,9 +359,12 @@ def test_a_request_that_hangs_is_late_before_it_ends(tmp_path: Path) -> None:
     async def main(inference: Inference) -> None:
         inference.lateness.slo_ms = 20.0
         hanging = asyncio.create_task(ask(inference, draw_request(2)))
-        await asyncio.sleep(0.05)
+        while not inference.slot.model.pool.waiting:
+            await asyncio.sleep(0.001)
         assert inference.lateness.counts(0) == (0, 0), "at a time when nothing had begun"
-        assert not hanging.done() and inference.lateness.counts(time.perf_counter_ns()) == (1, 1)
+        while inference.lateness.counts(time.perf_counter_ns()) != (1, 1):
+            await asyncio.sleep(0.001)
+        assert not hanging.done()
         end_waiting(inference.slot.model.pool, 2)
         await hanging
         assert inference.lateness.counts(time.perf_counter_ns()) == (1, 1), "once"

@@ -32,7 +32,7 @@ def post(url: str) -> httpx.Response:
 @pytest.mark.parametrize("options", [("--max-in-flight", "3"), ()])
 def test_overload_is_refused_with_a_time_to_come_back(options: tuple[str, ...], tmp_path: Path) -> None:
     """The server's own limit refuses, or the placement's queue."""
-    bundle = write_toy(tmp_path / "bundle", waiting(0.3, None if options else 2))
+    bundle = write_toy(tmp_path / "bundle", waiting(2, None if options else 2))
     with serving(bundle, tmp_path / "log", *options) as server, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(post, [server.url] * 8))
         refused = [response for response in found if response.status_code != 200]
@@ -84,9 +84,16 @@ def test_a_swap_under_load_fails_no_request_and_a_corrupt_bundle_is_not_taken(tm
 
 
 def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:
-    bundle = write_toy(tmp_path / "bundle", waiting(4))
+    """The server listens for 3 s more, in which a client that is held up finds it too; the answers come later."""
+    bundle = write_toy(tmp_path / "bundle", waiting(6))
+    lines = (
+        "import sys, leanrec",
+        "from objectives.serving.http import server",
+        "server._NOTICE_SECONDS = 3",
+        "sys.exit(leanrec.main())",
+    )
     with (
-        serving(bundle, tmp_path / "log") as server,
+        serving(bundle, tmp_path / "log", program=("-c", "\n".join(lines))) as server,
         ThreadPoolExecutor(6) as threads,
         httpx.Client(base_url=server.root, verify=False) as client,
     ):

@@ -283,7 +283,7 @@ def test_a_benchmark_through_a_server_counts_what_the_server_counts(
 
 def test_refusals_of_a_server_are_counted(tmp_path: Path) -> None:
     """Requests wait for a batch that never fills, behind a queue of one."""
-    folder = write_toy(tmp_path / "bundle", waiting(0.3, queue=1))
+    folder = write_toy(tmp_path / "bundle", waiting(2, queue=1))
     with serving(folder, tmp_path / "log") as process, RemoteModel(process.url) as remote:
         pending = [remote.submit(draw_request(2, seed)) for seed in range(6)]
         refused = [isinstance(one.exception(), OverloadedError) for one in pending]

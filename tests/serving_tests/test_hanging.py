@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -184,15 +184,15 @@ def test_each_job_is_run_once_whatever_hangs(
 
 
 @pytest.fixture
-def hangs_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of 50 ms hangs."""
-    monkeypatch.setattr(scheduler, "HANGS_NS", 50 * MS)
+def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function from whose call on every run hangs; none does before, and each submission looks for them."""
+    monkeypatch.setattr(scheduler, "HANGS_NS", 3600 * SECOND)
     monkeypatch.setattr(scheduler, "_LOOK_NS", 0)
+    return lambda: monkeypatch.setattr(scheduler, "HANGS_NS", 0)
 
 
-@pytest.mark.usefixtures("hangs_soon")
 @pytest.mark.parametrize("looks", ["submit", "relieve"])
-def test_the_running_pool_relieves_a_replica_that_hangs(looks: str) -> None:
+def test_the_running_pool_relieves_a_replica_that_hangs(looks: str, hang: Callable[[], None]) -> None:
     first, second = Held(), Held(opened=True)
     engines = iter([first, second])
     with Pool(Placement(InstanceGroup(replicas=2)), lambda group: next(engines), None, [round_robin]) as pool:
@@ -201,7 +201,7 @@ def test_the_running_pool_relieves_a_replica_that_hangs(looks: str) -> None:
         assert scores_of(pool.submit(request(2))) == [4.0]
         stranded = pool.submit(request(3))
         assert not stranded.done() and pool.queued == 1
-        time.sleep(0.06)
+        hang()
         assert pool.hanging == 1
         if looks == "relieve":
             pool.relieve()
@@ -213,8 +213,7 @@ def test_the_running_pool_relieves_a_replica_that_hangs(looks: str) -> None:
         assert pool.hanging == pool.waiting == 0
 
 
-@pytest.mark.usefixtures("hangs_soon")
-def test_a_pool_of_which_all_replicas_hang_says_so() -> None:
+def test_a_pool_of_which_all_replicas_hang_says_so(hang: Callable[[], None]) -> None:
     engines = [Held(), Held()]
     opened = iter(engines)
     placement = Placement(InstanceGroup(replicas=2), admission=Admission(queue=1))
@@ -223,7 +222,7 @@ def test_a_pool_of_which_all_replicas_hang_says_so() -> None:
         waiting = pool.submit(request(3))
         for engine in engines:
             engine.wait_inside()
-        time.sleep(0.06)
+        hang()
         pool.relieve()
         assert not pool.hangs(10**12)
         assert pool.hanging == 2 and pool.hangs() and not waiting.done()

@@ -647,8 +647,8 @@ class TestAdmission:
         engines = [Paced(clock, 1.0), Paced(clock, 1.0)]
         placement = Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(deadline_ms=10))
         with pool_of(engines, placement) as pool:
-            for _ in range(2):
-                scores_of(pool.submit(rows(4)))
+            for _ in range(2):  # not split: side by side, each part would move the clock of the other's run
+                scores_of(pool.submit(rows(2)))
             assert len(scores_of(pool.submit(rows(20)))) == 20
             assert refusal_of(pool.submit(rows(22))) == Refusal.DEADLINE
 
@@ -778,7 +778,10 @@ class TestInline:
         """The replica's own thread runs again after callers have, and a rest."""
         engine = Paced(clock, 1.0)
         with pool_of([engine], Placement(inline=True, admission=Admission(deadline_ms=10))) as pool:
+            (replica,) = pool._groups[0]._scheduler._states
             for here in (True, False, True, False, True):
+                while not replica.parked:  # its own thread may still be about to rest
+                    time.sleep(0)
                 assert len(scores_of(pool.submit(rows(5), here))) == 5
                 clock.ms += 5000
             assert refusal_of(pool.submit(rows(5), waited_ns=6_000_000)) == Refusal.DEADLINE

@@ -17,7 +17,7 @@ def test_a_brief_wait_ends(seconds: float) -> None:
 
     def wait_often() -> None:
         wakeup = Wakeup()
-        for _ in range(10_000):
+        for _ in range(1000):
             wakeup.give()
             wakeup.wait()
             wakeup.wait(seconds)

@@ -17,7 +17,7 @@ from objectives.shadow.state_files import read_states
 from search.cli.parser import run_command
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
-from tests.serve_tests.process import SOON, ServerProcess, serving, wait_until
+from tests.serve_tests.process import SOON, ServerProcess, serving, wait_patiently
 from tests.shadow_tests.challengers import write_failing, write_not_finite
 
 ROWS = 24
@@ -57,7 +57,7 @@ def options(tmp_path: Path, challenger: Path) -> tuple[str, ...]:
 
 
 def active(server: ServerProcess) -> None:
-    wait_until(lambda: server.metric("leanrec_shadow_active") == 1)
+    wait_patiently(lambda: server.metric("leanrec_shadow_active") == 1)
 
 
 @pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -74,8 +74,8 @@ def test_scores_are_compared_and_the_state_survives_a_restart(starts: int, tmp_p
             found = shadowing(server)
             assert found is not None and found["counts"]["shadowed"] == 16 * (start - 1), "from the state's file"
             send(server, asked, theirs)  # no more than may wait, so that none is dropped
-            wait_until(lambda server=server, start=start: counted(server, "shadowed") == 16 * start)
-            wait_until(lambda server=server, start=start: shadowing(server)["ranked_requests"] == 16 * start)
+            wait_patiently(lambda server=server, start=start: counted(server, "shadowed") == 16 * start)
+            wait_patiently(lambda server=server, start=start: shadowing(server)["ranked_requests"] == 16 * start)
             found = shadowing(server)
             assert found is not None and found["counts"] == {
                 "shadowed": 16 * start, "dropped": 0, "refused": 0, "starved": 0, "failed": 0, "not_finite": 0,
@@ -119,10 +119,10 @@ def test_clients_see_nothing_of_a_challenger(write: Write, result: str, tmp_path
         active(server)
         for _ in range(2):
             send(server, asked, expected)
-        wait_until(lambda: counted(server, result) > 0)
+        wait_patiently(lambda: counted(server, result) > 0)
         assert server.metric("leanrec_requests_total", status="200") == 120
         if result == "failed":
-            wait_until(lambda: "indices" in ((shadowing(server) or {})["last_failure"] or ""))
+            wait_patiently(lambda: "indices" in ((shadowing(server) or {})["last_failure"] or ""))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(SOON) == 0, "a challenger that hangs does not keep the server"
     assert "120 requests were answered, 0 were not" in (tmp_path / "log").read_text()
@@ -135,7 +135,7 @@ def test_a_challenger_that_cannot_be_used_is_told_and_the_champion_serves(tmp_pa
     (challenger / "model.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     asked = requests(5)
     with serving(champion, tmp_path / "log", *options(tmp_path, challenger)) as server:
-        wait_until(lambda: "model.onnx was changed" in ((shadowing(server) or {}).get("unusable") or ""))
+        wait_patiently(lambda: "model.onnx was changed" in ((shadowing(server) or {}).get("unusable") or ""))
         send(server, asked, served(champion, asked))
         assert counted(server, "shadowed") == 0 and server.metric("leanrec_shadow_active") == 0
         # Mended, it is used after a SIGHUP.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from objectives.jobs.protocol import Request
 from search.errors import JobError
 from search.workers.processes import Done, Worker, call, open_workers, wait
+from tests.serve_tests.process import wait_until
 from tests.workers_tests.child import Double, Fail, Fault, Infinite, Leave, Number, OutOfMemory, Parts, Sleep, Start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,26 +73,26 @@ def test_what_a_child_has_started_ends_with_it(worker: Worker) -> None:
     child = int(found.value)
     os.kill(child, 0)
     worker.kill()
-    end = time.monotonic() + 10
-    while _runs(child) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not _runs(child)
+    wait_until(lambda: not _runs(child))
 
 
 def _runs(pid: int) -> bool:
     """Return whether a process runs; one that nobody has waited for yet is a zombie, and runs no more."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between opening and reading
         return False
     return state != "Z"
 
 
-def test_a_job_that_hangs_is_ended_and_its_stacks_are_logged(worker: Worker, tmp_path: Path) -> None:
+def test_a_job_that_hangs_is_ended_and_its_stacks_are_logged(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.workers.processes._STACKS_SECONDS", 2.0)
     finish(worker, Double(1))
-    done = finish(worker, Sleep(60.0), limit=0.5)
+    done = finish(worker, Sleep(60.0), limit=2.0)
     assert done.error is not None and done.lost
-    assert "longer than 0.5 s" in done.error
+    assert "longer than 2 s" in done.error
     assert "in _sleep" in (tmp_path / "log").read_text()
     assert finish(worker, Double(2)).result == Number(4)
 
@@ -99,8 +101,9 @@ def test_each_announced_part_of_a_job_has_its_time(worker: Worker) -> None:
     finish(worker, Double(1))
     done = finish(worker, Parts(6, 0.5), limit=2.0)
     assert done.result == Number(6) and done.seconds > 2.9
-    done = finish(worker, Parts(2, 60.0), limit=0.5)
-    assert done.error is not None and done.error.startswith("A part of the job, which began after 0 s, took longer")
+    done = finish(worker, Parts(2, 60.0), limit=2.0)
+    assert done.error is not None
+    assert re.match(r"A part of the job, which began after \d+ s, took longer", done.error)
 
 
 def test_the_child_lives_on_from_job_to_job(worker: Worker) -> None:
@@ -137,7 +140,7 @@ def test_a_part_that_begins_after_a_pause_has_its_whole_time(worker: Worker, mon
         wait([worker], 0.1)
         done = worker.poll()
     assert done is not None and done.error is not None and done.seconds < 10
-    assert done.error.startswith("A part of the job, which began after 0 s, took longer than 2 s")
+    assert re.match(r"A part of the job, which began after \d+ s, took longer than 2 s", done.error)
 
 
 def test_a_failed_call_raises_its_reason(worker: Worker) -> None:
@@ -166,7 +169,7 @@ from pathlib import Path
 from search.workers.processes import Worker, wait
 from tests.workers_tests.child import Sleep
 w = Worker("builder", Path({str(tmp_path / "log")!r}), {CHILD!r})
-w.start(Sleep(), 9)
+w.start(Sleep(), 99)
 while (done := w.poll()) is None: wait([w], 0.1)
 w.start(Sleep(99.0), 99)
 w.pause()
@@ -180,8 +183,4 @@ time.sleep(60)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    for _ in range(50):
-        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
-            return
-        time.sleep(0.1)
-    raise AssertionError("the child outlived its coordinator")
+    wait_until(lambda: not _runs(child))
