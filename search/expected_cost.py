@@ -21,13 +21,14 @@ _REFUSED = 10.0
 # Deviations of simulations, as logarithms, before so many benchmarks have shown their own: that of the p95 in a study,
 # in the median (tests/benchmarks/RESULTS.md).
 _PRIOR, _ENOUGH = (-0.45, 0.45), 10
-# The least share of their squared deviations that is due to the simulations, and not to the measurements that they are
-# compared with: both variances are estimates.
+# The least share of a variance that is not due to the measurements: it is a difference of two estimates.
 _LEAST_SHARE = 0.25
 # Smallest value whose logarithm is taken, and smallest variance.
 _LEAST = 1e-9
-# Fewest measured trials whose mean says what to expect of others.
+# Fewest measured trials whose median says what to expect of others.
 _FEW = 3
+# Median of the square of a standard normal number.
+_MEDIAN_SQUARE = 0.4549
 
 
 def _or_refused(ratio: float | None) -> float:
@@ -81,9 +82,7 @@ def simulated_values(ratios: SimulatedRatios, objectives: Sequence[str]) -> list
 
 def correction(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
     """Return the median ratio of measured over simulated values, (objectives but quality,); 1 where none is both."""
-    errors = _errors(trials, objectives)
-    median: Floats = np.median(errors, axis=0) if len(errors) else np.zeros(errors.shape[1])
-    return np.exp(median)
+    return np.exp(_median(_errors(trials, objectives)[0]))
 
 
 def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
@@ -93,70 +92,73 @@ def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Float
     measurements is no part of it. Each trial that has both gives a row. Where fewer than ten have, there are two more,
     of what simulations have erred by elsewhere.
     """
-    found, noise = _deviations(trials, objectives)
-    total = np.square(found).mean(axis=0)
-    return found * np.sqrt(np.divide(_own_variance(found, noise), total, out=np.ones_like(total), where=total > 0))
+    errors, noise = _errors(trials, objectives)
+    found = _without_noise(errors - _median(errors), noise)
+    if len(found) >= _ENOUGH:
+        return found
+    simulated = [float(name not in _EXACT) for name in objectives if name != QUALITY]
+    return np.concatenate([found, np.outer(_PRIOR, simulated)])
 
 
-def expected_again(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> dict[int, Floats]:
-    """Return the values that are expected of measured trials if they were measured again, by number.
+def shrunk_values(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> dict[int, Floats]:
+    """Return what is expected of measured trials if they were measured again, by number: (objectives but quality,).
 
-    Each is (objectives but quality,), lower is better. The best of many that were measured once are partly the luckiest
-    (the winner's curse), so a measured value is shrunk towards what would be expected without it: the corrected
-    simulation, or the mean of all that were measured where there is none. Their logarithms are weighted by the inverse
-    of their variances, of which that of the expectation is estimated from the trials (empirical Bayes: Efron and Morris
-    1975, J. Amer. Statist. Assoc. 70). The narrower the interval of a measurement, as after a final benchmark, the less
-    changes. The ratios of the baseline to itself are 1.
+    Lower is better. The best of many that were measured once are partly the luckiest (the winner's curse), so a
+    measured value is shrunk towards what would be expected without it: the corrected simulation, or the median of all
+    that were measured where there is none. Their logarithms are weighted by the inverse of their variances, of which
+    that of the expectation is estimated from the trials (empirical Bayes: Efron and Morris 1975, J. Amer. Statist.
+    Assoc. 70). The narrower the interval of a measurement, as after a final benchmark, the less changes. The ratios of
+    the baseline to itself are 1.
     """
     others = [name for name in objectives if name != QUALITY]
     able = [(trial, m) for trial in trials if (m := trial.measurement) is not None]
-    if not able:
-        return {}
-    measured = _logs([sought(m, others) for _, m in able])
-    noise = np.square([log_deviations(m, others) for _, m in able])
-    mean, corrected = measured.mean(axis=0), _logs(correction(trials, objectives))
-    around_mean = _own_variance(measured - mean, noise) if len(able) >= _FEW else np.inf
-    of_simulations = _own_variance(*_deviations(trials, objectives))
-    found = dict[int, Floats]()
-    for (trial, _), logs, variance in zip(able, measured, noise, strict=True):
-        simulated = _simulated(trial, objectives)
-        prior, spread = (mean, around_mean) if simulated is None else (_logs(simulated) + corrected, of_simulations)
-        expected = logs + variance / (variance + np.maximum(spread, _LEAST)) * (prior - logs)
-        if trial.candidate.is_baseline:
-            expected = np.where([is_ratio(name) for name in others], 0.0, logs)
-        found[trial.number] = np.exp(expected)
-    return found
+    shape = len(able), len(others)
+    measured = _logs(np.reshape([sought(m, others) for _, m in able], shape))
+    noise = np.square(np.reshape([log_deviations(m, others) for _, m in able], shape))
+    expected, variance = np.tile(_median(measured), (len(able), 1)), np.full(shape, np.inf)
+    if len(able) >= _FEW:
+        variance[:] = _variance(_without_noise(measured - expected, noise))
+    corrected, of_simulations = _logs(correction(trials, objectives)), _variance(deviations(trials, objectives))
+    for row, (trial, _) in enumerate(able):
+        if (simulated := _simulated(trial, objectives)) is not None:
+            expected[row], variance[row] = _logs(simulated) + corrected, of_simulations
+    shrunk = np.exp(measured + noise / (noise + np.maximum(variance, _LEAST)) * (expected - measured))
+    ratios = [is_ratio(name) for name in others]
+    return {
+        trial.number: np.where(ratios, 1.0, row) if trial.candidate.is_baseline else row
+        for (trial, _), row in zip(able, shrunk, strict=True)
+    }
 
 
-def _deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> tuple[Floats, Floats]:
-    """Return errors of simulations around their median, and the variances of the measurements, both (n, objectives)."""
-    errors = _errors(trials, objectives)
-    found = errors - np.median(errors, axis=0) if len(errors) else errors
+def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> tuple[Floats, Floats]:
+    """Return logarithms of measured over simulated values, and the variances of the former, both (n, objectives)."""
     others = [name for name in objectives if name != QUALITY]
-    both = [t.measurement for t in trials if t.measurement is not None and _simulated(t, objectives) is not None]
-    noise = np.reshape([np.square(log_deviations(m, others)) for m in both], found.shape)
-    if len(found) >= _ENOUGH:
-        return found, noise
-    simulated = [float(name not in _EXACT) for name in others]
-    prior = np.outer(_PRIOR, simulated)
-    return np.concatenate([found, prior]), np.concatenate([noise, np.zeros_like(prior)])
+    errors, noise = [], []
+    for trial in trials:
+        if trial.measurement is not None and (simulated := _simulated(trial, objectives)) is not None:
+            errors.append(_logs(sought(trial.measurement, others)) - _logs(simulated))
+            noise.append(np.square(log_deviations(trial.measurement, others)))
+    shape = len(errors), len(others)
+    return np.reshape(errors, shape), np.reshape(noise, shape)
 
 
-def _own_variance(deviations: Floats, noise: Floats) -> Floats:
-    """Return the mean square of deviations, (n, m), without the mean variance of the measurements, (n, m): (m,)."""
-    total = np.square(deviations).mean(axis=0)
-    own: Floats = np.maximum(total - noise.mean(axis=0), _LEAST_SHARE * total)
-    return own
+def _without_noise(found: Floats, noise: Floats) -> Floats:
+    """Return deviations, (n, m), scaled so that measurements of such variances, (n, m), have no part in theirs."""
+    total = _variance(found)
+    noisy = np.divide(_median(noise), total, out=np.zeros_like(total), where=total > 0)
+    scaled: Floats = found * np.sqrt(np.maximum(1.0 - noisy, _LEAST_SHARE))
+    return scaled
 
 
-def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
-    others = [name for name in objectives if name != QUALITY]
-    errors = [
-        _logs(sought(trial.measurement, others)) - _logs(simulated)
-        for trial in trials
-        if trial.measurement is not None and (simulated := _simulated(trial, objectives)) is not None
-    ]
-    return np.reshape(errors, (len(errors), len(others)))
+def _variance(found: Floats) -> Floats:
+    """Return the variance of normal numbers of the median square of these deviations, (n, m): (m,)."""
+    return _median(np.square(found)) / _MEDIAN_SQUARE
+
+
+def _median(found: Floats) -> Floats:
+    """Return the median of the rows of (n, m), (m,); 0 where there are none."""
+    median: Floats = np.median(found, axis=0) if len(found) else np.zeros(found.shape[1])
+    return median
 
 
 def _simulated(trial: EndedTrial, objectives: Sequence[str]) -> list[float] | None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
-from search.expected_cost import QUALITY, expected_again
+from search.expected_cost import QUALITY, shrunk_values
 from search.front import Floats, resolved_front
 from search.samplers.drawn import Drawn
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
@@ -64,7 +64,7 @@ class Study:
         self._facts: Json | None = None
         self._ended: dict[int, EndedTrial] | None = None
         self._measured: dict[int, EndedTrial] = {}
-        self._expected: dict[int, Floats] | None = None
+        self._shrunk: dict[int, Floats] | None = None
         self._known: set[Candidate] = set()
         return optuna.create_study(
             study_name=self._name,
@@ -267,7 +267,7 @@ class Study:
         if late:  # trials end in another order than they begin
             self._ended = dict(sorted(self._ended.items()))
         if told.measurement is not None:
-            self._expected = None
+            self._shrunk = None
             self._measured = dict(sorted({**self._measured, trial.number: told}.items()))
         if told.outcome.informative or told.outcome.state == "failed":
             self._known.add(candidate)
@@ -302,11 +302,11 @@ class Study:
 
     @property
     def final_is_due(self) -> bool:
-        """Return True if a final benchmark was begun and not ended, or a trial of the front was not part of one."""
+        """Return True if a final benchmark was begun and not ended, or a trial of a front was not part of one."""
         if self.open_final is not None:
             return True
-        final = {trial.number for trial in self.measured_trials() if trial.final}
-        return not self.expected_front(self.contenders()).keys() <= final
+        final, able = {trial.number for trial in self.measured_trials() if trial.final}, self.contenders()
+        return not self.front(able).keys() | self.expected_front(able).keys() <= final
 
     def spent(self) -> int:
         """Count the trials against `budget.trials`.
@@ -333,8 +333,8 @@ class Study:
     def contenders(self) -> dict[int, Measurement]:
         """Return those of `able` that may be on the front.
 
-        One that the final benchmark passed over is not: its single visit may have been a lucky one, and those that it
-        was dominated by have been measured more often since.
+        One that the final benchmark passed over is not: its single visit may have been a lucky one, and others were
+        measured more often since.
         """
         passed_over = self.passed_over
         return {number: m for number, m in self.able().items() if number not in passed_over}
@@ -351,22 +351,22 @@ class Study:
         return self._resolved(among, {number: sought(m, self._objectives) for number, m in among.items()})
 
     def expected_front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
-        """Return those that are expected on their common front if they were measured again, as `expected_again` says.
+        """Return those that are expected on their common front if they were measured again.
 
-        The search goes by this front, which the luckiest of many single visits does not make up.
+        The search goes by this front, which the luckiest of many single visits do not make up.
         """
-        expected, rows = self.expected_again(), dict[int, list[float]]()
+        shrunk, rows = self.shrunk_values(), dict[int, list[float]]()
         for number, measured in among.items():
-            others = iter(expected[number].tolist())
+            others = iter(shrunk[number].tolist())
             loss = max(0.0, measured.quality.loss)
             rows[number] = [loss if name == QUALITY else next(others) for name in self._objectives]
         return self._resolved(among, rows)
 
-    def expected_again(self) -> dict[int, Floats]:
-        """Return the values that are expected of the measured trials if they were measured again, by number."""
-        if self._expected is None:
-            self._expected = expected_again(self.measured_trials(), self._objectives)
-        return self._expected
+    def shrunk_values(self) -> dict[int, Floats]:
+        """Return what is expected of the measured trials if they were measured again, by number."""
+        if self._shrunk is None:
+            self._shrunk = shrunk_values(self.measured_trials(), self._objectives)
+        return self._shrunk
 
     def _resolved(
         self, among: Mapping[int, Measurement], rows: Mapping[int, Sequence[float]]

@@ -110,8 +110,9 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
 def log_deviations(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
     """Return the standard deviation of the logarithm of each value in `sought`; 0 where no interval tells it.
 
-    It is that of a normal distribution whose upper 97.5% quantile is the upper end of the 95% interval: the lower end
-    of a ratio that was 0 in a visit has no logarithm.
+    It is that of a normal distribution whose upper 97.5% quantile is the upper end of the 95% interval, so that few
+    visits, whose interval is that of a t distribution, count as less precise. The lower end is not read: it has no
+    logarithm where the ratio was 0 in a visit.
     """
     found = []
     for name in objectives:

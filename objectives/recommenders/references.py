@@ -32,6 +32,11 @@ class LinearModel(nn.Module):
         self.tables = nn.ModuleDict({field.name: _table(weights[field.name]) for field in fields})
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32), requires_grad=False)
 
+    @classmethod
+    def zeros(cls, fields: Sequence[Field]) -> LinearModel:
+        """Make a model whose weights are loaded later."""
+        return cls(fields, {field.name: np.zeros(_size(field)) for field in fields}, 0.0)
+
     def forward(self, **inputs: Tensor) -> Tensor:
         """Compute log-odds, (rows,), from fields' codes, (rows,) or 0-padded (rows, length), and numbers, (rows,)."""
         terms = [self._term(field, inputs[field.name]) for field in self.fields]
@@ -59,6 +64,11 @@ class ItemTable(nn.Module):
         return scores
 
 
+def _size(field: Field) -> int:
+    """Return the number of a field's weights."""
+    return 1 if field.kind == "numeric" else field.vocabulary
+
+
 def _table(weights: Array) -> nn.Embedding:
     """Make a table of one column that is not trained, from (rows,)."""
     table = nn.Embedding(len(weights), 1)
@@ -83,17 +93,17 @@ def logistic_regression(dataset: Dataset, seed: int) -> LinearModel:
     """
     (columns, labels), validation = _columns(dataset, "train"), _columns(dataset, "validation")
     rows = np.sort(np.random.default_rng(seed).permutation(len(labels))[:_PENALTY_ROWS])
+    some = columns[rows], labels[rows]
     models = [
         LogisticRegression(C=inverse_penalty, max_iter=1000, random_state=seed, warm_start=True)
         for inverse_penalty in _INVERSE_PENALTIES
     ]
     for model in models:
-        model.fit(columns[rows], labels[rows])
+        model.fit(*some)
     best = max(models, key=lambda model: roc_auc_score(validation[1], model.decision_function(validation[0])))
     if len(rows) < len(labels):
         best.fit(columns, labels)
-    sizes = [1 if field.kind == "numeric" else field.vocabulary for field in dataset.fields]
-    parts = np.split(best.coef_[0], np.cumsum(sizes)[:-1])
+    parts = np.split(best.coef_[0], np.cumsum([_size(field) for field in dataset.fields])[:-1])
     names = [field.name for field in dataset.fields]
     return LinearModel(dataset.fields, dict(zip(names, parts, strict=True)), float(best.intercept_[0]))
 

@@ -180,11 +180,12 @@ class FinalBenchmark:
 def participants(study: Study) -> list[EndedTrial]:
     """Return the trials that the final benchmark measures, by number.
 
-    They are the expected front, the baseline, the reference points and the best placement of the baseline's own model.
+    They are the front, as it was measured and as it is expected, the baseline, the reference points and the best
+    placement of the baseline's own model.
     """
     contenders, trials = study.contenders(), study.measured_trials()
     tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])
-    numbers = {*study.expected_front(contenders), 0, tuned}
+    numbers = {*study.front(contenders), *study.expected_front(contenders), 0, tuned}
     return [trial for trial in trials if trial.number in numbers or trial.reference is not None]
 
 

@@ -177,8 +177,8 @@ class Screening:
             waiting = [rival for rival in waiting if rival.candidate.keeps_model]
             loss, resolution = 0.0, math.inf
         baseline = self._baseline(others)
-        again = self.study.expected_again()
-        rivals = [Rival(number, again[number] / baseline, m.quality.loss) for number, m in front.items()]
+        shrunk = self.study.shrunk_values()
+        rivals = [Rival(number, shrunk[number] / baseline, m.quality.loss) for number, m in front.items()]
         for rival in waiting:
             if rival.quality is not None and (values := self.expected(rival)) is not None:
                 rivals.append(Rival(rival.number, values / baseline, rival.quality.loss, measured=False))

@@ -50,7 +50,7 @@ class Evidence:
     ended: trials of the study, at least the last ones and all that were measured
     known: candidates of all trials that told something, or failed
     pending: candidates of trials that are under way
-    front: numbers of the trials on the front
+    front: numbers of the trials that are expected on the front
     builders: workers that train, which stand still while a deployment is measured
     passed_over: numbers of measured trials that cannot be on the front, as a final benchmark left them out
     """

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from search.config.loss_limits import WORST_LOSS, Limits
-from search.expected_cost import QUALITY, correction, deviations, expected_again, is_ratio, simulated_values
+from search.expected_cost import QUALITY, correction, deviations, is_ratio, shrunk_values, simulated_values
 from search.front import BEST_P95_RATIO, Floats
 from search.samplers.encoded import Encoded, encoded
 from search.samplers.gaussian_process import DRAWS, MOST_ROWS, ROWS_STEP, GaussianProcess
@@ -69,7 +69,7 @@ class Surrogates:
             raise NoEvidenceError("Surrogates need the measured baseline.")
         own = zip(self._others, _logs(sought(baseline, self._others)), strict=True)
         self._base = np.array([0.0 if is_ratio(name) else log for name, log in own])
-        self._again = {number: _logs(row) for number, row in expected_again(self._ended, objectives).items()}
+        self._shrunk = {number: _logs(row) for number, row in shrunk_values(ended, objectives).items()}
         self._of = [encoded(trial.candidate) for trial in self._ended]
         self._costs, self._losses = self._known_costs(), self._known_losses()
         self._beyond = {
@@ -112,7 +112,7 @@ class Surrogates:
         """
         ended = (trial for trial in self._ended if trial.number not in passed_over)
         able = [(t.number, m) for t in ended if (m := t.measurement) is not None and self._limits.kept(m.quality)]
-        costs = np.reshape([self._again[number] for number, _ in able], (len(able), len(self._others)))
+        costs = np.reshape([self._shrunk[number] for number, _ in able], (len(able), len(self._others)))
         return self._units(costs, np.array([m.quality.loss for _, m in able]))
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
@@ -184,7 +184,7 @@ class Surrogates:
             if ratios is not None and (values := simulated_values(ratios, self._objectives)) is not None:
                 simulated[of.untrained] = [log + add for log, add in zip(_logs(values), corrected, strict=True)]
             if trial.measurement is not None:
-                measured[of.untrained] = self._again[trial.number]
+                measured[of.untrained] = self._shrunk[trial.number]
         return simulated | measured
 
     def _known_losses(self) -> dict[Hashable, float]:

@@ -10,7 +10,8 @@ what another has in the end, by its median; and what the first expects of the re
 then. The picture needs kaleido and Chromium.
 
 With `--noise`, each visit errs by a normal number of that deviation in the logarithm of each ratio, and what counts is
-the recorded hypervolume of the front that the search expects, as a final benchmark without error would find it.
+the recorded hypervolume of the front that the search expects, as a final benchmark without error would find it. That
+may fall, so nothing is said of when it is reached.
 """
 
 from __future__ import annotations
@@ -171,9 +172,10 @@ def main() -> None:
         )
         aim = np.median(theirs[:, -1])
         reached = [next((m for m, v in zip(minutes, row, strict=True) if v >= aim), np.inf) for row in ours]
-        print(f"{samplers[0]} above {name}: {above}; has its last median after {median(reached):g} min in the median")
+        when = "" if options.noise else f"; has its last median after {median(reached):g} min in the median"
+        print(f"{samplers[0]} above {name}: {above}{when}")
     for moment in GAIN_MOMENTS:
-        if options.minutes / 4 < moment < options.minutes:
+        if not options.noise and options.minutes / 4 < moment < options.minutes:
             print(gain_sentence(samplers[0], found[samplers[0]], minutes, minutes.index(moment)))
     if options.picture is not None:
         picture(found, minutes, options.picture)

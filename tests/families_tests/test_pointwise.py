@@ -225,3 +225,21 @@ def test_another_model_or_other_data_have_another_key(
     if "recommender" in change:
         change = {**change, "sizes": SIZES["dlrm"]}
     assert _open(task).key != _open(replace(task, **change)).key and len(untrained) == 2
+
+
+def test_a_logistic_regression_is_fitted_once_for_each_cache(
+    opened: PointwiseRecommender, tmp_path: Path, untrained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process finds it, with the same scores; a study in another home does not."""
+    fits: list[int] = []
+    fit = pointwise.logistic_regression
+    monkeypatch.setattr(pointwise, "logistic_regression", lambda *given: fits.append(1) or fit(*given))
+    rows = opened.serving_rows(50)
+    first = _open(replace(opened.task, home=str(tmp_path))).reference("logistic_regression")
+    again = _open(replace(opened.task, home=str(tmp_path))).reference("logistic_regression")
+    assert len(fits) == 1 and not again.training
+    fitted = fit(opened.dataset, opened.task.seed)
+    with torch.inference_mode():
+        for model in (first, again):
+            np.testing.assert_array_equal(model(**rows), fitted(**rows))
+    assert np.ptp(fitted(**rows).numpy()) > 0

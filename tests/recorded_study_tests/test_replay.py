@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from search.config.sections import SamplerName
@@ -117,3 +118,19 @@ def test_an_interrupted_search_goes_on(recorded: RecordedStudy) -> None:
     measured = [trial.candidate.id for trial in resumed.study.measured_trials()]
     assert len(measured) == len(set(measured)) > len([t for t in begun.ended if t.measurement is not None])
     assert resumed.study.facts["search_seconds"] >= 200
+
+
+def test_visits_that_err_are_judged_by_what_is_recorded(recorded: RecordedStudy) -> None:
+    """Errors of visits lead a search to a front whose recorded ratios are not those that it measured."""
+    replay = Replay(recorded, "auto", 0, in_memory(), noise=0.5)
+    replay.run(2.0)
+    errors = []
+    for trial in replay.ended:
+        if (measured := trial.measurement) is not None:
+            row, interval = recorded.rows[trial.candidate.id], measured.latency.p95_ratio_interval
+            errors.append(np.log(measured.latency.p95_ratio / row.p95_ratio))
+            assert np.log(interval[1] / interval[0]) == pytest.approx(2 * 1.96 * 0.5)
+    assert len(errors) > 5 and 0.2 < np.std(errors) < 1.0
+    assert replay.recorded_hypervolume(2.0) != pytest.approx(replay.hypervolume(2.0), rel=0.01)
+    exact = searched(recorded, "auto", 0, 2.0)
+    assert exact.recorded_hypervolume(2.0) == pytest.approx(exact.hypervolume(2.0), abs=0.02)

@@ -263,13 +263,13 @@ def test_a_trial_under_way_counts_where_it_is_expected() -> None:
 
 
 def test_the_baseline_has_a_ratio_of_one_whatever_was_measured() -> None:
-    """The baseline's own p95 was measured at 1.2 times itself, by chance."""
+    """The baseline's own p95 was measured at 0.8 times itself, by chance."""
     problem = Problem("auto", 2)
     for _ in range(12):
         problem.step()
     ended = problem.study.ended()
-    luckless = complete_outcome(1.2, 1.0, 0.0).measurement
-    again = [replace(t, outcome=replace(t.outcome, measurement=luckless)) if t.number == 0 else t for t in ended]
+    lucky = complete_outcome(0.8, 1.2, 0.0).measurement
+    again = [replace(t, outcome=replace(t.outcome, measurement=lucky)) if t.number == 0 else t for t in ended]
     units, other = (Surrogates(trials, OBJECTIVES, LIMITS, 0).measured() for trials in (ended, again))
     assert units[0, :2].tolist() == other[0, :2].tolist() == [0.0, 0.0]
     np.testing.assert_allclose(units, other, atol=1e-3)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
+import sklearn
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -25,15 +26,17 @@ from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.families import dcn_v2, dlrm
 from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, told
 from objectives.recommenders.protocol import Facts, Method
-from objectives.recommenders.references import logistic_regression, popularity
+from objectives.recommenders.references import LinearModel, logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import commonest, of_values, slices_of
 from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
+from objectives.store import make_once
 from objectives.task import Task
 from objectives.tensor_layout import Layout
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
+from spaces.serialization import digest
 from spaces.techniques.architecture import Architecture
 
 # The published sizes of each family.
@@ -121,9 +124,19 @@ class PointwiseRecommender(BuiltIn[nn.Module]):
         return (*(("popularity",) if self.dataset.field("item") else ()), "logistic_regression")
 
     def reference(self, name: str) -> nn.Module:
-        if name == "popularity":
-            return popularity(self.dataset).eval()
-        return logistic_regression(self.dataset, self.task.seed).eval()
+        return (popularity(self.dataset) if name == "popularity" else self._logistic_regression()).eval()
+
+    def _logistic_regression(self) -> LinearModel:
+        """Load the logistic regression from the cache, else fit it, which takes minutes on millions of rows."""
+        key = digest(self.dataset.key(), self.task.seed, STAGE, sklearn.__version__)[:20]
+        folder, file = self.task.cache / "references" / key, "logistic_regression.pt"
+        make_once(
+            folder,
+            lambda into: torch.save(logistic_regression(self.dataset, self.task.seed).state_dict(), into / file),
+        )
+        model = LinearModel.zeros(self.dataset.fields)
+        model.load_state_dict(torch.load(folder / file, weights_only=True))
+        return model
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         published = self._family.student(self.dataset.fields)
