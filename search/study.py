@@ -136,8 +136,8 @@ class Study:
             self._study.enqueue_trial(dict(settled))
         elif isinstance(self._sampler, ExpectedGainSampler) and not waits:
             ended = [*self._recent(), *evaluated]
-            front, passed_over = self.expected_front(self.contenders()), self.passed_over
-            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over)
+            front, passed_over, shrunk = self.expected_front(self.contenders()), self.passed_over, self.shrunk_values()
+            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over, shrunk)
             drawn = self._sampler.propose(evidence, _chosen(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()

@@ -53,6 +53,7 @@ class Evidence:
     front: numbers of the trials that are expected on the front
     builders: workers that train, which stand still while a deployment is measured
     passed_over: numbers of measured trials that cannot be on the front, as a final benchmark left them out
+    shrunk: `shrunk_values` of the trials that were measured, None where they are not known yet
     """
 
     space: SearchSpace
@@ -62,6 +63,7 @@ class Evidence:
     front: Collection[int]
     builders: int = 1
     passed_over: Collection[int] = ()
+    shrunk: Mapping[int, Floats] | None = None
 
 
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
@@ -115,9 +117,8 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         if random.random() < self._explored:
             return pool[0].step
         try:
-            surrogates = Surrogates(
-                evidence.ended, self._objectives, self._limits, random.randrange(1 << 31), evidence.builders
-            )
+            seed, builders, shrunk = random.randrange(1 << 31), evidence.builders, evidence.shrunk
+            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, seed, builders, shrunk)
         except NoEvidenceError:
             return pool[0].step
         predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])

@@ -54,9 +54,18 @@ class Surrogates:
     """
 
     def __init__(
-        self, ended: Sequence[EndedTrial], objectives: Sequence[str], limits: Limits, seed: int, builders: int = 1
+        self,
+        ended: Sequence[EndedTrial],
+        objectives: Sequence[str],
+        limits: Limits,
+        seed: int,
+        builders: int = 1,
+        shrunk: Mapping[int, Floats] | None = None,
     ) -> None:
         """Fit the models to the trials that ended.
+
+        Args:
+            shrunk: `shrunk_values` of these trials, None to compute them
 
         Raises:
             NoEvidenceError: the baseline was not measured.
@@ -69,7 +78,8 @@ class Surrogates:
             raise NoEvidenceError("Surrogates need the measured baseline.")
         own = zip(self._others, _logs(sought(baseline, self._others)), strict=True)
         self._base = np.array([0.0 if is_ratio(name) else log for name, log in own])
-        self._shrunk = {number: _logs(row) for number, row in shrunk_values(ended, objectives).items()}
+        expected = shrunk_values(ended, objectives) if shrunk is None else shrunk
+        self._shrunk = {number: _logs(row) for number, row in expected.items()}
         self._of = [encoded(trial.candidate) for trial in self._ended]
         self._costs, self._losses = self._known_costs(), self._known_losses()
         self._beyond = {
