@@ -172,10 +172,10 @@ def main() -> None:
         )
         aim = np.median(theirs[:, -1])
         reached = [next((m for m, v in zip(minutes, row, strict=True) if v >= aim), np.inf) for row in ours]
-        when = "" if options.noise else f"; has its last median after {median(reached):g} min in the median"
+        when = "" if options.noise is not None else f"; has its last median after {median(reached):g} min in the median"
         print(f"{samplers[0]} above {name}: {above}{when}")
     for moment in GAIN_MOMENTS:
-        if not options.noise and options.minutes / 4 < moment < options.minutes:
+        if options.noise is None and options.minutes / 4 < moment < options.minutes:
             print(gain_sentence(samplers[0], found[samplers[0]], minutes, minutes.index(moment)))
     if options.picture is not None:
         picture(found, minutes, options.picture)
