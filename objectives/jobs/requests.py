@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from objectives.held_out_rows import HeldPart
 from objectives.jobs.protocol import Request
@@ -16,6 +16,8 @@ from objectives.records import Artifact, Footprint, InputSpec, Latency, Prepared
 from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.model_structure import Group
+from spaces.serialization import added_later
+from spaces.techniques.placement import InstanceGroup
 from spaces.weights import Weights
 
 
@@ -162,6 +164,7 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     share: utilisation of the baseline at the study's load
     batch_rows: rows of the largest batches that will be simulated, None for none
     split_over: parts that requests will be split into, None for none
+    beside: the other instance groups of the placement, which take time from this one
     reference_ms: milliseconds of a request to the baseline at the machine's reference speed, None for that of now
     blocks: most times that runs are measured, within some seconds; those of disturbed blocks do not count
     """
@@ -173,6 +176,7 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     share: float
     batch_rows: int | None = None
     split_over: int | None = None
+    beside: tuple[InstanceGroup, ...] = field(default=(), metadata=added_later())
     reference_ms: float | None = None
     blocks: int = 1
 

@@ -90,7 +90,7 @@ class Submitter(Protocol):
 def load_target(pool: Submitter, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
     """Wrap a pool for the load generator."""
     outstanding = saturating(placement, requests)
-    return LiveTarget(pool.submit, placement.replicas, outstanding, one_by_one(placement), placement.in_turn)
+    return LiveTarget(pool.submit, placement.served_together, outstanding, one_by_one(placement), placement.in_turn)
 
 
 def one_by_one(placement: Placement) -> bool:

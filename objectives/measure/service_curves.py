@@ -1,14 +1,19 @@
 """Measurement of service curves beside the baseline.
 
-Runs are measured in a short open loop, with every replica busy, and at the study's rate.
+Runs are measured in a short open loop, with every replica busy, with those of other instance groups busy too, and at
+the study's rate.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,20 +57,27 @@ Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray
 
 
 class Observed:
-    """An engine that notes which requests it ran, and when each run began and ended.
-
-    runs: (id of the request, nanoseconds) of the start and of the end
-    """
+    """An engine that notes which requests it runs, and when each run begins and ends."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.once = engine, engine.once
-        self.runs: list[tuple[int, int, int]] = []
+        self.runs: list[_Run] = []
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
-        start = time.perf_counter_ns()
+        noted = _Run(id(inputs), time.perf_counter_ns())
+        self.runs.append(noted)
         scores = self._engine.run(inputs)
-        self.runs.append((id(inputs), start, time.perf_counter_ns()))
+        noted.end_ns = time.perf_counter_ns()
         return scores
+
+
+@dataclass
+class _Run:
+    """A run of a request, which is known by its id; until it ends its end is infinite."""
+
+    request: int
+    start_ns: int
+    end_ns: float = math.inf
 
 
 def service_curve(request: ServiceCurveRequest, progress: PartProgress = UNHEARD) -> ServiceCurveResponse:
@@ -93,7 +105,7 @@ def service_curve(request: ServiceCurveRequest, progress: PartProgress = UNHEARD
         rate_rps = 1000 * request.share / looks[0]
 
         def run() -> ServiceCurve:
-            asked = request.seed, rate_rps, request.blocks, progress.next_part
+            asked = request.seed, rate_rps, request.blocks, progress.next_part, request.beside
             return measure_service_curve(engine, measured.placement, sizes, *asked)
 
         # Of several blocks the disturbed ones are left out, and the whole is not repeated.
@@ -137,14 +149,16 @@ def measure_service_curve(
     rate_rps: float | None = None,
     blocks: int = 1,
     next_part: Callable[[], None] = lambda: None,
+    beside: Sequence[InstanceGroup] = (),
 ) -> ServiceCurve:
-    """Measure an instance group by itself, in a placement that neither batches, splits, routes nor refuses.
+    """Measure an instance group, in a placement that neither batches, splits, routes nor refuses.
 
     Args:
         requests: of the sizes that will be simulated, batches included
         rate_rps: rate of the study, at which a small model has long idle times; None for none
         blocks: most times that runs are measured, within some seconds; those of undisturbed blocks count together
         next_part: as in `LiveTarget`, and called before each schedule
+        beside: other instance groups on the same machine, idle but for one schedule, in which they run without pause
     """
     instance_group = placement.instance_group
     engines: list[Observed] = []
@@ -155,6 +169,10 @@ def measure_service_curve(
 
     with Pool(placement, observed) as pool:
         warm_up(pool.submit, requests, placement)
+        others = [Observed(open_engine(group)) for group in beside for _ in range(group.replicas)]
+        theirs = of_few_sizes(requests)
+        for other, request in itertools.product(others, theirs):
+            other.run(request)
         target = replace(load_target(pool, placement, requests), next_part=next_part)
         target.settle()
         # With the smallest and the largest of all, so that every size lies between two that were measured.
@@ -176,6 +194,9 @@ def measure_service_curve(
                 _play(target, engines, some, gaps(Traffic(), rate, len(some), drawn)),
                 _play(target, engines, drawn_requests(requests, len(together), drawn, 1), together),
             ]
+            if others:
+                crowd = _Crowd(others, theirs)
+                parts.append(_play(target, engines, drawn_requests(requests, len(together), drawn, 3), together, crowd))
             if rate_rps is None or not rested:
                 return _Block(parts, ())
             apart = gaps(Traffic(), rate_rps, rested, drawn)
@@ -189,8 +210,44 @@ def measure_service_curve(
     )
 
 
+@dataclass(frozen=True)
+class _Crowd:
+    """Replicas of other instance groups, and the requests that they run."""
+
+    engines: Sequence[Observed]
+    requests: Sequence[Request]
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Run requests on each engine, one after another, until the context ends; an error of theirs is raised then."""
+        over = threading.Event()
+
+        def run(engine: Observed) -> None:
+            engine.runs.clear()
+            for request in itertools.cycle(self.requests):
+                if over.is_set():
+                    return
+                engine.run(request)
+
+        with ThreadPoolExecutor(max(len(self.engines), 1)) as threads:
+            running = [threads.submit(run, engine) for engine in self.engines]
+            try:
+                yield
+            finally:
+                over.set()
+        for each in running:
+            each.result()
+
+
+_ALONE = _Crowd((), ())
+
+
 class _Block(NamedTuple):
-    """Runs of a block: those in an open loop and with all replicas busy, and those at the study's rate."""
+    """Runs of a block.
+
+    parts: in an open loop, with all replicas busy, and with those of other instance groups busy too, if there are any
+    rested: at the study's rate
+    """
 
     parts: Sequence[Columns]
     rested: Sequence[Columns]
@@ -221,30 +278,35 @@ def rested_requests(share: float) -> int:
 
 
 def _play(
-    target: LiveTarget, engines: Sequence[Observed], requests: Sequence[Request], gaps_ns: NDArray[np.int64]
+    target: LiveTarget,
+    engines: Sequence[Observed],
+    requests: Sequence[Request],
+    gaps_ns: NDArray[np.int64],
+    crowd: _Crowd = _ALONE,
 ) -> Columns:
-    """Play a schedule, and return the columns of `Runs`."""
+    """Play a schedule beside a crowd that is busy, and return the columns of `Runs`."""
     target.next_part()
     own = [dict(request) for request in requests]  # so that each has an identity
     place = {id(request): number for number, request in enumerate(own)}
     for engine in engines:
         engine.runs.clear()
-    played = target.open_loop(own, gaps_ns)
+    with crowd.busy():
+        played = target.open_loop(own, gaps_ns)
     due_ns = played.start_ns + np.cumsum(gaps_ns)
     finished_ns = due_ns + np.rint(played.latency_ms * 1e6).astype(np.int64)
     ns, idle_ns, busy = (np.zeros(len(own), np.int64) for _ in range(3))
-    # The target also runs some of the requests before the schedule begins.
-    runs = [
-        [(place[key], start, end) for key, start, end in engine.runs if start >= played.start_ns] for engine in engines
-    ]
-    for own_runs in runs:
+    for engine in engines:
         before_ns = played.start_ns
-        for number, start, _ in own_runs:
+        # The target also runs some of the requests before the schedule begins.
+        for run in [run for run in engine.runs if run.start_ns >= played.start_ns]:
+            number = place[run.request]
             idle_ns[number] = due_ns[number] - before_ns
             ns[number] = finished_ns[number] - max(due_ns[number], before_ns)
             before_ns = finished_ns[number]
             busy[number] = sum(
-                any(begun <= start < ended for _, begun, ended in others) for others in runs if others is not own_runs
+                any(one.start_ns <= run.start_ns < one.end_ns for one in other.runs)
+                for other in (*engines, *crowd.engines)
+                if other is not engine
             )
     return np.array([rows_of(request) for request in own]), ns, idle_ns, busy
 

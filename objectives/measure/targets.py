@@ -98,4 +98,4 @@ def served_target(
     warm_up(remote.submit, requests, deployment.placement)
     # Requests that travel at the same time may change places, so that the order of a pool's replicas is not known.
     alone = one_by_one(deployment.placement)
-    return LiveTarget(remote.submit, deployment.placement.replicas, outstanding, alone, None, children)
+    return LiveTarget(remote.submit, deployment.placement.served_together, outstanding, alone, None, children)

@@ -52,8 +52,8 @@ class VirtualTarget:
     transport_ms: float = 0.0
 
     @property
-    def replicas(self) -> int:
-        return self.placement.replicas
+    def served_together(self) -> int:
+        return self.placement.served_together
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
         return Arrivals(self.latency_ms(_sizes(requests), gaps_ns), np.zeros(len(gaps_ns)), 1.0)

@@ -239,7 +239,7 @@ def _warm_ups(
     for target in targets:
         service = np.median([_from_idle(target, sample) for _ in range(_PASSES)], axis=0)
         finite = service[np.isfinite(service)]
-        utilisation = rate_rps * float(finite.mean()) / 1e3 / target.replicas if finite.size else 1.0
+        utilisation = rate_rps * float(finite.mean()) / 1e3 / target.served_together if finite.size else 1.0
         found.append(warm_up_requests(utilisation, variability(arrivals, service)))
     return found
 

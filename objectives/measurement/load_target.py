@@ -37,8 +37,8 @@ class LoadTarget(Protocol):
     """
 
     @property
-    def replicas(self) -> int:
-        """Number of requests that are served at the same time."""
+    def served_together(self) -> int:
+        """Number of requests that are served at the same time, at least."""
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
         """Submit each request at its scheduled time, from idle; (n,) gaps before each."""
@@ -60,6 +60,7 @@ class LoadTarget(Protocol):
 class LiveTarget:
     """A running pool, or a server in front of one, driven by its `submit`.
 
+    served_together: as in `LoadTarget`
     outstanding: requests in flight that keep every replica busy, with full batches where it batches
     one_by_one: whether answers come one by one: of one replica, which does not batch
     in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
@@ -68,7 +69,7 @@ class LiveTarget:
     """
 
     submit: Submit
-    replicas: int
+    served_together: int
     outstanding: int
     one_by_one: bool = False
     in_turn: int | None = None

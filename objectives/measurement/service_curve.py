@@ -96,9 +96,9 @@ class ServiceCurve:
     the load of a large one has only such runs.
 
     idle, rested: after a short and after a long idle time
-    alone, crowded: kept busy, alone and beside busy others
+    alone, crowded: kept busy, beside the fewest and beside the most other replicas that were
     idle_ns, rested_ns: the median idle times of `idle` and `rested`
-    others: number of other replicas in `crowded`
+    fewest, others: other replicas that ran beside the runs of `alone`, at most, and of `crowded`, at least
     least_rows, most_rows: sizes between which runs were measured
     """
 
@@ -111,6 +111,7 @@ class ServiceCurve:
     others: int
     least_rows: int
     most_rows: int
+    fewest: int = 0
 
     @classmethod
     def fit(cls, runs: Runs, rested: Runs | None = None) -> ServiceCurve:
@@ -122,11 +123,14 @@ class ServiceCurve:
         Raises:
             ValueError: no condition has enough runs.
         """
-        others, idle = int(runs.busy.max()), runs.idle_ns >= 0
+        idle = runs.idle_ns >= 0
+        # What enough runs had beside them: replicas of a group are seldom alone, or all at work, when kept busy.
+        beside = np.sort(runs.busy[~idle])
+        fewest, others = (int(beside[:FEWEST_RUNS][-1]), int(beside[-FEWEST_RUNS:][0])) if len(beside) else (0, 0)
         kinds = {
             "idle": (runs, idle & (runs.busy == 0)),
-            "alone": (runs, ~idle & (runs.busy == 0)),
-            "crowded": (runs, ~idle & (runs.busy == others)),
+            "alone": (runs, ~idle & (runs.busy <= fewest)),
+            "crowded": (runs, ~idle & (runs.busy >= others)),
         }
         if rested is not None:
             kinds["rested"] = rested, (rested.idle_ns >= 0) & (rested.busy == 0)
@@ -148,6 +152,7 @@ class ServiceCurve:
             others,
             int(runs.rows.min()),
             int(runs.rows.max()),
+            fewest,
         )
 
     def scaled(self, factor: float) -> ServiceCurve:
@@ -166,16 +171,17 @@ class ServiceCurve:
             _endless(random, line.deviations) for line in (self.idle, self.rested, self.alone, self.crowded)
         )
         apart = math.log(self.rested_ns / self.idle_ns) if self.rested_ns > self.idle_ns > 0 else math.inf
-        shortest, others = max(self.idle_ns, 1.0), self.others
+        shortest, apart_by = max(self.idle_ns, 1.0), self.others - self.fewest
         times: dict[int, tuple[float, float, float, float]] = {}
 
         def draw(rows: int, idle_ns: int | None, busy: int) -> float:
             if rows not in times:
                 times[rows] = self._times(rows)
             idle, rested, alone, crowded = times[rows]
-            beside = (crowded - alone) * min(busy / others, 1.0) if others else 0.0
+            more = min((busy - self.fewest) / apart_by, 1.0) if apart_by > 0 else 0.0
+            beside = (crowded - alone) * max(more, 0.0)
             if idle_ns is None:
-                return (alone + beside) * next(crowded_draws if busy else alone_draws)
+                return (alone + beside) * next(crowded_draws if busy > self.fewest else alone_draws)
             share = 0.0 if idle_ns <= shortest else min(math.log(idle_ns / shortest) / apart, 1.0)
             line = (1 - share) * idle + share * rested
             return (line + beside) * next(rested_draws if share > 0.5 else idle_draws)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from objectives.held_out_rows import HeldPart
@@ -17,7 +17,8 @@ from objectives.records import Artifact, Latency, Prepared, Through, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Placement
+from spaces.serialization import added_later
+from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.weights import Weights
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
@@ -59,14 +60,15 @@ def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
 
 @dataclass(frozen=True)
 class CurvePart:
-    """Part of a placement that has a service curve of its own: an instance group by itself, and the sizes of its runs.
+    """Part of a placement that has a service curve of its own: an instance group, and the sizes of its runs.
 
-    batch_rows, split_over: as in `ServiceCurveRequest`
+    batch_rows, split_over, beside: as in `ServiceCurveRequest`
     """
 
     placement: Placement
     batch_rows: int | None
     split_over: int | None
+    beside: tuple[InstanceGroup, ...] = field(default=(), metadata=added_later())
 
 
 def curve_parts(placement: Placement) -> tuple[CurvePart, ...]:
@@ -77,6 +79,7 @@ def curve_parts(placement: Placement) -> tuple[CurvePart, ...]:
             replace(bare, instance_group=group, inline=placement.inline and number == 0),
             None if placement.batching is None else placement.batching.rows,
             group.replicas if placement.split_rows is not None and group.replicas > 1 else None,
+            tuple(other for at, other in enumerate(placement.instance_groups) if at != number),
         )
         for number, group in enumerate(placement.instance_groups)
     )
@@ -189,6 +192,7 @@ class MeterJobs:
             self.config.traffic.load,
             of.batch_rows,
             of.split_over,
+            of.beside,
             reference_ms,
             blocks,
         )

@@ -141,6 +141,11 @@ class Placement:
         return sum(instance_group.replicas for instance_group in self.instance_groups)
 
     @property
+    def served_together(self) -> int:
+        """Requests that are served at the same time, at least: one that is split takes all replicas of its group."""
+        return self.replicas if self.split_rows is None else len(self.instance_groups)
+
+    @property
     def most_parts(self) -> int:
         """Most parts that a request is split into: 1 where the placement does not split."""
         return 1 if self.split_rows is None else max(group.replicas for group in self.instance_groups)

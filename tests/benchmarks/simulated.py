@@ -1,120 +1,372 @@
-"""Simulated against measured latency: the virtual clock with measured service curves beside the real open loop.
+"""Simulated against measured latency: random candidates on the virtual clock, and in a real open loop.
 
-    python tests/benchmarks/simulated.py [--repeats 5] [--models baseline,student] [--rows 200]
+    python tests/benchmarks/simulated.py STUDY.yaml --home DIR [--candidates 100] [--seconds 600] [--log FILE]
 
-For each model and placement, the service curve is measured once, then p50, p95 and p99 at three loads several times,
-in turn with the baseline's placement. Printed: the simulated value over the median of the measured ones, and next to it
-how far the repeats of the measurement lie apart (the largest over the smallest).
+Candidates are drawn at random from the study's space and exported with untrained weights; their service curves are
+measured as a search does. Then each is opened beside the baseline, and both answer the same arrivals: Poisson at loads
+of 0.4, 0.6 and 0.8 of what the baseline's replica serves, and a real trace at 0.6 (--log: a request log, by default
+the Azure conversations of the test data). The candidate answers them before and after the baseline: how far the two
+lie apart is the repeat spread of the measurement. At 0.6 the rate under the SLO is searched as well, the SLO being
+twice the baseline's p95, and the capacity is measured. What was measured is kept in the home; after so many seconds
+nothing new begins, and a second call goes on.
+
+On the virtual clock the same requests arrive at the same times, at the same utilisation of the baseline; values are
+those of the machine's speed when they were measured, by the baseline's requests one at a time. Rates and capacities
+are simulated as a search does.
+
+Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline next to the
+repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, and the median of the signed ones, from all
+candidates; and of the pairs of candidates whose measured p95 ratio differs by a fifth or more, the share that
+simulation puts in the same order.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
+import json
+import os
 import sys
-import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure.deployment import load_target, quiet, warm_up
-from objectives.measure.service_curves import further_sizes, measure_service_curve
-from objectives.measure.virtual_target import VirtualTarget
+from objectives.held_out_rows import read_requests
+from objectives.jobs.requests import ExportRequest
+from objectives.measure.deployment import load_target, quiet, saturating, warm_up
+from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic, gaps
-from objectives.measurement.load_generator import drawn_requests
+from objectives.measurement.latency import Load
+from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.statistics import percentile
-from objectives.serving.engines import open_engine
+from objectives.measurement.request_log import read_request_log, write_trace
+from objectives.measurement.statistics import Floats, fewest_samples, percentile
+from objectives.measurement.throughput import (
+    Probe,
+    RateSearch,
+    measure_capacity,
+    next_rate,
+    probe,
+    rate_under_slo,
+)
+from objectives.records import Artifact
+from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
-from search.workers.meter_jobs import curve_parts
-from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route
-from tests.benchmarks.models import SMALL_STUDENT, STUDENT, Requests, baseline_model, lognormal_requests, write_model
+from search.cli.console import Console
+from search.config.defaults import space_for
+from search.config.study_file import load as load_study
+from search.errors import JobError, LostJobError
+from search.explore.cost_model import BASELINE, CostModel
+from search.home import Home
+from search.samplers.drawn import draw
+from search.session import jobs_of, open_session, prepare
+from search.workers.meter_jobs import MeterJobs
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Workers, call, open_workers
+from spaces.candidate import Candidate
+from spaces.search_space import SearchSpace
 
-PLACEMENTS = {
-    "baseline": Placement(),
-    "1x1": Placement(InstanceGroup(threads=1)),
-    "inline": Placement(InstanceGroup(threads=1), inline=True),
-    "2x1": Placement(InstanceGroup(replicas=2, threads=1)),
-    "batching": Placement(InstanceGroup(threads=1), batching=Batching(600)),
-    "split": Placement(InstanceGroup(replicas=2, threads=1), split_rows=200),
-    "route": Placement(InstanceGroup(threads=1), route=Route(300, InstanceGroup(threads=1))),
-}
+AZURE = Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data"), "arrivals", "azure_llm_2023_conv.csv")
 LOADS = (0.4, 0.6, 0.8)
+# The load of the trace, of the rate under the SLO and of the order of pairs.
+MIDDLE = 0.6
 PERCENTS = (50, 95, 99)
-REQUESTS = 600
+# Requests that count of a schedule, and those before them.
+_COUNTED, _WARM_UP = 300, 60
+# Requests that count of a probe, a multiple of its segments, and probes of each side.
+_PROBE_REQUESTS, _PROBES = 300, 3
+_TYPICAL = 12
+_DRAWS = 100_000
+# Draws of service times, of whose percentiles the median counts.
+_DRAWN = 5
+_APART = 1.2
 
 
-def percentiles(target: LoadTarget, requests: Requests, rate: float, seed: int) -> list[float]:
-    chosen = drawn_requests(requests, REQUESTS, seed)
-    target.settle()
-    found = target.open_loop(chosen, gaps(Traffic(), rate, REQUESTS, seed)).latency_ms[100:]
-    return [percentile(found, percent) for percent in PERCENTS]
+@dataclass(frozen=True)
+class Schedule:
+    """Arrivals at a load."""
+
+    name: str
+    traffic: Traffic
+    load: float
+
+    def percentiles(self, target: LoadTarget, requests: Sequence[Request], rate_rps: float, seed: int) -> list[float]:
+        """Return the percentiles in milliseconds of what a target answers at a rate."""
+        count = _WARM_UP + _COUNTED
+        target.settle()
+        played = target.open_loop(drawn_requests(requests, count, seed), gaps(self.traffic, rate_rps, count, seed))
+        return [percentile(played.latency_ms[_WARM_UP:], percent) for percent in PERCENTS]
 
 
-def compare(name: str, model: Path, placement: Placement, requests: Requests, repeats: int) -> None:
-    parts = curve_parts(placement)
-    start = time.monotonic()
-    with quiet():
-        curves = [
-            measure_service_curve(
-                lambda group: open_engine(group.engine, model, group.device, group.threads),
-                part.placement, [*requests, *further_sizes(requests, part.batch_rows, part.split_over)], seed,
+def schedules(trace: Path) -> list[Schedule]:
+    poisson = [Schedule(f"poisson {load:g}", Traffic(), load) for load in LOADS]
+    return [*poisson, Schedule(f"trace {MIDDLE:g}", Traffic("replay", trace=str(trace)), MIDDLE)]
+
+
+def highest_rate(target: LoadTarget, requests: Sequence[Request], capacity: Floats, slo_ms: float, seed: int) -> float:
+    """Search a target's rate under an SLO at p95, as a benchmark does."""
+    service = target.closed_loop(drawn_requests(requests, 60, seed, 1))
+    search = RateSearch((), capacity, service[None])
+    probes: list[Probe] = []
+    for number in range(_PROBES):
+        rate = next_rate(search, slo_ms, 95, fewest_samples(95))
+        probes.append(
+            probe(target, requests, Traffic(), rate, float(np.median(capacity)), _PROBE_REQUESTS, seed + number)
+        )
+        search = search.with_probes(probes[-1:])
+    return rate_under_slo(search, slo_ms, 95)
+
+
+@dataclass(frozen=True)
+class OpenBaseline:
+    """The baseline's open pool, beside which candidates are measured."""
+
+    target: LoadTarget
+    requests: Sequence[Request]
+    schedules: Sequence[Schedule]
+
+    def measured(self, candidate: LoadTarget, seed: int) -> dict[str, Any]:
+        """Return what candidate and baseline answer."""
+        baseline, requests = self.target, self.requests
+        capacity = measure_capacity((candidate, baseline), requests, seed)
+        baseline_ms = float(baseline.closed_loop(typical_requests(requests, _TYPICAL)).mean())
+        found: dict[str, Any] = {"baseline_ms": baseline_ms, "capacity_rps": np.median(capacity, axis=0).tolist()}
+        for schedule in self.schedules:
+            rate = schedule.load * 1000 / baseline_ms
+            turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
+            found[schedule.name] = {"candidate": turns[::2], "baseline": turns[1]}
+        slo_ms = 2 * found[f"poisson {MIDDLE:g}"]["baseline"][PERCENTS.index(95)]
+        found["rate_rps"] = [
+            highest_rate(target, requests, capacity[:, side], slo_ms, seed)
+            for side, target in enumerate((candidate, baseline))
+        ]
+        return found
+
+
+def virtual(costs: CostModel, candidate: Candidate, requests: Sequence[Request], seed: int) -> VirtualTarget:
+    samplers = [curve.sampler(seed) for curve in costs.curves(candidate)]
+    return VirtualTarget(candidate.placement, samplers, saturating(candidate.placement, requests))
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What is simulated of a study's candidates: the arrivals that were measured, and the ratios of a search."""
+
+    costs: CostModel
+    requests: Sequence[Request]
+    schedules: Sequence[Schedule]
+    load: SimulatedLoad
+
+    @classmethod
+    def of(cls, costs: CostModel, requests: Sequence[Request], schedules: Sequence[Schedule], seed: int) -> Simulation:
+        baseline = virtual(costs, BASELINE, requests, seed)
+        load = SimulatedLoad.of(baseline, requests, Load(Traffic(), MIDDLE, 95, None), seed)
+        return cls(costs, requests, schedules, load)
+
+    def simulated(self, candidate: Candidate, seed: int, baseline_ms: float) -> dict[str, Any]:
+        """Return percentiles of candidate and baseline by schedule, and the ratios of rates.
+
+        Args:
+            seed: of the arrivals
+            baseline_ms: mean time of a request to the baseline, which tells the machine's speed
+        """
+        ratios = self.load.ratios(virtual(self.costs, candidate, self.requests, seed))
+        found: dict[str, Any] = {"throughput": ratios.throughput_ratio, "capacity": ratios.capacity_ratio}
+        for schedule in self.schedules:
+            found[schedule.name] = {
+                name: np.median([self._percentiles(schedule, side, seed, at, baseline_ms) for at in range(_DRAWN)], 0)
+                for name, side in (("candidate", candidate), ("baseline", BASELINE))
+            }
+        return found
+
+    def _percentiles(
+        self, schedule: Schedule, candidate: Candidate, seed: int, drawn: int, baseline_ms: float
+    ) -> NDArray[np.float64]:
+        """Return the percentiles of one draw of service times, at the machine's speed."""
+        own_ms = float(
+            virtual(self.costs, BASELINE, self.requests, drawn)
+            .closed_loop(typical_requests(self.requests, _TYPICAL) * _TYPICAL)
+            .mean()
+        )
+        target = virtual(self.costs, candidate, self.requests, drawn)
+        found = schedule.percentiles(target, self.requests, schedule.load * 1000 / own_ms, seed)
+        return np.array(found) * baseline_ms / own_ms
+
+
+def drawn(space: SearchSpace, seed: int) -> Iterator[Candidate]:
+    """Draw candidates, none twice but for the values of its weights, as far as a space has more."""
+    random, seen = Random(seed), set[str]()
+    for _ in range(_DRAWS):
+        candidate = draw(space, random).candidate.untrained
+        if candidate.id not in seen:
+            seen.add(candidate.id)
+            yield candidate
+
+
+class ResultFile:
+    """Results by candidate, in a file of lines."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.found: dict[str, dict[str, Any]] = {}
+        for line in file.read_text().splitlines() if file.exists() else ():
+            with contextlib.suppress(ValueError):  # a line that a kill left unfinished
+                self.found |= json.loads(line)
+
+    def add(self, candidate: Candidate, result: dict[str, Any]) -> None:
+        self.found[candidate.id] = result
+        with self._file.open("a") as lines:
+            lines.write("\n" + json.dumps({candidate.id: result}))
+
+
+def measure(
+    jobs: MeterJobs,
+    costs: CostModel,
+    workers: Workers,
+    candidate: Candidate,
+    beside: OpenBaseline,
+    seed: int,
+) -> dict[str, Any]:
+    """Measure a candidate's curves, and what it and the baseline answer; a failure has its reason."""
+    limit = jobs.config.workers.fit_seconds
+
+    def ask(worker: Any, request: Any) -> Any:
+        return call(worker, request, limit, lambda line: None)
+
+    try:
+        artifact: Artifact = ask(workers.builder, ExportRequest(jobs.task, candidate, 1)).artifact
+        for part in costs.missing(candidate):
+            costs.learn(candidate, part, ask(workers.meter, costs.request(artifact, candidate, part)))
+        costs.ratios(candidate)  # ValueError where a run of a size that was not measured is simulated
+        model = Path(jobs.task.home, artifact.path)
+        with Pool.open(model, candidate.placement, candidate.precision.compute) as pool, quiet():
+            warm_up(pool.submit, beside.requests, candidate.placement)
+            target = load_target(pool, candidate.placement, beside.requests)
+            measured = beside.measured(target, seed)
+    except LostJobError:
+        raise  # which says nothing of the candidate
+    except (JobError, EngineError, ValueError) as error:
+        return {"failed": " ".join(str(error).split())}
+    return {"placement": candidate.placement.knobs(), "measured": measured, "seed": seed}
+
+
+def logs(simulated: Sequence[float | None], measured: Sequence[float]) -> NDArray[np.float64]:
+    """Return log(simulated / measured), NaN where one of them is none, infinite or 0."""
+    with np.errstate(all="ignore"):
+        found = np.log(np.array(simulated, dtype=np.float64) / np.array(measured, dtype=np.float64))
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def format_errors(errors: NDArray[np.float64]) -> str:
+    """Return the median and the 90% quantile of the errors' size, and the median of the signed ones."""
+    known = errors[np.isfinite(errors)]
+    if not len(known):
+        return f"{'none':>24}"
+    size = np.abs(known)
+    return f"{np.median(size):>7.1%} {np.quantile(size, 0.9):>7.1%} ({np.median(known):>+6.1%})"
+
+
+Columns = tuple[Sequence[float], Sequence[float]]
+
+
+def compared(
+    found: Sequence[dict[str, Any]], name: str, place: int
+) -> tuple[Columns, Columns, Sequence[float], Sequence[float]]:
+    """Return simulated and measured values, the same of their ratios to the baseline, and both measured values."""
+    simulated = [{side: values[place] for side, values in one["simulated"][name].items()} for one in found]
+    measured = [one["measured"][name] for one in found]
+    first, second = ([each["candidate"][turn][place] for each in measured] for turn in (0, 1))
+    with np.errstate(all="ignore"):
+        middle = np.sqrt(np.array(first) * np.array(second))
+        ratios = np.array([each["candidate"] / each["baseline"] for each in simulated])
+    values = [each["candidate"] for each in simulated]
+    real = middle / np.array([each["baseline"][place] for each in measured])
+    return (values, middle.tolist()), (ratios.tolist(), real.tolist()), first, second
+
+
+def summarize(found: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Print the errors by load and percentile, and the order of pairs."""
+    print(f"{'':<14}{'':>5}{'value':>24}{'ratio to the baseline':>26}{'repeats of the value':>26}")
+    for name in names:
+        for place, percent in enumerate(PERCENTS):
+            values, ratios, first, second = compared(found, name, place)
+            repeats = logs(first, second)
+            print(
+                f"{name:<14}{f'p{percent}':>5}{format_errors(logs(*values)):>24}{format_errors(logs(*ratios)):>26}"
+                f"{format_errors(repeats):>26}"
             )
-            for seed, part in enumerate(parts)
-        ]  # fmt: skip
-        took = time.monotonic() - start
-        with Pool.open(model, placement) as pool:
-            warm_up(pool.submit, requests, placement)
-            real = load_target(pool, placement, requests)
-            virtual = VirtualTarget(placement, [curve.sampler(1) for curve in curves], real.outstanding)
-            capacity = float(np.median([real.saturated(requests, 0.1, 1) for _ in range(5)]))
-            start = time.monotonic()
-            simulated_capacity = virtual.saturated(requests, 0.1, 1)
-            print(f"{name}: curve in {took:.1f} s; capacity {simulated_capacity / capacity:.2f}")
-            for load in LOADS:
-                rate = load * capacity
-                measured = np.array([percentiles(real, requests, rate, seed) for seed in range(repeats)])
-                start = time.monotonic()
-                simulated = np.array([percentiles(virtual, requests, rate, seed) for seed in range(repeats)])
-                ms = 1000 * (time.monotonic() - start) / repeats
-                middle = np.median(measured, axis=0)
-                print(
-                    f"  load {load}: "
-                    + ", ".join(
-                        f"p{percent} {one / real_ms:.2f} of {real_ms:.3f} ms (repeats {spread:.2f}x)"
-                        for percent, one, real_ms, spread in zip(
-                            PERCENTS,
-                            np.median(simulated, axis=0),
-                            middle,
-                            measured.max(axis=0) / measured.min(axis=0),
-                            strict=True,
-                        )
-                    )
-                    + f"; simulated in {ms:.0f} ms",
-                    flush=True,
-                )
+    for what, key in (("throughput", "rate_rps"), ("capacity", "capacity_rps")):
+        simulated = [one["simulated"][what] for one in found]
+        real = [np.divide(*one["measured"][key]) if one["measured"][key][1] else np.nan for one in found]
+        print(f"{what:<19}{'':>24}{format_errors(logs(simulated, real)):>26}")
+    _, ratios, _, _ = compared(found, f"poisson {MIDDLE:g}", PERCENTS.index(95))
+    pairs = alike = 0
+    for (one_s, one_m), (other_s, other_m) in itertools.combinations(zip(*ratios, strict=True), 2):
+        known = np.isfinite([one_s, other_s, one_m, other_m]).all()
+        if known and max(one_m, other_m) / min(one_m, other_m) >= _APART:
+            pairs += 1
+            alike += (one_s < other_s) == (one_m < other_m)
+    print(f"pairs whose p95 ratio differs by a fifth or more: {alike} of {pairs} are ordered alike")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--models", default="baseline,student")
-    parser.add_argument("--placements", default=",".join(PLACEMENTS))
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, default=AZURE)
     options = parser.parse_args()
-    requests = lognormal_requests(300, seed=1, median=options.rows)
-    with tempfile.TemporaryDirectory() as folder:
-        made = {
-            "baseline": lambda at: baseline_model(at),
-            "student": lambda at: write_model(at, STUDENT),
-            "small": lambda at: write_model(at, SMALL_STUDENT),
-        }
-        for model in options.models.split(","):
-            path = made[model](Path(folder) / model)
-            for name in options.placements.split(","):
-                compare(f"{model}, {name}", path, PLACEMENTS[name], requests, options.repeats)
+    end = time.monotonic() + options.seconds
+    config, home, console = load_study(str(options.study), []), Home(options.home.resolve()), Console(False, False)
+    known = ResultFile(home.root / f"simulated-{config.name}.jsonl")
+    trace = home.root / "trace.npz"
+    write_trace(read_request_log(options.log), trace)
+    played = schedules(trace)
+    session = open_session(config, home)
+    with open_workers(home.logs(config.name)) as workers:
+        prepared = prepare(session, workers.builder, console)
+        jobs, space = jobs_of(config, home, prepared), space_for(config.space, prepared)
+        costs = CostModel(jobs, home.service_curves(config.name))
+        costs.measure_baseline(PairedComparison(jobs, workers.builder, workers.meter, console))
+        requests = read_requests(Path(prepared.holdout))
+        with Pool.open(home.root / prepared.baseline.path, BASELINE.placement) as pool:
+            warm_up(pool.submit, requests, BASELINE.placement)
+            beside = OpenBaseline(load_target(pool, BASELINE.placement, requests), requests, played)
+            for number, candidate in enumerate(itertools.islice(drawn(space, options.seed), options.candidates)):
+                if candidate.id in known.found:
+                    continue
+                if time.monotonic() > end:
+                    break
+                start = time.monotonic()
+                known.add(candidate, measure(jobs, costs, workers, candidate, beside, number))
+                console.say(f"{number + 1} of {options.candidates}: {time.monotonic() - start:.1f} s")
+    candidates = [*itertools.islice(drawn(space, options.seed), options.candidates)]
+    results = [(each, known.found[each.id]) for each in candidates if each.id in known.found]
+    simulation = Simulation.of(costs, requests, played, config.seed)
+    able = [
+        {**one, "simulated": simulation.simulated(each, one["seed"], one["measured"]["baseline_ms"])}
+        for each, one in results
+        if "failed" not in one
+    ]
+    print(f"{config.name}: {len(able)} candidates, {len(results) - len(able)} more that cannot be built or simulated")
+    for reason in sorted({one["failed"] for _, one in results if "failed" in one}):
+        print(f"  {reason[:160]}")
+    summarize(able, [each.name for each in played])
+    routed = [one for one in able if one["placement"]["placement.route_rows"]]
+    if routed:
+        print(f"\nof these {len(routed)} that route large requests to a second instance group")
+        summarize(routed, [each.name for each in played])
 
 
 if __name__ == "__main__":

@@ -46,14 +46,21 @@ ONE = Placement(InstanceGroup(threads=1))
 
 
 def test_a_curve_serves_every_training_and_every_path_of_requests(jobs: MeterJobs, tmp_path: Path) -> None:
-    """Queues, deadlines and routes are simulated; what changes the runs is measured."""
+    """Queues, deadlines and the rows of a route are simulated; what changes the runs is measured.
+
+    So do the replicas of a second instance group on the same cores.
+    """
     model = cost_model(jobs, tmp_path)
     ours = student(2.0, ONE)
     assert [part.placement for part in model.missing(ours)] == [ONE]
     learn(model, ours, 0.5)
     assert not model.missing(student(4.0, ONE)), "other training, the same cost"
-    routed = student(2.0, Placement(InstanceGroup(threads=1), route=Route(200, InstanceGroup(threads=2))))
-    assert [part.placement for part in model.missing(routed)] == [Placement(InstanceGroup(threads=2))]
+    large = InstanceGroup(threads=2)
+    routed = [student(2.0, Placement(ONE.instance_group, route=Route(rows, large))) for rows in (200, 400)]
+    assert [part.placement for part in model.missing(routed[0])] == [ONE, Placement(large)]
+    for part in model.missing(routed[0]):
+        model.learn(routed[0], part, ServiceCurveResponse(curve(0.5), 3.0, 700))
+    assert not model.missing(routed[1]), "what is routed does not change the runs"
     assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), batching=Batching(600))))
     assert model.missing(student(2.0, Placement(InstanceGroup(threads=1), inline=True)))
 
@@ -83,6 +90,11 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
     assert (split.placement, split.batch_rows, split.split_over) == (Placement(two), None, 2)
     (batched,) = curve_parts(Placement(batching=Batching(600)))
     assert (batched.placement, batched.batch_rows, batched.split_over) == (Placement(), 600, None)
+    assert split.beside == batched.beside == ()
+    large = InstanceGroup("openvino")
+    small_part, large_part = curve_parts(Placement(two, route=Route(300, large)))
+    assert (small_part.placement, small_part.beside) == (Placement(two), (large,))
+    assert (large_part.placement, large_part.beside) == (Placement(large), (two,))
 
 
 def test_transport_is_measured_once_and_slows_both_sides(

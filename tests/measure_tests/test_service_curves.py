@@ -22,7 +22,7 @@ from objectives.measurement.latency import Load
 from objectives.measurement.service_curve import FEWEST_RUNS, Line, ServiceCurve
 from objectives.records import rows_of
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import Admission, InstanceGroup, Placement
+from spaces.techniques.placement import Admission, InstanceGroup, Placement, Route
 from tests.measure_tests.test_measure import ONE_THREAD, _artifact, holdout, model
 from tests.measurement_tests.simulated import requests_of
 
@@ -79,6 +79,18 @@ def test_a_second_replica_waits_less_and_serves_twice_as_much() -> None:
     found = SimulatedLoad.of(targets[0], requests, Load(Traffic(), 0.8, 95, None), 0).ratios(targets[1])
     assert found.p95_ratio is not None and found.p95_ratio < 0.5
     assert found.capacity_ratio == pytest.approx(2, rel=0.01) and found.service_p50_ratio == 1.0
+
+
+def test_instance_groups_that_share_a_core_serve_no_more_together() -> None:
+    """A run takes twice as long beside the other group, so that both answer as many requests as one."""
+    one = Line((1.0, 99.0), (1e6, 1e6), (1.0,))
+    crowded = replace(
+        curve(1.0), idle=one, rested=one, alone=one, crowded=one.scaled(2.0), others=1, least_rows=10, most_rows=90
+    )
+    routed, requests = Placement(route=Route(50, InstanceGroup("openvino"))), requests_of([10, 90] * 50)
+    both = VirtualTarget(routed, [crowded.sampler(seed) for seed in range(2)], 4)
+    assert both.saturated(requests, 1.0, 2) == pytest.approx(1000, rel=0.01)
+    assert both.closed_loop(requests[:4]).tolist() == [1.0] * 4
 
 
 def test_what_refuses_requests_has_no_percentiles() -> None:

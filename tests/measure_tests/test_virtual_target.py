@@ -33,7 +33,6 @@ def test_one_at_a_time_takes_what_an_idle_replica_takes() -> None:
     target = VirtualTarget(Placement(), [by_rows], 2)
     assert target.closed_loop(requests_of([10, 30])).tolist() == [0.3, 0.5]
     assert target.saturated(requests_of([10]), 0.1, 1) == pytest.approx(10_000, rel=0.01)
-    assert VirtualTarget(Placement(InstanceGroup(replicas=3)), [by_rows], 6).replicas == 3
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4, 8])
@@ -43,6 +42,15 @@ def test_every_replica_is_busy_in_a_saturated_loop(replicas: int) -> None:
     placement, requests = Placement(InstanceGroup(replicas=replicas, threads=1)), requests_of(rows.tolist())
     target = VirtualTarget(placement, [lambda rows, idle_ns, busy: 1e4 * rows], saturating(placement, requests))
     assert target.saturated(requests, 1.0, 10) == pytest.approx(replicas * 1e5 / rows.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("split_rows", [None, 100])
+def test_utilisation_is_one_at_the_capacity_of_requests_that_are_split_or_not(split_rows: int | None) -> None:
+    """Four replicas serve four requests at the same time, or one whose parts each of them has."""
+    placement, requests = Placement(InstanceGroup(replicas=4), split_rows=split_rows), requests_of([400] * 50)
+    target = VirtualTarget(placement, [lambda rows, idle_ns, busy: 1e4 * rows], saturating(placement, requests))
+    capacity, seconds = target.saturated(requests, 1.0, 10), target.closed_loop(requests).mean() / 1000
+    assert capacity * seconds / target.served_together == pytest.approx(1, rel=0.02)
 
 
 def test_strata_count_where_answers_come_one_by_one() -> None:
@@ -119,6 +127,62 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     assert shortest > 0.1, "no run took nearly no time"
     for line in lines:
         assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
+
+
+class OnOneCore(Sleeping):
+    """An engine that shares a core with others: a run takes as much longer for each of them that runs when it begins.
+
+    running: engines that run
+    """
+
+    def __init__(self, running: list[object]) -> None:
+        self._running = running
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        self._running.append(self)
+        try:
+            time.sleep(1e-4 * len(inputs["item"]) * (len(self._running) - 1))
+            return super().run(inputs)
+        finally:
+            self._running.remove(self)
+
+
+def test_a_run_beside_another_instance_group_takes_its_own_line() -> None:
+    """A sleep is never too short, so that only times from below are compared."""
+    requests = requests_of(np.random.default_rng(0).integers(8, 12, 60).tolist())
+    running: list[object] = []
+    opened: list[InstanceGroup] = []
+
+    def opening(group: InstanceGroup) -> OnOneCore:
+        opened.append(group)
+        return OnOneCore(running)
+
+    other = InstanceGroup("openvino", replicas=2)
+    curve = measure_service_curve(opening, Placement(), requests, 0, beside=(other,))
+    assert opened == [InstanceGroup(), other, other]
+    assert curve.others == 2
+    assert curve.alone(10) > 0.8e6
+    assert curve.crowded(10) > 2.4e6, "both replicas of the other group run"
+    assert not running, "nothing runs on"
+    assert measure_service_curve(opening, Placement(), requests, 0).others == 0
+
+
+def test_an_error_of_another_instance_group_is_raised() -> None:
+    class Failing(Sleeping):
+        runs = 0
+
+        def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+            self.runs += 1
+            if self.runs > 24:  # the warm-up has as many sizes at most
+                raise MemoryError("other group")
+            return super().run(inputs)
+
+    requests = requests_of([2, 3, 4] * 20)
+    with pytest.raises(MemoryError, match="other group"):
+        measure_service_curve(
+            lambda group: Failing() if group.engine == "openvino" else Sleeping(), Placement(), requests, 0,
+            beside=(InstanceGroup("openvino"),),
+        )  # fmt: skip
 
 
 def test_runs_of_disturbed_blocks_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,14 +32,15 @@ class SimulatedTarget:
     """
 
     service_ms: Callable[[Sequence[Mapping[str, Any]]], Floats]
-    replicas: int = 1
+    served_together: int = 1
     calls: list[str] = field(default_factory=list)
 
     def open_loop(self, requests: Sequence[Mapping[str, Any]], gaps_ns: NDArray[np.int64]) -> Arrivals:
         self.calls.append("open_loop")
         arrivals = np.cumsum(gaps_ns) / 1e6
         service = self.service_ms(requests)
-        latency = _one_by_one(arrivals, service) if self.replicas == 1 else _several(arrivals, service, self.replicas)
+        replicas = self.served_together
+        latency = _one_by_one(arrivals, service) if replicas == 1 else _several(arrivals, service, replicas)
         return Arrivals(latency, np.zeros(len(arrivals)), 1.0)
 
     def closed_loop(self, requests: Sequence[Mapping[str, Any]]) -> Floats:
@@ -50,7 +51,7 @@ class SimulatedTarget:
         self.calls.append("saturated")
         count = 5000
         chosen = [requests[i % len(requests)] for i in range(count)]
-        return float(1000 * self.replicas / self.service_ms(chosen).mean())
+        return float(1000 * self.served_together / self.service_ms(chosen).mean())
 
     def settle(self) -> None:
         self.calls.append("settle")

@@ -47,7 +47,7 @@ class Bench:
             return np.full(len(requests), milliseconds)
 
         return SimpleNamespace(
-            replicas=1,
+            served_together=1,
             open_loop=open_loop,
             closed_loop=closed_loop,
             settle=lambda: self.events.append((name, "settle")),

@@ -60,6 +60,18 @@ def test_neighbours_count_in_proportion() -> None:
     assert more == pytest.approx(two, rel=0.01)
 
 
+def test_replicas_that_are_never_alone_count_from_the_fewest_that_are_beside_them() -> None:
+    """Two replicas that are kept busy, by themselves and then beside two of another instance group: 1 or 3 others."""
+    two = runs(2000, noise=0.0)
+    busy = np.where(np.arange(2000) < 1000, 1, 3)
+    beside = Runs(two.rows, (two.ns * (1 + 0.1 * busy)).astype(np.int64), np.where(two.idle_ns < 0, -1, 20_000), busy)
+    curve = ServiceCurve.fit(beside)
+    assert (curve.fewest, curve.others) == (1, 3)
+    draw = curve.sampler(0)
+    drawn = [np.median([draw(200, None, busy) for _ in range(500)]) for busy in (0, 1, 2, 3, 4)]
+    np.testing.assert_allclose(drawn, 300_000 * np.array([1.1, 1.1, 1.2, 1.3, 1.3]), rtol=0.03)
+
+
 @pytest.mark.parametrize("rows", [40, 600])
 def test_a_size_that_was_not_measured_is_not_simulated(rows: int) -> None:
     draw = ServiceCurve.fit(runs(200)).sampler(1)
