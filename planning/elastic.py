@@ -152,11 +152,6 @@ class _Model:
         self.due_ns: list[int] = []
         self.unanswered: dict[int, int] = {}
 
-    @property
-    def in_flight(self) -> int:
-        """Number of requests that are not answered."""
-        return sum(self.pool.answer_ns(number) is None for number in self.unanswered)
-
     def busy_cores(self, begins: int | None = None) -> float:
         """Return the cores of the replicas that run, and of one of an instance group that is about to begin."""
         busy = sum(count * cores for count, cores in zip(self.pool.busy, self._cores, strict=True))
@@ -243,11 +238,7 @@ class _Machine:
         )
 
     def _in_flight_limit_reached(self) -> bool:
-        models = (*self._draining, self._models[-1])
-        # Pools count each part of a split request, so that there are no more requests than that.
-        if sum(model.pool.requests for model in models) < MAX_IN_FLIGHT:
-            return False
-        return sum(model.in_flight for model in models) >= MAX_IN_FLIGHT
+        return sum(model.pool.requests for model in (*self._draining, self._models[-1])) >= MAX_IN_FLIGHT
 
     def _advance_pools(self, now_ns: float) -> None:
         """Handle the events of all pools up to a time, in their order."""

@@ -20,6 +20,7 @@ MS = 1_000_000
 class Entry(NamedTuple):
     rows: int
     submitted_ns: int = 0
+    whole: None = None
 
 
 steps = st.lists(st.tuples(st.booleans(), st.integers(1, 60)), max_size=60)

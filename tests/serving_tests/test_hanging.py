@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     number: int
     rows: int
     submitted_ns: int
+    whole: None = None
 
 
 def service(group: int, rows: int, idle_ns: int | None, busy: int) -> float:

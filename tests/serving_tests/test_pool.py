@@ -493,6 +493,20 @@ class TestSplitting:
                 engine.controller.set()
         assert [engine.runs for engine in engines] == [[[99]], [[99]]]
 
+    def test_a_request_waits_once_however_many_parts_it_has(self) -> None:
+        engines = [Held(), Held()]
+        with pool_of(engines, Placement(InstanceGroup(replicas=2), split_rows=2)) as pool:
+            answers = [pool.submit(rows(4))]
+            for engine in engines:
+                engine.wait_inside()
+            answers += [pool.submit(rows(size)) for size in (4, 6, 1)]
+            assert pool.queued == 3
+            engines[0].controller.set()
+            engines[1].controller.set()
+            for answer in answers:
+                scores_of(answer)
+            assert pool.queued == 0
+
     def test_a_request_of_uneven_arrays_is_left_to_the_engine(self) -> None:
         engines = [Held(opened=True), Held(opened=True)]
         with pool_of(engines, Placement(InstanceGroup(replicas=2), split_rows=2)) as pool:

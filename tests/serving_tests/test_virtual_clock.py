@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from objectives.serving.pool import Pool
 from objectives.serving.pool.virtual_clock import simulate
-from objectives.serving.pool.virtual_pool import ServiceTime, Simulated
+from objectives.serving.pool.virtual_pool import ServiceTime, Simulated, VirtualPool
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from tests.serving_tests.test_pool import placements, rows
 
@@ -247,6 +247,28 @@ def test_one_replica_in_turn_answers_as_the_pool_does(
     for name in ("submitted_ns", "finished_ns", "refused"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist()
     assert times[0] == times[1]
+
+
+@pytest.mark.parametrize("admission", [Admission(), Admission(queue=3), Admission(deadline_ms=0.3)])
+@given(schedule=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 300_000)), min_size=1, max_size=40))
+def test_a_virtual_pool_counts_requests_and_not_their_parts(
+    admission: Admission, schedule: list[tuple[int, int]]
+) -> None:
+    """At any moment those are outstanding whose answer comes later, and no more than these wait."""
+    pool = VirtualPool(Placement(InstanceGroup(replicas=3), split_rows=2, admission=admission), by_rows)
+    now, seen = 0, list[tuple[int, int, int]]()
+    for count, gap in schedule:
+        now += gap
+        pool.advance(now)
+        pool.submit(count, now)
+        seen.append((now, pool.requests, pool.queued))
+    finished = pool.finish().finished_ns
+    for number, (moment, requests, queued) in enumerate(seen):
+        outstanding = int((finished[: number + 1] > moment).sum())
+        assert requests == outstanding
+        # Parts of what was refused when its turn came stay in their queues until theirs comes.
+        assert queued <= outstanding or admission.deadline_ms is not None
+    assert pool.requests == pool.queued == 0
 
 
 def exponential(seed: int, mean_ns: float) -> Any:

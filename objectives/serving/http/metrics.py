@@ -55,7 +55,7 @@ class Metrics:
         self._model = Gauge("leanrec_model", "1 for the model served", ["name", "version"], registry=self.registry)
         for name, text, read in (
             ("leanrec_in_flight", "Requests that have arrived and are not answered", in_flight),
-            ("leanrec_queue_length", "Requests that wait to be run; each part of a split one counts", queued),
+            ("leanrec_queue_length", "Requests that wait to be run", queued),
             ("leanrec_hanging_replicas", "Replicas whose run does not end", hanging),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)

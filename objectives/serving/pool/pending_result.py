@@ -61,12 +61,16 @@ class PendingResult(Future[Scores]):
 
 
 class Job(NamedTuple):
-    """A request, or a part of one, on its way to a replica."""
+    """A request, or a part of one, on its way to a replica.
+
+    whole: what the parts of one request have in common; None for a request that is not split
+    """
 
     answer: Receiver
     request: Arrays
     rows: int
     submitted_ns: int
+    whole: object | None = None
 
 
 def rows_of(request: Arrays) -> int:

@@ -38,6 +38,11 @@ class Replicas:
         return self._scheduler.queued
 
     @property
+    def queued_requests(self) -> int:
+        with self._lock:
+            return self._scheduler.queued_requests
+
+    @property
     def refused(self) -> int:
         return self._scheduler.admission.refused
 

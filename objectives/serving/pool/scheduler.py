@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from objectives.serving.pool.admission import AdmissionControl, queued
@@ -22,6 +23,11 @@ class Queued(Protocol):
 
     @property
     def submitted_ns(self) -> int: ...
+
+    @property
+    def whole(self) -> object | None:
+        """Return what the parts of a split request have in common, None for a request that is not split."""
+        ...
 
 
 J = TypeVar("J", bound=Queued)
@@ -127,6 +133,15 @@ class Scheduler(Generic[J]):
     def queued(self) -> int:
         """Number of jobs that wait for a replica."""
         return queued(self._states)
+
+    @property
+    def queued_requests(self) -> int:
+        """Number of requests that wait for a replica; a split one counts once while any part of it waits.
+
+        As in `queued`, the first job of an idle replica does not wait for one.
+        """
+        wholes = [job.whole for state in self._states for job in islice(state.queue, int(not state.taken), None)]
+        return wholes.count(None) + len({id(whole) for whole in wholes if whole is not None})
 
     def hanging(self, now_ns: int, lasting_ns: int | None = None) -> int:
         """Return the number of replicas whose run lasts longer than a limit, by default than that of one that hangs."""

@@ -36,7 +36,7 @@ class Splitter:
         self._replicas.place(
             result,
             [
-                Job(_Part(joint, i), cut_rows(request, start, end), end - start, now)
+                Job(_Part(joint, i), cut_rows(request, start, end), end - start, now, joint)
                 for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
             ],
             here,

@@ -67,12 +67,15 @@ class _Request:
 
 
 class _Job:
-    """A request, or a part of one, in the queue of a replica."""
+    """A request, or a part of one, in the queue of a replica.
 
-    __slots__ = ("request", "rows", "submitted_ns")
+    whole: the request that it is a part of; None where that is not split
+    """
 
-    def __init__(self, request: _Request, rows: int) -> None:
-        self.request, self.rows, self.submitted_ns = request, rows, request.submitted_ns
+    __slots__ = ("request", "rows", "submitted_ns", "whole")
+
+    def __init__(self, request: _Request, rows: int, whole: _Request | None = None) -> None:
+        self.request, self.rows, self.submitted_ns, self.whole = request, rows, request.submitted_ns, whole
 
 
 class _Replica:
@@ -95,6 +98,7 @@ class VirtualPool:
 
     An event is handled at its time, and events of the same time in the order in which they were made.
 
+    requests: number of requests that wait or run
     free_ns: when the caller may submit again, which an inline run occupies
     """
 
@@ -118,7 +122,7 @@ class VirtualPool:
              for number in range(placement.instance_groups[group].replicas)]
             for group, scheduler in enumerate(self._schedulers)
         ]  # fmt: skip
-        self._running = 0
+        self._running = self.requests = 0
         self._events: list[_Event] = []
         self._order = itertools.count()
         self._requests: list[_Request] = []
@@ -128,13 +132,10 @@ class VirtualPool:
 
     @property
     def queued(self) -> int:
-        """Number of requests that wait for a replica; each part of a split one counts."""
-        return sum(scheduler.queued for scheduler in self._schedulers)
-
-    @property
-    def requests(self) -> int:
-        """Number of requests that wait or run; each part of a split one counts."""
-        return sum(scheduler.waiting for scheduler in self._schedulers)
+        """Number of requests that wait for a replica."""
+        if self._placement.split_rows is None:
+            return sum(scheduler.queued for scheduler in self._schedulers)
+        return sum(scheduler.queued_requests for scheduler in self._schedulers)
 
     @property
     def rows(self) -> int:
@@ -161,10 +162,12 @@ class VirtualPool:
         """Submit a request at a time to which the clock was moved."""
         request = _Request(now_ns)
         self._requests.append(request)
+        self.requests += 1
         try:
             self.free_ns = self._submit(request, rows, now_ns)
         except RefusedError:
             request.refuse(now_ns)
+            self.requests -= 1
             self.free_ns = now_ns
 
     def answer_ns(self, request: int) -> float | None:
@@ -209,7 +212,7 @@ class VirtualPool:
                 return self._submit_inline(self._replicas[0][0], jobs[0])
             ends = parts_of(self._placement, group, rows)
             if len(ends) > 1:
-                jobs = [_Job(request, end - start) for start, end in itertools.pairwise((0, *ends))]
+                jobs = [_Job(request, end - start, request) for start, end in itertools.pairwise((0, *ends))]
         request.parts = len(jobs)
         scheduler = self._schedulers[group]
         for number in scheduler.relieve(now_ns):
@@ -259,6 +262,7 @@ class VirtualPool:
             except RefusedError:
                 request.begun = False
                 request.refuse(now_ns)
+                self.requests -= 1
         if not request.begun:
             replica.scheduler.finish(replica.number, job.rows)
         return request.begun
@@ -281,3 +285,4 @@ class VirtualPool:
             job.request.parts -= 1
             if not job.request.parts:
                 job.request.finished_ns = now_ns
+                self.requests -= 1
