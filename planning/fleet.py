@@ -58,6 +58,7 @@ class Deployment:
     cores: that the placement uses; where its engine chooses the threads, on the machine at hand
     loss: quality loss to the baseline; a gain is negative
     load_seconds: from the start of a process to its first answer at full speed
+    replica_seconds: by which each further replica prolongs that, since replicas are opened one after another
     memory_bytes: peak of a process, None where it was not measured
     variant: identifier of its weights and precision
     """
@@ -71,6 +72,17 @@ class Deployment:
     load_seconds: float
     memory_bytes: int | None = None
     variant: str = ""
+    replica_seconds: float = 0.0
+
+    def with_replicas(self, count: int) -> Deployment:
+        """Return the deployment with so many replicas of its first instance group, where it has no other group."""
+        more = count - self.placement.replicas
+        return replace(
+            self,
+            placement=self.placement.with_replicas(count),
+            cores=self.cores // self.placement.replicas * count,
+            load_seconds=max(self.load_seconds + more * self.replica_seconds, 0.0),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +163,8 @@ def layouts_of(offer: Offer) -> tuple[Offer, ...]:
         return (replace(offer, copies=1),)
     copies = _copies(one, offer.kind) if _pinned(placement) else offer.copies
     most = min(copies, _in_memory(one, offer.kind) // 2) * placement.replicas
-    cores = one.cores // placement.replicas
     counts = (*(count for count in SIMULATED_COUNTS if count < most), most)
-    return tuple(
-        replace(offer, deployment=replace(one, placement=placement.with_replicas(count), cores=cores * count), copies=1)
-        for count in counts
-    )
+    return tuple(replace(offer, deployment=one.with_replicas(count), copies=1) for count in counts)
 
 
 def _copies(deployment: Deployment, kind: MachineKind) -> int:

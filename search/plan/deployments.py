@@ -28,12 +28,14 @@ from planning.fleet import Deployment, cores_of
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.explore.cost_model import CostModel
+from search.format import count as count_of
 from search.home import write_json
 from search.results import Point
 from search.session import Session
 from search.workers.meter_jobs import MeterJobs, Side, curve_parts
 from search.workers.processes import Worker, call, open_workers
 from spaces.serialization import Json, digest, from_plain, to_plain
+from spaces.techniques.placement import Placement
 
 # Times that a model is opened, of which the median counts.
 _OPENED = 3
@@ -132,9 +134,10 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
         curves=curves,
         cores=cores_of(placement, cores_allowed()),
         loss=point.quality.loss,
-        load_seconds=loads.seconds(side),
+        load_seconds=(load := loads.of(side)).seconds,
         memory_bytes=point.peak_memory_bytes,
         variant=side[1].variant_id,
+        replica_seconds=load.replica_seconds,
     )
 
 
@@ -165,7 +168,7 @@ class PlanCurves:
             JobError: it cannot be measured.
         """
         if self.measured_on is not None:
-            return self._costs.curves(side[1])
+            return self._costs.curves(side[1])  # `menu_of` left out those that are missing
         found = []
         for part in curve_parts(side[1].placement):
             asked = self._jobs.service_curve(side, part, None, _BLOCKS)
@@ -178,8 +181,16 @@ class PlanCurves:
         return tuple(found)
 
 
+@dataclass(frozen=True)
+class _Load:
+    """Seconds that a server takes to open a bundle until it serves, and by which each further replica prolongs them."""
+
+    seconds: float
+    replica_seconds: float
+
+
 class _LoadTimes:
-    """Seconds that a server takes to open a bundle until it serves, measured once a machine and kept beside curves."""
+    """Seconds that servers take to open bundles, measured once a machine and kept beside the curves."""
 
     def __init__(
         self, session: Session, inputs: Sequence[InputSpec], requests: Sequence[Request], say: Callable[[str], None]
@@ -189,7 +200,17 @@ class _LoadTimes:
         self._file = session.home.service_curves(session.config.name).with_name("open_seconds.json")
         self._known: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def seconds(self, side: Side) -> float:
+    def of(self, side: Side) -> _Load:
+        """Return the seconds of a deployment, by which it differs with a replica more, or with one less."""
+        (artifact, candidate), seconds = side, self._seconds(side)
+        other = other_count(candidate.placement)
+        if other is None:
+            return _Load(seconds, 0.0)
+        count = candidate.placement.instance_group.replicas
+        apart = self._seconds((artifact, replace(candidate, placement=candidate.placement.with_replicas(other))))
+        return _Load(seconds, max((apart - seconds) / (other - count), 0.0))
+
+    def _seconds(self, side: Side) -> float:
         artifact, candidate = side
         key = digest(artifact.key, candidate.placement, candidate.precision.compute, self._machine)[:16]
         if key not in self._known:
@@ -199,9 +220,21 @@ class _LoadTimes:
             with tempfile.TemporaryDirectory(dir=self._file.parent) as scratch:
                 found = opening_seconds(Path(scratch), path, side, self._inputs, self._requests)
             self._known[key] = found
-            self._say(f"load: {path} serves after {self._known[key]:.2f} s")
+            replicas = count_of(candidate.placement.replicas, "replica")
+            self._say(f"load: {path} with {replicas} serves after {found:.2f} s")
             write_json(self._known, self._file)
         return self._known[key]
+
+
+def other_count(placement: Placement) -> int | None:
+    """Return another number of replicas that can be opened here; None where a route or pinned cores allow none."""
+    group = placement.instance_group
+    if placement.route is not None:
+        return None
+    more = group.replicas + 1
+    if not group.pinned or more * (group.threads or 1) <= cores_allowed():
+        return more
+    return group.replicas - 1 or None
 
 
 def opening_seconds(

@@ -22,11 +22,15 @@ from spaces.serialization import Json, to_plain
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutRow:
-    """One process of a deployment on a machine: replicas of its first instance group, and its capacity."""
+    """One process of a deployment on a machine: replicas of its first instance group, and its capacity.
+
+    load_seconds: as in `OfferRow`
+    """
 
     replicas: int
     cores: int
     capacity_rps: float
+    load_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +155,10 @@ def offer_rows(tables: Sequence[CapacityTable], layouts: Sequence[Sequence[Capac
 def _layout_row(table: CapacityTable) -> LayoutRow:
     one = table.offer.deployment
     return LayoutRow(
-        replicas=one.placement.instance_group.replicas, cores=one.cores, capacity_rps=table.rate(machines=1)
+        replicas=one.placement.instance_group.replicas,
+        cores=one.cores,
+        capacity_rps=table.rate(machines=1),
+        load_seconds=one.load_seconds / table.offer.kind.speed,
     )
 
 

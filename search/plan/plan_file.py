@@ -103,6 +103,7 @@ def _offer_facts(where: str, offer: OfferRow) -> Iterator[_Fact]:
         for name in ("replicas", "cores"):
             yield _Fact(f"{where}.layouts.{number}.{name}", getattr(layout, name), most=100_000)
         yield _Fact(f"{where}.layouts.{number}.capacity_rps", layout.capacity_rps, above=False)
+        yield _Fact(f"{where}.layouts.{number}.load_seconds", layout.load_seconds, above=False, most=DAY_SECONDS)
 
 
 def _phase_facts(where: str, phase: PhaseRow) -> Iterator[_Fact]:

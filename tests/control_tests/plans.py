@@ -39,7 +39,9 @@ def offer(
         "price_per_hour": 1.0,
         "load_seconds": 0.1,
         "deployed": to_plain(PLACEMENT),
-        "layouts": [{"replicas": n, "cores": n, "capacity_rps": n * capacity_rps} for n in (1, 2)],
+        "layouts": [
+            {"replicas": n, "cores": n, "capacity_rps": n * capacity_rps, "load_seconds": n * 0.1} for n in (1, 2)
+        ],
     }
 
 

@@ -207,6 +207,13 @@ def test_a_plan_is_followed_before_its_phases_begin() -> None:
     assert first(found, Reason.PLAN).now_s == 199
 
 
+def test_what_a_phase_needs_is_loaded_at_its_start_wherever_that_lies_between_two_ticks() -> None:
+    phases = (PlannedPhase(5.0, 0.0), PlannedPhase(100.0, 0.01))
+    found = play(ControlPlan(OPTIONS, phases, 200.5), WINDOWS, [1] * 210)
+    decided = next(each.now_s for each in found if OPTIONS[each.option].name == "fast 3x1")
+    assert decided == 199, "loaded at 200; decided a tick later, it would be loaded at 201"
+
+
 def test_a_plan_that_saves_the_cost_of_the_exact_variant_is_not_overruled_by_calm() -> None:
     found = play(ControlPlan(OPTIONS, (PlannedPhase(5.0, 0.01),), 500.0), WINDOWS, [1] * 400)
     assert {OPTIONS[decision.option].name for decision in found} == {"fast 1x1"}

@@ -37,7 +37,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_options_are_the_layouts_of_the_points_that_have_a_bundle(bundles: tuple[Path, Path]) -> None:
     plan = document([(0, 15.0), (1, 300.0)], start_s=1.7e9)
     plan["phases"][1]["machines"] = 3
-    plan["offers"][1]["layouts"].append({"replicas": 3, "cores": 3, "capacity_rps": 0.0})
+    plan["offers"][1]["layouts"].append({"replicas": 3, "cores": 3, "capacity_rps": 0.0, "load_seconds": 0.3})
     found = machine_plan(plan, None, bundles)
     assert [(each.name, each.loss, each.capacity_rps, each.cores) for each in found.control.options] == [
         ("trial 10 1x1", 0.0, 20.0, 1),
@@ -45,6 +45,7 @@ def test_options_are_the_layouts_of_the_points_that_have_a_bundle(bundles: tuple
         ("trial 11 1x1", 0.01, 100.0, 1),
         ("trial 11 2x1", 0.01, 200.0, 2),
     ]
+    assert [each.load_seconds for each in found.control.options] == [0.1, 0.2, 0.1, 0.2]
     assert found.folders == (bundles[0], bundles[0], bundles[1], bundles[1])
     assert found.control.phases == (PlannedPhase(15.0, 0.0), PlannedPhase(100.0, 0.01)), "the rate of one of 3 machines"
     assert (found.start_s, found.control.phase_s) == (1.7e9, 60.0)
@@ -102,7 +103,7 @@ def _phase(plan: dict[str, Any]) -> None:
 
 def _hopeless(plan: dict[str, Any]) -> None:
     for each in plan["offers"]:
-        each["layouts"] = [{"replicas": 1, "cores": 1, "capacity_rps": 0.0}]
+        each["layouts"] = [{"replicas": 1, "cores": 1, "capacity_rps": 0.0, "load_seconds": 0.1}]
 
 
 @pytest.mark.parametrize(

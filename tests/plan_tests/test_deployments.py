@@ -1,4 +1,4 @@
-"""Service curves that a plan measures again."""
+"""Service curves that a plan measures again, and load times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from objectives.records import Artifact
 from objectives.serving.devices import describe
 from search.home import Home
 from search.plan import deployments
-from search.plan.deployments import PlanCurves
+from search.plan.deployments import PlanCurves, other_count
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement, Route
 from tests.measure_tests.test_measure import _artifact
@@ -84,3 +84,45 @@ def test_on_another_machine_the_curves_are_the_studys(tmp_path: Path, measured: 
     found = curves(tmp_path, Jobs(), [], "another machine")
     assert found.of(7, SIDE) == (CURVE, CURVE) and not measured
     assert found.measured_on == "another machine" and curves(tmp_path, Jobs(), []).measured_on is None
+
+
+def placed(replicas: int, pinned: bool = False, route: Route | None = None) -> Placement:
+    return Placement(InstanceGroup(replicas=replicas, threads=1, pinned=pinned), route=route)
+
+
+@pytest.mark.parametrize(
+    ("placement", "other"),
+    [
+        (placed(2), 3),
+        (placed(2, pinned=True), 3),
+        (placed(4, pinned=True), 3),
+        (placed(4), 5),
+        (placed(1, route=Route(50, InstanceGroup())), None),
+    ],
+)
+def test_the_load_time_of_a_replica_is_the_difference_to_another_layout(
+    placement: Placement, other: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process takes 1 s and each replica a quarter of one; there are four cores, which pinned replicas do not share.
+
+    Each layout is opened once, also for a plan that is made anew.
+    """
+    opened = list[int]()
+
+    def opening_seconds(scratch: object, model: object, side: Any, *of: object) -> float:
+        opened.append(side[1].placement.replicas)
+        return 1.0 + 0.25 * opened[-1]
+
+    monkeypatch.setattr(deployments, "opening_seconds", opening_seconds)
+    monkeypatch.setattr(deployments, "cores_allowed", lambda: 4)
+    session: Any = SimpleNamespace(home=Home(tmp_path), config=SimpleNamespace(name="toy"))
+    side = _artifact("ours"), Candidate(placement=placement)
+    for _ in range(2):
+        found = deployments._LoadTimes(session, (), (), lambda line: None).of(side)
+        assert found.seconds == 1.0 + 0.25 * placement.replicas
+        assert found.replica_seconds == pytest.approx(0.0 if other is None else 0.25)
+    assert other_count(placement) == other
+    assert opened == [placement.replicas, *([] if other is None else [other])]
+    several = Placement(InstanceGroup(replicas=9, threads=1, pinned=True))
+    assert other_count(several) == 8, "of another machine"
+    assert other_count(placed(1, pinned=True)) == 2

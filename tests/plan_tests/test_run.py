@@ -72,7 +72,7 @@ def asked(trace: Path | None, **given: Any) -> Request:
 def test_a_long_trace_keeps_the_burstiness_of_its_last_requests(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a long trace the last gaps are played, which all are of Poisson arrivals: none of a cut phase is shorter."""
+    """The last gaps of a long trace are played; all are of Poisson arrivals, and no cut phase makes one shorter."""
     played: list[Workload] = []
 
     def capacities(session: Any, workload: Workload, terms: Any) -> Any:
@@ -190,12 +190,15 @@ def test_a_profile_is_planned_for_a_week(session: Any, tmp_path: Path) -> None:
 def test_a_plan_warns_of_phases_that_one_process_on_a_machine_cannot_serve() -> None:
     """Two machines of four processes each; a process that switches has the memory for half of its replicas."""
     kind = MachineKind("large", 4, speed=2.0, most=2, memory_bytes=5)
-    one = dataclasses.replace(deployment(60.0), memory_bytes=1)
+    one = dataclasses.replace(deployment(60.0), memory_bytes=1, replica_seconds=0.5)
     table = linear_table(*offers_of([one], [kind]), 10.0)
     layouts = [linear_table(layout, 10.0 * number) for number, layout in enumerate(layouts_of(table.offer), 1)]
     (offer,) = offer_rows([table], [layouts])
     assert (offer.copies, offer.load_seconds) == (4, 1.0), "loads take half as long on a machine of twice the speed"
     assert [layout.capacity_rps for layout in offer.layouts] == [10.0, 20.0]
+    assert [layout.load_seconds for layout in offer.layouts] == [1.0, 1.25], (
+        "a further replica is opened after the first"
+    )
     rates = np.array([15.0, 30.0, 41.0, 35.0])
     phases = phase_rows([table], schedule([table], rates, rates, 60.0, Limits(0.0)), 60.0)
     (said,) = machine_warnings([offer], phases)

@@ -151,7 +151,8 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
     """Return the next state, and the decision."""
     now = seen.now_s
-    foreseen = plan.foreseen(now, now + plan.lead_s)
+    # What is not loaded now is loaded a tick later; a phase that begins just when that would serve can wait.
+    foreseen = plan.foreseen(now, math.nextafter(now + plan.lead_s + windows.tick_s, now))
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
     before = state.arrived[-1]
     counted = before.value + (seen.arrived - state.seen) / plan.capacity_factor(before.at_s)

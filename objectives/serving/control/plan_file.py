@@ -35,11 +35,16 @@ class MachinePlan(NamedTuple):
 
 @dataclass(frozen=True)
 class OfferedLayout:
-    """An option as an offer of plan.json has it: replicas of the first instance group, cores, and capacity."""
+    """An option as an offer of plan.json has it.
+
+    replicas: of the first instance group
+    load_seconds: from the decision to serve it until it serves
+    """
 
     replicas: int
     cores: int
     capacity_rps: float
+    load_seconds: float
 
 
 def read_plan(path: Path) -> Json:
@@ -132,7 +137,7 @@ def options_of(offer: Json, slo_ms: float) -> tuple[Option, ...]:
             max(offer["loss"], 0.0),
             placement.with_replicas(layout.replicas),
             layout.capacity_rps,
-            float(offer["load_seconds"]),
+            layout.load_seconds,
             layout.cores,
         )
         for layout in layouts
