@@ -74,6 +74,11 @@ class BenchmarkQueue:
         recordings = [self._jobs.recording(f"trial-{running.number}") for running in group]
         return jobs.time_group([side(one) for one in group], jobs.config.seed + group[0].number, recordings)
 
+    def begin_again(self, done: Done) -> None:
+        """Take the group as it is next, since its benchmark was killed."""
+        self._seconds += done.seconds
+        self._halves.append(self._group)
+
     def end(self, done: Done) -> Iterator[tuple[RunningTrial, BenchmarkResponse | str]]:
         """Yield the numbers of each trial that was measured, or the reason why it has none.
 

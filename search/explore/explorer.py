@@ -253,6 +253,11 @@ class Explorer:
             for running in group:
                 running.worker, stage = None, seconds_name(running.stage)
                 running.seconds[stage] = running.seconds.get(stage, 0.0) + done.seconds / len(group)
+            if done.killed and len(group) == 1 and not group[0].repeated:
+                group[0].repeated = True  # its stage begins once more
+                if group[0].stage == "benchmark":
+                    self._benchmarks.begin_again(done)
+                continue
             if group[0].stage == "benchmark":
                 outcomes = [(one, self._stages.timed(one, found)) for one, found in self._benchmarks.end(done)]
             else:

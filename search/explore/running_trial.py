@@ -39,7 +39,10 @@ TIMING: tuple[Stage, ...] = ("benchmark", "curve")
 
 @dataclass
 class RunningTrial:
-    """A trial that is being carried through the stages."""
+    """A trial that is being carried through the stages.
+
+    repeated: whether a job of it was killed and begun once more
+    """
 
     trial: Trial
     candidate: Candidate
@@ -54,6 +57,7 @@ class RunningTrial:
     curve_part: CurvePart | None = None
     simulated: SimulatedRatios | None = None
     scored: ScoreResponse | None = None
+    repeated: bool = False
 
     @property
     def number(self) -> int:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
 
@@ -36,6 +36,7 @@ class Done:
 
     seconds: without the time in which the job was paused
     lost: its process died or took too long
+    killed: its process was ended by SIGKILL or SIGTERM, for example when memory ran out; another try may succeed
     wrong_input: the user's input is at fault
     full_disk: the disk is full, so that no other job can be done either
     """
@@ -44,6 +45,7 @@ class Done:
     error: str | None
     seconds: float
     lost: bool = False
+    killed: bool = False
     wrong_input: bool = False
     full_disk: bool = False
 
@@ -181,7 +183,7 @@ class Worker:
         full_disk: bool = False,
     ) -> Done:
         self.busy = False
-        return Done(result, error, self._worked(), lost, wrong_input, full_disk)
+        return Done(result, error, self._worked(), lost, wrong_input=wrong_input, full_disk=full_disk)
 
     def _took_too_long(self) -> Done:
         began = self._part_began
@@ -203,8 +205,10 @@ class Worker:
         end = f"ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         done = self._end(f"The {self.kind} {end}{hint}; its log is {self._log}.", lost=True)
+        with contextlib.suppress(OSError), self._log.open("a") as log:
+            log.write(f"{done.error}\n")
         self.kill()
-        return done
+        return replace(done, killed=code in (-signal.SIGKILL, -signal.SIGTERM))
 
 
 @dataclass(frozen=True)

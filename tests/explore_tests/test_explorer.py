@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from objectives.jobs.protocol import Request
+from objectives.jobs.requests import GroupBenchmarkRequest
 from objectives.measurement.arrivals import Traffic
 from objectives.records import Artifact, Footprint, InputSpec, Prepared, SimulatedRatios
 from objectives.task import Task
@@ -305,6 +306,50 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(parts: dict[s
     assert any(t.outcome.state == "complete" for t in told)
 
 
+@pytest.mark.parametrize("job", ["fit", "export", "evaluate", "service_curve", "group_benchmark"])
+def test_a_job_that_is_killed_is_run_once_more(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """Its first process is killed, as where memory runs out; the trial ends as if it had not been.
+
+    Benchmarks of several trials are killed too, and tried again as halves.
+    """
+    poll, killed, jobs = Scripted.poll, list[str](), Counter[str]()
+
+    def dying(worker: Scripted) -> Done:
+        found = poll(worker)
+        if job_of(worker.request) != job:
+            return found
+        jobs[repr(worker.request)] += 1
+        together = isinstance(worker.request, GroupBenchmarkRequest) and len(worker.request.candidates) > 1
+        if killed and not together:
+            return found
+        if not together:
+            killed.append(repr(worker.request))
+        return replace(found, result=None, error="was ended by SIGKILL", lost=True, killed=True)
+
+    monkeypatch.setattr(Scripted, "poll", dying)
+    _, told, _ = search(parts, answers(), 16)
+    assert killed and not [trial for trial in told if trial.outcome.state == "failed"]
+    assert jobs[killed[0]] >= 2
+
+
+def test_a_job_that_is_killed_twice_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    poll = Scripted.poll
+
+    def dying(worker: Scripted) -> Done:
+        found = poll(worker)
+        if job_of(worker.request) != "fit":
+            return found
+        return replace(found, result=None, error="was ended by SIGKILL", lost=True, killed=True)
+
+    monkeypatch.setattr(Scripted, "poll", dying)
+    _, told, log = search(parts, answers(), 6)
+    failed = [trial for trial in told if trial.outcome.state == "failed"]
+    assert failed and all("SIGKILL" in (trial.outcome.reason or "") for trial in failed)
+    assert log.count(("builder", "fit")) == 2 * len(failed)
+
+
 def _elastic(space: SearchSpace) -> SearchSpace:
     return replace(space, weights=replace(space.weights, elastic_epochs={"pruned": 3}, fine_tuning=Choice((0,))))
 
@@ -411,7 +456,7 @@ def test_a_small_space_ends_the_search(parts: dict[str, Any]) -> None:
 
 
 def test_what_failed_is_not_run_again(parts: dict[str, Any]) -> None:
-    """Of a small space every choice is run once, those that cannot be measured too."""
+    """Every choice of a small space is run once, also one that cannot be measured."""
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, pruning={}))
     late = answers(group_benchmark=each(lambda trial: "BehindError: late" if trial % 2 else timed()))

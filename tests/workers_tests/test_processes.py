@@ -49,17 +49,21 @@ def test_a_job_gives_its_result_and_progress(worker: Worker, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("asked", "reason", "killed"),
     [
-        (Fail(), "ValueError: bad thing"),
-        (Fault(), "SIGSEGV"),
-        (Leave(), "status 7"),
-        (OutOfMemory(), "SIGKILL (out of memory?)"),
-        (Infinite(), "Out of range float"),
+        (Fail(), "ValueError: bad thing", False),
+        (Fault(), "SIGSEGV", False),
+        (Leave(), "status 7", False),
+        (OutOfMemory(), "SIGKILL (out of memory?)", True),
+        (Infinite(), "Out of range float", False),
     ],
 )
-def test_a_job_that_breaks_says_why_and_the_next_is_served(worker: Worker, asked: Request[object], reason: str) -> None:
+def test_a_job_that_breaks_says_why_and_the_next_is_served(
+    worker: Worker, asked: Request[object], reason: str, killed: bool, tmp_path: Path
+) -> None:
     done = finish(worker, asked)
+    assert done.killed == killed
+    assert not done.lost or done.error in (tmp_path / "log").read_text().splitlines()
     assert done.result is None
     assert done.error is not None
     assert reason in done.error
@@ -91,7 +95,7 @@ def test_a_job_that_hangs_is_ended_and_its_stacks_are_logged(
     monkeypatch.setattr("search.workers.processes._STACKS_SECONDS", 2.0)
     finish(worker, Double(1))
     done = finish(worker, Sleep(60.0), limit=2.0)
-    assert done.error is not None and done.lost
+    assert done.error is not None and done.lost and not done.killed
     assert "longer than 2 s" in done.error
     assert "in _sleep" in (tmp_path / "log").read_text()
     assert finish(worker, Double(2)).result == Number(4)
