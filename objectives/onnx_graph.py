@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -212,6 +212,17 @@ def with_constant(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Model:
     value.const_value, value.shape = ir.tensor(values, name=name), ir.Shape(values.shape)
     bound.graph.initializers[name] = value
     return bound
+
+
+def with_row_for_each(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """Copy a graph whose named inputs, of one row, have as many rows as the others; no computed value has a shape."""
+    opened = model.clone()
+    forget_shapes(opened.graph)
+    rows = next(shape_of(value)[0] for value in opened.graph.inputs if value.name not in names)
+    for value in opened.graph.inputs:
+        if value.name in names:
+            value.shape = ir.Shape([rows, *shape_of(value)[1:]])
+    return opened
 
 
 def add_before(

@@ -10,7 +10,7 @@ import numpy as np
 from objectives.arrays import Numbers
 from objectives.held_out_rows import HeldOut, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
-from objectives.measurement.metrics.paired_loss import Mask, Resampled, paired_loss
+from objectives.measurement.metrics.paired_loss import Mask, Resampled, content_key, paired_loss
 from objectives.measurement.metrics.quality import quality_by_output
 from objectives.measurement.statistics import Floats
 from objectives.recommenders.protocol import Recommender
@@ -40,7 +40,8 @@ def custom_metric(
         return lambda weights: np.array([_value(recommender, columns, row) for row in weights.T])
 
     ours, theirs = (partial(metric, scores) for scores in (candidate, baseline))
-    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
+    key = content_key(f"{recommender.key} {recommender.metric}", baseline, held.labels, held.groups, held.slices)
+    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices, key)
 
 
 def _value(recommender: Recommender, columns: tuple[Numbers, ...], row: Floats) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Arrays, Numbers
+from objectives.build.many_users import open_for_many_users
 from objectives.build.user_ranks import user_ranks
 from objectives.held_out_rows import HeldOut, read_held_out, runs
 from objectives.jobs.requests import EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
@@ -24,7 +25,7 @@ from objectives.serving.engines import open_replica
 from objectives.serving.split_engine import Engine
 from objectives.store import make_once
 from spaces.serialization import digest
-from spaces.techniques.placement import InstanceGroup, Placement
+from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement
 from spaces.techniques.quantization import BATCH_DEPENDENT
 
 # Looks at a ranking, where it has enough users: after the first of every ten, the first three, and all.
@@ -127,11 +128,31 @@ def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployme
         limited = replace(instance_group, threads=request.threads)
         how = Path(deployment.model), limited, lookup, deployment.compute
         ranking = held.items is not None
-        found = user_ranks(*how, held, into) if ranking else run_blocks(open_replica(*how), held.inputs, groups)
+        found = user_ranks(*how, held, into) if ranking else _scores(*how, held, groups, into)
         np.save(into / "scores.npy", found)
 
     reused = make_once(folder, write)
     return str(folder / "scores.npy"), reused
+
+
+def _scores(
+    model: Path,
+    instance_group: InstanceGroup,
+    lookup: EmbeddingDevice | None,
+    compute: str,
+    held: HeldOut,
+    groups: NDArray[np.int64] | None,
+    scratch: Path,
+) -> NDArray[np.float32]:
+    """Return the score of each row, (n,) or (n, outputs); the arguments are those of `run_blocks` and `user_ranks`."""
+    engine = open_replica(model, instance_group, lookup, compute)
+    if engine.once and groups is None and lookup is None:
+
+        def opened(file: Path) -> Engine:
+            return open_replica(file, instance_group, None, compute)
+
+        engine = open_for_many_users(opened, model, engine, held.inputs, scratch) or engine
+    return run_blocks(engine, held.inputs, groups)
 
 
 def run_blocks(

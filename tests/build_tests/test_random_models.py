@@ -94,11 +94,11 @@ def _check_dry_run(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", FEW)
-def test_a_random_model_is_check_dry_run(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_random_model_passes_the_dry_run(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _check_dry_run(seed, tmp_path, monkeypatch)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", MANY)
-def test_a_hundred_random_models_are_check_dry_run(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_random_models_pass_the_dry_run(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _check_dry_run(seed, tmp_path, monkeypatch)

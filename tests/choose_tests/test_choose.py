@@ -178,7 +178,7 @@ def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bo
 
 @pytest.mark.parametrize(("slow", "tried", "confirmed"), [(6, 7, 7), (0, 5, None), (11, 12, 12), (12, 12, None)])
 def test_what_is_too_slow_takes_no_look_at_test(slow: int, tried: int, confirmed: int | None) -> None:
-    """Of 20 finalists so many first ones are too slow, and the others keep the loss where one is confirmed."""
+    """The first `slow` of 20 finalists are too slow; the others keep the loss if one is to be confirmed."""
     fast, slower = (complete_outcome(p95, loss=0.0 if confirmed else 0.5).measurement for p95 in (0.5, 0.9))
     assert fast is not None and slower is not None
     timed, looks = list[str](), list[Look]()
@@ -218,7 +218,7 @@ def test_what_is_too_slow_takes_no_look_at_test(slow: int, tried: int, confirmed
     ],
 )
 def test_without_a_finalist_the_nearest_point_is_told(policy: Policy, told: str) -> None:
-    """Of a limit on the p95, of which trial 1 misses the more, and of one on the throughput, and so on."""
+    """The nearest point is the one that misses a limit by the smallest factor; each case has another limit."""
     found = front(point(1, 0.3, 4.0, 0.002), point(2, 0.2, 2.0, 0.004))
     assert finalists(found, policy) == []
     assert no_finalist(found, policy) == f"no point of the front keeps the policy; the nearest, {told}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,3 +72,37 @@ def test_an_end_beyond_what_can_be_drawn_is_the_normal_distributions(monkeypatch
     assert np.all(np.diff(highs) > 0), "each further look widens the interval, across the border too"
     monkeypatch.setattr(module, "_MOST_RESAMPLES", 10**9)
     assert tail_interval(drawn, confidence_of(9))[1] == pytest.approx(highs[8])
+
+
+def of_rows(values: Floats, computed: list[int]) -> Any:
+    """The mean of values over rows, which notes the resamples that it is computed for."""
+
+    def metric(kept: np.ndarray) -> object:
+        def means(weights: Floats) -> Floats:
+            computed.append(weights.shape[1])
+            return weighted_mean(values[kept], weights)
+
+        return means
+
+    return metric
+
+
+def test_the_baselines_resamples_are_kept_by_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates after the first get the same numbers without the baseline's resamples, in parts too."""
+    monkeypatch.setattr(module, "_BASELINES", module._Kept(2))
+    random, groups = np.random.default_rng(4), np.repeat(np.arange(60), 2)
+    baseline, slices = random.uniform(0.5, 1.0, 120), {"even": groups % 2 == 0, "nobody": groups < 0}
+    candidates = [baseline - random.normal(0.01, 0.1, 120) for _ in range(3)]
+
+    def judged(candidate: Floats, key: str | None, seed: int = 0, confidence: float = 0.95) -> tuple[Quality, int]:
+        computed: list[int] = []
+        sides = of_rows(candidate, []), of_rows(baseline, computed)
+        return paired_loss("mean", *sides, groups, seed, confidence, slices, key), sum(computed)
+
+    for candidate in candidates:
+        (expected, alone), (found, _) = judged(candidate, None), judged(candidate, "base")
+        assert found == expected and alone == 2 * (1 + resamples_for(0.95))
+        assert judged(candidate, "base") == (expected, 2), "the points alone are computed again"
+    for other in ({"seed": 1}, {"confidence": 0.99}):
+        assert judged(candidates[0], "base", **other)[0] == judged(candidates[0], None, **other)[0]
+    assert judged(candidates[0], "base")[1] > 2, "two are kept, and others came since"

@@ -262,7 +262,7 @@ def raised(x: Tensor, power: int) -> Tensor:
 
 
 def test_the_key_follows_all_that_determines_the_scores(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one state dict and classes of the same names: settings, functions, constants, and what the loss reads."""
+    """Models of one state dict and equal class names have other keys by settings, functions, constants and the loss."""
 
     class Weighted(Mine):
         """What the loss reads of the result counts, and nothing else."""

@@ -83,7 +83,7 @@ def test_the_errors_of_simulations_are_told_without_those_of_the_measurements() 
 
 
 def test_a_precise_measurement_stays_as_it_is() -> None:
-    """That of several visits has a narrow interval; one that tells no interval, as that of bytes, counts as exact."""
+    """A measurement of several visits has a narrow interval; one without an interval, as of bytes, counts as exact."""
     trials = [trial(number, p95, 0.5, deviation=1e-4) for number, p95 in enumerate((0.2, 0.4, 0.8), 1)]
     found = shrunk_values(trials, OBJECTIVES)
     np.testing.assert_allclose([found[number][0] for number in (1, 2, 3)], [0.2, 0.4, 0.8], rtol=1e-4)

@@ -6,13 +6,15 @@ A metric is given as a function of row weights; this module knows no particular 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Numbers
 from objectives.measurement.statistics import Floats, group_weights, interval
 from objectives.records import Interval, Quality, SliceQuality
 
@@ -44,6 +46,7 @@ def paired_loss(
     seed: int,
     confidence: float,
     slices: Mapping[str, Mask],
+    baseline_key: str | None = None,
 ) -> Quality:
     """Evaluate the relative loss of a candidate against the baseline with a bootstrap over groups.
 
@@ -53,6 +56,8 @@ def paired_loss(
     Args:
         groups: (n,)
         slices: (n,) masks by name
+        baseline_key: what `content_key` gives of the baseline: its values in the resamples are kept for the next
+            candidates; None where they are not
 
     Raises:
         ValueError: a slice is not an (n,) mask.
@@ -72,9 +77,19 @@ def paired_loss(
             pairs[name] = _pair(metrics, groups, kept)
         except UndefinedLossError as error:
             reasons[name] = str(error)
-    chunks = group_weights(groups, seed, resamples_for(confidence))
-    losses = [[pair.losses(weights) for pair in (whole, *pairs.values())] for weights in chunks]
-    of_whole, *of_slices = np.concatenate(losses, axis=1)
+    resamples, told = resamples_for(confidence), (whole, *pairs.values())
+    key = baseline_key, *pairs, seed, resamples
+    wanted = [(pair.rows, pair.candidate) for pair in told]
+    if (theirs := _BASELINES.known(key)) is None:
+        wanted += [(pair.rows, pair.baseline) for pair in told]
+    drawn_values = _resampled(wanted, groups, seed, resamples)
+    ours = drawn_values[: len(told)]
+    if theirs is None:
+        theirs = drawn_values[len(told) :]
+        if baseline_key is not None:
+            _BASELINES.keep(key, theirs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_whole, *of_slices = (theirs - ours) / theirs
     found = {}
     for (name, pair), drawn in zip(pairs.items(), of_slices, strict=True):
         try:
@@ -90,6 +105,15 @@ def paired_loss(
             parts.append(SliceQuality(name, rows, users, reason=reasons[name]))
     numbers = whole.summarize(of_whole, confidence)
     return Quality(metric, *numbers, len(groups), _count(groups), confidence, tuple(parts))
+
+
+def content_key(metric: str, scores: Numbers, labels: Numbers, groups: Groups, slices: Mapping[str, Mask]) -> str:
+    """Return a digest of a deployment's metric on rows, (n,) each, by their values and by slice."""
+    made = blake2b(f"{metric} {[*slices]}".encode(), digest_size=16)
+    for values in (scores, labels, groups, *slices.values()):
+        made.update(f"{values.dtype}".encode())
+        made.update(np.ascontiguousarray(values).data)
+    return made.hexdigest()
 
 
 def resamples_for(confidence: float) -> int:
@@ -122,14 +146,6 @@ class _Pair:
     value: float
     reference: float
 
-    def losses(self, weights: Floats) -> Floats:
-        """Return the losses, (resamples,), for weights of all rows, (n, resamples); not finite where undefined."""
-        kept = weights if self.rows is None else weights.take(self.rows, axis=0)
-        base = self.baseline(kept)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            loss: Floats = (base - self.candidate(kept)) / base
-        return loss
-
     def summarize(self, drawn: Floats, confidence: float) -> tuple[float, float, float, Interval]:
         """Return the metric, that of the baseline, the loss, and its interval from resampled losses, (resamples,).
 
@@ -159,6 +175,42 @@ def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
             f"A relative loss needs a metric above 0, higher being better, but the baseline has {reference:.4g}."
         )
     return _Pair(None if kept.all() else np.flatnonzero(kept), ours, theirs, value, reference)
+
+
+def _resampled(
+    parts: Sequence[tuple[NDArray[np.int64] | None, Resampled]], groups: Groups, seed: int, resamples: int
+) -> Floats:
+    """Return a deployment's metric on each part of the rows (None: all) in each resample, (parts, resamples)."""
+    chunks = group_weights(groups, seed, resamples)
+    found = [
+        [metric(weights if rows is None else weights.take(rows, axis=0)) for rows, metric in parts]
+        for weights in chunks
+    ]
+    return np.concatenate(found, axis=1)
+
+
+class _Kept:
+    """The values of the last baselines; there are several where a model has several outputs."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: dict[Hashable, Floats] = {}
+
+    def known(self, key: Hashable) -> Floats | None:
+        """Return the values that are kept by a key, which then are the last to be dropped."""
+        values = self._values.pop(key, None)
+        if values is not None:
+            self._values[key] = values
+        return values
+
+    def keep(self, key: Hashable, values: Floats) -> None:
+        """Keep values, and drop those that were not asked for longest, above the most."""
+        self._values[key] = values
+        while len(self._values) > self._most:
+            del self._values[next(iter(self._values))]
+
+
+_BASELINES = _Kept(16)
 
 
 def _count(groups: Groups) -> int:

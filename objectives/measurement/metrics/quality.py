@@ -10,7 +10,14 @@ import numpy as np
 
 from objectives.arrays import Numbers
 from objectives.held_out_rows import HeldOut, of_output
-from objectives.measurement.metrics.paired_loss import Groups, Metric, Resampled, UndefinedLossError, paired_loss
+from objectives.measurement.metrics.paired_loss import (
+    Groups,
+    Metric,
+    Resampled,
+    UndefinedLossError,
+    content_key,
+    paired_loss,
+)
 from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
 from objectives.ranking_metrics import gains, is_ranking
 from objectives.records import Quality, SliceQuality
@@ -53,7 +60,9 @@ def paired_quality(
         earned = gains(metric, values)
         return lambda kept: partial(weighted_mean, earned[kept])
 
-    return paired_loss(metric, metric_of(ours), metric_of(theirs), held.groups, seed, confidence, held.slices)
+    metrics = metric_of(ours), metric_of(theirs)
+    key = content_key(metric, theirs, labels, held.groups, held.slices)
+    return paired_loss(metric, *metrics, held.groups, seed, confidence, held.slices, key)
 
 
 def quality_by_output(
