@@ -41,7 +41,7 @@ from spaces.techniques.placement import Placement
 _OPENED = 3
 # Most blocks by which service curves are measured, and the number of the way in which they are: a change of it makes
 # known ones unknown.
-_BLOCKS, _STAGE = 12, 1
+_BLOCKS, _STAGE = 12, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def menu_of(session: Session, console: Console) -> Menu:
         curves = PlanCurves(session, jobs, costs, workers.meter, console.say)
         for point in _points(front.members, front.baseline, front.tuned_baseline):
             side = sides[point.trial]
-            if costs.missing(side[1]):
+            if curves.measured_on is not None and costs.missing(side[1]):
                 left_out[point.trial] = "its service curve was not measured"
                 continue
             try:
@@ -201,14 +201,22 @@ class _LoadTimes:
         self._known: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def of(self, side: Side) -> _Load:
-        """Return the seconds of a deployment, by which it differs with a replica more, or with one less."""
+        """Return the seconds of a deployment, and of a further replica, by those with one more, or with one less.
+
+        Of a replica that cannot be opened nothing is known, and it counts as none.
+        """
         (artifact, candidate), seconds = side, self._seconds(side)
-        other = other_count(candidate.placement)
+        other, count = other_count(candidate.placement), candidate.placement.instance_group.replicas
         if other is None:
             return _Load(seconds, 0.0)
-        count = candidate.placement.instance_group.replicas
-        apart = self._seconds((artifact, replace(candidate, placement=candidate.placement.with_replicas(other))))
-        return _Load(seconds, max((apart - seconds) / (other - count), 0.0))
+        try:
+            apart = self._seconds((artifact, replace(candidate, placement=candidate.placement.with_replicas(other))))
+        except FullDiskError:
+            raise
+        except (OSError, RuntimeError, BundleError):
+            return _Load(seconds, 0.0)
+        # Each takes as long as the others, and all of them no longer than the whole.
+        return _Load(seconds, min(max((apart - seconds) / (other - count), 0.0), seconds / count))
 
     def _seconds(self, side: Side) -> float:
         artifact, candidate = side

@@ -64,7 +64,7 @@ from objectives.serving.pool import Pool
 from search.cli.console import Console
 from search.config.defaults import space_for
 from search.config.study_file import load as load_study
-from search.errors import JobError, LostJobError
+from search.errors import JobError
 from search.explore.cost_model import BASELINE, CostModel
 from search.home import Home
 from search.samplers.drawn import draw
@@ -252,8 +252,6 @@ def measure(
             warm_up(pool.submit, beside.requests, candidate.placement)
             target = load_target(pool, candidate.placement, beside.requests)
             measured = beside.measured(target, seed)
-    except LostJobError:
-        raise  # which says nothing of the candidate
     except (JobError, EngineError, ValueError) as error:
         return {"failed": " ".join(str(error).split())}
     return {"placement": candidate.placement.knobs(), "measured": measured, "seed": seed}

@@ -97,6 +97,10 @@ def _old(plan: dict[str, Any]) -> None:
     del plan["offers"][0]["layouts"]
 
 
+def _old_layout(plan: dict[str, Any]) -> None:
+    del plan["offers"][0]["layouts"][0]["load_seconds"]
+
+
 def _phase(plan: dict[str, Any]) -> None:
     plan["phases"] = 3
 
@@ -111,7 +115,8 @@ def _hopeless(plan: dict[str, Any]) -> None:
     [
         (_large, None, "--machine: must be given, one of large, small"),
         (_large, "huge", "--machine: must be one of large, small, but got 'huge'"),
-        (_old, None, "it lacks 'layouts'"),
+        (_old, None, "it lacks 'layouts'; plan again with this version"),
+        (_old_layout, None, "it lacks 'load_seconds'; plan again with this version"),
         (_phase, None, "--plan: must be a plan.json of leanrec plan"),
         (lambda plan: plan.update(start_s="today"), None, "--plan: must be a plan.json of leanrec plan"),
         (lambda plan: plan["phases"][0].update(machines=0), None, "division by zero"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from objectives.measurement.metrics import paired_loss as module
-from objectives.measurement.metrics.paired_loss import paired_loss, resamples_for, tail_interval
+from objectives.measurement.metrics.paired_loss import content_key, paired_loss, resamples_for, tail_interval
 from objectives.measurement.statistics import Floats, weighted_mean
 from objectives.records import Quality
 from search.choose.choose import confidence_of
@@ -106,3 +106,21 @@ def test_the_baselines_resamples_are_kept_by_their_key(monkeypatch: pytest.Monke
     for other in ({"seed": 1}, {"confidence": 0.99}):
         assert judged(candidates[0], "base", **other)[0] == judged(candidates[0], None, **other)[0]
     assert judged(candidates[0], "base")[1] > 2, "two are kept, and others came since"
+
+
+def test_a_key_follows_all_that_a_metric_is_computed_from() -> None:
+    scores, labels, groups = np.array([0.1, 0.9]), np.array([0.0, 1.0]), np.array([0, 1])
+    slices = {"first": np.array([True, False])}
+    keys = [
+        content_key("auc", scores, labels, groups, slices),
+        content_key("gauc", scores, labels, groups, slices),
+        content_key("auc", scores + 0.1, labels, groups, slices),
+        content_key("auc", scores.astype(np.float32), labels, groups, slices),
+        content_key("auc", scores, 1 - labels, groups, slices),
+        content_key("auc", scores, labels, groups + 1, slices),
+        content_key("auc", scores, labels, groups, {"second": slices["first"]}),
+        content_key("auc", scores, labels, groups, {"first": ~slices["first"]}),
+        content_key("auc", scores, labels, groups, {}),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert content_key("auc", scores.copy(), labels.copy(), groups.copy(), dict(slices)) == keys[0]

@@ -126,3 +126,24 @@ def test_the_load_time_of_a_replica_is_the_difference_to_another_layout(
     several = Placement(InstanceGroup(replicas=9, threads=1, pinned=True))
     assert other_count(several) == 8, "of another machine"
     assert other_count(placed(1, pinned=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "each"), [({2: 2.0, 3: None}, 0.0), ({2: 2.0, 3: 9.0}, 1.0), ({2: 2.0, 3: 1.9}, 0.0)]
+)
+def test_a_replica_that_cannot_be_opened_takes_no_time_and_no_more_than_its_share(
+    seconds: dict[int, float | None], each: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole takes 2 s with two replicas, so that each takes one second at most, and not less than none."""
+
+    def opening_seconds(scratch: object, model: object, side: Any, *of: object) -> float:
+        found = seconds[side[1].placement.replicas]
+        if found is None:
+            raise RuntimeError("out of memory")
+        return found
+
+    monkeypatch.setattr(deployments, "opening_seconds", opening_seconds)
+    session: Any = SimpleNamespace(home=Home(tmp_path), config=SimpleNamespace(name="toy"))
+    side = _artifact("ours"), Candidate(placement=placed(2))
+    found = deployments._LoadTimes(session, (), (), lambda line: None).of(side)
+    assert (found.seconds, found.replica_seconds) == (2.0, each)

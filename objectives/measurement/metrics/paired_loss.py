@@ -87,7 +87,7 @@ def paired_loss(
     if theirs is None:
         theirs = drawn_values[len(told) :]
         if baseline_key is not None:
-            _BASELINES.keep(key, theirs)
+            _BASELINES.keep(key, theirs.copy())  # without the candidate's beside them
     with np.errstate(divide="ignore", invalid="ignore"):
         of_whole, *of_slices = (theirs - ours) / theirs
     found = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,7 +130,7 @@ def _planned_phase(phase: Json, offer: Json) -> PlannedPhase:
 def options_of(offer: Json, slo_ms: float) -> tuple[Option, ...]:
     """Return the options of an offer, one for each layout that keeps the SLO at all."""
     placement = from_plain(Placement, offer["deployed"])
-    layouts = [from_plain(OfferedLayout, layout) for layout in offer["layouts"]]
+    layouts = [_layout(layout) for layout in offer["layouts"]]
     options = [
         Option(
             f"trial {offer['trial']}",
@@ -144,6 +144,11 @@ def options_of(offer: Json, slo_ms: float) -> tuple[Option, ...]:
         if layout.capacity_rps > 0
     ]
     return tuple(with_queue(option, slo_ms) for option in options)
+
+
+def _layout(layout: Json) -> OfferedLayout:
+    """Read a layout; KeyError where the plan of an earlier version lacks a field."""
+    return from_plain(OfferedLayout, {each.name: layout[each.name] for each in fields(OfferedLayout)})
 
 
 def offers_on(document: Json, machine: str | None) -> dict[int, Json]:
