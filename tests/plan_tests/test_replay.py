@@ -536,8 +536,11 @@ def test_real_servers_follow_the_policies(session: Any, tmp_path: Path, monkeypa
     assert served.switches >= 2 and 0 < served.loss < 0.01 and served.replica_seconds < static.replica_seconds
     assert any(each.reason == "plan" for each in served.decisions), "the phase is seconds 4 to 8"
     assert static.switch_seconds is None and served.switch_seconds is not None
-    assert served.switch_seconds > 0 and served.planned_switch_seconds == 0.1
-    assert rows[ELASTIC, "virtual"].switch_seconds == pytest.approx(0.1)
+    # A layout of one replica is planned to load in 0.1 s, one of two in 0.2 s.
+    assert served.planned_switch_seconds is not None
+    assert served.switch_seconds > 0 and 0.1 <= served.planned_switch_seconds <= 0.2
+    virtual = rows[ELASTIC, "virtual"]
+    assert virtual.switch_seconds == pytest.approx(virtual.planned_switch_seconds)
     assert (tmp_path / "out" / "servers" / "planned-and-reactive.timeline.jsonl").exists()
     # What requests took beyond their simulated times is added to the simulated ones, which may wait for each other too.
     simulated = run.replay(session, replace(request, bundles=()), tmp_path / "simulated", QUIET)
