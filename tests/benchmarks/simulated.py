@@ -128,7 +128,7 @@ def highest_rate(target: LoadTarget, requests: Sequence[Request], capacity: Floa
 
 @dataclass(frozen=True)
 class OpenBaseline:
-    """The baseline's open pool, beside which candidates are measured."""
+    """Open pool of the baseline, beside which candidates are measured."""
 
     target: LoadTarget
     requests: Sequence[Request]
@@ -159,7 +159,7 @@ def virtual(costs: CostModel, candidate: Candidate, requests: Sequence[Request],
 
 @dataclass(frozen=True)
 class Simulation:
-    """What is simulated of a study's candidates: the arrivals that were measured, and the ratios of a search."""
+    """Simulation of a study's candidates, by the arrivals that were measured and as a search does."""
 
     costs: CostModel
     requests: Sequence[Request]

@@ -254,7 +254,7 @@ def test_one_replica_in_turn_answers_as_the_pool_does(
 def test_a_virtual_pool_counts_requests_and_not_their_parts(
     admission: Admission, schedule: list[tuple[int, int]]
 ) -> None:
-    """At any moment those are outstanding whose answer comes later, and no more than these wait."""
+    """A request counts as outstanding until its answer, and no more requests wait than are outstanding."""
     pool = VirtualPool(Placement(InstanceGroup(replicas=3), split_rows=2, admission=admission), by_rows)
     now, seen = 0, list[tuple[int, int, int]]()
     for count, gap in schedule:

@@ -77,19 +77,8 @@ def paired_loss(
             pairs[name] = _pair(metrics, groups, kept)
         except UndefinedLossError as error:
             reasons[name] = str(error)
-    resamples, told = resamples_for(confidence), (whole, *pairs.values())
-    key = baseline_key, *pairs, seed, resamples
-    wanted = [(pair.rows, pair.candidate) for pair in told]
-    if (theirs := _BASELINES.known(key)) is None:
-        wanted += [(pair.rows, pair.baseline) for pair in told]
-    drawn_values = _resampled(wanted, groups, seed, resamples)
-    ours = drawn_values[: len(told)]
-    if theirs is None:
-        theirs = drawn_values[len(told) :]
-        if baseline_key is not None:
-            _BASELINES.keep(key, theirs.copy())  # without the candidate's beside them
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_whole, *of_slices = (theirs - ours) / theirs
+    key = None if baseline_key is None else (baseline_key, *pairs)
+    of_whole, *of_slices = _losses((whole, *pairs.values()), groups, seed, resamples_for(confidence), key)
     found = {}
     for (name, pair), drawn in zip(pairs.items(), of_slices, strict=True):
         try:
@@ -175,6 +164,29 @@ def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
             f"A relative loss needs a metric above 0, higher being better, but the baseline has {reference:.4g}."
         )
     return _Pair(None if kept.all() else np.flatnonzero(kept), ours, theirs, value, reference)
+
+
+def _losses(
+    pairs: Sequence[_Pair], groups: Groups, seed: int, resamples: int, baseline_key: tuple[str, ...] | None
+) -> Floats:
+    """Return the loss of each pair in each resample, (pairs, resamples); not finite where it is undefined.
+
+    Args:
+        baseline_key: identifies the baseline's values on the rows of all pairs; None where they are not kept
+    """
+    key = baseline_key, seed, resamples
+    wanted = [(pair.rows, pair.candidate) for pair in pairs]
+    if (theirs := _BASELINES.known(key)) is None:
+        wanted += [(pair.rows, pair.baseline) for pair in pairs]
+    values = _resampled(wanted, groups, seed, resamples)
+    ours = values[: len(pairs)]
+    if theirs is None:
+        theirs = values[len(pairs) :].copy()  # without the candidate's beside them
+        if baseline_key is not None:
+            _BASELINES.keep(key, theirs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        losses: Floats = (theirs - ours) / theirs
+    return losses
 
 
 def _resampled(
