@@ -192,7 +192,7 @@ class _Machine:
     ) -> None:
         self._plan, self._windows, self._service, self._begins_s = plan, windows, service, begins_s
         self._cores = cores
-        self._state = begin(plan, begins_s)
+        self._state = begin(plan, windows, begins_s)
         self._next_tick = windows.tick_s
         self._ready: Segment | None = None  # what is being loaded
         self._models: list[_Model] = []  # all so far; the last one serves

@@ -180,12 +180,9 @@ def _in_memory(deployment: Deployment, kind: MachineKind) -> int:
 
 
 def limited(placement: Placement) -> Placement:
-    """Return the placement with a limit of waiting requests, at most that of the server.
-
-    Each part of a split request counts, so the server's limit is multiplied by the most parts of a request.
-    """
-    queue, most = placement.admission.queue, MAX_IN_FLIGHT * placement.most_parts
-    limit = most if queue is None else min(queue, most)
+    """Return the placement with a limit of waiting requests, at most that of the server."""
+    queue = placement.admission.queue
+    limit = MAX_IN_FLIGHT if queue is None else min(queue, MAX_IN_FLIGHT)
     return replace(placement, admission=Admission(limit, placement.admission.deadline_ms))
 
 

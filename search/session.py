@@ -36,7 +36,7 @@ from search.workers.processes import Worker, Workers, call
 from spaces.serialization import from_plain, to_plain
 
 # Numbers of another version of this cannot stand beside those of this one.
-MEASUREMENT = 3
+MEASUREMENT = 4
 # The baseline trains to its optimum, however long a student's fit may take.
 _PREPARE_TIMES = 10
 
@@ -113,8 +113,8 @@ def open_session(config: StudyConfig, home: Home) -> Session:
         settings = config.model_dump(mode="json")
         if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(
-                f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like "
-                "for like; give it another name"
+                f"the study {config.name!r} was measured by an earlier version, whose numbers cannot stand beside "
+                "those of this one; give it another name"
             )
         before, identity = study.facts.get("config"), study.facts.get("identity") or uuid4().hex
         changed = None if before is None else difference(before, settings)

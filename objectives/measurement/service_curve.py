@@ -100,6 +100,8 @@ class ServiceCurve:
     idle_ns, rested_ns: the median idle times of `idle` and `rested`
     fewest, others: other replicas that ran beside the runs of `alone`, at most, and of `crowded`, at least
     least_rows, most_rows: sizes between which runs were measured
+    slowdown: share by which each other replica that runs, up to `slowed_by` of them, prolongs the run of an idle one;
+        None where too few such runs were measured, and each prolongs it by as much time as that of a busy one
     """
 
     idle: Line
@@ -112,6 +114,8 @@ class ServiceCurve:
     least_rows: int
     most_rows: int
     fewest: int = 0
+    slowdown: float | None = None
+    slowed_by: int = 0
 
     @classmethod
     def fit(cls, runs: Runs, rested: Runs | None = None) -> ServiceCurve:
@@ -142,7 +146,7 @@ class ServiceCurve:
         alone = lines.get("alone") or lines.get("crowded") or lines["idle"]
         idle_line = lines.get("idle") or lines.get("rested", alone)
         idle_ns = waited.get("idle", 0.0)
-        return cls(
+        curve = cls(
             idle_line,
             lines.get("rested", idle_line),
             alone,
@@ -154,6 +158,28 @@ class ServiceCurve:
             int(runs.rows.max()),
             fewest,
         )
+        return curve._with_slowdown(runs, idle & (runs.busy > 0)) if "idle" in lines else curve
+
+    def _with_slowdown(self, runs: Runs, beside: NDArray[np.bool_]) -> ServiceCurve:
+        """Return the curve with the slowdown by these runs of idle replicas beside others, (n,), if they are enough."""
+        if np.count_nonzero(beside) < FEWEST_RUNS:
+            return self
+        rows, waited, busy = runs.rows[beside], runs.idle_ns[beside], runs.busy[beside]
+        share = np.array([self._rested_share(each) for each in waited.tolist()])
+        short, long = (np.interp(rows, line.rows, line.ns) for line in (self.idle, self.rested))
+        longer = runs.ns[beside] / ((1 - share) * short + share * long) - 1
+        slowdown = round(max(float(np.median(longer / busy)), 0.0), 4)
+        return replace(self, slowdown=slowdown, slowed_by=int(np.sort(busy)[-FEWEST_RUNS:][0]))
+
+    def _rested_share(self, idle_ns: float) -> float:
+        """Return the share of the line `rested` in the time of a run after so long an idle time; `idle` has the rest.
+
+        It grows with the logarithm of the idle time, from 0 at `idle_ns` to 1 at `rested_ns`.
+        """
+        shortest = max(self.idle_ns, 1.0)
+        if idle_ns <= shortest or not self.rested_ns > self.idle_ns > 0:
+            return 0.0
+        return min(math.log(idle_ns / shortest) / math.log(self.rested_ns / self.idle_ns), 1.0)
 
     def scaled(self, factor: float) -> ServiceCurve:
         """Return the curve of a machine on which a run takes so many times as long."""
@@ -170,8 +196,8 @@ class ServiceCurve:
         idle_draws, rested_draws, alone_draws, crowded_draws = (
             _endless(random, line.deviations) for line in (self.idle, self.rested, self.alone, self.crowded)
         )
-        apart = math.log(self.rested_ns / self.idle_ns) if self.rested_ns > self.idle_ns > 0 else math.inf
-        shortest, apart_by = max(self.idle_ns, 1.0), self.others - self.fewest
+        apart_by = self.others - self.fewest
+        slowdown, slowed_by = self.slowdown or 0.0, self.slowed_by
         times: dict[int, tuple[float, float, float, float]] = {}
 
         def draw(rows: int, idle_ns: int | None, busy: int) -> float:
@@ -182,9 +208,12 @@ class ServiceCurve:
             beside = (crowded - alone) * max(more, 0.0)
             if idle_ns is None:
                 return (alone + beside) * next(crowded_draws if busy > self.fewest else alone_draws)
-            share = 0.0 if idle_ns <= shortest else min(math.log(idle_ns / shortest) / apart, 1.0)
+            share = self._rested_share(idle_ns)
             line = (1 - share) * idle + share * rested
-            return (line + beside) * next(rested_draws if share > 0.5 else idle_draws)
+            longer = line * (1 + slowdown * min(busy, slowed_by))
+            if busy > slowed_by:  # more than were beside an idle replica when it was measured
+                longer = max(longer, line + beside)
+            return longer * next(rested_draws if share > 0.5 else idle_draws)
 
         return draw
 

@@ -24,6 +24,9 @@ M = TypeVar("M", bound=nn.Module)
 Progress = Callable[[str], None]
 # Inputs by name, (rows, ...) each, and labels.
 Labelled = tuple[Inputs, Tensor]
+# Batches that a pass over train is divided into, within the bounds of a family: a training of a few hundred steps in
+# all ends before it has converged (tests/benchmarks/RESULTS.md, batches of smaller models).
+_BATCHES_PER_PASS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,16 @@ class BuiltIn(Recommender, Generic[M]):
     def scores(self, outputs: object) -> Tensor:
         assert isinstance(outputs, Tensor)
         return outputs
+
+
+def student_batch(rows: int, least: int, most: int) -> int:
+    """Return the batch size for smaller models: the 256th part of train, within bounds.
+
+    Args:
+        rows: of train
+        least, most: rows of a batch
+    """
+    return max(least, min(most, rows // _BATCHES_PER_PASS))
 
 
 @dataclass(frozen=True)

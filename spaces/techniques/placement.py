@@ -146,11 +146,6 @@ class Placement:
         return self.replicas if self.split_rows is None else len(self.instance_groups)
 
     @property
-    def most_parts(self) -> int:
-        """Most parts that a request is split into: 1 where the placement does not split."""
-        return 1 if self.split_rows is None else max(group.replicas for group in self.instance_groups)
-
-    @property
     def prepared_by_size(self) -> bool:
         """True if an engine prepares its kernels for each new number of rows."""
         places = [place for place in (*self.instance_groups, self.embedding_device) if place is not None]

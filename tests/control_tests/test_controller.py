@@ -36,7 +36,7 @@ def play(
     late: list[int] | None = None,
 ) -> list[Decision]:
     """Decide at each tick, each decision being done at once; all that arrived is answered, so many of it late."""
-    state, serving, total, late_so_far, found = begin(plan, 0.0), None, 0, 0, []
+    state, serving, total, late_so_far, found = begin(plan, windows, 0.0), None, 0, 0, []
     serving = state.option
     for tick, arrived in enumerate(arrivals, 1):
         total += arrived
@@ -148,11 +148,11 @@ def test_a_plan_that_is_read_again_in_a_surge_goes_on_with_it() -> None:
     old = ControlPlan((option("one", 1, 12.0), option("one", 2, 30.0), option("one", 3, 40.0)))
     new = ControlPlan(old.options, (PlannedPhase(5.0, 0.0),) * 100, 60.0)
     arrivals = [10] * 120 + [34] * 30 + [10] * 200
-    state, total = begin(old, 0.0), 0
+    state, total = begin(old, WINDOWS, 0.0), 0
     for tick, arrived in enumerate(arrivals[:130], 1):
         total += arrived
         state, _ = decide(old, WINDOWS, state, Observation(tick, total, 0, state.option))
-    first_of_new = begin(new, 1130.0).option
+    first_of_new = begin(new, WINDOWS, 1130.0).option
     assert state.option == 2 and first_of_new == 0
     state = resumed(new, WINDOWS, state, 1000.0, Observation(1130.0, total, 0, first_of_new))
     assert state.option == 2, "what the surge needs, and not what the plan foresees"
@@ -174,7 +174,7 @@ def test_requests_of_a_plan_that_is_read_again_count_by_the_phase_of_each_plan()
         ControlPlan((option("one", 1, 20.0), option("one", 2, 40.0)), (PlannedPhase(5.0, 0.0, factor),), 1e6)
         for factor in (1.5, 2.0)
     )
-    state, total = begin(old, 0.0), 0
+    state, total = begin(old, WINDOWS, 0.0), 0
     for tick in range(1, 101):
         total += 24
         state, decision = decide(old, WINDOWS, state, Observation(tick, total, 0, state.option))
@@ -214,6 +214,13 @@ def test_what_a_phase_needs_is_loaded_at_its_start_wherever_that_lies_between_tw
     assert decided == 199, "loaded at 200; decided a tick later, it would be loaded at 201"
 
 
+def test_it_begins_with_what_a_phase_needs_that_its_first_tick_would_load_too_late() -> None:
+    phases = (PlannedPhase(5.0, 0.0), PlannedPhase(100.0, 0.01))
+    for length, name in ((1.5, "fast 3x1"), (2.0, "exact 1x1")):
+        state = begin(ControlPlan(OPTIONS, phases, length), WINDOWS, 0.0)
+        assert OPTIONS[state.option].name == name, "what the tick at 1 decides serves from 2 on"
+
+
 def test_a_plan_that_saves_the_cost_of_the_exact_variant_is_not_overruled_by_calm() -> None:
     found = play(ControlPlan(OPTIONS, (PlannedPhase(5.0, 0.01),), 500.0), WINDOWS, [1] * 400)
     assert {OPTIONS[decision.option].name for decision in found} == {"fast 1x1"}
@@ -221,7 +228,7 @@ def test_a_plan_that_saves_the_cost_of_the_exact_variant_is_not_overruled_by_cal
 
 def test_an_option_that_cannot_be_opened_is_left_out() -> None:
     plan = ControlPlan(OPTIONS)
-    state = begin(plan, 0.0)
+    state = begin(plan, WINDOWS, 0.0)
     assert OPTIONS[state.option].name == "exact 4x1"
     exact = frozenset(range(4))
     state, decision = decide(plan, WINDOWS, state, Observation(1.0, 5, 0, state.option, exact))
@@ -262,7 +269,7 @@ def test_what_always_holds(
     grown_s = -math.inf
     for before, now in itertools.pairwise([None, *found]):
         assert now is not None
-        old, new = OPTIONS[begin(plan, 0.0).option if before is None else before.option], OPTIONS[now.option]
+        old, new = OPTIONS[begin(plan, windows, 0.0).option if before is None else before.option], OPTIONS[now.option]
         # Never below what is planned, nor below what was wanted, as far as the machine goes.
         assert new.capacity_rps >= min(now.planned_rps, most)
         assert new.capacity_rps >= min(now.held_rps, most) or (now.panicking and new == old)
@@ -291,7 +298,7 @@ def test_against_a_second_implementation(drawn: tuple[list[int], list[int]], pla
     last = len(planned) - 1
     factors = [planned[min(at // 25, last)].capacity_factor if planned else 1.0 for at in range(len(counts) + 1)]
     counted = [arrived / factor for arrived, factor in zip(counts, factors[:-1], strict=True)]
-    start = begin(plan, 0.0)
+    start = begin(plan, windows, 0.0)
     wants, current, until = [(0, start.wanted[0].value)], start.option, -math.inf
     for tick, decision in enumerate(found, 1):
         rates = [sum(counted[max(0, tick - width) : tick]) / max(4, min(tick, width)) for width in (12, 4)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from objectives.measurement.service_curve import FEWEST_RUNS, OutsideRangeError, Runs, ServiceCurve
+from spaces.serialization import from_plain, to_plain
 
 
 def runs(count: int, others: int = 0, noise: float = 0.1) -> Runs:
@@ -58,6 +59,58 @@ def test_neighbours_count_in_proportion() -> None:
     assert one / alone == pytest.approx(1.1, rel=0.03)
     assert two / alone == pytest.approx(1.2, rel=0.03)
     assert more == pytest.approx(two, rel=0.01)
+
+
+def test_neighbours_prolong_the_run_of_an_idle_replica() -> None:
+    """Two replicas: beside a busy one all runs take half as long again, and no replica is kept busy alone."""
+    some = runs(4000, others=1, noise=0.0)
+    idle = some.idle_ns >= 0
+    busy = np.where(idle, some.busy, 1)
+    ns = (100_000 + 1000 * some.rows + 50_000 * idle) * (1 + 0.5 * busy)
+    curve = ServiceCurve.fit(Runs(some.rows, ns.astype(np.int64), some.idle_ns, busy))
+    assert curve.slowdown == pytest.approx(0.5, rel=0.02)
+    draw = curve.sampler(0)
+    drawn = [np.median([draw(200, 20_000, busy) for _ in range(500)]) for busy in (0, 1, 5)]
+    np.testing.assert_allclose(drawn, 350_000 * np.array([1.0, 1.5, 1.5]), rtol=0.03)
+    assert np.median([draw(200, None, 1) for _ in range(500)]) == pytest.approx(450_000, rel=0.03)
+    assert ServiceCurve.fit(runs(400)).slowdown is None
+    assert from_plain(ServiceCurve, to_plain(curve)) == curve
+    assert (curve.scaled(2.0).slowdown, curve.scaled(2.0).slowed_by) == (curve.slowdown, curve.slowed_by)
+
+
+def test_each_neighbour_of_an_idle_replica_counts_alike() -> None:
+    curve = ServiceCurve.fit(runs(6000, others=3, noise=0.0))
+    assert (curve.slowdown, curve.slowed_by) == (pytest.approx(0.1, rel=0.03), 3)
+    faster = runs(6000, others=3, noise=0.0)
+    idle = faster.idle_ns >= 0
+    ns = np.where(idle, 150_000 + 1000 * faster.rows - 100 * faster.busy, faster.ns)
+    assert ServiceCurve.fit(Runs(faster.rows, ns, faster.idle_ns, faster.busy)).slowdown == 0.0
+
+
+def test_the_idle_time_before_a_run_is_none_of_the_slowdown() -> None:
+    """A run of 300 us takes 100 us more after 2 ms than after 20 us; beside another a fifth longer, after 2 ms only."""
+    rows, long = np.full(400, 200), np.arange(400) % 4 == 0
+    busy = np.where(long, 1, 0)
+    ns = np.where(long, 1.2 * 400_000, 300_000.0).astype(np.int64)
+    rested = Runs(rows, np.full(400, 400_000), np.full(400, 2_000_000), np.zeros(400, np.int64))
+    curve = ServiceCurve.fit(Runs(rows, ns, np.where(long, 2_000_000, 20_000), busy), rested)
+    assert curve.slowdown == pytest.approx(0.2, rel=0.01)
+    draw = curve.sampler(0)
+    drawn = [draw(200, idle_ns, busy) for idle_ns, busy in ((20_000, 0), (2_000_000, 0), (20_000, 1), (2_000_000, 1))]
+    np.testing.assert_allclose(drawn, [300_000, 400_000, 360_000, 480_000], rtol=0.01)
+
+
+def test_beside_other_instance_groups_the_times_of_busy_replicas_count() -> None:
+    """An idle replica was measured beside one other that slows nothing; kept busy, beside one, and beside three."""
+    some = runs(4000, noise=0.0)
+    idle, place = some.idle_ns >= 0, np.arange(4000)
+    busy = np.where(idle, place % 2, np.where(place % 2, 1, 3))
+    ns = (100_000 + 1000 * some.rows + 50_000 * idle) * np.where(~idle & (busy == 3), 2, 1)
+    curve = ServiceCurve.fit(Runs(some.rows, ns, some.idle_ns, busy))
+    assert (curve.fewest, curve.others, curve.slowdown, curve.slowed_by) == (1, 3, pytest.approx(0.0, abs=0.01), 1)
+    draw = curve.sampler(0)
+    drawn = [np.median([draw(200, 20_000, busy) for _ in range(500)]) for busy in (0, 1, 3)]
+    np.testing.assert_allclose(drawn, [350_000, 350_000, 650_000], rtol=0.03)
 
 
 def test_replicas_that_are_never_alone_count_from_the_fewest_that_are_beside_them() -> None:

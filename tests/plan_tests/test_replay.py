@@ -331,14 +331,14 @@ def test_a_server_that_is_up_early_begins_as_the_virtual_one(weekly: bool, up_s:
     menu = SimpleNamespace(rows=np.array([3]))
     log = read_log(request.trace, "--trace", None, 0)
     begins_s = traffic_of(plan, offers_on(plan, None), log, menu, request).begins_s  # type: ignore[arg-type]
-    virtual = begin(control, begins_s)
+    virtual = begin(control, windows, begins_s)
 
     folder = server.ServerSettings(plan, "small", bundles, windows, request.speed, tmp_path, begins_s, 0.0)
     path = write_plan(tmp_path / "served.json", server.document_of(folder, control, start_s))
     served = machine_plan(read_plan(path), "small", bundles)
     assert served.start_s is not None
     second = start_s - up_s - served.start_s
-    state = begin(served.control, second)
+    state = begin(served.control, windows, second)
     while (second := second + windows.tick_s) < start_s - served.start_s:
         assert state.option == virtual.option
         state, _ = decide(served.control, windows, state, Observation(second, 0, 0, state.option))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.recommenders.training import Trained, train_to_optimum
+from objectives.recommenders.training import Trained, student_batch, train_to_optimum
 
 
 class Weight(nn.Module):
@@ -75,3 +75,8 @@ def test_an_epoch_of_several_passes_takes_the_batches_of_each() -> None:
     trained, left, _, weights = _trained([0.1, 0.3], passes=3, most_epochs=2)
     assert weights == pytest.approx([-3, -6])
     assert (trained.passes, left) == (3, -6.0)
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(600, 256), (65_536, 256), (81_108, 316), (262_144, 1024), (10**7, 1024)])
+def test_smaller_models_learn_in_batches_of_a_256th_of_train_within_bounds(rows: int, batch: int) -> None:
+    assert student_batch(rows, 256, 1024) == batch

@@ -657,6 +657,21 @@ class TestAdmission:
         assert pool.refused == 2
         assert [engine.runs for engine in engines] == [[[99]], [[99]]]
 
+    def test_the_parts_of_a_request_wait_as_one(self) -> None:
+        engines = [Held(), Held()]
+        placement = Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(queue=2))
+        with pool_of(engines, placement) as pool:
+            for engine in engines:
+                pool.submit(request(99))
+                engine.wait_inside()
+            let_in = [pool.submit(rows(4)) for _ in range(2)]
+            assert refusal_of(pool.submit(rows(4))) == Refusal.QUEUE_FULL
+            assert pool.queued == 2
+            for engine in engines:
+                engine.controller.set()
+            assert [len(scores_of(answer)) for answer in let_in] == [4, 4]
+        assert pool.refused == 1
+
     def test_the_parts_of_a_request_are_foreseen_side_by_side(self, clock: Clock) -> None:
         engines = [Paced(clock, 1.0), Paced(clock, 1.0)]
         placement = Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(deadline_ms=10))

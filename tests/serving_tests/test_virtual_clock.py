@@ -75,6 +75,7 @@ class Model:
             for part in parts:
                 server = min(servers, key=lambda each: (each.rows, each.count))
                 server.rows, server.count = server.rows + part, server.count + 1
+                server.requests.append(request)
                 server.queue.append((request, part, self.env.now))
                 server.arrived()
 
@@ -88,8 +89,8 @@ class Model:
 
     def admitted(self, group: int, parts: list[int]) -> bool:
         rule, servers = self.placement.admission, self.groups[group]
-        waiting = sum(max(0, server.count - server.together) for server in servers)
-        if rule.queue is not None and waiting >= rule.queue and sum(s.count == 0 for s in servers) < len(parts):
+        waiting = {request for server in servers for request in server.requests[server.together :]}
+        if rule.queue is not None and len(waiting) >= rule.queue and sum(s.count == 0 for s in servers) < len(parts):
             return False
         loads, most = [server.rows for server in servers], 0
         for part in parts:
@@ -129,6 +130,7 @@ class Server:
     def __init__(self, model: Model, number: int, group: InstanceGroup) -> None:
         self.model, self.number = model, number
         self.queue: list[tuple[int, int, int]] = []
+        self.requests: list[int] = []  # outstanding, in their order
         self.rows, self.count, self.together, self.freed = 0, 0, 1, 0
         self.bell = model.env.event()
         if not (model.placement.inline and number == 0):
@@ -163,6 +165,7 @@ class Server:
                     ready.append(job)
                 else:
                     self.rows, self.count, self.together = self.rows - job[1], self.count - 1, 1
+                    self.requests.remove(job[0])
             if ready:
                 yield env.process(self.run(ready, idle))
                 idle = False
@@ -180,6 +183,8 @@ class Server:
         model.learn(self.number, size, takes)
         if counted:
             self.rows, self.count = self.rows - size, self.count - len(jobs)
+            for request, _, _ in jobs:
+                self.requests.remove(request)
         self.together = 1
         for request, _, _ in jobs:
             model.left[request] -= 1
@@ -254,13 +259,19 @@ def test_one_replica_in_turn_answers_as_the_pool_does(
 def test_a_virtual_pool_counts_requests_and_not_their_parts(
     admission: Admission, schedule: list[tuple[int, int]]
 ) -> None:
-    """A request counts as outstanding until its answer, and no more requests wait than are outstanding."""
+    """A request counts as outstanding until its answer, and no more requests wait than are outstanding.
+
+    One is refused for the queue where so many requests wait, however many their parts are.
+    """
     pool = VirtualPool(Placement(InstanceGroup(replicas=3), split_rows=2, admission=admission), by_rows)
     now, seen = 0, list[tuple[int, int, int]]()
     for count, gap in schedule:
         now += gap
         pool.advance(now)
+        waited = pool.queued
         pool.submit(count, now)
+        if admission.queue is not None and sum(pool.busy) == 3:
+            assert (pool.answer_ns(len(seen)) == math.inf) == (waited >= admission.queue)
         seen.append((now, pool.requests, pool.queued))
     finished = pool.finish().finished_ns
     for number, (moment, requests, queued) in enumerate(seen):

@@ -29,7 +29,15 @@ from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import LinearModel, logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import commonest, of_values, slices_of
-from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
+from objectives.recommenders.training import (
+    BuiltIn,
+    Labelled,
+    Progress,
+    Trained,
+    open_baseline,
+    student_batch,
+    train_to_optimum,
+)
 from objectives.records import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
@@ -46,7 +54,7 @@ STAGE = 3
 BATCH = 256
 LARGE_BATCH = 4096  # for a log of more rows than _MANY_ROWS
 _MANY_ROWS = 1_000_000
-STUDENT_BATCH = 1024  # rows, for models that are trained from the baseline
+STUDENT_BATCH = (256, 1024)  # least and most rows, for models that are trained from the baseline
 LEARNING_RATE = 1e-3
 # L2 on the whole tables at each step, as FuxiCTR's embedding_regularizer.
 TABLE_DECAY = 1e-3
@@ -87,11 +95,9 @@ class PointwiseRecommender(BuiltIn[nn.Module]):
 
     @cached_property
     def _train_rows(self) -> TrainingRows:
-        return TrainingRows(
-            (Block(*_tensors(self.dataset, "train")),),
-            self.task.batch_size or STUDENT_BATCH,
-            most_batches=self.task.most_batches,
-        )
+        block = Block(*_tensors(self.dataset, "train"))
+        batch_size = self.task.batch_size or student_batch(block.rows, *STUDENT_BATCH)
+        return TrainingRows((block,), batch_size, most_batches=self.task.most_batches)
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         rows = len(self.dataset.split.train)

@@ -26,7 +26,15 @@ from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.slices import sequence_slices
-from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
+from objectives.recommenders.training import (
+    BuiltIn,
+    Labelled,
+    Progress,
+    Trained,
+    open_baseline,
+    student_batch,
+    train_to_optimum,
+)
 from objectives.records import InputSpec
 from objectives.task import Task
 from objectives.tensor_layout import Layout
@@ -38,6 +46,7 @@ from spaces.techniques.architecture import Architecture
 # Version of training and its data, raised when either changes, so that older baselines in the cache are not used.
 STAGE = 3
 BATCH = 128  # users; section 4.3 of the paper, like the learning rate; the authors' code has the second beta
+STUDENT_BATCH = (32, BATCH)  # least and most users, for models that are trained from the baseline
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.98)
 # One negative for each position as in the paper. A student and its teacher compare longer lists, whose loss is the same
@@ -109,7 +118,8 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
             return {"candidates": torch.from_numpy(following), "shared": torch.from_numpy(others)}
 
         block = Block({"history": torch.from_numpy(history)}, torch.zeros(self.sequences.users))
-        return TrainingRows((block,), self.task.batch_size or BATCH, draw, self.task.most_batches)
+        batch_size = self.task.batch_size or student_batch(block.rows, *STUDENT_BATCH)
+        return TrainingRows((block,), batch_size, draw, self.task.most_batches)
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
         """Compute the state of each position of the histories, (users, length, d)."""

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from objectives.serving.control.correction import Answers, Correction, Terms, correct
-from objectives.serving.control.options import ControlPlan, choose, usable_options
+from objectives.serving.control.options import ControlPlan, PlannedPhase, choose, usable_options
 from objectives.serving.control.windows import Windows
 
 
@@ -109,14 +109,14 @@ class Decision:
     capacity_factor: float = 1.0
 
 
-def begin(plan: ControlPlan, now_s: float, arrived: int = 0) -> State:
+def begin(plan: ControlPlan, windows: Windows, now_s: float, arrived: int = 0) -> State:
     """Return the first state of a controller.
 
-    Its option is that of the plan's phase, or of the first phase before the plan's start. Where nothing is foreseen, it
-    is as many replicas as there may be of a variant of the least loss.
+    Its option is for what is foreseen from now, or from second 0 before it, until what the first tick decides can
+    serve. Where nothing is foreseen, it is as many replicas as there may be of a variant of the least loss.
     """
     from_s = max(now_s, 0.0)
-    foreseen = plan.foreseen(from_s, from_s + plan.lead_s)
+    foreseen = _foreseen(plan, windows, from_s)
     if foreseen is not None:
         rate, option = foreseen.rate_rps, choose(plan.options, foreseen.rate_rps, foreseen.loss)
     else:
@@ -141,18 +141,25 @@ def resumed(plan: ControlPlan, windows: Windows, state: State, shift_s: float, s
 
     arrived, wanted = shifted(state.arrived), shifted(state.wanted)
     correction = state.correction.begun_again(seen.answers, windows.panic_s)
-    option, until_s = begin(plan, seen.now_s).option, state.panic_until_s + shift_s
+    option, until_s = begin(plan, windows, seen.now_s).option, state.panic_until_s + shift_s
     moved = State(state.seen, arrived, wanted, option, until_s, correction)
     # As if the largest one served, so that no panic starts before it is known which one does.
     largest = max(range(len(plan.options)), key=lambda number: plan.options[number].capacity_rps)
     return decide(plan, windows, moved, replace(seen, serving=largest))[0]
 
 
+def _foreseen(plan: ControlPlan, windows: Windows, now_s: float) -> PlannedPhase | None:
+    """Return what is foreseen until what the next tick decides can serve; None where nothing is.
+
+    A phase that begins just then can wait for that tick.
+    """
+    return plan.foreseen(now_s, math.nextafter(now_s + plan.lead_s + windows.tick_s, now_s))
+
+
 def decide(plan: ControlPlan, windows: Windows, state: State, seen: Observation) -> tuple[State, Decision]:
     """Return the next state, and the decision."""
     now = seen.now_s
-    # What is not loaded now is loaded a tick later; a phase that begins just when that would serve can wait.
-    foreseen = plan.foreseen(now, math.nextafter(now + plan.lead_s + windows.tick_s, now))
+    foreseen = _foreseen(plan, windows, now)
     planned, least_loss = (0.0, 0.0) if foreseen is None else (foreseen.rate_rps, foreseen.loss)
     before = state.arrived[-1]
     counted = before.value + (seen.arrived - state.seen) / plan.capacity_factor(before.at_s)

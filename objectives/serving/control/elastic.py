@@ -73,7 +73,7 @@ class Elastic:
         """
         self._settings, self._say = settings, say
         plan, bundles = self._read()
-        self._take(plan, bundles, begin(plan.control, _second(plan)), _second(plan))
+        self._take(plan, bundles, begin(plan.control, settings.windows, _second(plan)), _second(plan))
         self._timeline = Timeline(settings.timeline)
         self._switch: asyncio.Task[None] | None = None
         self._reload = self._panicking = False
@@ -106,7 +106,7 @@ class Elastic:
     async def run(self, inference: Inference) -> None:
         """Decide at each tick, until cancelled."""
         # The time of the load is none in which requests could have come.
-        self._state = replace(begin(self._plan.control, self._now_s()), option=self._serving)
+        self._state = replace(begin(self._plan.control, self._settings.windows, self._now_s()), option=self._serving)
         metrics = inference.metrics.controlled()
         inference.lateness.slo_ms = self._plan.control.slo_ms
         self._note(metrics)

@@ -42,13 +42,13 @@ def with_queue(option: Option, slo_ms: float) -> Option:
     """Return the option with a limit of the requests that wait: what it answers within the SLO, or a second.
 
     In a surge, more would be late, and would keep the cores and the next switch from the variant that is to take over.
-    A limit that the placement has stays. Each part of a split request counts, so the limit is multiplied by the most
-    parts of a request. Each instance group has the whole limit: where the placement routes, twice as many may wait.
+    A limit that the placement has stays. Each instance group has the whole limit: where the placement routes, twice as
+    many may wait.
     """
     placement, admission = option.placement, option.placement.admission
     if admission.queue is not None or math.isinf(slo_ms):
         return option
-    queue = placement.most_parts * max(1, math.ceil(option.capacity_rps * max(slo_ms / 1e3, _LEAST_WAIT_S)))
+    queue = max(1, math.ceil(option.capacity_rps * max(slo_ms / 1e3, _LEAST_WAIT_S)))
     return replace(option, placement=replace(placement, admission=Admission(queue, admission.deadline_ms)))
 
 

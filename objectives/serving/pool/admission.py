@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -47,9 +47,6 @@ class ReplicaLoad(Protocol):
     @property
     def requests(self) -> int: ...
 
-    @property
-    def running(self) -> int: ...
-
 
 class AdmissionControl:
     """Admission of requests by the queue and the deadline.
@@ -61,21 +58,27 @@ class AdmissionControl:
     def __init__(self, admission: Admission) -> None:
         self.refused = 0
         self.limited = admission != Admission()
-        self._queue = math.inf if admission.queue is None else admission.queue
+        self._queue = admission.queue
         self._deadline_ns = math.inf if admission.deadline_ms is None else admission.deadline_ms * 1e6
         self.has_deadline = math.isfinite(self._deadline_ns)
         self._rate = ServiceRate()
 
-    def check(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows], waited_ns: int = 0) -> None:
-        """Check that the jobs of one request may be queued, of whose deadline so much is spent elsewhere.
+    def check(
+        self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows], waiting: Callable[[], int], waited_ns: int
+    ) -> None:
+        """Check that the jobs of one request may be queued.
+
+        Args:
+            jobs: the request, or its parts
+            waiting: counts the requests that wait for a replica, which is asked only where it may matter
+            waited_ns: what is spent of the deadline elsewhere
 
         Raises:
             RefusedError: they may not.
         """
-        waiting = queued(replicas)
         idle = sum(replica.requests == 0 for replica in replicas)
-        if waiting >= self._queue and idle < len(jobs):
-            raise self._refuse(Refusal.QUEUE_FULL, f"{waiting} requests wait, of {self._queue} at most.")
+        if idle < len(jobs) and self._queue is not None and (count := waiting()) >= self._queue:
+            raise self._refuse(Refusal.QUEUE_FULL, f"{count} requests wait, of {self._queue} at most.")
         runs_ns = _most_rows(replicas, jobs) * self._rate.ns_per_row
         foreseen_ns = waited_ns + runs_ns
         if foreseen_ns > self._deadline_ns:
@@ -129,11 +132,6 @@ class ServiceRate:
         self._doubts += idle
         if self._doubts >= _STALE_AFTER:
             self.ns_per_row, self._doubts = 0.0, 0
-
-
-def queued(replicas: Sequence[ReplicaLoad]) -> int:
-    """Return the number of requests that wait for a replica."""
-    return sum(max(0, replica.requests - replica.running) for replica in replicas)
 
 
 def _most_rows(replicas: Sequence[ReplicaLoad], jobs: Sequence[Rows]) -> int:

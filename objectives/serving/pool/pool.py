@@ -133,9 +133,7 @@ class Pool:
     @property
     def queued(self) -> int:
         """Number of requests that wait for a replica; a split one counts once while any part of it waits."""
-        if self._placement.split_rows is None:
-            return sum(replicas.queued for replicas in self._groups)
-        return sum(replicas.queued_requests for replicas in self._groups)
+        return sum(replicas.queued for replicas in self._groups)
 
     @property
     def hanging(self) -> int:

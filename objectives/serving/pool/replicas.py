@@ -31,16 +31,13 @@ class Replicas:
 
     @property
     def load(self) -> GroupLoad:
-        return self._scheduler.load
+        with self._lock:
+            return self._scheduler.load
 
     @property
     def queued(self) -> int:
-        return self._scheduler.queued
-
-    @property
-    def queued_requests(self) -> int:
         with self._lock:
-            return self._scheduler.queued_requests
+            return self._scheduler.queued
 
     @property
     def refused(self) -> int:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from objectives.serving.pool.admission import AdmissionControl, queued
+from objectives.serving.pool.admission import AdmissionControl
 from objectives.serving.pool.balancing import Balance, least_rows
 from spaces.techniques.placement import Admission, Batching, Placement
 
@@ -47,7 +47,7 @@ _UNTIL_WOKEN = Wait(None)
 
 
 class GroupLoad(NamedTuple):
-    """Load of an instance group: jobs that wait for a replica, and outstanding rows of the replica that has fewest."""
+    """Load of an instance group: waiting requests, and outstanding rows of the replica that has fewest."""
 
     queued: int
     least_rows: int
@@ -108,7 +108,7 @@ class Scheduler(Generic[J]):
         self._look_ns = 0
         self._batching, self._balance = batching, balance
         self._turn = 0
-        self._closed = False
+        self._closed = self._splits = False
 
     @property
     def batches(self) -> bool:
@@ -131,17 +131,19 @@ class Scheduler(Generic[J]):
 
     @property
     def queued(self) -> int:
-        """Number of jobs that wait for a replica."""
-        return queued(self._states)
-
-    @property
-    def queued_requests(self) -> int:
         """Number of requests that wait for a replica; a split one counts once while any part of it waits.
 
-        As in `queued`, the first job of an idle replica does not wait for one.
+        The first job of an idle replica does not wait for one.
         """
-        wholes = [job.whole for state in self._states for job in islice(state.queue, int(not state.taken), None)]
-        return wholes.count(None) + len({id(whole) for whole in wholes if whole is not None})
+        return self._queued(self._states)
+
+    def _queued(self, states: Sequence[_State[J]]) -> int:
+        jobs = sum(max(0, state.requests - state.running) for state in states)
+        if not jobs or not self._splits:
+            return jobs
+        waiting = (islice(state.queue, int(not state.taken), None) for state in states)
+        parts = [id(job.whole) for job in chain.from_iterable(waiting) if job.whole is not None]
+        return jobs - len(parts) + len(set(parts))
 
     def hanging(self, now_ns: int, lasting_ns: int | None = None) -> int:
         """Return the number of replicas whose run lasts longer than a limit, by default than that of one that hangs."""
@@ -178,6 +180,7 @@ class Scheduler(Generic[J]):
             RuntimeError: the scheduler is closed.
         """
         self._admit(jobs, waited_ns)
+        self._splits |= len(jobs) > 1
         woken = []
         for job in jobs:
             state = self._chosen(job)
@@ -243,7 +246,7 @@ class Scheduler(Generic[J]):
         if self._closed:
             raise RuntimeError("The pool is closed.")
         if self.admission.limited:
-            self.admission.check(self._able, jobs, waited_ns)
+            self.admission.check(self._able, jobs, lambda: self._queued(self._able), waited_ns)
 
     def _chosen(self, job: J) -> _State[J]:
         """Return the replica that gets a job: the policy's choice, or, where that hangs, the one with fewest rows."""

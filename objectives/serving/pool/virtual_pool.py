@@ -133,9 +133,7 @@ class VirtualPool:
     @property
     def queued(self) -> int:
         """Number of requests that wait for a replica."""
-        if self._placement.split_rows is None:
-            return sum(scheduler.queued for scheduler in self._schedulers)
-        return sum(scheduler.queued_requests for scheduler in self._schedulers)
+        return sum(scheduler.queued for scheduler in self._schedulers)
 
     @property
     def rows(self) -> int:
