@@ -24,8 +24,9 @@ _FILE = "outputs.npy"
 def kept_scores(recommender: Recommender, cache: Path) -> Callable[[NumberedBatch], Tensor] | None:
     """Return a function that reads the teacher's scores of a batch from its outputs on train.
 
-    The outputs are computed unless the cache has them. The scores are equal to those of running the teacher. None is
-    returned where the outputs would exceed `LARGEST` bytes.
+    The outputs are computed unless the cache has them. The scores are those of running the teacher, but for the last
+    bits: a product rounds by the number of rows that are computed together. None is returned where the outputs would
+    exceed `LARGEST` bytes.
     """
     rows = recommender.train_rows()
     recommender.model.eval()

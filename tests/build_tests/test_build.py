@@ -565,14 +565,14 @@ def test_tables_whose_rows_are_seen_as_often_are_told(
 def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(
     family: str, task_of: TaskOf, opened: Callable[[str], Recommender]
 ) -> None:
-    """A stopped fit gives the same weights bit for bit.
+    """A stopped fit gives the same weights bit for bit, by the same outputs of the teacher.
 
     What is needed to go on is deleted with the end of the training.
     """
     task, recommender = task_of(family), opened(family)
     whole = replace(_reshaped(family)["student"], distillation=Distillation(2.0, 0.5, 4, seed=7))
     assert whole.early is not None
-    expected = fit_weights(recommender, whole, task.seed, _silent).model.state_dict()
+    expected = fit_weights(recommender, whole, task.seed, _silent, task.cache).model.state_dict()
     early, end = (weights_folder(task, recommender, weights) for weights in (whole.early, whole))
     assert not fit(task, whole.early, _silent).reused and (early / TRAINING).exists()
     half = Fitted.load(early).model.state_dict()
