@@ -113,8 +113,8 @@ def open_session(config: StudyConfig, home: Home) -> Session:
         settings = config.model_dump(mode="json")
         if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(
-                f"the study {config.name!r} was measured by an earlier version, whose numbers cannot stand beside "
-                "those of this one; give it another name"
+                f"the study {config.name!r} was measured by another version, whose numbers cannot stand beside those "
+                "of this one; give it another name (start_from begins with its front)"
             )
         before, identity = study.facts.get("config"), study.facts.get("identity") or uuid4().hex
         changed = None if before is None else difference(before, settings)

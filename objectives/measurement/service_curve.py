@@ -20,6 +20,8 @@ FEWEST_RUNS = 24
 # How far a run may lie beyond the sizes that were measured.
 _BEYOND = 1.05
 _DRAWN_TOGETHER = 1000
+# The first runs of requests that come at once have waited no longer.
+_BURST_NS = 1000
 # Quantiles that stand for the deviations of a line.
 _DEVIATIONS = 199
 
@@ -101,7 +103,8 @@ class ServiceCurve:
     fewest, others: other replicas that ran beside the runs of `alone`, at most, and of `crowded`, at least
     least_rows, most_rows: sizes between which runs were measured
     slowdown: share by which each other replica that runs, up to `slowed_by` of them, prolongs the run of an idle one;
-        None where too few such runs were measured, and each prolongs it by as much time as that of a busy one
+        None where too few such runs were measured. Those beyond `slowed_by`, and beyond `fewest`, prolong it by as much
+        time as that of a busy one
     """
 
     idle: Line
@@ -158,7 +161,8 @@ class ServiceCurve:
             int(runs.rows.max()),
             fewest,
         )
-        return curve._with_slowdown(runs, idle & (runs.busy > 0)) if "idle" in lines else curve
+        waited_long = runs.idle_ns > _BURST_NS
+        return curve._with_slowdown(runs, waited_long & (runs.busy > 0)) if "idle" in lines else curve
 
     def _with_slowdown(self, runs: Runs, beside: NDArray[np.bool_]) -> ServiceCurve:
         """Return the curve with the slowdown by these runs of idle replicas beside others, (n,), if they are enough."""
@@ -200,19 +204,21 @@ class ServiceCurve:
         slowdown, slowed_by = self.slowdown or 0.0, self.slowed_by
         times: dict[int, tuple[float, float, float, float]] = {}
 
+        def crowd(busy: int) -> float:
+            """Return the share of `crowded` in the time of a busy replica's run beside so many others."""
+            return min(max((busy - self.fewest) / apart_by, 0.0), 1.0) if apart_by > 0 else 0.0
+
         def draw(rows: int, idle_ns: int | None, busy: int) -> float:
             if rows not in times:
                 times[rows] = self._times(rows)
             idle, rested, alone, crowded = times[rows]
-            more = min((busy - self.fewest) / apart_by, 1.0) if apart_by > 0 else 0.0
-            beside = (crowded - alone) * max(more, 0.0)
+            beside = (crowded - alone) * crowd(busy)
             if idle_ns is None:
                 return (alone + beside) * next(crowded_draws if busy > self.fewest else alone_draws)
             share = self._rested_share(idle_ns)
             line = (1 - share) * idle + share * rested
-            longer = line * (1 + slowdown * min(busy, slowed_by))
-            if busy > slowed_by:  # more than were beside an idle replica when it was measured
-                longer = max(longer, line + beside)
+            beyond = (crowded - alone) * max(crowd(busy) - crowd(slowed_by), 0.0)
+            longer = line * (1 + slowdown * min(busy, slowed_by)) + beyond
             return longer * next(rested_draws if share > 0.5 else idle_draws)
 
         return draw

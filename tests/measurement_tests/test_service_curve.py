@@ -101,16 +101,31 @@ def test_the_idle_time_before_a_run_is_none_of_the_slowdown() -> None:
 
 
 def test_beside_other_instance_groups_the_times_of_busy_replicas_count() -> None:
-    """An idle replica was measured beside one other that slows nothing; kept busy, beside one, and beside three."""
+    """An idle replica was measured beside one other; kept busy, beside one, and beside three, which take twice."""
     some = runs(4000, noise=0.0)
     idle, place = some.idle_ns >= 0, np.arange(4000)
     busy = np.where(idle, place % 2, np.where(place % 2, 1, 3))
-    ns = (100_000 + 1000 * some.rows + 50_000 * idle) * np.where(~idle & (busy == 3), 2, 1)
-    curve = ServiceCurve.fit(Runs(some.rows, ns, some.idle_ns, busy))
-    assert (curve.fewest, curve.others, curve.slowdown, curve.slowed_by) == (1, 3, pytest.approx(0.0, abs=0.01), 1)
-    draw = curve.sampler(0)
-    drawn = [np.median([draw(200, 20_000, busy) for _ in range(500)]) for busy in (0, 1, 3)]
-    np.testing.assert_allclose(drawn, [350_000, 350_000, 650_000], rtol=0.03)
+    for slower in (1.0, 1.2):
+        times = np.where(idle, np.where(busy == 1, slower, 1.0), np.where(busy == 3, 2.0, 1.0))
+        ns = ((100_000 + 1000 * some.rows + 50_000 * idle) * times).astype(np.int64)
+        curve = ServiceCurve.fit(Runs(some.rows, ns, some.idle_ns, busy))
+        assert (curve.fewest, curve.others, curve.slowed_by) == (1, 3, 1)
+        assert curve.slowdown == pytest.approx(slower - 1, abs=0.01)
+        draw = curve.sampler(0)
+        drawn = [np.median([draw(200, 20_000, busy) for _ in range(500)]) for busy in (0, 1, 2, 3)]
+        one = 350_000 * slower
+        np.testing.assert_allclose(drawn, [350_000, one, one + 150_000, one + 300_000], rtol=0.03)
+
+
+def test_the_first_runs_of_requests_that_come_at_once_are_none_of_idle_replicas() -> None:
+    some = runs(400, noise=0.0)
+    burst = Runs(
+        np.append(some.rows, [200] * 40),
+        np.append(some.ns, [900_000] * 40),
+        np.append(some.idle_ns, range(40)),
+        np.append(some.busy, [3] * 40),
+    )
+    assert ServiceCurve.fit(burst).slowdown is None
 
 
 def test_replicas_that_are_never_alone_count_from_the_fewest_that_are_beside_them() -> None:

@@ -112,8 +112,9 @@ class Decision:
 def begin(plan: ControlPlan, windows: Windows, now_s: float, arrived: int = 0) -> State:
     """Return the first state of a controller.
 
-    Its option is for what is foreseen from now, or from second 0 before it, until what the first tick decides can
-    serve. Where nothing is foreseen, it is as many replicas as there may be of a variant of the least loss.
+    Its option is for what is foreseen from now, or before the plan's start from second 0, until what the first tick
+    decides can serve, if the option serves at once. Where nothing is foreseen, it is as many replicas as there may be
+    of a variant of the least loss.
     """
     from_s = max(now_s, 0.0)
     foreseen = _foreseen(plan, windows, from_s)

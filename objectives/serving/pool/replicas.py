@@ -31,8 +31,7 @@ class Replicas:
 
     @property
     def load(self) -> GroupLoad:
-        with self._lock:
-            return self._scheduler.load
+        return self._scheduler.load
 
     @property
     def queued(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from objectives.serving.pool.admission import AdmissionControl
@@ -138,12 +138,10 @@ class Scheduler(Generic[J]):
         return self._queued(self._states)
 
     def _queued(self, states: Sequence[_State[J]]) -> int:
-        jobs = sum(max(0, state.requests - state.running) for state in states)
-        if not jobs or not self._splits:
-            return jobs
-        waiting = (islice(state.queue, int(not state.taken), None) for state in states)
-        parts = [id(job.whole) for job in chain.from_iterable(waiting) if job.whole is not None]
-        return jobs - len(parts) + len(set(parts))
+        if not self._splits:
+            return sum(max(0, state.requests - state.running) for state in states)
+        wholes = [job.whole for state in states for job in islice(state.queue, int(not state.taken), None)]
+        return wholes.count(None) + len({id(whole) for whole in wholes if whole is not None})
 
     def hanging(self, now_ns: int, lasting_ns: int | None = None) -> int:
         """Return the number of replicas whose run lasts longer than a limit, by default than that of one that hangs."""
