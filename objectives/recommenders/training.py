@@ -24,8 +24,8 @@ M = TypeVar("M", bound=nn.Module)
 Progress = Callable[[str], None]
 # Inputs by name, (rows, ...) each, and labels.
 Labelled = tuple[Inputs, Tensor]
-# About the batches that a pass over train is divided into, within the bounds of a family: a training of a few hundred steps in
-# all ends before it has converged (tests/benchmarks/RESULTS.md, batches of smaller models).
+# About the batches that a pass over train is divided into, within the bounds of a family: a training of a few hundred
+# steps in all ends before it has converged (tests/benchmarks/RESULTS.md, batches of smaller models).
 _BATCHES_PER_PASS = 256
 
 
