@@ -22,6 +22,8 @@ from spaces.candidate import Candidate
 
 # Most seconds of a fit that only read what was trained.
 _REUSED = 0.5
+# Fewest trainings whose seconds are modelled by what is trained.
+_FEWEST_FITS = 4
 # Smallest value whose logarithm is taken.
 _LEAST = 1e-9
 
@@ -108,6 +110,7 @@ class Surrogates:
         self.cost = GaussianProcess([by_cost[key].cost_features for key in modelled], costs, seed)
         losses = np.minimum([[loss] for loss in self._losses.values()], WORST_LOSS * limits.max_loss)
         self.loss = GaussianProcess([by_loss[key].loss_features for key in self._losses], losses, seed + 1)
+        self._seed = seed
 
     @property
     def objectives(self) -> int:
@@ -148,7 +151,7 @@ class Surrogates:
             self._units(costs, np.where(np.isinf(losses), losses, 0.0)),
             self._units(costs.mean(axis=0), losses.mean(axis=0)),
             np.array([self._cost_seconds(each) for each in of]),
-            np.array([self._build_seconds(each) for each in of]),
+            np.array([self._build_seconds(*each) for each in zip(of, self._fit_seconds(of), strict=True)]),
             np.full(len(of), self._builders * self._seconds["time"]),
         )
 
@@ -170,16 +173,29 @@ class Surrogates:
             return max(self._seconds["cost"] - curve, 0.0) + self._builders * curve
         return 0.0 if all((of.graph, part) in self._curves for part in of.parts) else self._builders * curve
 
-    def _build_seconds(self, of: Encoded) -> float:
-        """Return the expected seconds from training to evaluation."""
+    def _build_seconds(self, of: Encoded, fit_seconds: float) -> float:
+        """Return the expected seconds from training to evaluation, by those of a cycle of the training."""
         cycles = sum(training not in self._trained for training in of.trainings)
         export = 0.0 if of.variant in self._exported else self._seconds["export"]
-        fit = self._seconds["fit"] * cycles
+        fit = fit_seconds * cycles
         if of.network is not None and cycles:
             # Before one was trained, a network is expected to take as long as trainings of all shapes of its steps.
             network = self._seconds.get("network", SHAPES_IN_STEP * self._seconds["fit"])
             fit = self._seconds["slice"] + (0.0 if of.network in self._networks else network)
         return fit + export + self._seconds["judge"]
+
+    def _fit_seconds(self, of: Sequence[Encoded]) -> list[float]:
+        """Return the expected seconds of a cycle of the training of candidates: larger models train longer.
+
+        They are the mean until a few trainings were seen.
+        """
+        seen = self._stages.get("fit", [])
+        if len(seen) < _FEWEST_FITS:
+            return [self._seconds["fit"]] * len(of)
+        features, logs = [each.loss_features for each, _ in seen], [_logs([seconds]) for _, seconds in seen]
+        model = GaussianProcess(features, np.array(logs), self._seed)
+        seconds: list[float] = np.exp(model.mean([each.loss_features for each in of])[:, 0]).tolist()
+        return seconds
 
     def _known_costs(self) -> dict[Hashable, list[float]]:
         """Return the logarithms of all objectives but quality, by untrained candidate.
@@ -221,12 +237,18 @@ class Surrogates:
 
     @cached_property
     def _seconds(self) -> Mapping[str, float]:
-        """Mean seconds of the stages where they ran.
+        """Mean seconds of the stages where they ran, 1 where none did."""
+        means = {stage: fmean(seconds for _, seconds in runs) for stage, runs in self._stages.items()}
+        return defaultdict(lambda: 1.0, means)
+
+    @cached_property
+    def _stages(self) -> Mapping[str, list[tuple[Encoded, float]]]:
+        """Seconds of the stages where they ran, with the candidate.
 
         `fit` is a cycle of a training, `slice` the fit of one from an elastic network, and `network` the training of
         that. `curve` is the cost of a graph that was exported before, `cost` that of an untrained one, with its export.
         """
-        by_stage: dict[str, list[float]] = {}
+        by_stage: dict[str, list[tuple[Encoded, float]]] = {}
         trained: set[Hashable] = set()
         for of, outcome in zip(self._of, (trial.outcome for trial in self._ended), strict=True):
             cycles = sum(training not in trained for training in of.trainings)
@@ -238,9 +260,8 @@ class Surrogates:
                 if stage == "fit" and of.network is None:
                     seconds /= max(1, cycles)
                 name = "curve" if known else "slice" if stage == "fit" and of.network is not None else stage
-                by_stage.setdefault(name, []).append(seconds)
-        means = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
-        return defaultdict(lambda: 1.0, means)
+                by_stage.setdefault(name, []).append((of, seconds))
+        return by_stage
 
 
 def newest(keys: Sequence[Hashable], kept: Collection[Hashable]) -> list[Hashable]:

@@ -394,6 +394,36 @@ def test_a_further_cycle_takes_the_seconds_of_one() -> None:
     np.testing.assert_allclose(surrogates.predict(new).build_seconds, FIT + BUILD)
 
 
+def test_a_larger_model_is_expected_to_train_longer() -> None:
+    """A cycle takes 5 s and 50 s more for all units of a group."""
+    problem = Problem("random", 0)
+    for _ in range(60):
+        problem.step()
+
+    def seconds(candidate: Candidate) -> float:
+        ratios = dict(candidate.weights.pruning.ratios) if candidate.weights.pruning else {}
+        return 5 + 50 * (1 - ratios.get("mlp", 0.0))
+
+    ended = [
+        replace(t, outcome=replace(t.outcome, seconds={**t.outcome.seconds, "fit": seconds(t.candidate)}))
+        if t.outcome.seconds.get("fit")
+        else t
+        for t in problem.study.ended()
+    ]
+    trained = {t.candidate.weights for t in ended if t.outcome.seconds.get("fit")}
+    random = Random(1)
+    drawn = [draw(SPACE, random).candidate for _ in range(200)]
+    new = [each for each in drawn if each.weights.distillation is not None and each.weights not in trained]
+    expected = np.array([seconds(each) for each in new])
+    found = Surrogates(ended, OBJECTIVES, LIMITS, 0).predict(new).build_seconds - BUILD
+    assert len(new) > 50 and np.median(np.abs(found / expected - 1)) < 0.1
+    # Of three trainings only the mean is taken.
+    few = [t for t in ended if not t.outcome.seconds.get("fit")]
+    few += [t for t in ended if t.outcome.seconds.get("fit")][:3]
+    mean = np.mean([t.outcome.seconds["fit"] for t in few if t.outcome.seconds.get("fit")])
+    np.testing.assert_allclose(Surrogates(few, OBJECTIVES, LIMITS, 0).predict(new).build_seconds, mean + BUILD)
+
+
 @pytest.mark.slow
 def test_predictions_of_what_was_not_measured_are_near_the_truth() -> None:
     problem = run("auto", 0, 1200)
