@@ -208,6 +208,8 @@ class ServiceCurve:
             """Return the share of `crowded` in the time of a busy replica's run beside so many others."""
             return min(max((busy - self.fewest) / apart_by, 0.0), 1.0) if apart_by > 0 else 0.0
 
+        slowed = crowd(slowed_by)
+
         def draw(rows: int, idle_ns: int | None, busy: int) -> float:
             if rows not in times:
                 times[rows] = self._times(rows)
@@ -217,7 +219,7 @@ class ServiceCurve:
                 return (alone + beside) * next(crowded_draws if busy > self.fewest else alone_draws)
             share = self._rested_share(idle_ns)
             line = (1 - share) * idle + share * rested
-            beyond = (crowded - alone) * max(crowd(busy) - crowd(slowed_by), 0.0)
+            beyond = (crowded - alone) * max(crowd(busy) - slowed, 0.0)
             longer = line * (1 + slowdown * min(busy, slowed_by)) + beyond
             return longer * next(rested_draws if share > 0.5 else idle_draws)
 

@@ -66,7 +66,7 @@ class BuiltIn(Recommender, Generic[M]):
 
 
 def student_batch(rows: int, least: int, most: int) -> int:
-    """Return the batch size for smaller models: the 256th part of train, within bounds.
+    """Return the batch size for smaller models: a 256th of train, within bounds.
 
     Args:
         rows: of train
