@@ -190,7 +190,7 @@ def measure_visit(
     def rate_rps(first: int) -> float:
         return initial_rps / pace(first)
 
-    timings = measure_latency(targets, requests, load.traffic, rate_rps, window, seed, monitor)
+    timings = measure_latency(targets, requests, load.traffic, rate_rps, window.at(initial_rps), seed, monitor)
     kept = [one.kept() for one in timings]
     rate = float(np.median(np.concatenate([one.rate_rps for one in kept])))
 

@@ -77,8 +77,10 @@ class Window:
     requests: open-loop requests of a block that count, after those that bring it to steady state
     service_requests: closed-loop requests of a block
     probes: rates that the search for the rate under the SLO tries in a visit
-    probe_requests: requests that count at each such rate, more where they come within 0.3 s, and fewer, though as many
-        as the percentile needs, where they take above half a minute
+    probe_requests: requests that count at each such rate, more where they come within 0.3 s
+    fewest: requests of all blocks together that the percentiles need
+    seconds: time that the requests of all blocks of a deployment, and those of a rate, may take: there are fewer where
+        they take longer, though as many as the percentiles need
     visits: number of times that both deployments are opened anew and measured
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
@@ -92,6 +94,8 @@ class Window:
     service_requests: int = 5
     probes: int = 3
     probe_requests: int = 500
+    fewest: int = fewest_samples(99)
+    seconds: float = 30.0
     visits: int = 1
     most: float = 3.0
     patience_seconds: float = 60.0
@@ -105,8 +109,13 @@ class Window:
 
     def extended(self, percent: float) -> Window:
         """Return the window with enough blocks in each visit for a percentile."""
-        blocks = -(-fewest_samples(percent) // self.requests)
-        return replace(self, blocks=max(self.blocks, blocks))
+        fewest = fewest_samples(percent)
+        return replace(self, blocks=max(self.blocks, -(-fewest // self.requests)), fewest=fewest)
+
+    def at(self, rate_rps: float) -> Window:
+        """Return the window with fewer requests in a block, where those of all blocks take too long at a rate."""
+        most = max(self.fewest, math.floor(self.seconds * rate_rps))
+        return replace(self, requests=min(self.requests, -(-most // self.blocks)))
 
 
 @dataclass(frozen=True)

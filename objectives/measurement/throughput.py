@@ -33,8 +33,7 @@ _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
 # Share of the capacity below which no rate is tried, and the seconds that the fewest requests that show a percentile
-# may take at a tried rate, unless the capacity itself is too low for that. A probe has as many requests as come in that
-# time at most, though never fewer than those; its warm-up is no longer either.
+# may take at a tried rate, unless the capacity itself is too low for that. A probe's warm-up is no longer either.
 _LOWEST, _MOST_PROBE_SECONDS = 0.1, 30.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
@@ -133,13 +132,13 @@ def probe(
     return Probe(rate_rps, latency.astype(np.float32).astype(np.float64))
 
 
-def counted(rate_rps: float, wanted: int, fewest: int) -> int:
+def counted(rate_rps: float, wanted: int, fewest: int, seconds: float) -> int:
     """Return the number of requests that count at a rate, a multiple of `SEGMENTS`.
 
-    They are more than wanted where those come within 0.3 s, and fewer, down to `fewest`, where they take above half a
-    minute.
+    They are more than wanted where those come within 0.3 s, and fewer, down to `fewest`, where they take longer than
+    the seconds.
     """
-    least, most = int(rate_rps * _PROBE_SECONDS), int(rate_rps * _MOST_PROBE_SECONDS)
+    least, most = int(rate_rps * _PROBE_SECONDS), int(rate_rps * seconds)
     return math.ceil(min(max(wanted, least), max(fewest, most)) / SEGMENTS) * SEGMENTS
 
 
@@ -168,7 +167,7 @@ def search_rates(
 
     def step(which: int, rate: float) -> None:
         search = found[which]
-        count = counted(rate, window.probe_requests, fewest)
+        count = counted(rate, window.probe_requests, fewest, window.seconds)
         # A rate that is tried again gets other arrivals.
         number = seed + sum(one.rate_rps == rate for one in search.probes)
         capacity = float(search.capacity_rps.mean())

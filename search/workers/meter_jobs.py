@@ -31,8 +31,9 @@ _PROBES = {"screen": 3, "final": 3, "confirm": 4}
 Length = Literal["brief", "screen", "final", "confirm"]
 _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_requests=50, patience_seconds=1.0)
 # A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
-# than there, a rate is tried with fewer, though with as many as its percentile needs, and fewer blocks are repeated.
-SCREEN = Window(requests=15, probe_requests=300, most=1.25)
+# than there, a rate is tried with fewer, and fewer blocks are repeated. A slow model has as few as its percentile needs:
+# a search learns more from two candidates than from one that is measured twice as long.
+SCREEN = Window(requests=15, probe_requests=300, seconds=5.0, most=1.25)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
@@ -215,9 +216,9 @@ class MeterJobs:
 
     def window(self, length: Length) -> Window:
         """The window has enough samples for the percentiles of the SLO and of the objectives."""
-        timing, percent = self.config.timing, self.config.slo.percentile
-        if "latency_p99" in self.config.objectives:
-            percent = 99
+        timing = self.config.timing
+        # Every benchmark shows a p95.
+        percent = 99 if "latency_p99" in self.config.objectives else max(95, self.config.slo.percentile)
         if length == "brief":
             return _BRIEF.extended(percent)
         blocks = {"screen": timing.screen_blocks, "final": timing.final_blocks}.get(length, timing.confirm_blocks)

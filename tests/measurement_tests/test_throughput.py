@@ -277,7 +277,7 @@ def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> N
 @pytest.mark.parametrize(("rate", "count"), [(20_000.0, 6000), (200.0, 500), (10.0, 300), (4.0, 135)])
 def test_the_requests_of_a_rate_take_half_a_minute_at_most(rate: float, count: int) -> None:
     """A probe takes 0.3 s at least and, where a percentile does not need more requests, half a minute at most."""
-    assert counted(rate, 500, 131) == count
+    assert counted(rate, 500, 131, 30.0) == count
 
 
 def test_a_probe_is_one_stream_in_segments_after_its_warm_up() -> None:

@@ -48,6 +48,8 @@ def test_a_visit_of_the_search_is_shorter_and_shows_the_percentile(percentile: i
     fewest = fewest_samples(percentile)
     assert all(window.blocks * window.requests >= fewest for window in (screen, final, confirm))
     assert screen.probe_requests >= max(300, fewest)
+    slow = screen.at(0.1)
+    assert fewest <= slow.blocks * slow.requests < screen.blocks * screen.requests or percentile == 99
     longest = screen.most * screen.blocks * screen.requests
     assert longest < final.most * final.blocks * final.requests / 2 and screen.visits == 1 < final.visits
     assert (final.requests, final.probe_requests, final.most) == (confirm.requests, max(500, fewest), 3.0)
