@@ -284,6 +284,7 @@ class Prepared:
 
     user_once_refused: the reason why the user's side cannot be computed once a request, None where it can
     user_once_share: share of the baseline's multiply-adds, at the median rows, that is left if it is
+    catalogue_refused: the reason why a whole table is not multiplied with the request's vector, None where it may pay
     rows_interact: the reason why requests can be neither split nor batched, None where the rows' scores are independent
     history: positions of the history that the model reads, None where it reads none
     once: inputs that a request gives once, by the model's own form
@@ -323,6 +324,7 @@ class Prepared:
     references: Mapping[str, float | None]
     user_once_refused: str | None = None
     user_once_share: float | None = None
+    catalogue_refused: str | None = None
     history: int | None = None
     once: tuple[str, ...] = ()
     left_alone: Mapping[str, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ _PLACED = {
     "inline": "inline answers",
     "embedding_device": "tables elsewhere",
     "user_once": "the user's side once",
+    "score_catalogue": "the whole catalogue scored",
     "admission": "admission",
 }
 
@@ -141,11 +142,18 @@ def _computed(target: Candidate, source: Candidate) -> Candidate:
 
 
 def _placed(part: str, target: Candidate, source: Candidate) -> Candidate:
-    """Give the target the source's value; splitting over replicas brings the source's replicas along."""
+    """Give the target the source's value, with what that needs.
+
+    Splitting over replicas brings the source's replicas along, and scoring the catalogue its user's side once.
+    """
     given = getattr(source.placement, part)
     several = part == "split_rows" and given is not None and target.placement.instance_group.replicas < 2
-    instance_group = source.placement.instance_group if several else target.placement.instance_group
-    return replace(target, placement=replace(target.placement, instance_group=instance_group, **{part: given}))
+    values: dict[str, Any] = {"instance_group": source.placement.instance_group} if several else {}
+    if part == "score_catalogue":
+        values["user_once"] = target.placement.user_once or source.placement.user_once
+    if part == "user_once" and not given:
+        values["score_catalogue"] = False
+    return replace(target, placement=replace(target.placement, **values, **{part: given}))
 
 
 def _seated(target: Candidate, source: Candidate) -> Candidate:

@@ -75,4 +75,4 @@ class SearchSpace:
         precision = self.precision.suggest(suggester)
         weights = self.weights.suggest(suggester, precision.groups(STATIC))
         precision = self.precision.calibrated(suggester, precision, weights.quantization_aware)
-        return Candidate(weights, precision, self.placement.suggest(suggester, precision))
+        return Candidate(weights, precision, self.placement.suggest(suggester, precision, not weights.table_forms))

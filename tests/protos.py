@@ -13,6 +13,7 @@ import onnx_ir as ir
 from objectives import onnx_graph
 from objectives.compression import export, quantization
 from objectives.compression.graph_passes import exported, user_once
+from objectives.compression.graph_passes import score_catalogue as catalogue
 from objectives.compression.graph_passes import split_embeddings as splitting
 from objectives.compression.quantization import calibration, products
 
@@ -42,6 +43,7 @@ once_inputs = _over_protos(onnx_graph.once_inputs)
 multiply_adds = _over_protos(onnx_graph.multiply_adds)
 infer = _over_protos(onnx_graph.infer)
 compute_once = _over_protos(user_once.compute_once)
+score_catalogue = _over_protos(catalogue.score_catalogue)
 split_embeddings = _over_protos(splitting.split_embeddings)
 quantize = _over_protos(quantization.quantize)
 read_widths = _over_protos(quantization.read_widths)

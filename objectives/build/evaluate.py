@@ -105,6 +105,7 @@ def _by_engine(deployment: Deployment) -> Iterator[Deployment]:
             InstanceGroup(group.engine, group.device),
             embedding_device=placement.embedding_device,
             user_once=placement.user_once,
+            score_catalogue=placement.score_catalogue,
         )
         yield replace(deployment, placement=alone)
 

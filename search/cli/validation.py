@@ -115,8 +115,12 @@ def validated(config: StudyConfig, home: Home, console: Console) -> ValidationRe
 def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationReport:
     """Report a dry run that took so many seconds."""
     prepared, trials = found.prepared, _trials(config, found)
-    forms = {"user once": prepared.user_once_refused, "split embeddings": prepared.split_refused}
-    forms["batches and parts of requests"] = prepared.rows_interact
+    forms = {
+        "user once": prepared.user_once_refused,
+        "score catalogue": prepared.catalogue_refused,
+        "split embeddings": prepared.split_refused,
+        "batches and parts of requests": prepared.rows_interact,
+    }
     shares = {group.name: group.time_share for group in found.profile.groups}
     return ValidationReport(
         study=config.name,

@@ -228,6 +228,7 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
     rows, places, cores = prepared.median_rows, places_here(), cores_allowed()
     several = cores > 1
     # Another engine on the same CPU is no faster; an accelerator's tables may be on the host, or the reverse.
+    user_once = _allowed("space.placement.user_once", given.user_once, (False, True), prepared.user_once_refused)
     embedding_devices = given.embedding_device or (None if any(":" in place for place in places) else ("same",))
     return PlacementSpace(
         engine=_subset("space.placement.engines", given.engines, places),
@@ -243,7 +244,13 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
         ),
         route_rows=Choice(given.route_rows or ((0, rows, 2 * rows) if len(places) > 1 else (0,))),
         embedding_device=_subset("space.placement.embedding_device", embedding_devices, ("same", *places)),
-        user_once=_allowed("space.placement.user_once", given.user_once, (False, True), prepared.user_once_refused),
+        user_once=user_once,
+        score_catalogue=_allowed(
+            "space.placement.score_catalogue",
+            given.score_catalogue,
+            (False, True),
+            _catalogue_refused(prepared, user_once),
+        ),
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
     )
@@ -257,6 +264,13 @@ def _unbatched(prepared: Prepared) -> str | None:
         return f"a request gives its {', '.join(prepared.once)} once, and a batch has several"
     lengths = [spec.name for spec in prepared.inputs if None in spec.shape]
     return f"requests give {', '.join(lengths)} in different lengths" if lengths else None
+
+
+def _catalogue_refused(prepared: Prepared, user_once: Choice) -> str | None:
+    """Return the reason why the catalogue cannot be scored as a whole, or None."""
+    if prepared.catalogue_refused is None and prepared.user_once_refused is None and True not in user_once:
+        return "the user's side is not computed once a request"
+    return prepared.catalogue_refused
 
 
 def _replaced(field: str, default: Mapping[str, Domain], given: Mapping[str, Domain] | None) -> Mapping[str, Domain]:

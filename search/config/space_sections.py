@@ -135,6 +135,7 @@ class PlacementConfig(Section):
         default=None, description="a list of same and ENGINE or ENGINE:DEVICE, same among them, or null"
     )
     user_once: _Flags = None
+    score_catalogue: _Flags = None
     queue: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     deadline_ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 

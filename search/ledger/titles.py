@@ -60,4 +60,5 @@ def _placement(placement: Placement) -> list[str]:
         f"{route.instance_group.place} above {route.above_rows} rows" if route else "",
         f"tables on {tables.place}" if tables else "",
         "user once" if placement.user_once else "",
+        "catalogue scored" if placement.score_catalogue else "",
     ]

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from spaces.domains import Choice, Scalar, Suggester, pick
-from spaces.serialization import formerly
+from spaces.serialization import added_later, formerly
 from spaces.techniques.quantization import Precision
 
 
@@ -112,6 +112,8 @@ class Placement:
     inline: an idle single replica computes on the caller's own thread
     split_rows: a request of more rows is split among the replicas
     user_once: the subgraph that depends on the user alone is computed once a request (a transform of the graph)
+    score_catalogue: a whole table is multiplied with the request's vector, and the products are looked up by item
+        instead of the table's rows (a transform of the graph)
     """
 
     instance_group: InstanceGroup = field(default=InstanceGroup(), metadata=formerly("seat"))
@@ -121,6 +123,7 @@ class Placement:
     route: Route | None = None
     embedding_device: EmbeddingDevice | None = field(default=None, metadata=formerly("lookup"))
     user_once: bool = False
+    score_catalogue: bool = field(default=False, metadata=added_later())
     admission: Admission = Admission()
 
     def __post_init__(self) -> None:
@@ -130,6 +133,8 @@ class Placement:
             raise ValueError(f"Requests are split above 1 row or more, over two replicas or more, but got {self}.")
         if self.user_once and self.batching is not None:
             raise ValueError("What is computed once a request is not batched with other users' requests.")
+        if self.score_catalogue and (self.embedding_device is not None or self.batching is not None):
+            raise ValueError("A graph that scores the whole catalogue is neither split nor batched.")
 
     @property
     def instance_groups(self) -> tuple[InstanceGroup, ...]:
@@ -187,6 +192,7 @@ class Placement:
             "placement.route_layout": route.instance_group.layout if route else "same",
             "placement.embedding_device": self.embedding_device.place if self.embedding_device else "same",
             "placement.user_once": self.user_once,
+            "placement.score_catalogue": self.score_catalogue,
             "placement.queue": admission.queue or 0,
             "placement.deadline_ms": admission.deadline_ms or 0.0,
         }
@@ -257,6 +263,7 @@ class PlacementSpace:
     route_rows: Choice = _NONE
     embedding_device: Choice = _SAME
     user_once: Choice = _NO
+    score_catalogue: Choice = field(default=_NO, metadata=added_later())
     queue: Choice = _NONE
     deadline_ms: Choice = _NEVER
 
@@ -275,8 +282,12 @@ class PlacementSpace:
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
         return {"placement.layout": layout, "placement.inline": True in self.inline}
 
-    def suggest(self, suggester: Suggester, precision: Precision) -> Placement:
-        """Suggest a placement; only the knobs that apply given the earlier choices are suggested."""
+    def suggest(self, suggester: Suggester, precision: Precision, full_tables: bool = True) -> Placement:
+        """Suggest a placement; only the knobs that apply given the earlier choices are suggested.
+
+        Args:
+            full_tables: whether the tables have a row for each code
+        """
         baseline = _baseline()
         # Widths that only one engine can read or compute determine the engine, for every stage and every size of
         # request.
@@ -300,6 +311,12 @@ class PlacementSpace:
         split_rows = ask("split_rows", replicas > 1 and not whole)
         embedding_device = ask("embedding_device", free)
         own = InstanceGroup(engine, device).place
+        # A row of the user's side for each item is no single vector.
+        single = user_once or True not in self.user_once
+        whole_rows = full_tables and precision.full_tables
+        score_catalogue = ask(
+            "score_catalogue", single and whole_rows and not batch_rows and embedding_device in ("same", own)
+        )
         others = tuple(place for place in self.engine.values if place != own)
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
         pinnable = threads is not None and (engine not in _UNBOUND or threads == 1)
@@ -314,6 +331,7 @@ class PlacementSpace:
             if embedding_device in ("same", own)
             else EmbeddingDevice(*parse_place(embedding_device)),
             user_once=user_once,
+            score_catalogue=score_catalogue,
             admission=Admission(ask("queue") or None, ask("deadline_ms") or None),
         )
 

@@ -11,8 +11,8 @@ twice the baseline's p95, and the capacity is measured. What was measured is kep
 nothing new begins, and a second call goes on.
 
 On the virtual clock the same requests arrive at the same times, at the same utilisation of the baseline; values are
-those of the machine's speed when they were measured, by the baseline's requests one at a time. Rates and capacities
-are simulated as a search does.
+those of the machine's speed just before they were measured, by the median of three times twelve requests to the
+baseline, one at a time. Rates and capacities are simulated as a search does.
 
 Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline next to the
 repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, and the median of the signed ones, from all
@@ -29,7 +29,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -48,6 +48,7 @@ from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.latency import Load
 from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.pace import ServiceTimer
 from objectives.measurement.request_log import read_request_log, write_trace
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import (
@@ -138,12 +139,15 @@ class OpenBaseline:
         """Return what candidate and baseline answer."""
         baseline, requests = self.target, self.requests
         capacity = measure_capacity((candidate, baseline), requests, seed)
-        baseline_ms = float(baseline.closed_loop(typical_requests(requests, _TYPICAL)).mean())
-        found: dict[str, Any] = {"baseline_ms": baseline_ms, "capacity_rps": np.median(capacity, axis=0).tolist()}
+        found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
+        timer = ServiceTimer(baseline, requests)
         for schedule in self.schedules:
+            baseline.settle()
+            timer.restart()
+            baseline_ms = timer()
             rate = schedule.load * 1000 / baseline_ms
             turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
-            found[schedule.name] = {"candidate": turns[::2], "baseline": turns[1]}
+            found[schedule.name] = {"baseline_ms": baseline_ms, "candidate": turns[::2], "baseline": turns[1]}
         slo_ms = 2 * found[f"poisson {MIDDLE:g}"]["baseline"][PERCENTS.index(95)]
         found["rate_rps"] = [
             highest_rate(target, requests, capacity[:, side], slo_ms, seed)
@@ -172,18 +176,20 @@ class Simulation:
         load = SimulatedLoad.of(baseline, requests, Load(Traffic(), MIDDLE, 95, None), seed)
         return cls(costs, requests, schedules, load)
 
-    def simulated(self, candidate: Candidate, seed: int, baseline_ms: float) -> dict[str, Any]:
+    def simulated(self, candidate: Candidate, seed: int, baseline_ms: Mapping[str, float]) -> dict[str, Any]:
         """Return percentiles of candidate and baseline by schedule, and the ratios of rates.
 
         Args:
             seed: of the arrivals
-            baseline_ms: mean time of a request to the baseline, which tells the machine's speed
+            baseline_ms: mean time of a request to the baseline before each schedule, which tells the machine's speed
         """
         ratios = self.load.ratios(virtual(self.costs, candidate, self.requests, seed))
         found: dict[str, Any] = {"throughput": ratios.throughput_ratio, "capacity": ratios.capacity_ratio}
         for schedule in self.schedules:
             found[schedule.name] = {
-                name: np.median([self._percentiles(schedule, side, seed, at, baseline_ms) for at in range(_DRAWN)], 0)
+                name: np.median(
+                    [self._percentiles(schedule, side, seed, at, baseline_ms[schedule.name]) for at in range(_DRAWN)], 0
+                )
                 for name, side in (("candidate", candidate), ("baseline", BASELINE))
             }
         return found
@@ -316,6 +322,10 @@ def summarize(found: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     print(f"pairs whose p95 ratio differs by a fifth or more: {alike} of {pairs} are ordered alike")
 
 
+def _baseline_ms(measured: Mapping[str, Any], played: Sequence[Schedule]) -> dict[str, float]:
+    return {each.name: measured[each.name]["baseline_ms"] for each in played}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -353,7 +363,7 @@ def main() -> None:
     results = [(each, known.found[each.id]) for each in candidates if each.id in known.found]
     simulation = Simulation.of(costs, requests, played, config.seed)
     able = [
-        {**one, "simulated": simulation.simulated(each, one["seed"], one["measured"]["baseline_ms"])}
+        {**one, "simulated": simulation.simulated(each, one["seed"], _baseline_ms(one["measured"], played))}
         for each, one in results
         if "failed" not in one
     ]

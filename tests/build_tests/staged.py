@@ -25,14 +25,16 @@ class Form:
 
     user_once: the user's side is computed once a request
     split_embeddings: the graph is split into an embedding stage and a dense stage for two engines
+    score_catalogue: a whole table is multiplied, and the products are looked up
     """
 
     user_once: bool = False
     split_embeddings: bool = False
+    score_catalogue: bool = False
 
     @classmethod
     def of(cls, placement: Placement) -> Form:
-        return cls(placement.user_once, placement.embedding_device is not None)
+        return cls(placement.user_once, placement.embedding_device is not None, placement.score_catalogue)
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:
@@ -46,6 +48,6 @@ def fit(task: Task, weights: Weights, progress: Progress) -> FitResponse:
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
     """Return the artifact in any form, and True if the cache had it."""
     lookup = EmbeddingDevice("onnxruntime") if form.split_embeddings else None
-    placement = Placement(embedding_device=lookup, user_once=form.user_once)
+    placement = Placement(embedding_device=lookup, user_once=form.user_once, score_catalogue=form.score_catalogue)
     found = export_graph(task, open_once(task, progress), weights, precision, placement)
     return found.artifact, found.reused

@@ -170,12 +170,14 @@ def test_what_is_told_of_each_family(family: str, prepared: Callable[[str], Prep
     if family == "sasrec":
         assert found.reference_metric == "ndcg@10" and found.references["logistic_regression"] is None
         assert "history" in str(found.user_once_refused) and found.user_once_share is None
+        assert "takes less than a tenth of the 311 rows" in str(found.catalogue_refused)
         return
     assert found.reference_metric == "auc"
     references = found.references
     assert all(value is not None and 0.5 < value < 1 for value in references.values())
     assert references["baseline"] > references["popularity"]  # type: ignore[operator]
     assert found.user_once_refused is None and 0 < found.user_once_share < 1  # type: ignore[operator]
+    assert "one vector" in str(found.catalogue_refused)
     assert sum(found.rows.values()) == 4000 and found.users == 120
 
 
@@ -391,6 +393,7 @@ def test_one_group_learns_its_ranges_and_another_is_calibrated(
         ("dcn-v2", Form(user_once=True)),
         ("dlrm", Form(split_embeddings=True)),
         ("dlrm", Form(user_once=True, split_embeddings=True)),
+        ("sasrec", Form(score_catalogue=True)),
     ],
 )
 def test_forms_change_no_score(family: str, form: Form, opened: Callable[[str], Recommender], task_of: TaskOf) -> None:
@@ -400,10 +403,22 @@ def test_forms_change_no_score(family: str, form: Form, opened: Callable[[str], 
     users = [spec.name for spec in opened(family).inputs if spec.side == "user"]
     inputs = _rows(opened(family), 64)
     inputs |= {name: inputs[name][[0] * 64] for name in users}
-    got = _run(Path(task.home) / artifact.path, inputs, users if form.user_once else ())
+    once = [*opened(family).once, *(users if form.user_once else ())]
+    got = _run(Path(task.home) / artifact.path, inputs, once)
     assert np.allclose(got, _scored(opened(family).model, inputs), atol=1e-4)
     halves = [Path(task.home, artifact.path).with_name(f"{part}.onnx").exists() for part in ("tables", "dense")]
     assert halves == [form.split_embeddings] * 2
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_the_catalogue_is_scored_whole_where_requests_take_enough_of_it(
+    dry: bool, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests have some 20 rows, and the table 311."""
+    monkeypatch.setattr(prepare_stage, "_CATALOGUE_SHARE", 0.05)
+    task = task_of("sasrec")
+    task = replace(task, dry_run=str(Path(task.home, "dry_run"))) if dry else task
+    assert prepare(task, _silent).catalogue_refused is None
 
 
 def _judged(task: Task, found: Prepared, metric: str, artifact: Artifact, form: str = "fp32") -> Quality:

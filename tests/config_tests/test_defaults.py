@@ -434,6 +434,19 @@ def test_a_model_whose_users_side_cannot_be_computed_once() -> None:
     assert re.match(rf"space\.placement\.user_once: .*\[false\] .*true\]: {reason}", line)
 
 
+def test_the_catalogue_is_scored_whole_where_there_is_one_vector() -> None:
+    assert values(space().placement.score_catalogue) == (False, True)
+    reason = "a request of 200 rows takes less than a tenth"
+    assert values(space(catalogue_refused=reason).placement.score_catalogue) == (False,)
+    line = refused({"placement": {"score_catalogue": [False, True]}}, catalogue_refused=reason)
+    assert re.match(rf"space\.placement\.score_catalogue: .*\[false\] .*true\]: {reason}", line)
+    assert values(space(user_once_refused="it is given once").placement.score_catalogue) == (False, True)
+    given: dict[str, Any] = {"placement": {"user_once": [False]}}
+    assert values(space(given).placement.score_catalogue) == (False,)
+    given["placement"]["score_catalogue"] = [False, True]
+    assert "not computed once" in refused(given)
+
+
 def test_a_model_that_takes_its_history_once_is_not_batched() -> None:
     assert values(space().placement.batch_rows) == (0, 200, 800)
     assert values(space(once=("history",)).placement.batch_rows) == (0,)

@@ -384,10 +384,27 @@ def test_models_that_do_not_fit_into_memory_together_are_measured_apart(
 def test_the_reserve_is_what_it_takes_up_to_its_share(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Four points of 2 s each in the search, of 2.7 s in each of three visits."""
+    """Four points of 2 s each in the search, of 300 requests at 100 a second; a visit has 500."""
     final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path, visits=3)
-    assert final.reserve() == pytest.approx(3 * 2.7 * 4)
-    for minutes, visits in ((1.3, 2), (0.1, 1)):  # 23.4 s hold two visits; one is left in any case
+    visit = 4 * 2 * (0.7 + 0.5 * 500 / 300)
+    assert final.reserve() == pytest.approx(3 * visit)
+    for minutes, visits in ((1.5, 2), (0.1, 1)):  # 27 s hold two visits; one is left in any case
         budget = parts["config"].budget.model_copy(update={"minutes": minutes})
         final.session.config = parts["config"].model_copy(update={"budget": budget})  # type: ignore[misc]
-        assert final.reserve() == pytest.approx(visits * 2.7 * 4)
+        assert final.reserve() == pytest.approx(visits * visit)
+
+
+def test_a_visit_of_a_slow_model_has_more_of_the_requests_that_the_search_left_out(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At 10 a second, 20 blocks of 7 requests show a p95 in the search, and half a minute holds 300 of a visit."""
+    study = study_of(parts, OUTCOMES)
+    slow = []
+    for trial in study.measured_trials():
+        found = trial.outcome.measurement
+        assert found is not None
+        at_ten = replace(found, latency=replace(found.latency, rate_rps=10.0))
+        slow.append(replace(trial, outcome=replace(trial.outcome, measurement=at_ten)))
+    monkeypatch.setattr(study, "measured_trials", lambda: slow)
+    final = final_of(parts, study, Meter({}), monkeypatch, tmp_path)
+    assert final.reserve() == pytest.approx(4 * 2 * (0.7 + 0.5 * 300 / 140))

@@ -67,6 +67,7 @@ def space() -> SearchSpace:
             split_rows=Choice((0, 100)),
             route_rows=Choice((0, 100)),
             user_once=Choice((False, True)),
+            score_catalogue=Choice((False, True)),
         ),
     )
 
@@ -89,7 +90,15 @@ def test_a_technique_changes_its_own_knobs_alone(seed: int) -> None:
             assert changed and all(name.startswith((*own, *ALWAYS)) for name in changed), technique.name
             added = differing(technique.alone, Candidate())
             assert added and all(name.startswith((*own, *ALWAYS)) for name in added), technique.name
-    assert met >= {*OF, "batching", "routing", "inline answers", "the user's side once"}
+    assert met >= {*OF, "batching", "routing", "inline answers", "the user's side once", "the whole catalogue scored"}
+
+
+def test_the_catalogue_needs_the_users_side_once() -> None:
+    candidate = Candidate(placement=Placement(user_once=True, score_catalogue=True))
+    by_name = {technique.name: technique for technique in techniques(candidate)}
+    once, scored = by_name["the user's side once"], by_name["the whole catalogue scored"]
+    assert once.without.placement == Placement() and once.alone.placement == Placement(user_once=True)
+    assert scored.without.placement == Placement(user_once=True) and scored.alone == candidate
 
 
 def test_some_static_groups_learn_and_others_are_calibrated() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.candidate import Candidate
-from spaces.domains import Choice, Domain, Float, Integer, Scalar
+from spaces.domains import Choice, Domain, FixedValues, Float, Integer, Scalar
 from spaces.model_structure import AxisSlice, Group, PrunableDim
 from spaces.search_space import SearchSpace
 from spaces.serialization import from_plain, to_plain
@@ -83,6 +83,7 @@ def space() -> SearchSpace:
             split_rows=Choice((0, 200)),
             route_rows=Choice((0, 200)),
             user_once=Choice((False, True)),
+            score_catalogue=Choice((False, True)),
         ),
     )
 
@@ -305,8 +306,46 @@ def test_all_that_can_be_drawn_of_a_placement_is_reached(space: SearchSpace) -> 
         lambda p: p.route is not None and p.route.instance_group.replicas == 2,
         lambda p: p.instance_group.pinned,
         lambda p: p.user_once,
+        lambda p: p.score_catalogue,
     ):
         assert any(has(p) for p in drawn) and not all(has(p) for p in drawn)
+
+
+WHOLE_CATALOGUE = PlacementSpace(
+    Choice(("onnxruntime",)),
+    Choice(("1xauto",)),
+    batch_rows=Choice((0, 64)),
+    embedding_device=Choice(("same", "onnxruntime:cuda")),
+    user_once=Choice((False, True)),
+    score_catalogue=Choice((False, True)),
+)
+
+
+@pytest.mark.parametrize(
+    ("other", "widths", "full_tables", "scored"),
+    [
+        ({}, (), True, True),
+        ({}, (("mlp", "int8-dynamic"),), True, True),
+        ({"placement.user_once": False}, (), True, False),
+        ({"placement.embedding_device": "onnxruntime:cuda"}, (), True, False),
+        ({}, (("tables", "int8"),), True, False),
+        ({}, (), False, False),
+    ],
+)
+def test_the_catalogue_is_scored_whole_by_one_vector_and_tables_with_all_rows(
+    other: dict[str, Scalar], widths: tuple[tuple[str, str], ...], full_tables: bool, scored: bool
+) -> None:
+    knobs = {"placement.user_once": True, "placement.score_catalogue": True} | other
+    placement = WHOLE_CATALOGUE.suggest(FixedValues(knobs), Precision(widths), full_tables)
+    assert placement.score_catalogue == scored
+    assert placement.knobs()["placement.score_catalogue"] == scored
+
+
+def test_a_model_that_takes_its_user_once_scores_the_catalogue_as_it_is() -> None:
+    space = dataclasses.replace(WHOLE_CATALOGUE, user_once=Choice((False,)))
+    knobs: dict[str, Scalar] = {"placement.score_catalogue": True}
+    assert space.suggest(FixedValues(knobs), Precision()) == Placement(score_catalogue=True)
+    assert not space.suggest(FixedValues(knobs | {"placement.batch_rows": 64}), Precision()).score_catalogue
 
 
 def test_a_policy_holds_in_every_candidate() -> None:
@@ -422,6 +461,8 @@ def test_a_group_is_read_by_its_former_key() -> None:
         (lambda: Placement(inline=True, batching=Batching(8)), "batches nothing"),
         (lambda: Placement(split_rows=8), "two replicas"),
         (lambda: Placement(user_once=True, batching=Batching(8)), "not batched"),
+        (lambda: Placement(score_catalogue=True, batching=Batching(8)), "neither split nor batched"),
+        (lambda: Placement(score_catalogue=True, embedding_device=EmbeddingDevice("openvino")), "neither split"),
         (lambda: parse_place("onnxruntime:"), "ENGINE:DEVICE"),
         (lambda: PlacementSpace(Choice(("openvino",)), Choice(("1xauto",))), "onnxruntime"),
         (lambda: PlacementSpace(Choice(("onnxruntime",)), Choice(("1x1",))), "1xauto"),

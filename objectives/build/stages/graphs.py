@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from objectives.build.fit import Fitted
 from objectives.build.stages.opened import open_once, traced
 from objectives.build.stages.weights import fitted_weights, weights_key
 from objectives.compression.export import Rows, Signature, largest_difference, of_each_shape
+from objectives.compression.graph_passes.score_catalogue import score_catalogue
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import compute_once
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
@@ -27,7 +29,7 @@ from objectives.records import Artifact
 from objectives.serving.split_engine import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
-from spaces.serialization import digest, from_plain
+from spaces.serialization import added_later, digest, from_plain
 from spaces.techniques.placement import Placement
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
@@ -36,6 +38,15 @@ from spaces.weights import Weights
 EXPORT_STAGE = 15
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Form of a graph, as far as a placement decides it."""
+
+    user_once: bool
+    split_embeddings: bool
+    score_catalogue: bool = field(default=False, metadata=added_later())
 
 
 def export(request: ExportRequest, progress: Progress) -> ExportResponse:
@@ -56,7 +67,7 @@ def export_graph(
     """Export a graph once; `known` is the fitted model, where the caller has it."""
     # The compute type of an engine does not change the file, nor does a placement but by the graph's form.
     split = placement.embedding_device is not None
-    form = {"user_once": placement.user_once, "split_embeddings": split}
+    form = _Form(placement.user_once, split, placement.score_catalogue)
     stored = Precision(precision.widths, calibration=precision.calibration)
     bits = task.int8_weight_bits if stored.rounds_products else None
     made_by = (EXPORT_STAGE, ir.__version__, version("onnxscript"), torch.__version__)
@@ -86,7 +97,7 @@ def _graph(
 ) -> tuple[ir.Model, float]:
     """Return the graph in its form and widths, and its parity with the model, or with the graph of no form or width."""
     rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
-    if not (placement.user_once or placement.embedding_device or narrow):
+    if not (placement.user_once or placement.score_catalogue or placement.embedding_device or narrow):
         signature = signature_of(recommender)
         requests = of_each_shape(list(recommender.requests(task.seed))) if signature.open else ()
         return traced.export(fitted.model, rows, signature, requests)
@@ -95,6 +106,9 @@ def _graph(
     arrays = arrays_of(rows)
     if placement.user_once:
         graph = compute_once(source, user_inputs(recommender))
+    if placement.score_catalogue:
+        graph = score_catalogue(graph)
+    if graph is not source:
         largest_difference(graph, source, arrays, LIMIT)
     if narrow:
         graph = quantize(graph, stored, fitted.structure, arrays, fitted.ranges, task.int8_weight_bits)
