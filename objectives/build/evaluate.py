@@ -129,7 +129,9 @@ def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployme
         limited = replace(instance_group, threads=request.threads)
         how = Path(deployment.model), limited, lookup, deployment.compute
         ranking = held.items is not None
-        found = user_ranks(*how, held, into) if ranking else _scores(*how, held, groups, into)
+        # Where a whole table is multiplied there is one user in each run.
+        together = groups is None and not deployment.placement.score_catalogue
+        found = user_ranks(*how, held, into) if ranking else _scores(*how, held, groups, into, together)
         np.save(into / "scores.npy", found)
 
     reused = make_once(folder, write)
@@ -144,10 +146,16 @@ def _scores(
     held: HeldOut,
     groups: NDArray[np.int64] | None,
     scratch: Path,
+    together: bool,
 ) -> NDArray[np.float32]:
-    """Return the score of each row, (n,) or (n, outputs); the arguments are those of `run_blocks` and `user_ranks`."""
+    """Return the score of each row, (n,) or (n, outputs).
+
+    Args:
+        model: this and the others are the arguments of `run_blocks` and `user_ranks`
+        together: whether a run may be tried that takes rows of many users
+    """
     engine = open_replica(model, instance_group, lookup, compute)
-    if engine.once and groups is None and lookup is None:
+    if engine.once and together and lookup is None:
 
         def opened(file: Path) -> Engine:
             return open_replica(file, instance_group, None, compute)

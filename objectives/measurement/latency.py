@@ -79,8 +79,8 @@ class Window:
     probes: rates that the search for the rate under the SLO tries in a visit
     probe_requests: requests that count at each such rate, more where they come within 0.3 s
     fewest: requests of all blocks together that the percentiles need
-    seconds: time that the requests of all blocks of a deployment, and those of a rate, may take: there are fewer where
-        they take longer, though as many as the percentiles need
+    seconds: time that the requests of a rate may take, and in a window of one visit those of all blocks of a
+        deployment: there are fewer where they take longer, though as many as the percentiles need
     visits: number of times that both deployments are opened anew and measured
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
@@ -94,7 +94,7 @@ class Window:
     service_requests: int = 5
     probes: int = 3
     probe_requests: int = 500
-    fewest: int = fewest_samples(99)
+    fewest: int = fewest_samples(95)
     seconds: float = 30.0
     visits: int = 1
     most: float = 3.0
@@ -108,12 +108,17 @@ class Window:
             raise ValueError(f"A window must have {FEWEST_BLOCKS} or more blocks of requests, but got {self}.")
 
     def extended(self, percent: float) -> Window:
-        """Return the window with enough blocks in each visit for a percentile."""
+        """Return the window with enough blocks in each visit for a percentile, as the fewest requests that it needs."""
         fewest = fewest_samples(percent)
         return replace(self, blocks=max(self.blocks, -(-fewest // self.requests)), fewest=fewest)
 
     def at(self, rate_rps: float) -> Window:
-        """Return the window with fewer requests in a block, where those of all blocks take too long at a rate."""
+        """Return the window with fewer requests in a block, where those of all blocks take too long at a rate.
+
+        Several visits are joined, so their blocks have the same length whatever the pace of each.
+        """
+        if self.visits > 1:
+            return self
         most = max(self.fewest, math.floor(self.seconds * rate_rps))
         return replace(self, requests=min(self.requests, -(-most // self.blocks)))
 

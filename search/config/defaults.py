@@ -227,8 +227,10 @@ def _allowed(field: str, given: tuple[Scalar, ...] | None, default: tuple[Scalar
 def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
     rows, places, cores = prepared.median_rows, places_here(), cores_allowed()
     several = cores > 1
-    # Another engine on the same CPU is no faster; an accelerator's tables may be on the host, or the reverse.
     user_once = _allowed("space.placement.user_once", given.user_once, (False, True), prepared.user_once_refused)
+    refused = _catalogue_refused(prepared, user_once)
+    score_catalogue = _allowed("space.placement.score_catalogue", given.score_catalogue, (False, True), refused)
+    # Another engine on the same CPU is no faster; an accelerator's tables may be on the host, or the reverse.
     embedding_devices = given.embedding_device or (None if any(":" in place for place in places) else ("same",))
     return PlacementSpace(
         engine=_subset("space.placement.engines", given.engines, places),
@@ -245,15 +247,17 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
         route_rows=Choice(given.route_rows or ((0, rows, 2 * rows) if len(places) > 1 else (0,))),
         embedding_device=_subset("space.placement.embedding_device", embedding_devices, ("same", *places)),
         user_once=user_once,
-        score_catalogue=_allowed(
-            "space.placement.score_catalogue",
-            given.score_catalogue,
-            (False, True),
-            _catalogue_refused(prepared, user_once),
-        ),
+        score_catalogue=score_catalogue,
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
+        tables=_table_names(prepared.structure) if True in score_catalogue else (),
     )
+
+
+def _table_names(structure: ModelStructure) -> tuple[str, ...]:
+    """Return the names of the tables and of their groups, by which their widths are given."""
+    groups = (group.name for group in structure.groups if group.kind == "table")
+    return tuple(dict.fromkeys((*groups, *(table.name for table in structure.tables))))
 
 
 def _unbatched(prepared: Prepared) -> str | None:

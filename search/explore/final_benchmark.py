@@ -30,9 +30,9 @@ from search.workers.processes import Worker, call
 
 # Seconds of a visit for each candidate, before a study has shown its own.
 _VISIT_SECONDS = 20.0
-# Seconds of a visit for each candidate over those of the search: a part that does not depend on the number of requests,
-# with the footprint, which the search does not measure, and a part for each time as many requests. With 1.67 times as
-# many, visits of two example studies took 1.6 and 1.45 times as long, and 1.33 times without the footprint.
+# A final visit takes so many times as long for each candidate as one of the search: a fixed part, with the footprint,
+# which the search does not measure, plus a part in proportion to the number of requests. With 1.67 times as many,
+# visits of two example studies took 1.6 and 1.45 times as long, and 1.33 times without the footprint.
 _WITHOUT_REQUESTS, _PER_REQUESTS = 0.7, 0.5
 
 
@@ -54,8 +54,8 @@ class FinalBenchmark:
         budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
         trials = self.session.study.measured_trials()
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in trials]
-        rates = [m.latency.rate_rps for trial in trials[:1] if (m := trial.measurement) is not None]
-        seconds = points * (self._longer(*rates) * fmean(measured) if measured else _VISIT_SECONDS)
+        rate = next((m.latency.rate_rps for trial in trials if (m := trial.measurement) is not None), None)
+        seconds = points * (_VISIT_SECONDS if rate is None else self._longer(rate) * fmean(measured))
         fit = int(60 * budget.minutes * budget.final_share / seconds)
         return min(max(fit, 1), self._visits) * seconds
 

@@ -15,6 +15,8 @@ from spaces.search_space import SearchSpace
 from spaces.weights import CYCLES
 
 Knobs = Mapping[str, Scalar]
+# Knobs that were added later, with the values of earlier versions.
+_ADDED: Knobs = {CYCLES: 1, "placement.score_catalogue": False}
 _WHAT = "must be a study of this home, its front.json, or a JSON file with a list of mappings from knob to value"
 
 
@@ -23,7 +25,8 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
 
     A knob that the space does not offer, or not with that value, is drawn at random, as is one that the source lacks:
     the other study may have been of other data, on another machine, or with other techniques. A training whose cycles
-    are not given has one.
+    are not given has one, and the catalogue is not scored as a whole where that is not given: fronts of earlier
+    versions have neither.
 
     Args:
         source: name of a study of this home, or a file
@@ -32,7 +35,7 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
         ConfigError: there is no such study or file, or it holds something else.
     """
     random = Random(f"{seed} {Path(source).stem}")  # wherever the file lies
-    drawn = [draw(space, random, {CYCLES: 1, **near}, 0.0) for near in _read(source, home)]
+    drawn = [draw(space, random, {**_ADDED, **near}, 0.0) for near in _read(source, home)]
     found = {one.candidate: dict(one.knobs) for one in drawn}
     return [*found.values()]
 

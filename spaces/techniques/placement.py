@@ -134,7 +134,7 @@ class Placement:
         if self.user_once and self.batching is not None:
             raise ValueError("What is computed once a request is not batched with other users' requests.")
         if self.score_catalogue and (self.embedding_device is not None or self.batching is not None):
-            raise ValueError("A graph that scores the whole catalogue is neither split nor batched.")
+            raise ValueError("A graph that scores the whole catalogue has no embedding device and is not batched.")
 
     @property
     def instance_groups(self) -> tuple[InstanceGroup, ...]:
@@ -251,6 +251,7 @@ class PlacementSpace:
     engine: places such as `onnxruntime` or `onnxruntime:cuda`; a route leads to another of them
     embedding_device: `same`, or the place of the embedding stage
     queue, deadline_ms: the user's admission policy rather than choices to search; 0 is none
+    tables: names of the tables and of their groups, which all are in fp32 where the catalogue is scored as a whole
     """
 
     engine: Choice
@@ -266,6 +267,7 @@ class PlacementSpace:
     score_catalogue: Choice = field(default=_NO, metadata=added_later())
     queue: Choice = _NONE
     deadline_ms: Choice = _NEVER
+    tables: tuple[str, ...] = field(default=(), metadata=added_later())
 
     def __post_init__(self) -> None:
         for name, value in _baseline().items():
@@ -313,10 +315,9 @@ class PlacementSpace:
         own = InstanceGroup(engine, device).place
         # A row of the user's side for each item is no single vector.
         single = user_once or True not in self.user_once
-        whole_rows = full_tables and precision.full_tables
-        score_catalogue = ask(
-            "score_catalogue", single and whole_rows and not batch_rows and embedding_device in ("same", own)
-        )
+        full = full_tables and all(precision.width(name) == "fp32" for name in self.tables)
+        unsplit = not batch_rows and embedding_device in ("same", own)
+        score_catalogue = ask("score_catalogue", single and full and unsplit)
         others = tuple(place for place in self.engine.values if place != own)
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
         pinnable = threads is not None and (engine not in _UNBOUND or threads == 1)

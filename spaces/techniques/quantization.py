@@ -83,11 +83,6 @@ class Precision:
         return any(width in BATCH_DEPENDENT for _, width in self.widths)
 
     @property
-    def full_tables(self) -> bool:
-        """Return True if no width is one of a narrower table."""
-        return all(width == "fp32" or width not in TABLE_WIDTHS for _, width in self.widths)
-
-    @property
     def packed(self) -> bool:
         """Return True if any width can be read by ONNX Runtime only."""
         return any(width in PACKED_WIDTHS for _, width in self.widths)

@@ -140,11 +140,9 @@ class OpenBaseline:
         baseline, requests = self.target, self.requests
         capacity = measure_capacity((candidate, baseline), requests, seed)
         found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
-        timer = ServiceTimer(baseline, requests)
         for schedule in self.schedules:
             baseline.settle()
-            timer.restart()
-            baseline_ms = timer()
+            baseline_ms = ServiceTimer(baseline, requests)()
             rate = schedule.load * 1000 / baseline_ms
             turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
             found[schedule.name] = {"baseline_ms": baseline_ms, "candidate": turns[::2], "baseline": turns[1]}
@@ -337,7 +335,7 @@ def main() -> None:
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     config, home, console = load_study(str(options.study), []), Home(options.home.resolve()), Console(False, False)
-    known = ResultFile(home.root / f"simulated-{config.name}.jsonl")
+    known = ResultFile(home.root / f"simulated-by-pace-{config.name}.jsonl")
     trace = home.root / "trace.npz"
     write_trace(read_request_log(options.log), trace)
     played = schedules(trace)

@@ -35,7 +35,7 @@ from search.workers.meter_jobs import SCREEN
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.models import SMALL_STUDENT, STUDENT, baseline_model, lognormal_requests, write_model
 
-WINDOWS = {"before": Window(), "search": SCREEN}
+WINDOWS = {"before": Window(), "search": SCREEN.extended(95)}
 LOAD = Load(Traffic(), 0.4, 95, None)
 PARTS: dict[tuple[Any, str], str] = {
     (benchmark, "Pace"): "pace, at first",

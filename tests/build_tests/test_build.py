@@ -170,7 +170,7 @@ def test_what_is_told_of_each_family(family: str, prepared: Callable[[str], Prep
     if family == "sasrec":
         assert found.reference_metric == "ndcg@10" and found.references["logistic_regression"] is None
         assert "history" in str(found.user_once_refused) and found.user_once_share is None
-        assert "takes less than a tenth of the 311 rows" in str(found.catalogue_refused)
+        assert "takes less than 10% of the 311 rows" in str(found.catalogue_refused)
         return
     assert found.reference_metric == "auc"
     references = found.references

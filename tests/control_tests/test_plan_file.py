@@ -155,9 +155,10 @@ def test_bundles_and_plan_have_to_fit(bundles: tuple[Path, Path], tmp_path: Path
     plan = document([(0, 15.0), (1, 90.0)])
     with pytest.raises(InputError, match=r"--variant: must give a bundle of each point .* trial 11 has none"):
         machine_plan(plan, None, bundles[:1])
-    strange = write_toy(tmp_path / "strange", Placement(user_once=True))
-    with pytest.raises(InputError, match=r"BUNDLE: must be of a point that the plan offers, but .*strange"):
-        machine_plan(plan, None, (*bundles, strange))
+    for name, placement in {"once": Placement(user_once=True), "whole": Placement(score_catalogue=True)}.items():
+        strange = write_toy(tmp_path / name, placement)
+        with pytest.raises(InputError, match=rf"BUNDLE: must be of a point that the plan offers, but .*{name}"):
+            machine_plan(plan, None, (*bundles, strange))
 
 
 def test_what_does_not_apply_to_so_many_replicas_is_left_out() -> None:

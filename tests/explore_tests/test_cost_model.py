@@ -95,6 +95,8 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
     small_part, large_part = curve_parts(Placement(two, route=Route(300, large)))
     assert (small_part.placement, small_part.beside) == (Placement(two), (large,))
     assert (large_part.placement, large_part.beside) == (Placement(large), (two,))
+    forms = Placement(user_once=True, score_catalogue=True)
+    assert [part.placement for part in curve_parts(replace(forms, inline=True))] == [replace(forms, inline=True)]
 
 
 def test_transport_is_measured_once_and_slows_both_sides(

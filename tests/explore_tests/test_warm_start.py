@@ -92,6 +92,14 @@ def test_a_source_that_is_not_there_is_refused_in_one_line(home: Home) -> None:
         check_sources(["nobody"], home)
 
 
+def test_the_catalogue_of_an_earlier_front_is_not_scored_as_a_whole(home: Home, tmp_path: Path) -> None:
+    both = replace(SPACE.placement, score_catalogue=Choice((False, True)))
+    space, knob = replace(SPACE, placement=both), "placement.score_catalogue"
+    for seed in range(5):
+        source = written(tmp_path / f"{seed}.json", [PRUNED, {**PRUNED, knob: True}])
+        assert [found[knob] for found in starting_points(source, home, space, seed)] == [False, True]
+
+
 def test_a_training_whose_cycles_are_not_given_has_one(home: Home, tmp_path: Path) -> None:
     space = replace(SPACE, weights=replace(SPACE.weights, cycles=Choice((1, 2, 3))))
     for seed in range(5):

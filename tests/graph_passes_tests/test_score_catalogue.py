@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,9 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from objectives import onnx_graph
 from objectives.compression.export import Signature
 from objectives.compression.graph_passes.score_catalogue import CatalogueError, catalogue_rows
 from objectives.recommenders.families.sasrec import SASRec, Sizes
+from objectives.serving.engines import open_replica
+from spaces.techniques.placement import InstanceGroup
 from tests.protos import compute_once, run_onnx, score_catalogue, to_onnx
 
 USERS, ITEMS, DIMENSION = 30, 70, 6
@@ -143,6 +147,7 @@ def test_every_form_of_a_product_gives_what_it_gave(name: str, ids: list[int], s
 
 
 _SUMMED = [_TERMS, _node("ReduceSum", "terms", "one")]
+_ONE = [helper.make_node("Mul", ["rows", "factor"], ["terms"]), _node("ReduceSum", "terms", "one")]
 REFUSED: dict[str, tuple[list[onnx.NodeProto], list[int | str], list[str]]] = {
     "a vector for each row": (_SUMMED, ["n", D], ["scores"]),
     "several vectors": ([_node("Gemm", "vector", "rows", transB=1)], [3, D], ["scores"]),
@@ -150,6 +155,13 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], list[int | str], list[str]]] = {
     "a sum over the rows": ([_TERMS, _node("ReduceSum", "terms", "first")], [1, D], ["scores"]),
     "rows that are scores too": (_SUMMED, [1, D], ["scores", "rows"]),
     "terms that are scores too": (_SUMMED, [1, D], ["scores", "terms"]),
+    "a constant": ([_node("MatMul", "rows", "weight")], [1, D], ["scores"]),
+    "a factor": (_ONE, [1, D], ["scores"]),
+    "a transposition that is none": (
+        [helper.make_node("Transpose", ["rows"], ["turned"], perm=[0, 1]), _node("MatMul", "vector", "turned")],
+        [1, D],
+        ["scores"],
+    ),
     "rows by themselves": ([_node("Mul", "rows", "rows")], [1, D], ["scores"]),
 }
 
@@ -158,11 +170,47 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], list[int | str], list[str]]] = {
 def test_what_is_no_product_with_one_vector_is_refused(name: str) -> None:
     nodes, vector, outputs = REFUSED[name]
     graph = _graph(nodes, vector, outputs)
-    graph.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
+    constants = {"first": np.array([0]), "weight": np.ones((D, 1), np.float32), "factor": np.array(2, np.float32)}
+    graph.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
     with pytest.raises(CatalogueError, match="one vector"):
         score_catalogue(graph)
     with pytest.raises(CatalogueError, match="one vector"):
         catalogue_rows(ir.from_proto(graph))
+
+
+def test_two_products_with_one_table_are_both_looked_up() -> None:
+    class Twice(TwoTowers):
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            vector = self.tower(self.user(user))
+            first, second = (vector * self.item(item)).sum(1), (torch.relu(vector) * self.item(ITEMS - 1 - item)).sum(1)
+            return first * second
+
+    model = Twice(torch.mul).eval()
+    once = compute_once(to_onnx(model, {"user": torch.arange(7), "item": torch.arange(7)}), frozenset(["user"]))
+    scored = score_catalogue(once)
+    user, item = np.full(9, 3), np.random.default_rng(0).integers(0, ITEMS, 9)
+    expected = model(torch.from_numpy(user), torch.from_numpy(item)).detach().numpy()
+    np.testing.assert_allclose(run_onnx(scored, {"user": user[:1], "item": item}), expected, atol=1e-4)
+    assert _operators(scored).count("GatherElements") == 2 and catalogue_rows(ir.from_proto(once)) == ITEMS
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_looks_up_the_same(threads: int, tmp_path: Path) -> None:
+    model, once = _towers(lambda user, item: (user * item).sum(1))
+    onnx.save(score_catalogue(once), tmp_path / "model.onnx")
+    engine = open_replica(tmp_path / "model.onnx", InstanceGroup("openvino", threads=threads), None)
+    for rows in (7, 2, 257, 7):
+        user, item = np.full(rows, 3), np.random.default_rng(rows).integers(0, ITEMS, rows)
+        expected = model(torch.from_numpy(user), torch.from_numpy(item)).detach().numpy()
+        np.testing.assert_allclose(engine.run({"user": user[:1], "item": item}), expected, atol=1e-5)
+
+
+def test_a_vector_for_each_user_is_no_silent_first_one() -> None:
+    """Where a graph for one user is given several, it fails."""
+    _, once = _towers(lambda user, item: (user * item).sum(1))
+    several = onnx_graph.with_row_for_each(ir.from_proto(score_catalogue(once)), ["user"])
+    with pytest.raises(Exception, match=r"(?i)reshape"):
+        run_onnx(ir.to_proto(several), {"user": np.arange(4), "item": np.arange(4)})
 
 
 def test_a_users_row_for_each_item_is_refused_until_it_is_computed_once() -> None:

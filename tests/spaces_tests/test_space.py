@@ -318,6 +318,7 @@ WHOLE_CATALOGUE = PlacementSpace(
     embedding_device=Choice(("same", "onnxruntime:cuda")),
     user_once=Choice((False, True)),
     score_catalogue=Choice((False, True)),
+    tables=("tables", "item"),
 )
 
 
@@ -328,7 +329,9 @@ WHOLE_CATALOGUE = PlacementSpace(
         ({}, (("mlp", "int8-dynamic"),), True, True),
         ({"placement.user_once": False}, (), True, False),
         ({"placement.embedding_device": "onnxruntime:cuda"}, (), True, False),
-        ({}, (("tables", "int8"),), True, False),
+        ({}, (("mlp", "int4"),), True, True),
+        ({}, (("tables", "int4"),), True, False),
+        ({}, (("item", "fp16"),), True, False),
         ({}, (), False, False),
     ],
 )
@@ -461,8 +464,8 @@ def test_a_group_is_read_by_its_former_key() -> None:
         (lambda: Placement(inline=True, batching=Batching(8)), "batches nothing"),
         (lambda: Placement(split_rows=8), "two replicas"),
         (lambda: Placement(user_once=True, batching=Batching(8)), "not batched"),
-        (lambda: Placement(score_catalogue=True, batching=Batching(8)), "neither split nor batched"),
-        (lambda: Placement(score_catalogue=True, embedding_device=EmbeddingDevice("openvino")), "neither split"),
+        (lambda: Placement(score_catalogue=True, batching=Batching(8)), "not batched"),
+        (lambda: Placement(score_catalogue=True, embedding_device=EmbeddingDevice("openvino")), "device"),
         (lambda: parse_place("onnxruntime:"), "ENGINE:DEVICE"),
         (lambda: PlacementSpace(Choice(("openvino",)), Choice(("1xauto",))), "onnxruntime"),
         (lambda: PlacementSpace(Choice(("onnxruntime",)), Choice(("1x1",))), "1xauto"),

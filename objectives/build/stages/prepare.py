@@ -223,16 +223,17 @@ def _catalogue_refused(task: Task, recommender: Recommender, model: Path, rows: 
 
     Args:
         rows: of a request
-        once: whether the user's side is computed once a request, without which there is no single vector
+        once: whether the user's side can be computed once a request, as it then is here
     """
     source = load_graph(model)
     try:
         graph = compute_once(source, user_inputs(recommender)) if once else source
-        scored, size = score_catalogue(graph), catalogue_rows(graph)
+        size = catalogue_rows(graph)
         if rows < _CATALOGUE_SHARE * size:
-            return f"a request of {rows} rows takes less than a tenth of the {size} rows of the table"
+            return f"a request of {rows} rows takes less than {_CATALOGUE_SHARE:.0%} of the {size} rows of the tables"
         if task.dry_run:
-            largest_difference(scored, source, arrays_of(recommender.serving_rows(_ROWS)), LIMIT)
+            rows_of_it = arrays_of(recommender.serving_rows(_ROWS))
+            largest_difference(score_catalogue(graph), source, rows_of_it, LIMIT)
     except CatalogueError as error:
         return str(error)
     except Exception as error:  # any failure excludes this form only

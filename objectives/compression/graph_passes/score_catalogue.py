@@ -66,7 +66,8 @@ def score_catalogue(model: ir.Model) -> ir.Model:
 
 def catalogue_rows(model: ir.Model) -> int:
     """Return the number of rows of the tables that `score_catalogue` multiplies; CatalogueError as there."""
-    return sum(int(shape_of(product.table).numpy()[0]) for product in _products(infer(model)))
+    tables = {product.table for product in _products(infer(model))}
+    return sum(int(shape_of(table).numpy()[0]) for table in tables)
 
 
 def _products(model: ir.Model) -> list[_Product]:
@@ -90,21 +91,25 @@ def _product(lookup: ir.Node) -> _Product | None:
         return None
     reader = _only_reader(rows)
     if reader is not None and reader.op_type == "Transpose":
-        rows, turned, reader = reader.outputs[0], True, _only_reader(reader.outputs[0])
+        turned = tuple(reader.attributes.get_ints("perm", (1, 0))) == (1, 0)
+        rows, reader = reader.outputs[0], _only_reader(reader.outputs[0])
     if reader is None or reader.domain or len(reader.inputs) != 2 or reader.inputs[0] is reader.inputs[1]:
         return None
     first = reader.inputs[0] is rows
     vector = reader.inputs[1 if first else 0]
     width = shape_of(table)[1]
+    # A product with a constant is one of the model's layers.
+    if vector is None or vector.is_initializer() or vector.shape is None or len(vector.shape) not in (1, 2):
+        return None
     # One row in all: a size that is not fixed may be that of the request's rows.
-    if vector is None or vector.shape is None or prod(s if isinstance(s, int) else 0 for s in vector.shape) != width:
+    if prod(size if isinstance(size, int) else 0 for size in vector.shape) != width:
         return None
     if reader.op_type == "Mul" and not turned:
         return _summed(table, ids, vector, reader)
     if reader.op_type not in ("Gemm", "MatMul"):
         return None
     across = turned != bool(reader.attributes.get_int("transA" if first else "transB", 0))
-    if across == first or len(vector.shape) > 2:
+    if across == first:
         return None
     alone = len(vector.shape) == 1
     target = (-1,) if alone else (-1, 1) if first else (1, -1)
@@ -117,7 +122,7 @@ def _summed(table: ir.Value, ids: ir.Value, vector: ir.Value, product: ir.Node) 
     if total is None or total.op_type != "ReduceSum" or shape_of(vector)[-1] != shape_of(table)[1]:
         return None
     axes = integers(total.inputs[1]) if len(total.inputs) > 1 else tuple(total.attributes.get_ints("axes", ()))
-    if axes not in ((1,), (-1,)) or len(shape_of(vector)) > 2:
+    if axes not in ((1,), (-1,)):
         return None
     return _Product(table, ids, vector, total, (-1, 1) if total.attributes.get_int("keepdims", 1) else (-1,))
 
@@ -131,7 +136,8 @@ def _rewrite(graph: ir.Graph, product: _Product, name: str) -> None:
     """Multiply the vector with the whole table, and look the products up."""
     node, one = product.node, initializer(graph, "catalogue.first", np.array([0]))
     # The vector is on the left: ONNX Runtime takes ten times as long for a matrix times a vector.
-    wide = initializer(graph, "catalogue.row", np.array([1, -1]))
+    width = shape_of(product.table).numpy()[1]
+    wide = initializer(graph, f"catalogue.{width}", np.array([1, width]))
     vector = add_before(node, "Reshape", [product.vector, wide], f"{name}.vector")
     scaled = {"transB": 1, "alpha": product.alpha}
     scores = add_before(node, "Gemm", [vector, product.table], f"{name}.scores", None, scaled)
