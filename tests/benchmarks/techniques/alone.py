@@ -217,6 +217,12 @@ def _placed(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
         for threads in (None, 1):
             once = Placement(InstanceGroup(threads=threads), user_once=True)
             yield Cell("the user's side once", once.instance_group.layout, Candidate(placement=once))
+    if True in offered.score_catalogue:
+        for threads in (None, 1):
+            whole = Placement(
+                InstanceGroup(threads=threads), user_once=prepared.user_once_refused is None, score_catalogue=True
+            )
+            yield Cell("the whole catalogue scored", whole.instance_group.layout, Candidate(placement=whole))
 
 
 def _seat(place: str, layout: str) -> InstanceGroup:
