@@ -21,9 +21,9 @@ from objectives.compression.graph_passes.split_embeddings import split_embedding
 from objectives.compression.training_graph import trouble_with_training
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
-from objectives.learning_copy import learning_copy
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality
+from objectives.model_copy import learning_copy
 from objectives.onnx_graph import load_graph
 from objectives.parity import LIMIT, compare_scores
 from objectives.recommenders.protocol import Facts, Recommender

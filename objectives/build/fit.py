@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from objectives.compression.training_data import TrainingData
 from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
 from objectives.jobs.protocol import Progress
+from objectives.model_copy import copy_model
 from objectives.recommenders.families.transfer import start_from
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.optimizer import keeps_state
@@ -211,7 +211,7 @@ def _start(recommender: Recommender, weights: Weights, trained: bool) -> tuple[n
         ValueError: a student equals the baseline.
     """
     if weights.architecture is None:
-        return copy.deepcopy(recommender.model), of_baseline(recommender).structure
+        return copy_model(recommender.model), of_baseline(recommender).structure
     student = _student(recommender, weights.architecture)
     if not trained:
         return student, groups_of_student(recommender, student, weights.architecture)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from objectives.model_copy import copy_model
 from spaces.techniques.attention import Attention
 
 
@@ -30,7 +30,7 @@ def sparsify(model: nn.Module, attention: Attention) -> nn.Module:
     Raises:
         ValueError: the model has no such module.
     """
-    narrowed = copy.deepcopy(model)
+    narrowed = copy_model(model)
     found = [module for module in narrowed.modules() if isinstance(module, Narrowable)]
     if not found:
         asked = f"window={attention.window}, history={attention.history}"

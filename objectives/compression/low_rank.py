@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
 from objectives.compression.module_edit import replace_module
+from objectives.model_copy import copy_model
 from spaces.model_structure import ModelStructure
 from spaces.techniques.low_rank import LowRank
 
@@ -96,7 +96,7 @@ def factorize(model: nn.Module, low_rank: LowRank, structure: ModelStructure) ->
     Raises:
         ValueError: a group whose layers cannot be factors, or one in which no layer is smaller as two.
     """
-    factorized = copy.deepcopy(model)
+    factorized = copy_model(model)
     for name, share in low_rank.shares:
         group = structure.group(name)
         if not group.factorable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from objectives.model_copy import copy_model
 from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 
 
@@ -128,7 +128,7 @@ def with_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Modul
     replaced = {id(module): module for module in map(model.get_submodule, modules)}
     shared = {id(tensor) for module in model.modules() if id(module) not in replaced for tensor in _own(module)}
     leaving = {id(tensor): tensor for module in replaced.values() for tensor in _own(module)}
-    result = copy.deepcopy(model, {of: tensor for of, tensor in leaving.items() if of not in shared})
+    result = copy_model(model, {of: tensor for of, tensor in leaving.items() if of not in shared})
     for name, module in modules.items():
         replace_module(result, name, module)
     return result

@@ -12,7 +12,7 @@ from torch import nn
 
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import keep, names_of, recounted, slices_at, tensors, with_dims
-from objectives.learning_copy import learning_copy
+from objectives.model_copy import learning_copy
 from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning, kept_of
 

@@ -8,7 +8,6 @@ any other.
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from torchao.quantization.pt2e.quantizer import (
 
 from objectives.compression.training_graph import training_graph
 from objectives.int8_weights import Int8WeightBits, largest_code
+from objectives.model_copy import copy_model
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -78,7 +78,7 @@ def train_aware(
         ValueError: a name is that of no linear layer, or the method does not multiply by its weight; `train` never ran
         the model in train mode.
     """
-    learner = copy.deepcopy(model).train()
+    learner = copy_model(model).train()
     rounding = _Rounding(_linears(learner, modules), weight_bits)
     graph = prepare_qat_pt2e(training_graph(learner, method, example, hidden), rounding)
     with _standing_in(_StandIn(learner, graph, method, tuple(example), hidden)):

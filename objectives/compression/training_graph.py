@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 from objectives.compression.distillation import hidden_outputs
 from objectives.compression.module_edit import Positional
 from objectives.errors import one_line
+from objectives.model_copy import copy_model
 
 
 def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden: str | None) -> fx.GraphModule:
@@ -46,7 +46,7 @@ def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor],
 def trouble_with_training(model: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> str | None:
     """Return why a model has no such graph, or none that takes all of these batches; None where it has one."""
     try:
-        _train_on(copy.deepcopy(model).train(), method, batches)
+        _train_on(copy_model(model).train(), method, batches)
     except Exception as error:  # anything that the user's own forward may raise
         return f"its training cannot be one graph for all batches: {one_line(error)}"
     finally:

@@ -12,7 +12,7 @@ from objectives.compression.elastic.network import Subnetwork
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import arrange, names_of, recounted, tensors
 from objectives.compression.pruning import remove_units
-from objectives.learning_copy import learning_copy
+from objectives.model_copy import learning_copy
 from objectives.tensor_layout import Axis, Layout, Run, TensorLayout
 from spaces.model_structure import ModelStructure, PrunableDim
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -15,6 +14,7 @@ from objectives.compression.module_edit import arrange, names_of, replace_module
 from objectives.compression.structure.program import TraceError
 from objectives.compression.structure.rules import instances
 from objectives.errors import located, one_line
+from objectives.model_copy import copy_model
 from spaces.model_structure import PrunableDim
 
 # Tolerances relative to an output's spread over the rows, and to its size, for sums in another order.
@@ -125,7 +125,7 @@ class Verifier:
 
 def _shared_copy(model: nn.Module) -> nn.Module:
     """Copy a module tree over the same tensors, which edits replace and never change."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors(model).values()})
+    return copy_model(model, {id(tensor): tensor for tensor in tensors(model).values()})
 
 
 def _cuts(units: int) -> Iterator[tuple[Sequence[int], str]]:

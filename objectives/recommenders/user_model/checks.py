@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.learning_copy import learning_copy
+from objectives.model_copy import learning_copy
 from objectives.recommenders.user_model.padded_forward import padded_forward
 from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.training_rows import Inputs, Labels, over_labels

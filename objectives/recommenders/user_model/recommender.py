@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
+from objectives.model_copy import copy_model
 from objectives.output_kind import OutputKind
 from objectives.recommenders.protocol import Facts, Method, Recommender
 from objectives.recommenders.scoring import main_scores
@@ -206,7 +206,7 @@ class UserRecommender(Recommender):
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
         # The result may share modules with the model or an earlier result: a copy trains neither.
-        own = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
+        own = called(f"{self.given.name}: copying build({shape})", lambda: copy_model(made))
         if (forward := padded_forward(self.model)) is not None:
             take_padded(own, forward.bags, forward.masked)
         return own.to("cpu").float()
