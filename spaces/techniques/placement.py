@@ -280,9 +280,13 @@ class PlacementSpace:
         return {f"placement.{name}": value for name, value in _baseline().items()}
 
     def lean(self) -> dict[str, Scalar]:
-        """Return the knob values that suit small models: one thread, and inline, where they are offered."""
+        """Return the knob values that suit small models, where they are offered: one thread, inline, the catalogue.
+
+        Of a small model, copying a row of the table for each item takes most of a request.
+        """
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
-        return {"placement.layout": layout, "placement.inline": True in self.inline}
+        offered = {name: True in getattr(self, name) for name in ("inline", "score_catalogue")}
+        return {"placement.layout": layout, **{f"placement.{name}": value for name, value in offered.items()}}
 
     def suggest(self, suggester: Suggester, precision: Precision, full_tables: bool = True) -> Placement:
         """Suggest a placement; only the knobs that apply given the earlier choices are suggested.

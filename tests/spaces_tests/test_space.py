@@ -349,6 +349,10 @@ def test_a_model_that_takes_its_user_once_scores_the_catalogue_as_it_is() -> Non
     knobs: dict[str, Scalar] = {"placement.score_catalogue": True}
     assert space.suggest(FixedValues(knobs), Precision()) == Placement(score_catalogue=True)
     assert not space.suggest(FixedValues(knobs | {"placement.batch_rows": 64}), Precision()).score_catalogue
+    lean = space.suggest(FixedValues({**space.baseline(), **space.lean()}), Precision())
+    assert lean.score_catalogue, "the first small models are tried so"
+    narrow = Precision((("item", "int8"),))
+    assert not space.suggest(FixedValues({**space.baseline(), **space.lean()}), narrow).score_catalogue
 
 
 def test_a_policy_holds_in_every_candidate() -> None:
