@@ -26,8 +26,6 @@ _SAMPLED = 50
 _PASSES = 3
 # Number of arrivals to estimate their variability.
 _DRAWN = 10_000
-# Limit of the warm-up as a multiple of the requests that count, where the baseline needs no more.
-_MOST_WARM_UP = 4
 # Default SLO: this multiple of the baseline's own percentile at the study's load.
 SLO_TIMES = 2.0
 Number = TypeVar("Number", float, Floats)
@@ -82,6 +80,8 @@ class Window:
     seconds: time that the requests of a rate may take, and in a window of one visit those of all blocks of a
         deployment: there are fewer where they take longer, though as many as the percentiles need
     visits: number of times that both deployments are opened anew and measured
+    warm_up: limit of the requests before those that count in a block, as a multiple of them, where a candidate is
+        busier than the baseline: all deployments of a group have as many
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
         are not repeated
@@ -97,6 +97,7 @@ class Window:
     fewest: int = fewest_samples(95)
     seconds: float = 30.0
     visits: int = 1
+    warm_up: int = 4
     most: float = 3.0
     patience_seconds: float = 60.0
 
@@ -193,9 +194,9 @@ def measure_latency(
     gives before it. Turns are repeated until each candidate has enough undisturbed pairs of blocks, the window's most
     are run, or the time limit is reached; disturbed pairs are kept in the record.
 
-    Each block begins with the warm-up that the busiest deployment needs, of a candidate at most four times the requests
-    that count: near its capacity it would take the time of all other blocks. Such a candidate, busier than the
-    baseline, is seen at less than its steady latency.
+    Each block begins with the warm-up that the busiest deployment needs, of a candidate at most the window's: near its
+    capacity it would take the time of all other blocks. Such a candidate, busier than the baseline, is seen at less
+    than its steady latency.
 
     Args:
         rate: called before each turn with the number of the target whose block comes first
@@ -203,7 +204,7 @@ def measure_latency(
     first = rate(0)
     most = math.ceil(window.most * window.blocks)
     *others, baseline = _warm_ups(targets, requests, traffic, first, seed)
-    warm_up = max(baseline, min(max(others), _MOST_WARM_UP * window.requests))
+    warm_up = max(baseline, min(max(others), window.warm_up * window.requests))
     length = warm_up + window.requests
     schedule = gaps(traffic, first, most * length, seed).reshape(most, length)
     turns: list[list[_Block]] = []

@@ -33,8 +33,8 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 # A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
 # than there, a rate is tried with fewer, and fewer blocks are repeated. Where all of them take above 5 s there are
 # fewer, down to what the percentiles need: a search learns more from two candidates than from one that is measured
-# twice as long.
-SCREEN = Window(requests=15, probe_requests=300, seconds=5.0, most=1.25)
+# twice as long. One candidate near its capacity does not lengthen the blocks of its whole group by more than half.
+SCREEN = Window(requests=15, probe_requests=300, seconds=5.0, warm_up=1, most=1.25)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 

@@ -165,14 +165,17 @@ def test_the_warm_up_is_that_of_the_busier_of_both(
     assert max(asked) == pytest.approx(share)
 
 
-@pytest.mark.parametrize(("ours_ms", "theirs_ms", "expected"), [(1e3 / RATE, 2.0, 28), (2.0, 1e3 / RATE, 1000)])
+@pytest.mark.parametrize(
+    ("ours_ms", "theirs_ms", "limit", "expected"),
+    [(1e3 / RATE, 2.0, 4, 28), (1e3 / RATE, 2.0, 1, 7), (2.0, 1e3 / RATE, 4, 1000), (2.0, 1e3 / RATE, 1, 1000)],
+)
 def test_a_candidate_near_its_capacity_does_not_make_all_blocks_long(
-    ours_ms: float, theirs_ms: float, expected: int
+    ours_ms: float, theirs_ms: float, limit: int, expected: int
 ) -> None:
     """The window counts seven requests of a block; a baseline of that load gets the warm-up that it needs."""
-    bench = Bench()
+    bench, window = Bench(), replace(WINDOW, warm_up=limit)
     targets = bench.target("ours", ours_ms), bench.target("theirs", theirs_ms)
-    (timings,) = measure_latency(targets, requests_of([1]), Traffic(), bench.rate, WINDOW, 0, bench.monitor)
+    (timings,) = measure_latency(targets, requests_of([1]), Traffic(), bench.rate, window, 0, bench.monitor)
     assert timings.warm_up == expected
 
 
