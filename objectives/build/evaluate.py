@@ -25,7 +25,7 @@ from objectives.serving.engines import open_replica
 from objectives.serving.split_engine import Engine
 from objectives.store import make_once
 from spaces.serialization import digest
-from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement
+from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 from spaces.techniques.quantization import BATCH_DEPENDENT
 
 # Looks at a ranking, where it has enough users: after the first of every ten, the first three, and all.
@@ -101,13 +101,8 @@ def _by_engine(deployment: Deployment) -> Iterator[Deployment]:
     """Yield a deployment of one replica of each instance group, reduced to the settings that its scores depend on."""
     placement = deployment.placement
     for group in placement.instance_groups:
-        alone = Placement(
-            InstanceGroup(group.engine, group.device),
-            embedding_device=placement.embedding_device,
-            user_once=placement.user_once,
-            score_catalogue=placement.score_catalogue,
-        )
-        yield replace(deployment, placement=alone)
+        alone = InstanceGroup(group.engine, group.device)
+        yield replace(deployment, placement=replace(placement.of_graph, instance_group=alone))
 
 
 def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployment) -> tuple[str, bool]:

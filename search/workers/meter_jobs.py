@@ -33,7 +33,7 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 # A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
 # than there, a rate is tried with fewer, and fewer blocks are repeated. Where all of them take above 5 s there are
 # fewer, down to what the percentiles need: a search learns more from two candidates than from one that is measured
-# twice as long. One candidate near its capacity does not lengthen the blocks of its whole group by more than half.
+# twice as long. A candidate near its capacity has a short warm-up, since it lengthens the blocks of its whole group.
 SCREEN = Window(requests=15, probe_requests=300, seconds=5.0, warm_up=1, most=1.25)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
@@ -75,14 +75,9 @@ class CurvePart:
 
 def curve_parts(placement: Placement) -> tuple[CurvePart, ...]:
     """Return the parts of a placement, one for each instance group."""
-    bare = Placement(
-        embedding_device=placement.embedding_device,
-        user_once=placement.user_once,
-        score_catalogue=placement.score_catalogue,
-    )
     return tuple(
         CurvePart(
-            replace(bare, instance_group=group, inline=placement.inline and number == 0),
+            replace(placement.of_graph, instance_group=group, inline=placement.inline and number == 0),
             None if placement.batching is None else placement.batching.rows,
             group.replicas if placement.split_rows is not None and group.replicas > 1 else None,
             tuple(other for at, other in enumerate(placement.instance_groups) if at != number),

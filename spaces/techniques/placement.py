@@ -142,6 +142,13 @@ class Placement:
         return (self.instance_group,) if self.route is None else (self.instance_group, self.route.instance_group)
 
     @property
+    def of_graph(self) -> Placement:
+        """The same with those settings only on which the files of a graph depend."""
+        return Placement(
+            embedding_device=self.embedding_device, user_once=self.user_once, score_catalogue=self.score_catalogue
+        )
+
+    @property
     def replicas(self) -> int:
         return sum(instance_group.replicas for instance_group in self.instance_groups)
 
@@ -282,7 +289,7 @@ class PlacementSpace:
     def lean(self) -> dict[str, Scalar]:
         """Return the knob values that suit small models, where they are offered: one thread, inline, the catalogue.
 
-        Of a small model, copying a row of the table for each item takes most of a request.
+        Of a small model, copying a row of the table for each item may take most of a request.
         """
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
         offered = {name: True in getattr(self, name) for name in ("inline", "score_catalogue")}

@@ -93,6 +93,20 @@ def test_where_two_candidates_refuse_requests_the_baseline_tells_the_pace() -> N
     assert refusing(0) == 1.0, "nobody knows"
 
 
+@pytest.mark.parametrize(("milliseconds", "requests", "counted"), [(4.0, 15, 300), (100.0, 7, 130)])
+def test_a_visit_of_a_slow_model_has_as_few_requests_as_its_percentile_needs(
+    milliseconds: float, requests: int, counted: int
+) -> None:
+    """At a load of 0.4, 5 s hold 500 requests of 4 ms and 20 of 100 ms."""
+    targets = [SimulatedTarget(lambda asked: np.full(len(asked), milliseconds)) for _ in range(2)]
+    window = Window(requests=15, probes=1, probe_requests=300, seconds=5.0).extended(95)
+    load = Load(Traffic(), 0.4, 95, None)
+    (visit,) = measure_visit(targets, requests_of([1] * 20), load, window, 0, QuietMonitor)
+    assert visit.timings.candidate.shape == visit.timings.baseline.shape == (20, requests)
+    sizes = sorted(probe.latency_ms.size for probe in visit.candidate.probes)
+    assert sizes == sorted([20 * requests, counted]), "at the study's load, and at the rate that is tried"
+
+
 @pytest.mark.parametrize("candidates", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: int) -> None:
     """A deployment takes a fifth longer when another one ran last, as with cold caches.

@@ -97,7 +97,7 @@ def _graph(
 ) -> tuple[ir.Model, float]:
     """Return the graph in its form and widths, and its parity with the model, or with the graph of no form or width."""
     rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
-    if not (placement.user_once or placement.score_catalogue or placement.embedding_device or narrow):
+    if placement.of_graph == Placement() and not narrow:
         signature = signature_of(recommender)
         requests = of_each_shape(list(recommender.requests(task.seed))) if signature.open else ()
         return traced.export(fitted.model, rows, signature, requests)

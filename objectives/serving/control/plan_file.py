@@ -18,7 +18,7 @@ from spaces.techniques.placement import Placement
 WEEK_SECONDS = 7 * 86400.0
 # The first Monday 0:00 UTC since the epoch.
 MONDAY_S = 4 * 86400.0
-ModelIdentity = tuple[str, object, bool, bool]
+ModelIdentity = tuple[str, Placement]
 
 
 class MachinePlan(NamedTuple):
@@ -172,7 +172,7 @@ def model_identity(variant: str, placement: Placement) -> ModelIdentity:
     The files differ where a placement splits or rewrites the graph. Placements of the same files may take each other's
     place.
     """
-    return variant, placement.embedding_device, placement.user_once, placement.score_catalogue
+    return variant, placement.of_graph
 
 
 def identity_in(bundle: Path) -> ModelIdentity:
