@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 # before the last one ended, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_BEFORE, _FINAL_SECONDS = "final:before", "final:seconds"
+# Rate of the baseline's requests when the last final benchmark began.
+_FINAL_RATE = "final:rate"
 # Attributes of a trial that was enqueued as a starting point, that a run left open, and that was proposed.
 _START, _INTERRUPTED, EXPECTED_LOSS = "start", "interrupted", "expected_loss"
 # Facts: the sources of starting points whose points were enqueued, and elastic networks that could not be trained.
@@ -272,11 +275,16 @@ class Study:
         if told.outcome.informative or told.outcome.state == "failed":
             self._known.add(candidate)
 
-    def begin_final(self) -> int:
-        """Return the number of a new final benchmark, from 0."""
+    def begin_final(self, rate_rps: float) -> int:
+        """Return the number of a new final benchmark, from 0; `rate_rps` is the baseline's as it is known then."""
         run = int(self.facts.get(_FINAL_RUNS, 0))
-        self.note(**{_FINAL_RUNS: run + 1})
+        self.note(**{_FINAL_RATE: rate_rps, _FINAL_RUNS: run + 1})
         return run
+
+    @property
+    def final_rate_rps(self) -> float:
+        """Rate that the last final benchmark was begun with; one of no limit where an earlier version began it."""
+        return float(self.facts.get(_FINAL_RATE, sys.float_info.max))
 
     def note_final(self, number: int, numbers: FinalNumbers | None) -> None:
         """Replace a trial's numbers by those of a final benchmark; None for those of the search again."""

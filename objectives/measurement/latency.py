@@ -77,11 +77,11 @@ class Window:
     probes: rates that the search for the rate under the SLO tries in a visit
     probe_requests: requests that count at each such rate, more where they come within 0.3 s
     fewest: requests of all blocks together that the percentiles need
-    seconds: time that the requests of a rate may take, and in a window of one visit those of all blocks of a
-        deployment: there are fewer where they take longer, though as many as the percentiles need
+    seconds: time that the requests of a rate may take, and with `at` those of all blocks of a deployment: there are
+        fewer where they take longer, though as many as the percentiles need
     visits: number of times that both deployments are opened anew and measured
-    warm_up: limit of the requests before those that count in a block, as a multiple of them, where a candidate is
-        busier than the baseline: all deployments of a group have as many
+    warm_up: limit of the requests before those that count, as a multiple of them: at a rate, and in a block where a
+        candidate is busier than the baseline, since all deployments of a group have as many
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
         are not repeated
@@ -116,12 +116,10 @@ class Window:
     def at(self, rate_rps: float) -> Window:
         """Return the window with fewer requests in a block, where those of all blocks take too long at a rate.
 
-        Several visits are joined, so their blocks have the same length whatever the pace of each.
+        Visits that are joined need blocks of one length, so the rate must be the same for all of them.
         """
-        if self.visits > 1:
-            return self
-        most = max(self.fewest, math.floor(self.seconds * rate_rps))
-        return replace(self, requests=min(self.requests, -(-most // self.blocks)))
+        most = max(self.fewest, self.seconds * rate_rps) / self.blocks
+        return replace(self, requests=math.ceil(min(self.requests, most)))
 
 
 @dataclass(frozen=True)

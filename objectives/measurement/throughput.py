@@ -110,6 +110,7 @@ def probe(
     count: int,
     seed: int,
     slower: float = 1.0,
+    warm_up: int = _MOST_WARM_UP,
 ) -> Probe:
     """Measure one stream at one rate; the requests that bring it to steady state are not counted.
 
@@ -119,15 +120,17 @@ def probe(
 
     Args:
         count: requests that count, a multiple of `SEGMENTS`
+        warm_up: limit of those before them, as a multiple of them
     """
-    arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
+    warm_up = min(warm_up, _MOST_WARM_UP)
+    arrivals = gaps(traffic, rate_rps / slower, (1 + warm_up) * count, seed)
     sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
-    most = max(min(_MOST_WARM_UP * count, int(_MOST_PROBE_SECONDS * rate_rps)), 1)
-    warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), most)
-    chosen = drawn_requests(requests, warm_up + count, seed)
+    most = max(min(warm_up * count, int(_MOST_PROBE_SECONDS * rate_rps)), 1)
+    dropped = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), most)
+    chosen = drawn_requests(requests, dropped + count, seed)
     target.settle()
-    played = target.open_loop(chosen, arrivals[: warm_up + count])
-    latency = (played.latency_ms[warm_up:] / slower).reshape(SEGMENTS, -1)
+    played = target.open_loop(chosen, arrivals[: dropped + count])
+    latency = (played.latency_ms[dropped:] / slower).reshape(SEGMENTS, -1)
     # In single precision, as it is stored.
     return Probe(rate_rps, latency.astype(np.float32).astype(np.float64))
 
@@ -173,7 +176,7 @@ def search_rates(
         capacity = float(search.capacity_rps.mean())
 
         def run() -> Probe:
-            return probe(targets[which], requests, load.traffic, rate, capacity, count, number, slower)
+            return probe(targets[which], requests, load.traffic, rate, capacity, count, number, slower, window.warm_up)
 
         slower = slowness(which)
         found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])

@@ -11,9 +11,10 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording, read_recording
 from objectives.measurement.visits import NO_RATIO_NOISE, RatioNoise
 from objectives.records import Footprint, Latency, NotFiniteError, Throughput
@@ -34,6 +35,8 @@ _VISIT_SECONDS = 20.0
 # which the search does not measure, plus a part in proportion to the number of requests. With 1.67 times as many,
 # visits of two example studies took 1.6 and 1.45 times as long, and 1.33 times without the footprint.
 _WITHOUT_REQUESTS, _PER_REQUESTS = 0.7, 0.5
+# Least share of the patience with disturbed blocks, where the budget is spent.
+_LEAST_PATIENCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class FinalBenchmark:
         """
         study, start, longest = self.session.study, time.monotonic(), 0.0
         folder = self._begin()
+        # Of one length in all visits, which are joined, those of a final benchmark that goes on too.
+        window = self.jobs.window("final").at(study.final_rate_rps)
         for number in range(self._visits):
             begun = time.monotonic()
             if number and begun - start + longest > seconds:
@@ -90,8 +95,10 @@ class FinalBenchmark:
                 continue
             what = f"visit {number + 1} of {self._visits}, {count(len(points), 'point')} beside the baseline"
             self.console.say(f"final benchmark: {what}")
-            for group in grouped(points, self.session.config.seed + number):
-                self._visit(group, number, folder)
+            groups = [*grouped(points, self.session.config.seed + number)]
+            for done, group in enumerate(groups):
+                left = (start + seconds - time.monotonic()) / (len(groups) - done)
+                self._visit(group, number, folder, _within(window, left))
             self._note(folder)
             study.note(search_seconds=spent_seconds + time.monotonic() - start)
             longest = max(longest, time.monotonic() - begun)
@@ -112,7 +119,8 @@ class FinalBenchmark:
             # Without numbers of the baseline it could never end.
             if not path.exists() or _summary(read_recording(path)) is not None:
                 return folder
-        folder = f"final-{study.begin_final()}"
+        assert baseline.measurement is not None, "it was measured"
+        folder = f"final-{study.begin_final(baseline.measurement.latency.rate_rps)}"
         # Recordings of a study of this name in another database are not to be continued.
         shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
         return folder
@@ -121,10 +129,11 @@ class FinalBenchmark:
     def _visits(self) -> int:
         return self.jobs.window("final").visits
 
-    def _visit(self, group: Sequence[EndedTrial], number: int, folder: str) -> None:
+    def _visit(self, group: Sequence[EndedTrial], number: int, folder: str, window: Window) -> None:
         """Measure a visit of a group; where that fails, of each half of it, so that one that fails fails alone."""
         recordings = [self._recording(trial, folder) for trial in group]
-        request = self.jobs.visit([_side(trial) for trial in group], self.session.config.seed, number, recordings)
+        seed, sides = self.session.config.seed, [_side(trial) for trial in group]
+        request = self.jobs.visit(sides, window, seed, number, recordings)
         try:
             call(self.meter, request, self.session.config.workers.job_seconds, self.console.say)
         except JobError as error:
@@ -133,7 +142,7 @@ class FinalBenchmark:
                 return
             middle = len(group) // 2
             for half in (group[:middle], group[middle:]):
-                self._visit(half, number, folder)
+                self._visit(half, number, folder, window)
 
     def _visited(self, trial: EndedTrial, folder: str) -> int:
         """Return how many visits of a trial were recorded."""
@@ -198,6 +207,15 @@ def participants(study: Study) -> list[EndedTrial]:
     tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])
     numbers = {*study.front(contenders), *study.expected_front(contenders), 0, tuned}
     return [trial for trial in trials if trial.number in numbers or trial.reference is not None]
+
+
+def _within(window: Window, seconds: float) -> Window:
+    """Return the window of a group whose visit has so many seconds: when they are spent, disturbed blocks are kept.
+
+    Half of them is for the blocks, and half for the rates. Some are repeated even where no time is left.
+    """
+    least, most = _LEAST_PATIENCE * window.patience_seconds, window.patience_seconds
+    return replace(window, patience_seconds=min(max(seconds / 2, least), most))
 
 
 def grouped(points: Sequence[EndedTrial], seed: int) -> Iterator[list[EndedTrial]]:

@@ -31,10 +31,13 @@ _PROBES = {"screen": 3, "final": 3, "confirm": 4}
 Length = Literal["brief", "screen", "final", "confirm"]
 _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_requests=50, patience_seconds=1.0)
 # A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
-# than there, a rate is tried with fewer, and fewer blocks are repeated. Where all of them take above 5 s there are
+# than there, a rate is tried with fewer, and fewer blocks are repeated. Where all of them take above a second there are
 # fewer, down to what the percentiles need: a search learns more from two candidates than from one that is measured
 # twice as long. A candidate near its capacity has a short warm-up, since it lengthens the blocks of its whole group.
-SCREEN = Window(requests=15, probe_requests=300, seconds=5.0, warm_up=1, most=1.25)
+SCREEN = Window(requests=15, probe_requests=300, seconds=1.0, warm_up=1, most=1.25)
+# `Window.seconds` of a visit of the final benchmark: visits of a candidate differ by more than one errs that is short,
+# so two short ones tell more than one that is twice as long.
+_FINAL_SECONDS = 2.0
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
@@ -161,8 +164,10 @@ class MeterJobs:
             self.noise,
         )
 
-    def visit(self, sides: Sequence[Side], seed: int, number: int, recordings: Sequence[str]) -> requests.VisitRequest:
-        """Ask for one visit of several candidates beside the baseline, in a window of the length `final`.
+    def visit(
+        self, sides: Sequence[Side], window: Window, seed: int, number: int, recordings: Sequence[str]
+    ) -> requests.VisitRequest:
+        """Ask for one visit of several candidates beside the baseline.
 
         There is a recording, as in `time`, of each candidate.
         """
@@ -171,7 +176,7 @@ class MeterJobs:
             tuple(self._deployment(*side) for side in sides),
             self._deployment(*self.baseline),
             self.load,
-            self.window("final"),
+            window,
             seed,
             number,
             tuple(map(self._path, recordings)),
@@ -228,6 +233,8 @@ class MeterJobs:
         else:
             visits = max(1, blocks // FEWEST_BLOCKS)
             window = Window(-(-blocks // visits), probes=probes, visits=visits, patience_seconds=patience)
+            if length == "final":
+                window = replace(window, seconds=_FINAL_SECONDS)
         counted = max(window.probe_requests, fewest_samples(percent))
         return replace(window, probe_requests=counted).extended(percent)
 

@@ -42,7 +42,7 @@ PARTS: dict[tuple[Any, str], str] = {
     (benchmark, "measure_latency"): "latency",
     (benchmark, "measure_capacity"): "capacity",
     (benchmark, "search_rates"): "rates",
-    (latency, "_warm_up"): "latency: utilisation",
+    (latency, "_warm_ups"): "latency: utilisation",
     (latency, "_block"): "latency: blocks",
     (load_target, "open_loop"): "all: open loop",
     (load_target, "saturated"): "all: saturated",

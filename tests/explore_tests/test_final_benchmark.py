@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from objectives.jobs.requests import VisitRequest, VisitResponse, WeighRequest
 from objectives.measurement import recording
 from objectives.measurement.arrivals import Traffic
+from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
 from objectives.records import Footprint, Interval, Latency, SimulatedRatios, Throughput
 from search.cli.console import Console
@@ -384,9 +386,9 @@ def test_models_that_do_not_fit_into_memory_together_are_measured_apart(
 def test_the_reserve_is_what_it_takes_up_to_its_share(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Four points of 2 s each in the search, of 300 requests at 100 a second; a visit has 500."""
+    """Four points of 2 s each in the search, of 140 requests at 100 a second; a visit has 200."""
     final = final_of(parts, study_of(parts, OUTCOMES), Meter({}), monkeypatch, tmp_path, visits=3)
-    visit = 4 * 2 * (0.7 + 0.5 * 500 / 300)
+    visit = 4 * 2 * (0.7 + 0.5 * 200 / 140)
     assert final.reserve() == pytest.approx(3 * visit)
     for minutes, visits in ((1.5, 2), (0.1, 1)):  # 27 s hold two visits; one is left in any case
         budget = parts["config"].budget.model_copy(update={"minutes": minutes})
@@ -394,17 +396,63 @@ def test_the_reserve_is_what_it_takes_up_to_its_share(
         assert final.reserve() == pytest.approx(visits * visit)
 
 
-def test_a_visit_of_a_slow_model_has_more_of_the_requests_that_the_search_left_out(
+def test_all_visits_have_blocks_of_one_length(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """At 10 a second, 20 blocks of 7 requests show a p95 in the search, and half a minute holds 300 of a visit."""
+    """They are joined: the rate counts that was known before the first, for a final benchmark that goes on too."""
+    windows = list[Window]()
+
+    class Watched(Meter):
+        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
+            if isinstance(request, VisitRequest):
+                windows.append(request.window)
+                if len(windows) == 2:
+                    raise KeyboardInterrupt
+            return super().__call__(worker, request, limit, say)
+
     study = study_of(parts, OUTCOMES)
-    slow = []
+    rate = study.measured_trials()[0].outcome.measurement
+    assert rate is not None and rate.latency.rate_rps == 100.0
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    assert len(windows) > 3 and not study.final_is_due
+    assert {window.requests for window in windows} == {10}, "200 requests in 20 blocks"
+
+
+def test_disturbed_blocks_are_repeated_for_the_time_of_a_group(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of two groups the first has half of the time, half of which is for its blocks and half for its rates."""
+    patience = list[float]()
+
+    class Watched(Meter):
+        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
+            if isinstance(request, VisitRequest):
+                patience.append(request.window.patience_seconds)
+            return super().__call__(worker, request, limit, say)
+
+    monkeypatch.setattr(benchmark_groups, "_BYTES", 2500)  # two models at most together
+    study = study_of(parts, OUTCOMES)
+    for seconds, expected in ((1e9, [60.0, 60.0]), (100.0, [25.0, 50.0]), (-1.0, [15.0, 15.0])):
+        patience.clear()
+        study.note(**{"final:ended": None})
+        final_of(parts, study, Watched({}), monkeypatch, tmp_path / str(seconds)).run(seconds, 0.0)
+        assert patience == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(("rate_rps", "more"), [(1000.0, 500 / 300), (200.0, 400 / 200), (10.0, 1.0)])
+def test_the_reserve_knows_the_requests_of_a_visit(
+    rate_rps: float, more: float, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A visit has those of two seconds, and one in the search those of one, where these are not more than enough."""
+    study = study_of(parts, OUTCOMES)
+    paced = []
     for trial in study.measured_trials():
         found = trial.outcome.measurement
         assert found is not None
-        at_ten = replace(found, latency=replace(found.latency, rate_rps=10.0))
-        slow.append(replace(trial, outcome=replace(trial.outcome, measurement=at_ten)))
-    monkeypatch.setattr(study, "measured_trials", lambda: slow)
+        at_rate = replace(found, latency=replace(found.latency, rate_rps=rate_rps))
+        paced.append(replace(trial, outcome=replace(trial.outcome, measurement=at_rate)))
+    monkeypatch.setattr(study, "measured_trials", lambda: paced)
     final = final_of(parts, study, Meter({}), monkeypatch, tmp_path)
-    assert final.reserve() == pytest.approx(4 * 2 * (0.7 + 0.5 * 300 / 140))
+    assert final.reserve() == pytest.approx(4 * 2 * (0.7 + 0.5 * more))

@@ -318,8 +318,6 @@ def test_blocks_of_a_slow_model_are_shorter() -> None:
     window = replace(Window(), requests=15, seconds=5.0).extended(95)
     counts = {rate_rps: window.at(rate_rps).requests for rate_rps in (200.0, 60.0, 40.0, 10.0)}
     assert counts == {200.0: 15, 60.0: 15, 40.0: 10, 10.0: 7}, "300 requests of 20 blocks, 200, and 130 at least"
-    several = replace(window, visits=3)
-    assert several.at(10.0) == several, "visits of one benchmark are joined block by block"
 
 
 @pytest.mark.parametrize("field", ["blocks", "requests", "service_requests", "probe_requests", "visits"])

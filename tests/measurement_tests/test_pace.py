@@ -107,6 +107,13 @@ def test_a_visit_of_a_slow_model_has_as_few_requests_as_its_percentile_needs(
     assert sizes == sorted([20 * requests, counted]), "at the study's load, and at the rate that is tried"
 
 
+def test_blocks_of_visits_that_are_joined_have_one_length_whatever_the_pace() -> None:
+    targets = [SimulatedTarget(lambda asked: np.full(len(asked), 100.0)) for _ in range(2)]
+    window = Window(requests=15, probes=1, probe_requests=300, seconds=5.0, visits=2).extended(95)
+    (visit,) = measure_visit(targets, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None), window, 0, QuietMonitor)
+    assert visit.timings.candidate.shape == (20, 15)
+
+
 @pytest.mark.parametrize("candidates", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: int) -> None:
     """A deployment takes a fifth longer when another one ran last, as with cold caches.
