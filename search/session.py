@@ -28,6 +28,7 @@ from search.report.page_data import Links
 from search.report.report import CONFIG, front_figure, write_report
 from search.results import Front, front_json
 from search.run_pages import RunPages, is_server
+from search.sqlite_files import write_ahead
 from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
@@ -108,8 +109,10 @@ def open_session(config: StudyConfig, home: Home) -> Session:
     """Make or find the study and its ledger; ConfigError where a study of that name was begun with other settings."""
     home.claim()
     with opening(home):
-        storage, limits = home.storage(config.storage), config.quality.limits
-        study = Study(config.name, storage, config.objectives, limits, config.seed, config.sampler)
+        storage, tracking = home.storage(config.storage), home.tracking_uri(config.tracking_uri)
+        for url in (storage, tracking):
+            write_ahead(url)
+        study = Study(config.name, storage, config.objectives, config.quality.limits, config.seed, config.sampler)
         settings = config.model_dump(mode="json")
         if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(
@@ -127,7 +130,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 study.forget()
                 study.note(identity=identity)
         study.note(config=settings, measurement=MEASUREMENT, identity=identity)
-        ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, identity, home.root)
+        ledger = Ledger(tracking, home.artifacts, config.name, identity, home.root)
         ledger.open(settings, anew=changed is not None)
         return Session(config, home, study, ledger)
 

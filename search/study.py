@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -21,6 +20,7 @@ from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.importance import importance
 from search.samplers.knob_importance import KnobImportance
 from search.samplers.samplers import make_sampler
+from search.sqlite_files import is_missing
 from search.trials import EndedTrial, FinalNumbers, sought
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
@@ -69,6 +69,7 @@ class Study:
         self._measured: dict[int, EndedTrial] = {}
         self._shrunk: dict[int, Floats] | None = None
         self._known: set[Candidate] = set()
+        self._leading = self._chosen = 0
         return optuna.create_study(
             study_name=self._name,
             storage=self._storage,
@@ -133,7 +134,7 @@ class Study:
             evaluated: trials under way whose cost and loss are known
             builders: workers that train
         """
-        trials = self._study.get_trials(deepcopy=False)
+        trials = self._unfinished()
         waits = any(trial.state == TrialState.WAITING for trial in trials)
         if settled and not waits:
             self._study.enqueue_trial(dict(settled))
@@ -141,7 +142,7 @@ class Study:
             ended = [*self._recent(), *evaluated]
             front, passed_over, shrunk = self.expected_front(self.contenders()), self.passed_over, self.shrunk_values()
             evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over, shrunk)
-            drawn = self._sampler.propose(evidence, _chosen(trials))
+            drawn = self._sampler.propose(evidence, self._chosen + _chosen(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
         if "reference" in trial.user_attrs:
@@ -149,6 +150,17 @@ class Study:
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
+
+    def _unfinished(self) -> Sequence[FrozenTrial]:
+        """Return all trials from the first one that has not ended, so that an ask of a long study looks at few.
+
+        Those before it change no more; their choices are counted once.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        while self._leading < len(trials) and trials[self._leading].state.is_finished():
+            self._chosen += _chosen(trials[self._leading : self._leading + 1])
+            self._leading += 1
+        return trials[self._leading :]
 
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal, with all of its knobs in one transaction.
@@ -435,7 +447,4 @@ def _outcome(trial: FrozenTrial) -> Outcome:
 
 def exists(name: str, storage: str) -> bool:
     """Return whether such a study exists, without creating a database."""
-    prefix = "sqlite:///"
-    if storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists():
-        return False
-    return name in optuna.get_all_study_names(storage)
+    return not is_missing(storage) and name in optuna.get_all_study_names(storage)

@@ -8,17 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from objectives.errors import ExplainedError
 from search.errors import ConfigError
 from search.home import Home
 from search.locking import stoppable
 from search.run_pages import MLFLOW_PORT, is_server
+from search.sqlite_files import is_missing
 
 OPTUNA_PORT = 8080
 Say = Callable[[str], None]
-_SQLITE = "sqlite:///"
 # The dashboard has no module that runs by `python -m`.
 _DASHBOARD = "import sys; from optuna_dashboard._cli import main; sys.exit(main())"
 
@@ -53,7 +52,7 @@ def open_dashboard(home: Home, host: str, port: int | None, say: Say) -> int:
     if not _is_installed("optuna_dashboard"):
         raise ExplainedError("ui --optuna needs optuna-dashboard: pip install 'leanrec[dashboard]'")
     storage = home.storage(None)
-    if not Path(storage.removeprefix(_SQLITE)).exists():
+    if is_missing(storage):
         raise ConfigError(f"--home: must have a study for --optuna, but {storage} does not exist; leanrec run makes it")
     say(f"Optuna's dashboard: http://{host}:{port}/dashboard (Ctrl-C ends it)")
     return _serve(["-c", _DASHBOARD, storage, "--host", host, "--port", str(port)])

@@ -25,6 +25,7 @@ from objectives.serving.devices import distribution
 from objectives.store import make_once
 from search.home import Home
 from search.ledger.client import STORE_ERRORS, first_line, open_client
+from search.sqlite_files import is_missing
 from spaces.serialization import digest
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 LOADER = "objectives.serving.pyfunc"
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def find(uri: str, home: Home, field: str = "BUNDLE") -> Path | None:
 
 def check_store(store: str, what: str, field: str) -> None:
     """Check that a database is there, since looking into it would make it."""
-    if store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).exists():
+    if is_missing(store):
         others = "--home gives another home, and MLFLOW_TRACKING_URI another store"
         raise InputError(f"{field}: {what} must be registered in {store}, but nothing is; {others}")
 

@@ -28,6 +28,7 @@ import json
 from objectives.records import Outcome, SimulatedRatios
 from search.ledger.ledger import Ledger
 from search.samplers.drawn import draw
+from search.sqlite_files import write_ahead
 from search.study import Study
 from search.trials import sought
 from spaces.candidate import Candidate
@@ -51,6 +52,7 @@ def outcome_of(candidate: Candidate, number: int) -> Outcome:
 def filled(folder: Path, count: int) -> str:
     """Fill a database with ended trials of different candidates, the baseline first; return its URL."""
     storage = f"sqlite:///{folder / 'optuna.db'}"
+    write_ahead(storage)
     Study("s", storage, OBJECTIVES, LIMITS, 0, "auto")
     study, random, trials = optuna.load_study(study_name="s", storage=storage), Random(0), []
     for number in range(count):
@@ -85,7 +87,9 @@ def measure(count: int, asked: int) -> dict[str, list[float]]:
         study = Study("s", storage, OBJECTIVES, LIMITS, 0, "auto")
         study.ended()
         timed("open", start)
-        ledger = Ledger(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", "s", "1", folder)
+        tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        write_ahead(tracking)
+        ledger = Ledger(tracking, folder / "artifacts", "s", "1", folder)
         ledger.open({"name": "s"})
         for _ in range(asked):
             start = time.perf_counter()
