@@ -21,14 +21,13 @@ from search.config.study_file import difference
 from search.errors import ConfigError
 from search.explore.study_profile import read_profile
 from search.format import metric_name
-from search.home import Home, write_json
+from search.home import Home, write_ahead, write_json
 from search.ledger.ledger import Ledger
 from search.locking import locked, opening
 from search.report.page_data import Links
 from search.report.report import CONFIG, front_figure, write_report
 from search.results import Front, front_json
 from search.run_pages import RunPages, is_server
-from search.sqlite_files import write_ahead
 from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
@@ -109,9 +108,9 @@ def open_session(config: StudyConfig, home: Home) -> Session:
     """Make or find the study and its ledger; ConfigError where a study of that name was begun with other settings."""
     home.claim()
     with opening(home):
-        storage, tracking = home.storage(config.storage), home.tracking_uri(config.tracking_uri)
-        for url in (storage, tracking):
-            write_ahead(url)
+        storage = home.storage(config.storage)
+        if config.storage is None:
+            write_ahead(storage)
         study = Study(config.name, storage, config.objectives, config.quality.limits, config.seed, config.sampler)
         settings = config.model_dump(mode="json")
         if study.finished() and study.facts.get("measurement") != MEASUREMENT:
@@ -130,7 +129,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 study.forget()
                 study.note(identity=identity)
         study.note(config=settings, measurement=MEASUREMENT, identity=identity)
-        ledger = Ledger(tracking, home.artifacts, config.name, identity, home.root)
+        ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, identity, home.root)
         ledger.open(settings, anew=changed is not None)
         return Session(config, home, study, ledger)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 
 import optuna
@@ -15,12 +14,12 @@ from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
 from search.expected_cost import QUALITY, shrunk_values
 from search.front import Floats, resolved_front
+from search.home import is_missing
 from search.samplers.drawn import Drawn
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.samplers.importance import importance
 from search.samplers.knob_importance import KnobImportance
 from search.samplers.samplers import make_sampler
-from search.sqlite_files import is_missing
 from search.trials import EndedTrial, FinalNumbers, sought
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
@@ -34,8 +33,8 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 # before the last one ended, and their seconds.
 _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_BEFORE, _FINAL_SECONDS = "final:before", "final:seconds"
-# Rate of the baseline's requests when the last final benchmark began.
-_FINAL_RATE = "final:rate"
+# Requests of a block of the last final benchmark that was begun.
+_FINAL_REQUESTS = "final:requests"
 # Attributes of a trial that was enqueued as a starting point, that a run left open, and that was proposed.
 _START, _INTERRUPTED, EXPECTED_LOSS = "start", "interrupted", "expected_loss"
 # Facts: the sources of starting points whose points were enqueued, and elastic networks that could not be trained.
@@ -165,7 +164,7 @@ class Study:
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal, with all of its knobs in one transaction.
 
-        Each transaction may take 20 ms on a disk, and a kill between two would leave part of a choice.
+        A kill between two would leave part of a choice.
         """
         template = create_trial(
             state=TrialState.RUNNING,
@@ -287,16 +286,16 @@ class Study:
         if told.outcome.informative or told.outcome.state == "failed":
             self._known.add(candidate)
 
-    def begin_final(self, rate_rps: float) -> int:
-        """Return the number of a new final benchmark, from 0; `rate_rps` is the baseline's as it is known then."""
+    def begin_final(self, requests: int) -> int:
+        """Return the number of a new final benchmark, from 0, whose blocks have so many requests."""
         run = int(self.facts.get(_FINAL_RUNS, 0))
-        self.note(**{_FINAL_RATE: rate_rps, _FINAL_RUNS: run + 1})
+        self.note(**{_FINAL_REQUESTS: requests, _FINAL_RUNS: run + 1})
         return run
 
     @property
-    def final_rate_rps(self) -> float:
-        """Rate that the last final benchmark was begun with; one of no limit where an earlier version began it."""
-        return float(self.facts.get(_FINAL_RATE, sys.float_info.max))
+    def final_requests(self) -> int | None:
+        """Requests of a block of the last final benchmark; None where an earlier version began it."""
+        return self.facts.get(_FINAL_REQUESTS)
 
     def note_final(self, number: int, numbers: FinalNumbers | None) -> None:
         """Replace a trial's numbers by those of a final benchmark; None for those of the search again."""

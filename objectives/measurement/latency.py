@@ -80,8 +80,8 @@ class Window:
     seconds: time that the requests of a rate may take, and with `at` those of all blocks of a deployment: there are
         fewer where they take longer, though as many as the percentiles need
     visits: number of times that both deployments are opened anew and measured
-    warm_up: limit of the requests before those that count, as a multiple of them: at a rate, and in a block where a
-        candidate is busier than the baseline, since all deployments of a group have as many
+    warm_up: limit of the requests before those that count, as a multiple of them: in a block, where a candidate is
+        busier than the baseline, since all deployments of a group have as many, and at a rate, where it is 2 at most
     most: pairs of blocks to run at most for each one that is wanted, since disturbed ones are repeated; so are probes
     patience_seconds: time from the start of a visit's blocks, and from that of its probes, after which those disturbed
         are not repeated

@@ -33,7 +33,7 @@ _MOST_WARM_UP = 2
 # Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
 # Share of the capacity below which no rate is tried, and the seconds that the fewest requests that show a percentile
-# may take at a tried rate, unless the capacity itself is too low for that. A probe's warm-up is no longer either.
+# may take at a tried rate, unless the capacity itself is too low for that.
 _LOWEST, _MOST_PROBE_SECONDS = 0.1, 30.0
 # Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
@@ -110,7 +110,7 @@ def probe(
     count: int,
     seed: int,
     slower: float = 1.0,
-    warm_up: int = _MOST_WARM_UP,
+    most_warm_up: int | None = None,
 ) -> Probe:
     """Measure one stream at one rate; the requests that bring it to steady state are not counted.
 
@@ -120,17 +120,16 @@ def probe(
 
     Args:
         count: requests that count, a multiple of `SEGMENTS`
-        warm_up: limit of those before them, as a multiple of them
+        most_warm_up: limit of those before them, twice as many if None
     """
-    warm_up = min(warm_up, _MOST_WARM_UP)
-    arrivals = gaps(traffic, rate_rps / slower, (1 + warm_up) * count, seed)
+    most = _MOST_WARM_UP * count if most_warm_up is None else most_warm_up
+    arrivals = gaps(traffic, rate_rps / slower, most + count, seed)
     sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
-    most = max(min(warm_up * count, int(_MOST_PROBE_SECONDS * rate_rps)), 1)
-    dropped = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), most)
-    chosen = drawn_requests(requests, dropped + count, seed)
+    warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), most)
+    chosen = drawn_requests(requests, warm_up + count, seed)
     target.settle()
-    played = target.open_loop(chosen, arrivals[: dropped + count])
-    latency = (played.latency_ms[dropped:] / slower).reshape(SEGMENTS, -1)
+    played = target.open_loop(chosen, arrivals[: warm_up + count])
+    latency = (played.latency_ms[warm_up:] / slower).reshape(SEGMENTS, -1)
     # In single precision, as it is stored.
     return Probe(rate_rps, latency.astype(np.float32).astype(np.float64))
 
@@ -174,9 +173,12 @@ def search_rates(
         # A rate that is tried again gets other arrivals.
         number = seed + sum(one.rate_rps == rate for one in search.probes)
         capacity = float(search.capacity_rps.mean())
+        # No longer than the seconds of a rate either, but for as many as count.
+        longest = max(count, int(window.seconds * rate))
+        warm_up = min(min(_MOST_WARM_UP, window.warm_up) * count, longest)
 
         def run() -> Probe:
-            return probe(targets[which], requests, load.traffic, rate, capacity, count, number, slower, window.warm_up)
+            return probe(targets[which], requests, load.traffic, rate, capacity, count, number, slower, warm_up)
 
         slower = slowness(which)
         found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 from objectives.errors import ExplainedError
 from search.errors import ConfigError
-from search.home import Home
+from search.home import Home, is_missing
 from search.locking import stoppable
 from search.run_pages import MLFLOW_PORT, is_server
-from search.sqlite_files import is_missing
 
 OPTUNA_PORT = 8080
 Say = Callable[[str], None]

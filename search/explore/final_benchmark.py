@@ -37,6 +37,9 @@ _VISIT_SECONDS = 20.0
 _WITHOUT_REQUESTS, _PER_REQUESTS = 0.7, 0.5
 # Least share of the patience with disturbed blocks, where the budget is spent.
 _LEAST_PATIENCE = 0.25
+# `Window.seconds` of a visit. Numbers of a candidate differ more between visits than those of a short visit err, so
+# that two short ones tell more than one that is twice as long.
+_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,23 @@ class FinalBenchmark:
         They are estimated by the trials so far: the seconds of all visits, or of as many as fit into its share of the
         budget, at least one.
         """
-        budget, points = self.session.config.budget, max(1, len(participants(self.session.study)))
-        trials = self.session.study.measured_trials()
+        budget, seconds = self.session.config.budget, self._expected_seconds()
+        return self._fitting(60 * budget.minutes * budget.final_share, seconds) * seconds
+
+    def _expected_seconds(self) -> float:
+        """Return the seconds that a visit of all points is expected to take, by the trials so far."""
+        trials, points = self.session.study.measured_trials(), max(1, len(participants(self.session.study)))
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in trials]
         rate = next((m.latency.rate_rps for trial in trials if (m := trial.measurement) is not None), None)
-        seconds = points * (_VISIT_SECONDS if rate is None else self._longer(rate) * fmean(measured))
-        fit = int(60 * budget.minutes * budget.final_share / seconds)
-        return min(max(fit, 1), self._visits) * seconds
+        return points * (_VISIT_SECONDS if rate is None else self._longer(rate) * fmean(measured))
+
+    def _fitting(self, seconds: float, visit_seconds: float) -> int:
+        """Return the number of visits that fit into a time, at least one."""
+        return min(max(int(seconds / visit_seconds), 1), self._window.visits)
 
     def _longer(self, rate_rps: float) -> float:
         """Return the seconds of a visit for each point over those of the search, by the rate of its requests."""
-        final, search = (self.jobs.window(length).at(rate_rps) for length in ("final", "screen"))
+        final, search = self._window.at(rate_rps), self.jobs.window("screen").at(rate_rps)
         more = final.blocks * final.requests / (search.blocks * search.requests)
         return _WITHOUT_REQUESTS + _PER_REQUESTS * more
 
@@ -78,13 +87,15 @@ class FinalBenchmark:
             spent_seconds: of the budget, before this
         """
         study, start, longest = self.session.study, time.monotonic(), 0.0
-        folder = self._begin()
-        # Of one length in all visits, which are joined, those of a final benchmark that goes on too.
-        window = self.jobs.window("final").at(study.final_rate_rps)
-        for number in range(self._visits):
+        planned, folder = self._fitting(seconds, self._expected_seconds()), self._begin()
+        # Blocks have one length in all visits, which are joined, also where the final benchmark goes on.
+        window = replace(self._window, requests=study.final_requests or self._window.requests)
+        for number in range(window.visits):
             begun = time.monotonic()
             if number and begun - start + longest > seconds:
-                self.console.say(f"final benchmark: the time is spent after {count(number, 'visit')} of {self._visits}")
+                self.console.say(
+                    f"final benchmark: the time is spent after {count(number, 'visit')} of {window.visits}"
+                )
                 break
             # Who was visited stays, though its numbers no longer are on the front: only lucky ones would go on.
             wanted = {trial.number for trial in participants(study)}
@@ -93,12 +104,13 @@ class FinalBenchmark:
             points = [trial for trial in points if visits[trial.number] <= number]
             if not points:
                 continue
-            what = f"visit {number + 1} of {self._visits}, {count(len(points), 'point')} beside the baseline"
+            what = f"visit {number + 1} of {window.visits}, {count(len(points), 'point')} beside the baseline"
             self.console.say(f"final benchmark: {what}")
             groups = [*grouped(points, self.session.config.seed + number)]
             for done, group in enumerate(groups):
-                left = (start + seconds - time.monotonic()) / (len(groups) - done)
-                self._visit(group, number, folder, _within(window, left))
+                remaining = len(groups) - done + len(groups) * max(0, planned - number - 1)
+                each = (start + seconds - time.monotonic()) / remaining
+                self._visit(group, number, folder, _within(window, each))
             self._note(folder)
             study.note(search_seconds=spent_seconds + time.monotonic() - start)
             longest = max(longest, time.monotonic() - begun)
@@ -120,14 +132,15 @@ class FinalBenchmark:
             if not path.exists() or _summary(read_recording(path)) is not None:
                 return folder
         assert baseline.measurement is not None, "it was measured"
-        folder = f"final-{study.begin_final(baseline.measurement.latency.rate_rps)}"
+        requests = self._window.at(baseline.measurement.latency.rate_rps).requests
+        folder = f"final-{study.begin_final(requests)}"
         # Recordings of a study of this name in another database are not to be continued.
         shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
         return folder
 
     @property
-    def _visits(self) -> int:
-        return self.jobs.window("final").visits
+    def _window(self) -> Window:
+        return replace(self.jobs.window("final"), seconds=_SECONDS)
 
     def _visit(self, group: Sequence[EndedTrial], number: int, folder: str, window: Window) -> None:
         """Measure a visit of a group; where that fails, of each half of it, so that one that fails fails alone."""
@@ -210,7 +223,7 @@ def participants(study: Study) -> list[EndedTrial]:
 
 
 def _within(window: Window, seconds: float) -> Window:
-    """Return the window of a group whose visit has so many seconds: when they are spent, disturbed blocks are kept.
+    """Return the window of a group whose visit has so many seconds, after which disturbed blocks are not repeated.
 
     Half of them is for the blocks, and half for the rates. Some are repeated even where no time is left.
     """

@@ -23,9 +23,8 @@ from objectives.serving.bundle import Bundle, read_bundle, verify
 from objectives.serving.bundle_files import BundleError
 from objectives.serving.devices import distribution
 from objectives.store import make_once
-from search.home import Home
+from search.home import Home, is_missing
 from search.ledger.client import STORE_ERRORS, first_line, open_client
-from search.sqlite_files import is_missing
 from spaces.serialization import digest
 
 if TYPE_CHECKING:

@@ -33,11 +33,9 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 # A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
 # than there, a rate is tried with fewer, and fewer blocks are repeated. Where all of them take above a second there are
 # fewer, down to what the percentiles need: a search learns more from two candidates than from one that is measured
-# twice as long. A candidate near its capacity has a short warm-up, since it lengthens the blocks of its whole group.
+# twice as long. A candidate near its capacity has a short warm-up, which lengthens the blocks of its whole group, and
+# so has a rate near it.
 SCREEN = Window(requests=15, probe_requests=300, seconds=1.0, warm_up=1, most=1.25)
-# `Window.seconds` of a visit of the final benchmark: visits of a candidate differ by more than one errs that is short,
-# so two short ones tell more than one that is twice as long.
-_FINAL_SECONDS = 2.0
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
@@ -233,8 +231,6 @@ class MeterJobs:
         else:
             visits = max(1, blocks // FEWEST_BLOCKS)
             window = Window(-(-blocks // visits), probes=probes, visits=visits, patience_seconds=patience)
-            if length == "final":
-                window = replace(window, seconds=_FINAL_SECONDS)
         counted = max(window.probe_requests, fewest_samples(percent))
         return replace(window, probe_requests=counted).extended(percent)
 

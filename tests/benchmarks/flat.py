@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import json
 
 from objectives.records import Outcome, SimulatedRatios
+from search.home import write_ahead
 from search.ledger.ledger import Ledger
 from search.samplers.drawn import draw
-from search.sqlite_files import write_ahead
 from search.study import Study
 from search.trials import sought
 from spaces.candidate import Candidate

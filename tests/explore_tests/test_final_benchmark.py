@@ -399,7 +399,7 @@ def test_the_reserve_is_what_it_takes_up_to_its_share(
 def test_all_visits_have_blocks_of_one_length(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """They are joined: the rate counts that was known before the first, for a final benchmark that goes on too."""
+    """They are joined: the baseline's rate before the first decides, of a final benchmark that goes on too."""
     windows = list[Window]()
 
     class Watched(Meter):
@@ -411,8 +411,8 @@ def test_all_visits_have_blocks_of_one_length(
             return super().__call__(worker, request, limit, say)
 
     study = study_of(parts, OUTCOMES)
-    rate = study.measured_trials()[0].outcome.measurement
-    assert rate is not None and rate.latency.rate_rps == 100.0
+    baseline = study.measured_trials()[0].measurement
+    assert baseline is not None and baseline.latency.rate_rps == 100.0
     for _ in range(2):
         with contextlib.suppress(KeyboardInterrupt):
             final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
@@ -420,10 +420,45 @@ def test_all_visits_have_blocks_of_one_length(
     assert {window.requests for window in windows} == {10}, "200 requests in 20 blocks"
 
 
-def test_disturbed_blocks_are_repeated_for_the_time_of_a_group(
+def test_a_final_benchmark_that_an_earlier_version_began_goes_on_with_its_blocks(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of two groups the first has half of the time, half of which is for its blocks and half for its rates."""
+    windows = list[Window]()
+
+    class Watched(Meter):
+        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
+            if isinstance(request, VisitRequest):
+                windows.append(request.window)
+            return super().__call__(worker, request, limit, say)
+
+    study = study_of(parts, OUTCOMES)
+    study.note(**{"final:runs": 1})
+    final_of(parts, study, Watched({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    assert [window.requests for window in windows] == [25] and not study.final_is_due
+    assert (tmp_path / "mlruns/timings/ml-100k/final-0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("visits", "seconds", "expected"),
+    [
+        (1, 1e9, [60.0, 60.0]),
+        (1, 100.0, [25.0, 50.0]),
+        (1, -1.0, [15.0, 15.0]),
+        (3, 300.0, [25.0, 30.0]),  # a sixth, and a fifth of what is left
+        (3, 70.0, [15.0, 15.0]),
+        (3, 30.0, [15.0, 15.0]),
+        (3, 20.0, [15.0, 15.0]),
+    ],
+)
+def test_disturbed_blocks_are_repeated_for_the_time_of_a_group(
+    visits: int,
+    seconds: float,
+    expected: list[float],
+    parts: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Two groups in the first visit, of which each has half of its time for blocks and half for rates."""
     patience = list[float]()
 
     class Watched(Meter):
@@ -434,18 +469,35 @@ def test_disturbed_blocks_are_repeated_for_the_time_of_a_group(
 
     monkeypatch.setattr(benchmark_groups, "_BYTES", 2500)  # two models at most together
     study = study_of(parts, OUTCOMES)
-    for seconds, expected in ((1e9, [60.0, 60.0]), (100.0, [25.0, 50.0]), (-1.0, [15.0, 15.0])):
-        patience.clear()
-        study.note(**{"final:ended": None})
-        final_of(parts, study, Watched({}), monkeypatch, tmp_path / str(seconds)).run(seconds, 0.0)
-        assert patience == pytest.approx(expected, rel=0.05)
+    final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits).run(seconds, 0.0)
+    assert patience[:2] == pytest.approx(expected, rel=0.05)
+
+
+def test_one_visit_has_all_the_time_where_no_other_fits(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A point takes 60 s in the search, so that the four take above five minutes."""
+    patience = list[float]()
+
+    class Watched(Meter):
+        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
+            if isinstance(request, VisitRequest):
+                patience.append(request.window.patience_seconds)
+            return super().__call__(worker, request, limit, say)
+
+    study = study_of(parts, OUTCOMES)
+    slow = [replace(trial, outcome=replace(trial.outcome, seconds={"time": 60.0})) for trial in study.measured_trials()]
+    final = final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits=3)
+    monkeypatch.setattr(study, "measured_trials", lambda: slow)
+    final.run(100.0, 0.0)
+    assert patience[0] == pytest.approx(50.0, rel=0.05)
 
 
 @pytest.mark.parametrize(("rate_rps", "more"), [(1000.0, 500 / 300), (200.0, 400 / 200), (10.0, 1.0)])
 def test_the_reserve_knows_the_requests_of_a_visit(
     rate_rps: float, more: float, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A visit has those of two seconds, and one in the search those of one, where these are not more than enough."""
+    """A final visit has those of 2 s and a visit of the search those of 1 s, and both have 140 for the p95 at least."""
     study = study_of(parts, OUTCOMES)
     paced = []
     for trial in study.measured_trials():

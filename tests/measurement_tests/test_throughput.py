@@ -294,9 +294,14 @@ def test_a_probe_is_one_stream_in_segments_after_its_warm_up() -> None:
     assert np.array_equal(found.latency_ms, found.latency_ms.astype(np.float32)), "as it is kept"
 
 
-@pytest.mark.parametrize(("warm_up", "most"), [(1, 500), (2, 1000), (4, 1000)])
-def test_the_warm_up_near_the_capacity_is_limited_by_the_window(warm_up: int, most: int) -> None:
-    """At 97% of the capacity of M/M/1 the relaxation takes above 10,000 requests."""
+@pytest.mark.parametrize(
+    ("warm_up", "seconds", "counted", "most"),
+    [(1, 30.0, 500, 500), (2, 30.0, 500, 1000), (4, 30.0, 500, 1000), (4, 0.7, 500, 679), (4, 0.2, 195, 195)],
+)
+def test_the_warm_up_near_the_capacity_is_limited_by_the_window(
+    warm_up: int, seconds: float, counted: int, most: int
+) -> None:
+    """At 970 requests/s, 97% of the capacity of M/M/1, the relaxation takes above 10,000 requests."""
     lengths: list[int] = []
 
     class Watched(SimulatedTarget):
@@ -305,9 +310,9 @@ def test_the_warm_up_near_the_capacity_is_limited_by_the_window(warm_up: int, mo
             assert len(gaps_ns) == len(requests)
             return super().open_loop(requests, gaps_ns)
 
-    window, load = replace(_window(1, 500), warm_up=warm_up), replace(LOAD, slo_ms=1e9)
+    window, load = replace(_window(1, 500), warm_up=warm_up, seconds=seconds), replace(LOAD, slo_ms=1e9)
     search_rates([Watched(lambda requests: np.ones(len(requests)))], [begun(1000.0)], ONE, load, 1e9, window, 0)
-    assert lengths == [500 + most]
+    assert lengths == [counted + most]
 
 
 @pytest.mark.parametrize("name", ["expon", "lognorm", "uniform"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import signal
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +89,19 @@ def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
     with pytest.raises(ConfigError, match=r"^recommender: .*'shop'"):
         launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
     assert study.facts["prepared"]["key"] == "old"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_the_home_s_own_trials_are_written_ahead(own: bool, home: Home) -> None:
+    """Others may read MLflow's store, or the user's database, from where they cannot write."""
+    file = home.mlruns / ("optuna.db" if own else "theirs.db")
+    settings = {"name": "shop", "data": {"source": "synthetic"}} | ({} if own else {"storage": f"sqlite:///{file}"})
+    launch.open_session(parse(settings), home)
+    modes = []
+    for database in (file, home.mlruns / "mlflow.db"):
+        with contextlib.closing(sqlite3.connect(database)) as opened:
+            modes.append(opened.execute("PRAGMA journal_mode").fetchone()[0])
+    assert modes == ["wal" if own else "delete", "delete"]
 
 
 def test_settings_of_a_study_without_trials_may_be_mended(home: Home) -> None:

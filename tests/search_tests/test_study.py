@@ -12,6 +12,7 @@ import pytest
 
 from objectives.records import NotFiniteError, Outcome, Quality
 from search.config.loss_limits import Limits
+from search.samplers.expected_gain import ExpectedGainSampler
 from search.study import Study
 from search.trials import sought
 from spaces.search_space import SearchSpace
@@ -126,6 +127,33 @@ def test_a_kill_while_a_trial_is_swept_loses_no_choice(
     again = open_study(storage)
     again.sweep()
     assert again.ask(space)[1] == candidate
+
+
+def test_a_proposal_has_the_same_number_in_a_study_that_goes_on_and_in_one_that_is_opened(
+    space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts every choice but that of an interrupted trial, which is asked for again; ends come in any order."""
+    numbers = list[int]()
+    study = Study("s", storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0, "auto")
+    propose = ExpectedGainSampler.propose
+
+    def noted(self: ExpectedGainSampler, evidence: Any, number: int) -> Any:
+        numbers.append(number)
+        return propose(self, evidence, number)
+
+    monkeypatch.setattr(ExpectedGainSampler, "propose", noted)
+    _, second, _ = (study.ask(space)[0] for _ in range(3))
+    study.tell(second.number, complete_outcome(key="b"), 1)
+    study.ask(space)
+    study.sweep()  # the first, the third and the fourth were interrupted, and wait to be asked for again
+    study.tell(study.ask(space)[0].number, complete_outcome(key="a"), 1)
+    for _ in range(3):  # two that wait, and a new one
+        study.ask(space)
+    assert numbers == [0, 1, 2, 3, 4]
+    again = Study("s", storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0, "auto")
+    again.ask(space)
+    study.ask(space)
+    assert numbers == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_failed_and_a_stopped_trial_have_no_values(space: SearchSpace, storage: str) -> None:

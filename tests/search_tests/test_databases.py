@@ -1,4 +1,4 @@
-"""Databases whose commits go to a log."""
+"""Databases of a home, whose commits go to a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.sqlite_files import is_missing, sqlite_file, write_ahead
+from search.home import is_missing, sqlite_file, write_ahead
 
 _WRITER = """
 import sqlite3, sys
@@ -46,15 +46,15 @@ def test_only_a_file_of_sqlite_is_one(url: str, file: Path | None, tmp_path: Pat
 
 
 def test_a_reader_does_not_stop_a_writer(tmp_path: Path) -> None:
-    """As MLflow's UI reads while a search writes: with a rollback journal the commit waits for the reader."""
+    """As Optuna's dashboard reads while a search writes: with a rollback journal the commit waits for the reader."""
     file = tmp_path / "optuna.db"
     url = f"sqlite:///{file}"
     write_ahead(url)
     optuna.create_study(storage=url, study_name="s").enqueue_trial({"x": 1})
     assert mode(file) == "wal"
     with contextlib.closing(sqlite3.connect(file)) as reader, contextlib.closing(sqlite3.connect(file, 0)) as writer:
-        reading = reader.execute("SELECT * FROM trials")
-        reading.fetchone()
+        reader.execute("BEGIN")
+        assert len(reader.execute("SELECT * FROM trials").fetchall()) == 1
         with writer:
             writer.execute("UPDATE studies SET study_name = 't'")
         assert writer.execute("SELECT study_name FROM studies").fetchone() == ("t",)
@@ -65,6 +65,7 @@ def test_a_writer_that_is_killed_loses_no_commit(tmp_path: Path) -> None:
     write_ahead(f"sqlite:///{file}")
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE kept (number INTEGER)")
+    assert mode(file) == "wal"
     with subprocess.Popen([sys.executable, "-c", _WRITER, file], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         told = [int(writer.stdout.readline()) for _ in range(50)]
