@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from objectives.measurement.load_generator import Request, typical_requests
 from objectives.measurement.load_target import LoadTarget
 
-_REQUESTS = 12
+# Requests of a look: as many as take this time, of those that are slow few.
+_FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
 # Ratio of the machine's current service time to that of a reference moment. The argument is the number of the target
 # that runs next.
@@ -26,7 +27,8 @@ class ServiceTimer:
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
         self._target = target
-        self._requests = typical_requests(requests, _REQUESTS)
+        mean_ms = float(target.closed_loop(typical_requests(requests, _FEWEST)).mean())
+        self._requests = typical_requests(requests, min(max(int(1e3 * _LOOK_SECONDS / mean_ms), _FEWEST), _MOST))
         self._recent: deque[float] = deque(maxlen=_LOOKS)
         self.restart()
 

@@ -11,7 +11,7 @@ twice the baseline's p95, and the capacity is measured. What was measured is kep
 nothing new begins, and a second call goes on.
 
 On the virtual clock the same requests arrive at the same times, at the same utilisation of the baseline; values are
-those of the machine's speed just before they were measured, by the median of three times twelve requests to the
+those of the machine's speed just before they were measured, by the median of three times some requests to the
 baseline, one at a time. Rates and capacities are simulated as a search does.
 
 Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline next to the
