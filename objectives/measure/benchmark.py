@@ -190,7 +190,7 @@ def measure_visit(
     def rate_rps(first: int) -> float:
         return initial_rps / pace(first)
 
-    # Several visits are joined, so their blocks have the same length whatever the pace of each.
+    # Several visits are joined, so their blocks have the same length whatever the pace of each; one may be shorter.
     blocks = window if window.visits > 1 else window.at(initial_rps)
     timings = measure_latency(targets, requests, load.traffic, rate_rps, blocks, seed, monitor)
     kept = [one.kept() for one in timings]

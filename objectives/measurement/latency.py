@@ -78,7 +78,8 @@ class Window:
     probe_requests: requests that count at each such rate, more where they come within 0.3 s
     fewest: requests of all blocks together that the percentiles need
     seconds: time that the requests of a rate may take, and with `at` those of all blocks of a deployment: there are
-        fewer where they take longer, though as many as the percentiles need
+        fewer where they take longer, though as many as the percentiles need, and no more before those of a rate, unless
+        as many count
     visits: number of times that both deployments are opened anew and measured
     warm_up: limit of the requests before those that count, as a multiple of them: in a block, where a candidate is
         busier than the baseline, since all deployments of a group have as many, and at a rate, where it is 2 at most

@@ -23,6 +23,8 @@ class ServiceTimer:
 
     A machine's speed may change by half within minutes. At a fixed rate the queue in its slow phases would dominate a
     window's p95, and a rate found in a fast phase could not be compared with one of a slow phase.
+
+    The number of its requests is settled by a first look.
     """
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:

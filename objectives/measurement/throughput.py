@@ -173,7 +173,7 @@ def search_rates(
         # A rate that is tried again gets other arrivals.
         number = seed + sum(one.rate_rps == rate for one in search.probes)
         capacity = float(search.capacity_rps.mean())
-        # No longer than the seconds of a rate either, but for as many as count.
+        # It takes no longer than the seconds of a rate either, unless as many count.
         longest = max(count, int(window.seconds * rate))
         warm_up = min(min(_MOST_WARM_UP, window.warm_up) * count, longest)
 

@@ -58,7 +58,8 @@ class FinalBenchmark:
         budget, at least one.
         """
         budget, seconds = self.session.config.budget, self._expected_seconds()
-        return self._fitting(60 * budget.minutes * budget.final_share, seconds) * seconds
+        fit = int(60 * budget.minutes * budget.final_share / seconds)
+        return min(max(fit, 1), self._window.visits) * seconds
 
     def _expected_seconds(self) -> float:
         """Return the seconds that a visit of all points is expected to take, by the trials so far."""
@@ -66,10 +67,6 @@ class FinalBenchmark:
         measured = [trial.outcome.seconds.get("time", 0.0) for trial in trials]
         rate = next((m.latency.rate_rps for trial in trials if (m := trial.measurement) is not None), None)
         return points * (_VISIT_SECONDS if rate is None else self._longer(rate) * fmean(measured))
-
-    def _fitting(self, seconds: float, visit_seconds: float) -> int:
-        """Return the number of visits that fit into a time, at least one."""
-        return min(max(int(seconds / visit_seconds), 1), self._window.visits)
 
     def _longer(self, rate_rps: float) -> float:
         """Return the seconds of a visit for each point over those of the search, by the rate of its requests."""
@@ -87,8 +84,9 @@ class FinalBenchmark:
             spent_seconds: of the budget, before this
         """
         study, start, longest = self.session.study, time.monotonic(), 0.0
-        planned, folder = self._fitting(seconds, self._expected_seconds()), self._begin()
-        # Blocks have one length in all visits, which are joined, also where the final benchmark goes on.
+        # The time is shared by the visits that it was reserved for, of which the search may have taken a little.
+        planned, folder = max(1, round(seconds / self._expected_seconds())), self._begin()
+        # Blocks of several visits, which are joined, have one length, also where the final benchmark goes on.
         window = replace(self._window, requests=study.final_requests or self._window.requests)
         for number in range(window.visits):
             begun = time.monotonic()
@@ -107,12 +105,14 @@ class FinalBenchmark:
             what = f"visit {number + 1} of {window.visits}, {count(len(points), 'point')} beside the baseline"
             self.console.say(f"final benchmark: {what}")
             groups = [*grouped(points, self.session.config.seed + number)]
+            planned = min(planned, window.visits - number)
             for done, group in enumerate(groups):
-                remaining = len(groups) - done + len(groups) * max(0, planned - number - 1)
+                remaining = len(groups) * planned - done
                 each = (start + seconds - time.monotonic()) / remaining
                 self._visit(group, number, folder, _within(window, each))
             self._note(folder)
             study.note(search_seconds=spent_seconds + time.monotonic() - start)
+            planned = max(1, planned - 1)
             longest = max(longest, time.monotonic() - begun)
         if not longest:
             self._note(folder)

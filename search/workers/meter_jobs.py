@@ -33,8 +33,8 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 # A visit of the search, which only ranks: the final benchmark measures the front anew. Each block has fewer requests
 # than there, a rate is tried with fewer, and fewer blocks are repeated. Where all of them take above a second there are
 # fewer, down to what the percentiles need: a search learns more from two candidates than from one that is measured
-# twice as long. A candidate near its capacity has a short warm-up, which lengthens the blocks of its whole group, and
-# so has a rate near it.
+# twice as long. The warm-up of a candidate near its capacity is short, since it lengthens the blocks of its whole
+# group, and so is that of a rate near the capacity.
 SCREEN = Window(requests=15, probe_requests=300, seconds=1.0, warm_up=1, most=1.25)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]

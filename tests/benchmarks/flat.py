@@ -87,9 +87,7 @@ def measure(count: int, asked: int) -> dict[str, list[float]]:
         study = Study("s", storage, OBJECTIVES, LIMITS, 0, "auto")
         study.ended()
         timed("open", start)
-        tracking = f"sqlite:///{folder / 'mlflow.db'}"
-        write_ahead(tracking)
-        ledger = Ledger(tracking, folder / "artifacts", "s", "1", folder)
+        ledger = Ledger(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", "s", "1", folder)
         ledger.open({"name": "s"})
         for _ in range(asked):
             start = time.perf_counter()

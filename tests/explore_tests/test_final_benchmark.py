@@ -52,6 +52,7 @@ class Meter:
     def __init__(self, planted: dict[int, float], failing: Callable[[list[int], int], bool] = lambda *_: False) -> None:
         self.planted, self.failing = planted, failing
         self.visits: list[tuple[int, list[int]]] = []
+        self.windows: list[Window] = []
         self.weighed = 0
 
     def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
@@ -61,6 +62,7 @@ class Meter:
         assert isinstance(request, VisitRequest) and limit == 120.0
         numbers = [int(Path(path).stem.removeprefix("trial-")) for path in request.recordings]
         self.visits.append((request.number, numbers))
+        self.windows.append(request.window)
         if self.failing(numbers, request.number):
             raise JobError("gone")
         for number, path in zip(numbers, map(Path, request.recordings), strict=True):
@@ -400,41 +402,29 @@ def test_all_visits_have_blocks_of_one_length(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """They are joined: the baseline's rate before the first decides, of a final benchmark that goes on too."""
-    windows = list[Window]()
 
-    class Watched(Meter):
-        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
-            if isinstance(request, VisitRequest):
-                windows.append(request.window)
-                if len(windows) == 2:
-                    raise KeyboardInterrupt
-            return super().__call__(worker, request, limit, say)
+    def stopped(_: list[int], visit: int) -> bool:
+        if visit == 1 and len(meter.windows) == 2:
+            raise KeyboardInterrupt
+        return False
 
-    study = study_of(parts, OUTCOMES)
+    study, meter = study_of(parts, OUTCOMES), Meter({}, failing=stopped)
     baseline = study.measured_trials()[0].measurement
     assert baseline is not None and baseline.latency.rate_rps == 100.0
     for _ in range(2):
         with contextlib.suppress(KeyboardInterrupt):
-            final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
-    assert len(windows) > 3 and not study.final_is_due
-    assert {window.requests for window in windows} == {10}, "200 requests in 20 blocks"
+            final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    assert len(meter.windows) > 3 and not study.final_is_due
+    assert {window.requests for window in meter.windows} == {10}, "200 requests in 20 blocks"
 
 
 def test_a_final_benchmark_that_an_earlier_version_began_goes_on_with_its_blocks(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    windows = list[Window]()
-
-    class Watched(Meter):
-        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
-            if isinstance(request, VisitRequest):
-                windows.append(request.window)
-            return super().__call__(worker, request, limit, say)
-
-    study = study_of(parts, OUTCOMES)
+    study, meter = study_of(parts, OUTCOMES), Meter({})
     study.note(**{"final:runs": 1})
-    final_of(parts, study, Watched({}), monkeypatch, tmp_path).run(1e9, 0.0)
-    assert [window.requests for window in windows] == [25] and not study.final_is_due
+    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 0.0)
+    assert [window.requests for window in meter.windows] == [25] and not study.final_is_due
     assert (tmp_path / "mlruns/timings/ml-100k/final-0").is_dir()
 
 
@@ -445,9 +435,8 @@ def test_a_final_benchmark_that_an_earlier_version_began_goes_on_with_its_blocks
         (1, 100.0, [25.0, 50.0]),
         (1, -1.0, [15.0, 15.0]),
         (3, 300.0, [25.0, 30.0]),  # a sixth, and a fifth of what is left
-        (3, 70.0, [15.0, 15.0]),
-        (3, 30.0, [15.0, 15.0]),
-        (3, 20.0, [15.0, 15.0]),
+        (3, 120.0, [15.0, 15.0]),
+        (2, 120.0, [15.0, 20.0]),
     ],
 )
 def test_disturbed_blocks_are_repeated_for_the_time_of_a_group(
@@ -459,38 +448,49 @@ def test_disturbed_blocks_are_repeated_for_the_time_of_a_group(
     tmp_path: Path,
 ) -> None:
     """Two groups in the first visit, of which each has half of its time for blocks and half for rates."""
-    patience = list[float]()
-
-    class Watched(Meter):
-        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
-            if isinstance(request, VisitRequest):
-                patience.append(request.window.patience_seconds)
-            return super().__call__(worker, request, limit, say)
-
     monkeypatch.setattr(benchmark_groups, "_BYTES", 2500)  # two models at most together
-    study = study_of(parts, OUTCOMES)
-    final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits).run(seconds, 0.0)
-    assert patience[:2] == pytest.approx(expected, rel=0.05)
+    study, meter = study_of(parts, OUTCOMES), Meter({})
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits).run(seconds, 0.0)
+    assert [window.patience_seconds for window in meter.windows[:2]] == pytest.approx(expected, rel=0.05)
 
 
-def test_one_visit_has_all_the_time_where_no_other_fits(
+@pytest.mark.parametrize(("seconds", "visits"), [(100.0, 1), (330.0, 1), (650.0, 2), (1000.0, 3), (1500.0, 3)])
+def test_the_time_is_shared_by_the_visits_that_fit(
+    seconds: float, visits: int, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A point takes 60 s in the search, so that the four take 339 s: half of it for blocks, and half for rates."""
+    study, meter = study_of(parts, OUTCOMES), Meter({})
+    timing = parts["config"].timing.model_copy(update={"patience_seconds": 1e9})
+    parts["config"] = parts["config"].model_copy(update={"timing": timing})
+    monkeypatch.setattr(module, "_LEAST_PATIENCE", 0.0)
+    slow = [replace(trial, outcome=replace(trial.outcome, seconds={"time": 60.0})) for trial in study.measured_trials()]
+    final = final_of(parts, study, meter, monkeypatch, tmp_path, visits=3)
+    monkeypatch.setattr(study, "measured_trials", lambda: slow)
+    final.run(seconds, 0.0)
+    assert meter.windows[0].patience_seconds == pytest.approx(seconds / visits / 2, rel=0.01)
+
+
+def test_a_final_benchmark_that_goes_on_shares_the_time_by_the_visits_that_are_left(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A point takes 60 s in the search, so that the four take above five minutes."""
-    patience = list[float]()
+    """The second of three visits was interrupted; each group of the visits that are left gets a share."""
 
-    class Watched(Meter):
-        def __call__(self, worker: object, request: Any, limit: float, say: object) -> Any:
-            if isinstance(request, VisitRequest):
-                patience.append(request.window.patience_seconds)
-            return super().__call__(worker, request, limit, say)
+    def stopped(_: list[int], visit: int) -> bool:
+        if visit == 1 and len(meter.windows) == 2:
+            raise KeyboardInterrupt
+        return False
 
-    study = study_of(parts, OUTCOMES)
-    slow = [replace(trial, outcome=replace(trial.outcome, seconds={"time": 60.0})) for trial in study.measured_trials()]
-    final = final_of(parts, study, Watched({}), monkeypatch, tmp_path, visits=3)
-    monkeypatch.setattr(study, "measured_trials", lambda: slow)
-    final.run(100.0, 0.0)
-    assert patience[0] == pytest.approx(50.0, rel=0.05)
+    study, meter = study_of(parts, OUTCOMES), Meter({}, failing=stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    meter.windows.clear()
+    meter.visits.clear()
+    meter.failing = lambda *_: False
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(160.0, 0.0)
+    numbers = [visit for visit, _ in meter.visits]
+    assert numbers == [0, 1, 1, 2, 2], "a point that joined the front lacks the first visit"
+    patience = [window.patience_seconds for window in meter.windows]
+    assert patience[:3] == pytest.approx([160.0 / 3 / 2, 160.0 / 4 / 2, 160.0 / 3 / 2], rel=0.05)
 
 
 @pytest.mark.parametrize(("rate_rps", "more"), [(1000.0, 500 / 300), (200.0, 400 / 200), (10.0, 1.0)])

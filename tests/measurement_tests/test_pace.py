@@ -33,6 +33,18 @@ def test_the_pace_follows_the_machine() -> None:
     assert pace() == pytest.approx(5 * mean, rel=0.01), "two are"
 
 
+@pytest.mark.parametrize(("milliseconds", "count"), [(0.1, 12), (1.0, 12), (5.0, 6), (100.0, 4), (math.inf, 4)])
+def test_a_look_has_as_many_requests_as_take_30_ms(milliseconds: float, count: int) -> None:
+    counts = list[int]()
+
+    def service(requests: Sequence[Mapping[str, Any]]) -> Floats:
+        counts.append(len(requests))
+        return np.full(len(requests), milliseconds)
+
+    timer = ServiceTimer(SimulatedTarget(service), requests_of([1] * 20))
+    assert timer() == pytest.approx(milliseconds) and counts == [4, *[count] * 4]
+
+
 def machine(slowness: Sequence[float], order: list[int]) -> list[SimulatedTarget]:
     """Return targets of 1, 3 and 2 ms, each as many times slower as it says now, and note which runs."""
 

@@ -1,4 +1,4 @@
-"""Databases of a home, whose commits go to a log."""
+"""The trials' database, whose commits go to a log."""
 
 from __future__ import annotations
 
