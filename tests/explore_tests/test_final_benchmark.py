@@ -74,6 +74,20 @@ class Meter:
         return VisitResponse((1,) * len(numbers))
 
 
+def stopped_in_its_second_visit() -> Meter:
+    """Return a meter that is stopped once, by the first request of the second visit."""
+
+    stops = [1]
+
+    def stopped(_: list[int], visit: int) -> bool:
+        if visit in stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        return False
+
+    return Meter({}, failing=stopped)
+
+
 def taken(meter: Meter) -> list[list[int]]:
     """Return the trials of each visit."""
     return [sorted(t for of, points in meter.visits if of == visit for t in points) for visit in range(3)]
@@ -402,13 +416,7 @@ def test_all_visits_have_blocks_of_one_length(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """They are joined: the baseline's rate before the first decides, of a final benchmark that goes on too."""
-
-    def stopped(_: list[int], visit: int) -> bool:
-        if visit == 1 and len(meter.windows) == 2:
-            raise KeyboardInterrupt
-        return False
-
-    study, meter = study_of(parts, OUTCOMES), Meter({}, failing=stopped)
+    study, meter = study_of(parts, OUTCOMES), stopped_in_its_second_visit()
     baseline = study.measured_trials()[0].measurement
     assert baseline is not None and baseline.latency.rate_rps == 100.0
     for _ in range(2):
@@ -474,23 +482,16 @@ def test_a_final_benchmark_that_goes_on_shares_the_time_by_the_visits_that_are_l
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The second of three visits was interrupted; each group of the visits that are left gets a share."""
-
-    def stopped(_: list[int], visit: int) -> bool:
-        if visit == 1 and len(meter.windows) == 2:
-            raise KeyboardInterrupt
-        return False
-
-    study, meter = study_of(parts, OUTCOMES), Meter({}, failing=stopped)
+    study, meter = study_of(parts, OUTCOMES), stopped_in_its_second_visit()
     with contextlib.suppress(KeyboardInterrupt):
         final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     meter.windows.clear()
     meter.visits.clear()
-    meter.failing = lambda *_: False
-    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(160.0, 0.0)
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(300.0, 0.0)
     numbers = [visit for visit, _ in meter.visits]
     assert numbers == [0, 1, 1, 2, 2], "a point that joined the front lacks the first visit"
     patience = [window.patience_seconds for window in meter.windows]
-    assert patience[:3] == pytest.approx([160.0 / 3 / 2, 160.0 / 4 / 2, 160.0 / 3 / 2], rel=0.05)
+    assert patience[:3] == pytest.approx([300.0 / 3 / 2, 300.0 / 4 / 2, 300.0 / 3 / 2], rel=0.05)
 
 
 @pytest.mark.parametrize(("rate_rps", "more"), [(1000.0, 500 / 300), (200.0, 400 / 200), (10.0, 1.0)])
