@@ -77,9 +77,9 @@ class Window:
     probes: rates that the search for the rate under the SLO tries in a visit
     probe_requests: requests that count at each such rate, more where they come within 0.3 s
     fewest: requests of all blocks together that the percentiles need
-    seconds: time that the requests of a rate may take, and with `at` those of all blocks of a deployment: there are
-        fewer where they take longer, though as many as the percentiles need, and no more before those of a rate, unless
-        as many count
+    seconds: time that the requests of a rate may take, and with `at` those of all blocks of a deployment. Where they
+        take longer there are fewer, down to what the percentiles need. The warm-up before a rate takes no longer
+        either, unless it has as few requests as count.
     visits: number of times that both deployments are opened anew and measured
     warm_up: limit of the requests before those that count, as a multiple of them: in a block, where a candidate is
         busier than the baseline, since all deployments of a group have as many, and at a rate, where it is 2 at most

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from objectives.measurement.load_generator import Request, typical_requests
 from objectives.measurement.load_target import LoadTarget
 
-# Requests of a look: as many as take this time, of those that are slow few.
+# Limits of the number of requests of a look, and the time that they are to take.
 _FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
 # Ratio of the machine's current service time to that of a reference moment. The argument is the number of the target

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import signal
-import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +31,7 @@ from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.quantization import PrecisionSpace
 from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.test_databases import mode
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,11 +96,7 @@ def test_only_the_home_s_own_trials_are_written_ahead(own: bool, home: Home) -> 
     file = home.mlruns / ("optuna.db" if own else "theirs.db")
     settings = {"name": "shop", "data": {"source": "synthetic"}} | ({} if own else {"storage": f"sqlite:///{file}"})
     launch.open_session(parse(settings), home)
-    modes = []
-    for database in (file, home.mlruns / "mlflow.db"):
-        with contextlib.closing(sqlite3.connect(database)) as opened:
-            modes.append(opened.execute("PRAGMA journal_mode").fetchone()[0])
-    assert modes == ["wal" if own else "delete", "delete"]
+    assert [mode(file), mode(home.mlruns / "mlflow.db")] == ["wal" if own else "delete", "delete"]
 
 
 def test_settings_of_a_study_without_trials_may_be_mended(home: Home) -> None:
