@@ -145,13 +145,14 @@ class CustomMetricRequest(Request[EvaluateResponse]):
 
 @dataclass(frozen=True)
 class ServiceCurveResponse:
-    """Service curve of a deployment, and the milliseconds that a request took the baseline meanwhile.
+    """Service curve of a deployment, and the machine's pace meanwhile.
 
+    pace_ms: milliseconds of a request to the baseline's model on one thread
     model_bytes: of the model file, whose size does not depend on trained weights; None in files of earlier versions
     """
 
     curve: ServiceCurve
-    baseline_ms: float
+    pace_ms: float
     model_bytes: int | None = None
 
 
@@ -165,7 +166,9 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     batch_rows: rows of the largest batches that will be simulated, None for none
     split_over: parts that requests will be split into, None for none
     beside: the other instance groups of the placement, which take time from this one
-    reference_ms: milliseconds of a request to the baseline at the machine's reference speed, None for that of now
+    baseline_ms: milliseconds of a request to the baseline; None where this deployment is as fast
+    reference_pace_ms: the pace of the machine at its reference speed, at which the baseline takes `baseline_ms`; None
+        for the speed of now
     blocks: most times that runs are measured, within some seconds; those of disturbed blocks do not count
     """
 
@@ -177,16 +180,20 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     batch_rows: int | None = None
     split_over: int | None = None
     beside: tuple[InstanceGroup, ...] = field(default=(), metadata=added_later())
-    reference_ms: float | None = None
+    baseline_ms: float | None = None
+    reference_pace_ms: float | None = None
     blocks: int = 1
 
 
 @dataclass(frozen=True)
 class TransportResponse:
-    """Milliseconds that HTTP adds to a request of the baseline, and those that its pool takes for it meanwhile."""
+    """Milliseconds that HTTP adds to a request of the baseline, and the machine's pace meanwhile.
+
+    pace_ms: as in `ServiceCurveResponse`
+    """
 
     transport_ms: float
-    baseline_ms: float
+    pace_ms: float
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,13 +18,14 @@ from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.pace import ServiceTimer
 from objectives.records import Artifact, rows_of
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import Placement
+from spaces.techniques.placement import InstanceGroup, Placement
 
 _SWITCH_SECONDS = 5e-5
 # Seconds after which the machine may have another speed, so that earlier service times no longer count.
 _FRESH_SECONDS = 2.0
 # Requests in flight for each of several replicas that keep all of them busy, whatever their sizes.
 _EACH_OF_SEVERAL = 8
+ONE_THREAD = Placement(InstanceGroup(threads=1))
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def open_deployment(deployment: Deployment) -> Pool:
 
 
 class _KeptOpen:
-    """The pool that stays open between jobs, of one deployment, and the timer of its service time."""
+    """The pool that stays open between jobs, of a baseline's model on one thread, and the timer of its service time."""
 
     deployment: Deployment | None = None
     pool: Pool | None = None
@@ -50,21 +51,21 @@ class _KeptOpen:
     timed_s = 0.0
 
 
-def kept_open(deployment: Deployment, requests: Sequence[Request]) -> Pool:
-    """Return the pool of a deployment, warmed up, which stays open until `close_kept` or another one is asked for."""
+def pace_ms(baseline: Deployment, requests: Sequence[Request]) -> float:
+    """Return the machine's pace: milliseconds of a request to the baseline's model on one thread, one at a time.
+
+    This is the median of three measurements: one now and the two before, which are repeated if they are not recent.
+    The pool stays open until `close_kept` or until the pace of another baseline is asked for.
+
+    With two threads the kernel may run both on one core for some tenths of a second: on two cores a request took 0.7 or
+    1.1 ms, which told nothing of the machine (standard deviation of the logarithm 0.21, on one thread 0.08).
+    """
+    deployment = replace(baseline, placement=ONE_THREAD)
     if _KeptOpen.pool is None or _KeptOpen.deployment != deployment:
         close_kept()
         _KeptOpen.deployment, _KeptOpen.pool = deployment, open_deployment(deployment)
         warm_up(_KeptOpen.pool.submit, requests, deployment.placement)
-    return _KeptOpen.pool
-
-
-def kept_service_ms(deployment: Deployment, requests: Sequence[Request]) -> float:
-    """Return the milliseconds of a request in the pool that `kept_open` returns, one at a time.
-
-    This is the median of three measurements: one now and the two before, which are repeated if they are not recent.
-    """
-    target = load_target(kept_open(deployment, requests), deployment.placement, requests)
+    target = load_target(_KeptOpen.pool, deployment.placement, requests)
     target.settle()
     if _KeptOpen.timer is None:
         _KeptOpen.timer = ServiceTimer(target, requests)
@@ -75,7 +76,7 @@ def kept_service_ms(deployment: Deployment, requests: Sequence[Request]) -> floa
 
 
 def close_kept() -> None:
-    """Close the pool that `kept_open` opened, if any."""
+    """Close the pool that `pace_ms` opened, if any."""
     if _KeptOpen.pool is not None:
         _KeptOpen.pool.close()
     _KeptOpen.deployment = _KeptOpen.pool = _KeptOpen.timer = None

@@ -24,7 +24,7 @@ from objectives.arrays import Arrays
 from objectives.held_out_rows import read_requests
 from objectives.jobs.protocol import UNHEARD, PartProgress
 from objectives.jobs.requests import ServiceCurveRequest, ServiceCurveResponse
-from objectives.measure.deployment import kept_service_ms, load_target, quiet, warm_up
+from objectives.measure.deployment import load_target, pace_ms, quiet, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, calm_blocks, least_disturbed
 from objectives.measurement.load_generator import Request, drawn_requests
@@ -56,6 +56,21 @@ _BLOCKS_SECONDS = 5.0
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
+@dataclass(frozen=True)
+class StudyRate:
+    """Rate of a study, as its utilisation of the baseline.
+
+    baseline_ms: milliseconds of a request to the baseline; None where the deployment that is measured is as fast
+    """
+
+    share: float
+    baseline_ms: float | None = None
+
+    def rps(self, mean_ms: float) -> float:
+        """Return the requests per second, where a request takes the deployment so many milliseconds."""
+        return 1000 * self.share / (mean_ms if self.baseline_ms is None else self.baseline_ms)
+
+
 class Observed:
     """An engine that notes which requests it runs, and when each run begins and ends."""
 
@@ -81,11 +96,11 @@ class _Run:
 
 
 def service_curve(request: ServiceCurveRequest, progress: PartProgress = UNHEARD) -> ServiceCurveResponse:
-    """Measure the service curve of a deployment of one instance group, and the baseline's service time meanwhile.
+    """Measure the service curve of a deployment of one instance group, and the machine's pace meanwhile.
 
-    The baseline's pool stays open for the next such request.
+    The baseline's model stays open for the next such request.
 
-    The curve is that of the machine at its reference speed, at which the baseline takes `reference_ms`.
+    The curve is that of the machine at its reference speed, at which its pace is `reference_pace_ms`.
 
     Args:
         progress: `next_part` is called before each part
@@ -101,20 +116,21 @@ def service_curve(request: ServiceCurveRequest, progress: PartProgress = UNHEARD
 
     with quiet():
         progress.next_part()
-        looks = [kept_service_ms(request.baseline, requests)]
-        rate_rps = 1000 * request.share / looks[0]
+        looks = [pace_ms(request.baseline, requests)]
+        slowness = 1.0 if request.reference_pace_ms is None else looks[0] / request.reference_pace_ms
+        rate = StudyRate(request.share, None if request.baseline_ms is None else slowness * request.baseline_ms)
 
         def run() -> ServiceCurve:
-            asked = request.seed, rate_rps, request.blocks, progress.next_part, request.beside
+            asked = request.seed, rate, request.blocks, progress.next_part, request.beside
             return measure_service_curve(engine, measured.placement, sizes, *asked)
 
         # Of several blocks the disturbed ones are left out, and the whole is not repeated.
         curve = run() if request.blocks > 1 else least_disturbed(run, _CALM, InterferenceMonitor)
         progress.next_part()
-        looks.append(kept_service_ms(request.baseline, requests))
-    baseline_ms = math.sqrt(math.prod(looks))
-    factor = 1.0 if request.reference_ms is None else request.reference_ms / baseline_ms
-    return ServiceCurveResponse(curve.scaled(factor), baseline_ms, measured.artifact.model_bytes)
+        looks.append(pace_ms(request.baseline, requests))
+    pace = math.sqrt(math.prod(looks))
+    factor = 1.0 if request.reference_pace_ms is None else request.reference_pace_ms / pace
+    return ServiceCurveResponse(curve.scaled(factor), pace, measured.artifact.model_bytes)
 
 
 def of_few_sizes(requests: Sequence[Request]) -> list[Request]:
@@ -146,7 +162,7 @@ def measure_service_curve(
     placement: Placement,
     requests: Sequence[Request],
     seed: int,
-    rate_rps: float | None = None,
+    study_rate: StudyRate | None = None,
     blocks: int = 1,
     next_part: Callable[[], None] = lambda: None,
     beside: Sequence[InstanceGroup] = (),
@@ -155,7 +171,7 @@ def measure_service_curve(
 
     Args:
         requests: of the sizes that will be simulated, batches included
-        rate_rps: rate of the study, at which a small model has long idle times; None for none
+        study_rate: at which a small model has long idle times; None for none
         blocks: most times that runs are measured, within some seconds; those of undisturbed blocks count together
         next_part: as in `LiveTarget`, and called before each schedule
         beside: other instance groups on the same machine, idle but for one schedule, in which they run without pause
@@ -182,8 +198,9 @@ def measure_service_curve(
         rate = _SHARE * 1000 * instance_group.replicas / mean_ms
         some = some[: max(_FEWEST_REQUESTS * instance_group.replicas, int(rate * _OPEN_SECONDS))]
         together = np.ones(_BUSY_REQUESTS * instance_group.replicas, dtype=np.int64)
+        rate_rps = math.inf if study_rate is None else study_rate.rps(mean_ms)
         rested = 0  # requests at the study's rate, none where that is not low
-        if rate_rps is not None and rate_rps < rate / _RESTED:
+        if rate_rps < rate / _RESTED:
             busy = rate_rps * mean_ms / 1000 / instance_group.replicas
             fewest = rested_requests((1 - busy) ** instance_group.replicas)
             rested = min(max(int(rate_rps * _RESTED_SECONDS), fewest), _MOST_REQUESTS)
@@ -197,7 +214,7 @@ def measure_service_curve(
             if others:
                 crowd = _Crowd(others, theirs)
                 parts.append(_play(target, engines, drawn_requests(requests, len(together), drawn, 3), together, crowd))
-            if rate_rps is None or not rested:
+            if not rested:
                 return _Block(parts, ())
             apart = gaps(Traffic(), rate_rps, rested, drawn)
             return _Block(parts, [_play(target, engines, drawn_requests(requests, rested, drawn, 2), apart)])

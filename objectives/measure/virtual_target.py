@@ -112,11 +112,13 @@ class SimulatedLoad:
     twice the baseline's percentile.
 
     sizes: rows of the study's requests
+    baseline_ms: mean milliseconds of a request to the baseline, one at a time
     """
 
     load: Load
     sizes: Sequence[int]
     seed: int
+    baseline_ms: float
     rate_rps: float
     slo_ms: float
     baseline: SimulatedTimes
@@ -125,10 +127,11 @@ class SimulatedLoad:
     def of(cls, baseline: VirtualTarget, requests: Sequence[Request], load: Load, seed: int) -> SimulatedLoad:
         """Derive the rate and the SLO from the simulated baseline."""
         sizes = _sizes(requests)
-        rate = load.share * 1000 / float(baseline.closed_loop(typical_requests(requests, _TYPICAL)).mean())
+        baseline_ms = float(baseline.closed_loop(typical_requests(requests, _TYPICAL)).mean())
+        rate = load.share * 1000 / baseline_ms
         latency = _latency_ms(baseline, sizes, load, rate, _LATENCY_REQUESTS, seed)
         slo = float(measured_limit(percentile(latency, load.percent), load.slo_ms, load.overhead_ms))
-        return cls(load, sizes, seed, rate, slo, _times(baseline, sizes, load, rate, slo, seed))
+        return cls(load, sizes, seed, baseline_ms, rate, slo, _times(baseline, sizes, load, rate, slo, seed))
 
     def ratios(self, candidate: VirtualTarget) -> SimulatedRatios:
         """Return what a placement answers over what the baseline does, by the same arrivals and requests.

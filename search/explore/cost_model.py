@@ -36,9 +36,11 @@ class CostModel:
 
     The curves are kept in a file of lines that is read again when the study goes on.
 
-    The baseline's own curve is the first: its service time then is the machine's reference speed, to which every later
+    The baseline's own curve is the first: the machine's pace then is that of its reference speed, to which every later
     curve is scaled. Where requests go through HTTP, what that adds is measured once, on the baseline, and every
     deployment has it: one request travels at a time, in a fixed time.
+
+    reference_pace_ms: the machine's pace at its reference speed, None before a curve is known
     """
 
     def __init__(self, jobs: MeterJobs, file: Path) -> None:
@@ -46,7 +48,7 @@ class CostModel:
         self._jobs, self._file = jobs, file
         self._curves: dict[str, ServiceCurve] = {}
         self._model_bytes: dict[str, int | None] = {}
-        self._reference_ms: float | None = None
+        self.reference_pace_ms: float | None = None
         self._transport: TransportResponse | None = None
         self._ratios: dict[str, SimulatedRatios | str] = {}
         for line in file.read_text().splitlines() if file.exists() else ():
@@ -68,8 +70,8 @@ class CostModel:
     def measure_baseline(self, pairs: PairedComparison) -> None:
         """Measure the baseline's own curve and what HTTP adds to it, where they are not known.
 
-        What HTTP adds is measured only if requests go through it. Several curves are measured, each beside the time of
-        a request to the baseline at that moment, whose median is the reference speed: at that speed, the curve with the
+        What HTTP adds is measured only if requests go through it. Several curves are measured, each beside the
+        machine's pace at that moment, whose median is that of the reference speed: at that speed, the curve with the
         middle p95 is kept.
 
         Raises:
@@ -80,8 +82,9 @@ class CostModel:
             self._transport = call(pairs.meter, asked, limit, pairs.console.say)
             self._write({"transport": to_plain(self._transport)})
         for part in self.missing(BASELINE):
-            measured = [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
-            found = measured if self._reference_ms is not None else _at_one_speed(measured)
+            found = _at_one_speed(
+                [self._measured(BASELINE, self._jobs.baseline[0], part, pairs) for _ in range(_TIMES)]
+            )
             found.sort(key=lambda one: self._load_of(self._target_of(BASELINE, [one.curve])).baseline.p95_ms)
             self.learn(BASELINE, part, found[_TIMES // 2])
 
@@ -107,7 +110,15 @@ class CostModel:
 
     def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
         """Return the request for a curve; the model file may be of untrained weights."""
-        return self._jobs.service_curve((artifact, candidate), part, self._reference_ms)
+        return self._jobs.service_curve((artifact, candidate), part, self.baseline_ms, self.reference_pace_ms)
+
+    @property
+    def baseline_ms(self) -> float | None:
+        """Milliseconds of a request to the baseline at the machine's reference speed, None before its curve is known.
+
+        They are those that the study's rate is simulated with.
+        """
+        return None if self.missing(BASELINE) else self._load.baseline_ms
 
     def learn(self, candidate: Candidate, part: CurvePart, measured: ServiceCurveResponse) -> None:
         """Keep a curve, in the file too."""
@@ -140,8 +151,8 @@ class CostModel:
         return found
 
     def _keep(self, key: str, measured: ServiceCurveResponse) -> None:
-        if self._reference_ms is None:
-            self._reference_ms = measured.baseline_ms
+        if self.reference_pace_ms is None:
+            self.reference_pace_ms = measured.pace_ms
         self._curves[key], self._model_bytes[key] = measured.curve, measured.model_bytes
 
     def _bytes_of(self, candidate: Candidate) -> int | None:
@@ -159,9 +170,9 @@ class CostModel:
     @property
     def _transport_ms(self) -> float:
         """Milliseconds that HTTP adds at the machine's reference speed; 0 where requests go to the pool directly."""
-        if self._transport is None or self._reference_ms is None:
+        if self._transport is None or self.reference_pace_ms is None:
             return 0.0
-        return self._transport.transport_ms * self._reference_ms / self._transport.baseline_ms
+        return self._transport.transport_ms * self.reference_pace_ms / self._transport.pace_ms
 
     @cached_property
     def _load(self) -> SimulatedLoad:
@@ -179,11 +190,8 @@ class CostModel:
 
 def _at_one_speed(measured: Sequence[ServiceCurveResponse]) -> list[ServiceCurveResponse]:
     """Return the baseline's curves as of the median speed of the machine at which they were measured."""
-    reference_ms = statistics.median(one.baseline_ms for one in measured)
-    return [
-        replace(one, curve=one.curve.scaled(reference_ms / one.baseline_ms), baseline_ms=reference_ms)
-        for one in measured
-    ]
+    reference = statistics.median(one.pace_ms for one in measured)
+    return [replace(one, curve=one.curve.scaled(reference / one.pace_ms), pace_ms=reference) for one in measured]
 
 
 def _key(candidate: Candidate, part: CurvePart) -> str:

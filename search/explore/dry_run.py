@@ -95,7 +95,7 @@ def _through(candidate: Candidate, jobs: MeterJobs, workers: Workers, stages: _S
         if jobs.prepared.custom_metric:
             stages.run("metric", builder, jobs.evaluate_custom_metric(scored, "validation", 0.95, threads))
     for part in curve_parts(candidate.placement):
-        stages.run("service curve", meter, jobs.service_curve(ours, part, None))
+        stages.run("service curve", meter, jobs.service_curve(ours, part))
     recording = str(Path(task.dry_run, "recording.npz").relative_to(task.home))
     stages.run("benchmark", meter, jobs.time(ours, "brief", jobs.config.seed, recording))
     return batch_seconds

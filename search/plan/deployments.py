@@ -171,7 +171,7 @@ class PlanCurves:
             return self._costs.curves(side[1])  # `menu_of` left out those that are missing
         found = []
         for part in curve_parts(side[1].placement):
-            asked = self._jobs.service_curve(side, part, None, _BLOCKS)
+            asked = self._jobs.service_curve(side, part, self._costs.baseline_ms, blocks=_BLOCKS)
             key = digest(_STAGE, self._machine, asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")

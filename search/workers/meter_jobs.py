@@ -184,9 +184,14 @@ class MeterJobs:
         return requests.WeighRequest(self._holdout, self._deployment(*ours))
 
     def service_curve(
-        self, ours: Side, of: CurvePart, reference_ms: float | None, blocks: int = 1
+        self,
+        ours: Side,
+        of: CurvePart,
+        baseline_ms: float | None = None,
+        reference_pace_ms: float | None = None,
+        blocks: int = 1,
     ) -> requests.ServiceCurveRequest:
-        """Ask for a service curve; `reference_ms` and `blocks` are as in the request."""
+        """Ask for a service curve; what is not said here is as in the request."""
         artifact, candidate = ours
         return requests.ServiceCurveRequest(
             self._holdout,
@@ -197,7 +202,8 @@ class MeterJobs:
             of.batch_rows,
             of.split_over,
             of.beside,
-            reference_ms,
+            baseline_ms,
+            reference_pace_ms,
             blocks,
         )
 

@@ -10,9 +10,9 @@ lie apart is the repeat spread of the measurement. At 0.6 the rate under the SLO
 twice the baseline's p95, and the capacity is measured. What was measured is kept in the home; after so many seconds
 nothing new begins, and a second call goes on.
 
-On the virtual clock the same requests arrive at the same times, at the same utilisation of the baseline; values are
-those of the machine's speed just before they were measured, by the median of three times some requests to the
-baseline, one at a time. Rates and capacities are simulated as a search does.
+On the virtual clock the same requests arrive at the same times. The machine's speed is that just before they were
+measured, by its pace (a request to the baseline's model on one thread). Rates and capacities are simulated as a search
+does.
 
 Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline next to the
 repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, and the median of the signed ones, from all
@@ -42,11 +42,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ExportRequest
-from objectives.measure.deployment import load_target, quiet, saturating, warm_up
+from objectives.measure.deployment import Deployment, load_target, pace_ms, quiet, saturating, warm_up
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.latency import Load
-from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
+from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import ServiceTimer
 from objectives.measurement.request_log import read_request_log, write_trace
@@ -85,7 +85,6 @@ PERCENTS = (50, 95, 99)
 _COUNTED, _WARM_UP = 300, 60
 # Requests that count of a probe, a multiple of its segments, and probes of each side.
 _PROBE_REQUESTS, _PROBES = 300, 3
-_TYPICAL = 12
 _DRAWS = 100_000
 # Draws of service times, of whose percentiles the median counts.
 _DRAWN = 5
@@ -131,6 +130,7 @@ def highest_rate(target: LoadTarget, requests: Sequence[Request], capacity: Floa
 class OpenBaseline:
     """Open pool of the baseline, beside which candidates are measured."""
 
+    deployment: Deployment
     target: LoadTarget
     requests: Sequence[Request]
     schedules: Sequence[Schedule]
@@ -142,10 +142,10 @@ class OpenBaseline:
         found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
         for schedule in self.schedules:
             baseline.settle()
-            baseline_ms = ServiceTimer(baseline, requests)()
-            rate = schedule.load * 1000 / baseline_ms
+            rate = schedule.load * 1000 / ServiceTimer(baseline, requests)()
+            pace = pace_ms(self.deployment, requests)
             turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
-            found[schedule.name] = {"baseline_ms": baseline_ms, "candidate": turns[::2], "baseline": turns[1]}
+            found[schedule.name] = {"rate": rate, "pace": pace, "candidate": turns[::2], "baseline": turns[1]}
         slo_ms = 2 * found[f"poisson {MIDDLE:g}"]["baseline"][PERCENTS.index(95)]
         found["rate_rps"] = [
             highest_rate(target, requests, capacity[:, side], slo_ms, seed)
@@ -174,36 +174,32 @@ class Simulation:
         load = SimulatedLoad.of(baseline, requests, Load(Traffic(), MIDDLE, 95, None), seed)
         return cls(costs, requests, schedules, load)
 
-    def simulated(self, candidate: Candidate, seed: int, baseline_ms: Mapping[str, float]) -> dict[str, Any]:
+    def simulated(self, candidate: Candidate, seed: int, measured: Mapping[str, Any]) -> dict[str, Any]:
         """Return percentiles of candidate and baseline by schedule, and the ratios of rates.
 
         Args:
             seed: of the arrivals
-            baseline_ms: mean time of a request to the baseline before each schedule, which tells the machine's speed
+            measured: by schedule, among others the rate and the machine's pace
         """
         ratios = self.load.ratios(virtual(self.costs, candidate, self.requests, seed))
         found: dict[str, Any] = {"throughput": ratios.throughput_ratio, "capacity": ratios.capacity_ratio}
         for schedule in self.schedules:
             found[schedule.name] = {
                 name: np.median(
-                    [self._percentiles(schedule, side, seed, at, baseline_ms[schedule.name]) for at in range(_DRAWN)], 0
+                    [self._percentiles(schedule, side, seed, at, measured[schedule.name]) for at in range(_DRAWN)], 0
                 )
                 for name, side in (("candidate", candidate), ("baseline", BASELINE))
             }
         return found
 
     def _percentiles(
-        self, schedule: Schedule, candidate: Candidate, seed: int, drawn: int, baseline_ms: float
+        self, schedule: Schedule, candidate: Candidate, seed: int, drawn: int, measured: Mapping[str, float]
     ) -> NDArray[np.float64]:
         """Return the percentiles of one draw of service times, at the machine's speed."""
-        own_ms = float(
-            virtual(self.costs, BASELINE, self.requests, drawn)
-            .closed_loop(typical_requests(self.requests, _TYPICAL) * _TYPICAL)
-            .mean()
-        )
+        assert self.costs.reference_pace_ms is not None
+        slowness = measured["pace"] / self.costs.reference_pace_ms
         target = virtual(self.costs, candidate, self.requests, drawn)
-        found = schedule.percentiles(target, self.requests, schedule.load * 1000 / own_ms, seed)
-        return np.array(found) * baseline_ms / own_ms
+        return slowness * np.array(schedule.percentiles(target, self.requests, slowness * measured["rate"], seed))
 
 
 def drawn(space: SearchSpace, seed: int) -> Iterator[Candidate]:
@@ -320,10 +316,6 @@ def summarize(found: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     print(f"pairs whose p95 ratio differs by a fifth or more: {alike} of {pairs} are ordered alike")
 
 
-def _baseline_ms(measured: Mapping[str, Any], played: Sequence[Schedule]) -> dict[str, float]:
-    return {each.name: measured[each.name]["baseline_ms"] for each in played}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -335,7 +327,7 @@ def main() -> None:
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     config, home, console = load_study(str(options.study), []), Home(options.home.resolve()), Console(False, False)
-    known = ResultFile(home.root / f"simulated-by-pace-{config.name}.jsonl")
+    known = ResultFile(home.root / f"simulated-paced-{config.name}.jsonl")
     trace = home.root / "trace.npz"
     write_trace(read_request_log(options.log), trace)
     played = schedules(trace)
@@ -348,7 +340,10 @@ def main() -> None:
         requests = read_requests(Path(prepared.holdout))
         with Pool.open(home.root / prepared.baseline.path, BASELINE.placement) as pool:
             warm_up(pool.submit, requests, BASELINE.placement)
-            beside = OpenBaseline(load_target(pool, BASELINE.placement, requests), requests, played)
+            deployment = Deployment(
+                prepared.baseline, str(home.root / prepared.baseline.path), BASELINE.placement, "fp32"
+            )
+            beside = OpenBaseline(deployment, load_target(pool, BASELINE.placement, requests), requests, played)
             for number, candidate in enumerate(itertools.islice(drawn(space, options.seed), options.candidates)):
                 if candidate.id in known.found:
                     continue
@@ -361,7 +356,7 @@ def main() -> None:
     results = [(each, known.found[each.id]) for each in candidates if each.id in known.found]
     simulation = Simulation.of(costs, requests, played, config.seed)
     able = [
-        {**one, "simulated": simulation.simulated(each, one["seed"], _baseline_ms(one["measured"], played))}
+        {**one, "simulated": simulation.simulated(each, one["seed"], one["measured"])}
         for each, one in results
         if "failed" not in one
     ]

@@ -112,7 +112,7 @@ def test_transport_is_measured_once_and_slows_both_sides(
 
     def call(worker: object, request: object, limit: float, say: object) -> TransportResponse:
         asked.append(request)
-        return TransportResponse(transport_ms=4.0, baseline_ms=6.0)
+        return TransportResponse(transport_ms=4.0, pace_ms=6.0)
 
     monkeypatch.setattr(module, "call", call)
     pairs: Any = SimpleNamespace(meter=None, console=SimpleNamespace(say=None))
@@ -149,13 +149,13 @@ def test_ratios_are_those_of_the_curves(jobs: MeterJobs, tmp_path: Path) -> None
 def test_the_baseline_is_measured_several_times_and_the_middle_one_is_kept(
     jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first measurement the machine slowed down for the time of a request, but not for the curve."""
+    """In the second measurement the machine was slower while its pace was taken, but not for the curve."""
     cost_model(jobs, tmp_path)
     measured = iter([(1.1, 6.6), (9.0, 27.0), (1.0, 3.0), (0.9, 2.7), (1.3, 3.9)])
 
     def call(*asked: object) -> ServiceCurveResponse:
-        times, request_ms = next(measured)
-        return ServiceCurveResponse(curve(times), request_ms)
+        times, pace_ms = next(measured)
+        return ServiceCurveResponse(curve(times), pace_ms)
 
     monkeypatch.setattr(module, "call", call)
     model = CostModel(jobs, tmp_path / "others.jsonl")
@@ -164,9 +164,12 @@ def test_the_baseline_is_measured_several_times_and_the_middle_one_is_kept(
         model.measure_baseline(pairs)
     (part,) = curve_parts(Placement())
     artifact, baseline = jobs.baseline
-    assert model.request(artifact, baseline, part).reference_ms == pytest.approx(3.9), "the median"
+    asked = model.request(artifact, baseline, part)
+    assert asked.reference_pace_ms == pytest.approx(3.9), "the median"
     (kept,) = model.curves(baseline)
-    assert kept.alone(100) == pytest.approx(curve(1.3).alone(100)), "a third of a request's time, as in four of five"
+    assert kept.alone(100) == pytest.approx(curve(1.3).alone(100)), "a third of the pace, as in four of five"
+    mean_ms = float(np.mean([1.3 * (1 + 0.01 * rows) for rows in ROWS]))
+    assert asked.baseline_ms == pytest.approx(mean_ms, rel=0.05), "what the baseline takes, whatever the pace is of"
 
 
 def test_a_size_without_a_time_is_not_simulated(jobs: MeterJobs, tmp_path: Path) -> None:

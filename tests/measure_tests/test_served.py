@@ -182,7 +182,6 @@ def test_what_http_adds_is_the_difference_of_two_closed_loops(deployment: Deploy
             transport(TransportRequest(str(holdout), each, INPUTS)) for each in (waiting(deployment, 0.03), deployment)
         )
         close_kept()
-        assert held.baseline_ms >= 30
         if held.transport_ms < plain.transport_ms + 15:
             return
     pytest.fail(f"{held} beside {plain}")

@@ -142,11 +142,12 @@ def test_curves_of_a_real_model_are_measured_beside_a_baseline_that_stays_open(
 
     monkeypatch.setattr(opening, "open_deployment", noted)
     deployment = Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32")
-    asked = ServiceCurveRequest(str(holdout), deployment, deployment, 0, 0.4)
+    baseline = replace(deployment, placement=Placement(InstanceGroup(threads=2)))
+    asked = ServiceCurveRequest(str(holdout), deployment, baseline, 0, 0.4)
     first = service_curve(asked)
-    assert first.baseline_ms > 0 and first.curve.alone(first.curve.most_rows) > 0
-    again = service_curve(replace(asked, reference_ms=1e3 * first.baseline_ms))
-    assert opened == [deployment], "the baseline's pool stays open"
+    assert first.pace_ms > 0 and first.curve.alone(first.curve.most_rows) > 0
+    again = service_curve(replace(asked, reference_pace_ms=1e3 * first.pace_ms))
+    assert opened == [deployment], "the baseline's model stays open, on one thread"
     assert math.log10(again.curve.alone(10) / first.curve.alone(10)) > 1.5, "as on a machine a thousand times as slow"
     with open_targets((deployment,), requests_of([4])):
         assert opening._KeptOpen.pool is None, "nothing else is open during a benchmark"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from objectives.measure import service_curves
 from objectives.measure.benchmark import Load, measure_visit
 from objectives.measure.deployment import load_target, saturating
-from objectives.measure.service_curves import joined, measure_service_curve
+from objectives.measure.service_curves import StudyRate, joined, measure_service_curve
 from objectives.measure.virtual_target import VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
@@ -116,7 +116,7 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
     placement = Placement(InstanceGroup(replicas=replicas))
     for _ in range(5):  # another process may hold up so many runs that few find a replica idle, or most are long
-        curve = measure_service_curve(lambda group: Sleeping(), placement, requests, 0, rate_rps=100.0)
+        curve = measure_service_curve(lambda group: Sleeping(), placement, requests, 0, StudyRate(0.4, 4.0))
         lines = (curve.idle, curve.rested, curve.alone, curve.crowded)
         shortest = min(min(line.deviations) for line in lines)
         if curve.idle_ns > 0 and shortest > 0.1:
@@ -127,6 +127,12 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     assert shortest > 0.1, "no run took nearly no time"
     for line in lines:
         assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
+
+
+def test_the_rate_of_a_study_is_that_of_its_baseline() -> None:
+    """A deployment for which no other time is told is as fast as the baseline."""
+    assert StudyRate(0.4, 4.0).rps(mean_ms=0.5) == pytest.approx(100)
+    assert StudyRate(0.4).rps(mean_ms=0.5) == pytest.approx(800)
 
 
 class OnOneCore(Sleeping):
@@ -202,7 +208,7 @@ def test_runs_of_disturbed_blocks_do_not_count(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(service_curves, "_play", lambda *given: played.append(play(*given)) or played[-1])
     monkeypatch.setattr(ServiceCurve, "fit", lambda runs, rested: fitted.extend([runs, rested]) or fit(runs, rested))
     requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
-    measure_service_curve(lambda group: Sleeping(), Placement(), requests, 0, 50.0, blocks=5)
+    measure_service_curve(lambda group: Sleeping(), Placement(), requests, 0, StudyRate(0.4, 8.0), blocks=5)
     assert len(played) == 15, "in an open loop, with the replica busy, and at the study's rate"
     runs, rested = fitted
     calm = [3 * block + part for block in (0, 2, 4) for part in (0, 1)]

@@ -24,13 +24,21 @@ CURVE = deployment(10.0).curves[0]
 class Jobs:
     """Requests that tell the part and the blocks, on some held-out requests, and the curves of a study."""
 
+    baseline_ms = 3.0
+
     def __init__(self, holdout: str = "a") -> None:
         self.holdout = holdout
 
     def service_curve(
-        self, side: tuple[Artifact, Candidate], part: Any, reference_ms: float | None, blocks: int
+        self,
+        side: tuple[Artifact, Candidate],
+        part: Any,
+        baseline_ms: float | None,
+        reference_pace_ms: float | None = None,
+        *,
+        blocks: int,
     ) -> Any:
-        assert reference_ms is None, "the machine as it is"
+        assert (baseline_ms, reference_pace_ms) == (self.baseline_ms, None), "the machine as it is"
         return {"artifact": side[0].key, "part": part, "blocks": blocks, "holdout": self.holdout}
 
     def curves(self, candidate: Candidate) -> Any:

@@ -153,7 +153,7 @@ def test_what_http_adds_is_part_of_the_simulation(served: Served) -> None:
     lines = (served.home / "mlruns").rglob("*.jsonl")
     texts = [json.loads(line) for file in lines for line in file.read_text().splitlines() if line]
     (transport,) = (line["transport"] for line in texts if "transport" in line)
-    assert transport["transport_ms"] >= 0 and transport["baseline_ms"] > 0
+    assert transport["transport_ms"] >= 0 and transport["pace_ms"] > 0
 
 
 def test_a_study_does_not_go_on_by_another_path(served: Served) -> None:
