@@ -23,12 +23,12 @@ from objectives.jobs.requests import (
     VisitResponse,
 )
 from objectives.measure.deployment import Deployment, one_by_one, open_deployment, quiet, saturating, warm_up
-from objectives.measure.targets import open_targets
+from objectives.measure.targets import open_reference, open_targets
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import Pace
+from objectives.measurement.pace import Pace, service_ms
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.statistics import Floats
@@ -135,9 +135,12 @@ def _visit(
     between visits. Their order alternates from visit to visit.
     """
     turn = 1 if number % 2 == 0 else -1
-    with open_targets(sides[::turn], requests, load.served_inputs, progress.next_part) as opened:
+    with (
+        open_targets(sides[::turn], requests, load.served_inputs, progress.next_part) as opened,
+        open_reference(sides[-1], requests, opened[0]) as reference,
+    ):
         monitor = partial(InterferenceMonitor, children=opened[0].children)
-        return measure_visit(opened[::turn], requests, load, window, seed + 1000 * number, monitor)
+        return measure_visit(opened[::turn], reference, requests, load, window, seed + 1000 * number, monitor)
 
 
 def weigh(holdout: Path, deployment: Deployment) -> Footprint:
@@ -169,6 +172,7 @@ def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
 
 def measure_visit(
     targets: Sequence[LoadTarget],
+    reference: LoadTarget,
     requests: Sequence[Request],
     load: Load,
     window: Window,
@@ -180,15 +184,18 @@ def measure_visit(
     The last target is the baseline, beside which each candidate is measured. Latency comes first, in alternating
     blocks, then capacity and the rate under one SLO for all, in turn.
 
-    Capacity and rates are measured after the latency, when the machine may have another speed: they follow its pace,
-    and are scaled to that during the latency measurement.
-    """
-    pace = Pace(targets, requests)
-    # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
-    initial_rps = load.share * 1000 / pace.service_ms[-1]
+    Arrivals follow the machine's pace. Capacity and rates are measured after the latency, when the machine may have
+    another speed, and are scaled to that during the latency measurement.
 
-    def rate_rps(first: int) -> float:
-        return initial_rps / pace(first)
+    Args:
+        reference: deployment that tells the pace, and is not measured itself
+    """
+    # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
+    initial_rps = load.share * 1000 / service_ms(targets[-1], requests)
+    pace = Pace(reference, requests)
+
+    def rate_rps() -> float:
+        return initial_rps / pace()
 
     # Several visits are joined, so their blocks have the same length whatever the pace of each; one may be shorter.
     blocks = window if window.visits > 1 else window.at(initial_rps)
@@ -196,8 +203,8 @@ def measure_visit(
     kept = [one.kept() for one in timings]
     rate = float(np.median(np.concatenate([one.rate_rps for one in kept])))
 
-    def slowness(first: int) -> float:
-        return pace(first) * rate / initial_rps
+    def slowness() -> float:
+        return pace() * rate / initial_rps
 
     calm = calm_share(np.concatenate([one.taken.max(axis=1) for one in timings]))
     capacity = measure_capacity(targets, requests, seed, slowness, calm, monitor).T

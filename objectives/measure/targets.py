@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from objectives.measure.deployment import (
+    ONE_THREAD,
     Deployment,
     close_kept,
     load_target,
@@ -49,6 +50,19 @@ def open_targets(
         else:
             opened = _open_servers(deployments, requests, served_inputs, stack, next_part)
         yield tuple(replace(target, next_part=next_part) for target in opened)
+
+
+@contextmanager
+def open_reference(baseline: Deployment, requests: Sequence[Request], beside: LiveTarget) -> Iterator[LiveTarget]:
+    """Open the baseline's model on one thread, whose time tells the machine's pace, beside targets that are open.
+
+    It waits for the processes of the targets, too, until they are idle.
+    """
+    with open_deployment(replace(baseline, placement=ONE_THREAD)) as pool:
+        beside.next_part()
+        warm_up(pool.submit, requests, ONE_THREAD)
+        target = load_target(pool, ONE_THREAD, requests)
+        yield replace(target, children=beside.children, next_part=beside.next_part)
 
 
 def _open_pools(

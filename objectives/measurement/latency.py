@@ -181,7 +181,7 @@ def measure_latency(
     targets: Sequence[LoadTarget],
     requests: Sequence[Request],
     traffic: Traffic,
-    rate: Callable[[int], float],
+    rate: Callable[[], float],
     window: Window,
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
@@ -198,9 +198,9 @@ def measure_latency(
     than its steady latency.
 
     Args:
-        rate: called before each turn with the number of the target whose block comes first
+        rate: called before each turn
     """
-    first = rate(0)
+    first = rate()
     most = math.ceil(window.most * window.blocks)
     *others, baseline = _warm_ups(targets, requests, traffic, first, seed)
     warm_up = max(baseline, min(max(others), window.warm_up * window.requests))
@@ -213,7 +213,7 @@ def measure_latency(
         number = len(turns)
         chosen = drawn_requests(requests, length + window.service_requests, seed, number)
         leads = number % len(targets)
-        rates.append(rate(leads))
+        rates.append(rate())
         stretched = np.maximum(np.rint(schedule[number] * (first / rates[-1])), 1).astype(np.int64)
         order = [*range(leads, len(targets)), *range(leads)]
         blocks = {which: _block(targets[which], chosen, stretched, warm_up, monitor) for which in order}

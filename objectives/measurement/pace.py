@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,9 +12,28 @@ from objectives.measurement.load_target import LoadTarget
 # Limits of the number of requests of a look, and the time that they are to take.
 _FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
-# Ratio of the machine's current service time to that of a reference moment. The argument is the number of the target
-# that runs next.
-Slowness = Callable[[int], float]
+# Times that a target answers a look's requests, each from idle.
+_ROUNDS = 6
+# Ratio of the machine's current service time to that of a reference moment.
+Slowness = Callable[[], float]
+
+
+def service_ms(target: LoadTarget, requests: Sequence[Request]) -> float:
+    """Return the mean milliseconds of a request, one at a time: the median of several rounds, each from idle.
+
+    Two threads may run on one core for a while or not, so that rounds of one target differ by half.
+    """
+    rounds, chosen = list[float](), requests_of_a_look(target, requests)
+    for _ in range(_ROUNDS):
+        target.settle()
+        rounds.append(float(target.closed_loop(chosen).mean()))
+    return statistics.median(rounds)
+
+
+def requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> list[Request]:
+    """Return typical requests: as many as take a target so long, within limits."""
+    mean_ms = float(target.closed_loop(typical_requests(requests, _FEWEST)).mean())
+    return typical_requests(requests, min(max(int(1e3 * _LOOK_SECONDS / mean_ms), _FEWEST), _MOST))
 
 
 class ServiceTimer:
@@ -28,9 +46,7 @@ class ServiceTimer:
     """
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
-        self._target = target
-        mean_ms = float(target.closed_loop(typical_requests(requests, _FEWEST)).mean())
-        self._requests = typical_requests(requests, min(max(int(1e3 * _LOOK_SECONDS / mean_ms), _FEWEST), _MOST))
+        self._target, self._requests = target, requests_of_a_look(target, requests)
         self._recent: deque[float] = deque(maxlen=_LOOKS)
         self.restart()
 
@@ -48,40 +64,18 @@ class ServiceTimer:
 
 
 class Pace:
-    """Slowness of the machine since this was made, measured on all targets alike.
+    """Slowness of the machine since this was made: how many times as long a request takes a reference.
 
-    The one that runs next is measured, after the one that follows it, so that whatever a deployment finds when its turn
-    comes (caches, cores, its standing with the kernel's scheduler) the others find as often. With the baseline's pace
-    alone, a baseline whose block came next had just run: of two equal deployments the other one's p95 was 7% higher.
+    The reference is not measured itself, so every block finds that another deployment ran before it, and no deployment
+    is favoured. With the baseline's own pace, a baseline whose block came next had just run: of two equal deployments
+    the other one's p95 was 7% higher.
     """
 
-    def __init__(self, targets: Sequence[LoadTarget], requests: Sequence[Request]) -> None:
-        self._targets, self._timers = targets, []
-        for target in targets:
-            target.settle()
-            self._timers.append(ServiceTimer(target, requests))
-        self.service_ms = tuple(timer() for timer in self._timers)
-        self._recent = frozenset(range(len(targets)))
+    def __init__(self, reference: LoadTarget, requests: Sequence[Request]) -> None:
+        reference.settle()
+        self._reference, self._timer = reference, ServiceTimer(reference, requests)
+        self._first_ms = self._timer()
 
-    def __call__(self, first: int) -> float:
-        """Measure the slowness, the geometric mean over the target that runs next and the one that follows it.
-
-        The slowness of a target that refuses requests is unknown, and the other one's is taken. Where both refuse, it
-        is that of the last target, the baseline, or 1 where that is unknown too.
-        """
-        measured = ((first + 1) % len(self._targets), first)
-        found = [self._slowness(which) for which in measured]
-        self._recent = frozenset(measured)
-        known = [slower for slower in found if slower is not None]
-        if not known:
-            known = [self._slowness(len(self._targets) - 1) or 1.0]
-        return statistics.geometric_mean(known)
-
-    def _slowness(self, which: int) -> float | None:
-        """Return how many times as long a request takes this target as in the beginning, None if that is unknown."""
-        self._targets[which].settle()
-        if which not in self._recent:
-            # Its last times are those of several turns ago.
-            self._timers[which].restart()
-        slower = self._timers[which]() / self.service_ms[which]
-        return slower if math.isfinite(slower) and slower > 0 else None
+    def __call__(self) -> float:
+        self._reference.settle()
+        return self._timer() / self._first_ms

@@ -74,7 +74,7 @@ def measure_capacity(
     targets: Sequence[LoadTarget],
     requests: Sequence[Request],
     seed: int,
-    slowness: Slowness = lambda first: 1.0,
+    slowness: Slowness = lambda: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
@@ -89,7 +89,7 @@ def measure_capacity(
 
     def burst(turn: int) -> list[float]:
         turns = _turns(len(targets), turn)
-        slower = slowness(turns[0])
+        slower = slowness()
         chosen = in_strata(requests, sizes, STRATA, seed, turn)
         found = [0.0] * len(targets)
         for which in turns:
@@ -152,7 +152,7 @@ def search_rates(
     slo_ms: float,
     window: Window,
     seed: int,
-    slowness: Slowness = lambda first: 1.0,
+    slowness: Slowness = lambda: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[RateSearch, ...]:
@@ -180,7 +180,7 @@ def search_rates(
         def run() -> Probe:
             return probe(targets[which], requests, load.traffic, rate, capacity, count, number, slower, warm_up)
 
-        slower = slowness(which)
+        slower = slowness()
         found[which] = search.with_probes([least_disturbed(run, calm, monitor, math.ceil(window.most), end)])
 
     for number in range(window.probes):

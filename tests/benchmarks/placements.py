@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 from objectives.measure.benchmark import measure_visit
-from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.measure.deployment import ONE_THREAD, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import closed_loop, saturated, settle
@@ -271,13 +271,16 @@ def routed(name: str, model: Path, above_rows: int, requests: Requests, window: 
         pools = {each: stack.enter_context(Pool.open(model, p)) for each, p in placements.items()}
         for each, pool in pools.items():
             warm_up(pool.submit, requests, placements[each])
+        on_one_thread = stack.enter_context(Pool.open(model, ONE_THREAD))
+        warm_up(on_one_thread.submit, requests, ONE_THREAD)
+        reference = load_target(on_one_thread, ONE_THREAD, requests)
         rates = _one_by_one(pools, requests)
         told = ", ".join(f"{each} {rps:.0f}" for each, rps in rates.items())
         yield f"  {name}, above {above_rows} rows; one by one it answers a second: {told}"
         for engine in (SMALL, LARGE):
             share = LOAD * max(rates[SMALL], rates[LARGE]) / rates[engine]
             targets = tuple(load_target(pools[each], placements[each], requests) for each in ("router", engine))
-            told = _paired(targets, requests, Load(Traffic(), share, 95, None), window)
+            told = _paired(targets, reference, requests, Load(Traffic(), share, 95, None), window)
             yield f"  of {engine} alone: {told}"
 
 
@@ -291,8 +294,10 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
     return {each: float(np.median(rates)) for each, rates in found.items()}
 
 
-def _paired(targets: tuple[LoadTarget, ...], requests: Requests, load: Load, window: Window) -> str:
-    visits = tuple(measure_visit(targets[:2], requests, load, window, seed)[0] for seed in range(window.visits))
+def _paired(
+    targets: tuple[LoadTarget, ...], reference: LoadTarget, requests: Requests, load: Load, window: Window
+) -> str:
+    visits = tuple(measure_visit(targets, reference, requests, load, window, seed)[0] for seed in range(window.visits))
     found, _ = Recording(visits, load.slo_ms, load.percent, 0).summarize()
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"

@@ -48,7 +48,7 @@ from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.latency import Load
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import ServiceTimer
+from objectives.measurement.pace import service_ms
 from objectives.measurement.request_log import read_request_log, write_trace
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import (
@@ -141,8 +141,7 @@ class OpenBaseline:
         capacity = measure_capacity((candidate, baseline), requests, seed)
         found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
         for schedule in self.schedules:
-            baseline.settle()
-            rate = schedule.load * 1000 / ServiceTimer(baseline, requests)()
+            rate = schedule.load * 1000 / service_ms(baseline, requests)
             pace = pace_ms(self.deployment, requests)
             turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
             found[schedule.name] = {"rate": rate, "pace": pace, "candidate": turns[::2], "baseline": turns[1]}

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure import benchmark
 from objectives.measure.deployment import Deployment
-from objectives.measure.targets import open_targets
+from objectives.measure.targets import open_reference, open_targets
 from objectives.measurement import latency, load_target
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
@@ -38,6 +38,7 @@ from tests.benchmarks.models import SMALL_STUDENT, STUDENT, baseline_model, logn
 WINDOWS = {"before": Window(), "search": SCREEN.extended(95)}
 LOAD = Load(Traffic(), 0.4, 95, None)
 PARTS: dict[tuple[Any, str], str] = {
+    (benchmark, "service_ms"): "the baseline's service time",
     (benchmark, "Pace"): "pace, at first",
     (benchmark, "measure_latency"): "latency",
     (benchmark, "measure_capacity"): "capacity",
@@ -83,9 +84,13 @@ def side(model: Path, placement: Placement) -> Deployment:
 def visit(sides: list[Deployment], rows: int, window: Window, seed: int) -> None:
     requests, seconds = lognormal_requests(300, seed=1, median=rows), defaultdict[str, float](float)
     start = time.perf_counter()
-    with timed(seconds), open_targets(sides, requests, None) as opened:
+    with (
+        timed(seconds),
+        open_targets(sides, requests, None) as opened,
+        open_reference(sides[-1], requests, opened[0]) as reference,
+    ):
         seconds["opening"] = time.perf_counter() - start
-        visits = benchmark.measure_visit(opened, requests, LOAD, window, seed)
+        visits = benchmark.measure_visit(opened, reference, requests, LOAD, window, seed)
     print(f"  {time.perf_counter() - start:.1f} s; turns {len(visits[0].timings.rate_rps)}, ", end="")
     print("; ".join(f"{name} {each:.1f}" for name, each in seconds.items()))
     for one in visits:

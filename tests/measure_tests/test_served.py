@@ -12,15 +12,18 @@ import pytest
 from objectives.held_out_rows import write_requests
 from objectives.jobs.requests import BenchmarkRequest, TransportRequest
 from objectives.measure import benchmark as timing
+from objectives.measure import targets
 from objectives.measure.deployment import Deployment, close_kept, open_deployment
 from objectives.measure.remote_model import RemoteModel
 from objectives.measure.served import open_server
-from objectives.measure.targets import open_targets
+from objectives.measure.targets import open_reference, open_targets
 from objectives.measure.transport import transport
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.recording import read_recording
 from objectives.records import Artifact, InputSpec, Interval, Latency, Throughput
+from objectives.serving.pool import Pool
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
 from tests.measure_tests.lookup import ITEMS, WEIGHTS, write_lookup
 
@@ -192,3 +195,21 @@ def test_pools_stay_in_this_process(deployment: Deployment) -> None:
         assert target.children == ()
         request = {"item": np.arange(5)}
         assert target.submit(request).result().tolist() == pool.submit(request).result().tolist()  # type: ignore[attr-defined]
+
+
+def test_the_pace_is_that_of_the_baselines_model_on_one_thread(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is idle once the servers of the targets are, whose processes it knows."""
+    opened: list[Placement] = []
+
+    def noted(one: Deployment) -> Pool:
+        opened.append(one.placement)
+        return open_deployment(one)
+
+    monkeypatch.setattr(targets, "open_deployment", noted)
+    baseline, parts = replace(deployment, placement=Placement(InstanceGroup(replicas=2, threads=2))), list[str]()
+    beside = LiveTarget(lambda request: None, 1, 1, children=(7,), next_part=lambda: parts.append("next"))  # type: ignore[arg-type, return-value]
+    with open_reference(baseline, requests_of([4]), beside) as reference:
+        assert opened == [Placement(InstanceGroup(threads=1))] and reference.children == (7,) and parts
+        assert np.isfinite(reference.closed_loop(requests_of([4, 9]))).all()

@@ -57,6 +57,10 @@ class SimulatedTarget:
         self.calls.append("settle")
 
 
+# A machine that keeps its speed.
+STEADY = SimulatedTarget(lambda requests: np.ones(len(requests)))
+
+
 def _one_by_one(arrivals: Floats, service: Floats) -> Floats:
     """Lindley's recursion as a running maximum."""
     done = np.cumsum(service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from objectives.measure.benchmark import measure_visit
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.pace import Pace, ServiceTimer
+from objectives.measurement.pace import Pace, ServiceTimer, service_ms
 from objectives.measurement.recording import Recording
-from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of
+from tests.measurement_tests.simulated import STEADY, QuietMonitor, SimulatedTarget, requests_of
 
 Floats = NDArray[np.float64]
 
@@ -45,64 +46,34 @@ def test_a_look_has_as_many_requests_as_take_30_ms(milliseconds: float, count: i
     assert timer() == pytest.approx(milliseconds) and counts == [4, *[count] * 4]
 
 
-def machine(slowness: Sequence[float], order: list[int]) -> list[SimulatedTarget]:
-    """Return targets of 1, 3 and 2 ms, each as many times slower as it says now, and note which runs."""
-
-    class Noted(SimulatedTarget):
-        def __init__(self, number: int, milliseconds: float) -> None:
-            super().__init__(lambda requests: np.full(len(requests), milliseconds * slowness[number]))
-            self.number = number
-
-        def closed_loop(self, requests: Sequence[Mapping[str, Any]]) -> Floats:
-            order.append(self.number)
-            return super().closed_loop(requests)
-
-    return [
-        Noted(number, milliseconds) for number, milliseconds in zip(range(len(slowness)), (1.0, 3.0, 2.0), strict=False)
-    ]
+def test_the_slowness_is_that_of_the_reference_since_the_beginning() -> None:
+    slowness = [2.0]
+    reference = SimulatedTarget(lambda requests: np.full(len(requests), 3.0 * slowness[0]))
+    pace = Pace(reference, requests_of([1]))
+    assert pace() == 1.0
+    slowness[0] = 8.0
+    pace()
+    assert pace() == pytest.approx(4.0), "the second look that says so"
 
 
-def test_the_slowness_is_that_of_both_in_equal_parts() -> None:
-    slowness, order = [1.0, 1.0], list[int]()
-    pace = Pace(machine(slowness, order), requests_of([1]))
-    assert pace.service_ms == (1.0, 3.0)
-    assert pace(0) == 1.0
-    slowness[:] = [4.0, 1.0]
-    pace(0)
-    assert pace(0) == pytest.approx(2.0), "the second look that says so"
-    slowness[:] = [math.inf, 1.0]
-    pace(1)
-    assert pace(1) == pytest.approx(1.0), "of one that refuses its requests nothing is known"
+def test_the_time_of_a_request_is_the_median_of_rounds_from_idle() -> None:
+    """In a third of the rounds both threads run on one core."""
+    calls, taken = list[str](), iter([1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 1.0])
+    target = SimulatedTarget(lambda requests: np.full(len(requests), next(taken)), calls=calls)
+    assert service_ms(target, requests_of([1] * 20)) == pytest.approx(1.0)
+    assert calls == ["closed_loop", *["settle", "closed_loop"] * 6], "a look for the number of requests comes first"
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_the_one_that_comes_next_is_measured_last(first: int) -> None:
-    order: list[int] = []
-    pace = Pace(machine([1.0, 1.0], order), requests_of([1]))
-    order.clear()
-    pace(first)
-    assert order == [1 - first, first]
-
-
-def test_one_that_was_not_measured_for_some_turns_is_measured_as_it_is_now() -> None:
-    """Two of three targets are measured in a turn: the one that runs next, and before it the one that follows it."""
-    slowness, order = [1.0, 1.0, 1.0], list[int]()
-    pace = Pace(machine(slowness, order), requests_of([1]))
-    order.clear()
-    assert pace(0) == 1.0 and order == [1, 0]
-    slowness[:] = [4.0, 4.0, 4.0]
-    order.clear()
-    assert pace(1) == pytest.approx(2.0), "the other one's last two looks are of the machine before"
-    assert order == [2, 2, 2, 2, 1]
-
-
-def test_where_two_candidates_refuse_requests_the_baseline_tells_the_pace() -> None:
-    slowness = [1.0, 1.0, 1.0]
-    pace = Pace(machine(slowness, []), requests_of([1]))
-    slowness[:] = [math.inf, math.inf, 4.0]
-    assert [pace(0), pace(0)][-1] == pytest.approx(4.0)
-    refusing = Pace(machine([math.inf, math.inf, math.inf], []), requests_of([1]))
-    assert refusing(0) == 1.0, "nobody knows"
+def test_arrivals_are_as_much_slower_as_the_machine_and_no_measured_deployment_tells_it() -> None:
+    """The machine takes three times as long from the second turn on; the baseline has cold caches all the time."""
+    looks = itertools.count()
+    reference = SimulatedTarget(lambda asked: np.full(len(asked), 3.0 if next(looks) > 6 else 1.0))
+    targets = [SimulatedTarget(lambda asked: np.full(len(asked), 2.0)) for _ in range(2)]
+    load = Load(Traffic(), 0.4, 95, None)
+    (visit,) = measure_visit(targets, reference, requests_of([1] * 20), load, Window(), 0, QuietMonitor)
+    rates = visit.timings.rate_rps
+    assert rates[0] == pytest.approx(200.0) and rates[-1] == pytest.approx(200.0 / 3)
+    assert np.unique(np.round(rates, 3)).tolist() == pytest.approx([66.667, 200.0])
 
 
 @pytest.mark.parametrize(("milliseconds", "requests", "counted"), [(4.0, 15, 300), (100.0, 7, 130)])
@@ -113,7 +84,7 @@ def test_a_visit_of_a_slow_model_has_as_few_requests_as_its_percentile_needs(
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), milliseconds)) for _ in range(2)]
     window = Window(requests=15, probes=1, probe_requests=300, seconds=5.0).extended(95)
     load = Load(Traffic(), 0.4, 95, None)
-    (visit,) = measure_visit(targets, requests_of([1] * 20), load, window, 0, QuietMonitor)
+    (visit,) = measure_visit(targets, STEADY, requests_of([1] * 20), load, window, 0, QuietMonitor)
     assert visit.timings.candidate.shape == visit.timings.baseline.shape == (20, requests)
     sizes = sorted(probe.latency_ms.size for probe in visit.candidate.probes)
     assert sizes == sorted([20 * requests, counted]), "at the study's load, and at the rate that is tried"
@@ -122,7 +93,8 @@ def test_a_visit_of_a_slow_model_has_as_few_requests_as_its_percentile_needs(
 def test_blocks_of_visits_that_are_joined_have_one_length_whatever_the_pace() -> None:
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), 100.0)) for _ in range(2)]
     window = Window(requests=15, probes=1, probe_requests=300, seconds=5.0, visits=2).extended(95)
-    (visit,) = measure_visit(targets, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None), window, 0, QuietMonitor)
+    load = Load(Traffic(), 0.4, 95, None)
+    (visit,) = measure_visit(targets, STEADY, requests_of([1] * 20), load, window, 0, QuietMonitor)
     assert visit.timings.candidate.shape == (20, 15)
 
 
@@ -141,10 +113,10 @@ def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: in
 
         return SimulatedTarget(service)
 
-    targets = [target(str(number)) for number in range(candidates + 1)]
+    targets, reference = [target(str(number)) for number in range(candidates + 1)], target("reference")
     visits = [
         measure_visit(
-            targets, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
+            targets, reference, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
             Window(100, probes=3, probe_requests=2000), seed, QuietMonitor,
         )
         for seed in range(20)

@@ -270,7 +270,7 @@ def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> N
     reference = probe(target(1.0), ONE, Traffic(), 300.0, 500.0, 500, 1)
     assert slow.rate_rps == 300.0
     np.testing.assert_allclose(slow.latency_ms, reference.latency_ms, rtol=1e-3)
-    capacity = measure_capacity([target(slower)], ONE, 0, lambda first: slower, monitor=QuietMonitor)
+    capacity = measure_capacity([target(slower)], ONE, 0, lambda: slower, monitor=QuietMonitor)
     assert capacity == pytest.approx(np.full((5, 1), 500.0))
 
 
