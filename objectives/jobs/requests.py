@@ -166,7 +166,7 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     batch_rows: rows of the largest batches that will be simulated, None for none
     split_over: parts that requests will be split into, None for none
     beside: the other instance groups of the placement, which take time from this one
-    baseline_ms: milliseconds of a request to the baseline; None where this deployment is as fast
+    baseline_ms: milliseconds of a request to the baseline's pool; None to take what this deployment takes
     reference_pace_ms: the pace of the machine at its reference speed, at which the baseline takes `baseline_ms`; None
         for the speed of now
     blocks: most times that runs are measured, within some seconds; those of disturbed blocks do not count

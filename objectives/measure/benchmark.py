@@ -28,7 +28,7 @@ from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import Pace, service_ms
+from objectives.measurement.pace import Slowness, mean_service_ms
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.statistics import Floats
@@ -137,7 +137,7 @@ def _visit(
     turn = 1 if number % 2 == 0 else -1
     with (
         open_targets(sides[::turn], requests, load.served_inputs, progress.next_part) as opened,
-        open_reference(sides[-1], requests, opened[0]) as reference,
+        open_reference(sides[-1], requests, opened[0]) as reference,  # the baseline's model
     ):
         monitor = partial(InterferenceMonitor, children=opened[0].children)
         return measure_visit(opened[::turn], reference, requests, load, window, seed + 1000 * number, monitor)
@@ -191,11 +191,11 @@ def measure_visit(
         reference: deployment that tells the pace, and is not measured itself
     """
     # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
-    initial_rps = load.share * 1000 / service_ms(targets[-1], requests)
-    pace = Pace(reference, requests)
+    initial_rps = load.share * 1000 / mean_service_ms(targets[-1], requests)
+    slower = Slowness(reference, requests)
 
     def rate_rps() -> float:
-        return initial_rps / pace()
+        return initial_rps / slower()
 
     # Several visits are joined, so their blocks have the same length whatever the pace of each; one may be shorter.
     blocks = window if window.visits > 1 else window.at(initial_rps)
@@ -204,7 +204,7 @@ def measure_visit(
     rate = float(np.median(np.concatenate([one.rate_rps for one in kept])))
 
     def slowness() -> float:
-        return pace() * rate / initial_rps
+        return slower() * rate / initial_rps
 
     calm = calm_share(np.concatenate([one.taken.max(axis=1) for one in timings]))
     capacity = measure_capacity(targets, requests, seed, slowness, calm, monitor).T

@@ -25,7 +25,6 @@ _SWITCH_SECONDS = 5e-5
 _FRESH_SECONDS = 2.0
 # Requests in flight for each of several replicas that keep all of them busy, whatever their sizes.
 _EACH_OF_SEVERAL = 8
-ONE_THREAD = Placement(InstanceGroup(threads=1))
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,13 @@ class _KeptOpen:
     timed_s = 0.0
 
 
+def on_one_thread(deployment: Deployment) -> Deployment:
+    """Return a deployment of the same files in the same engine, on the same device, with one replica of one thread."""
+    group, of_graph = deployment.placement.instance_group, deployment.placement.of_graph
+    alone = InstanceGroup(group.engine, group.device, threads=1)
+    return replace(deployment, placement=replace(of_graph, instance_group=alone))
+
+
 def pace_ms(baseline: Deployment, requests: Sequence[Request]) -> float:
     """Return the machine's pace: milliseconds of a request to the baseline's model on one thread, one at a time.
 
@@ -60,7 +66,7 @@ def pace_ms(baseline: Deployment, requests: Sequence[Request]) -> float:
     With two threads the kernel may run both on one core for some tenths of a second: on two cores a request took 0.7 or
     1.1 ms, which told nothing of the machine (standard deviation of the logarithm 0.21, on one thread 0.08).
     """
-    deployment = replace(baseline, placement=ONE_THREAD)
+    deployment = on_one_thread(baseline)
     if _KeptOpen.pool is None or _KeptOpen.deployment != deployment:
         close_kept()
         _KeptOpen.deployment, _KeptOpen.pool = deployment, open_deployment(deployment)

@@ -1,4 +1,4 @@
-"""Measurement of service curves beside the baseline.
+"""Measurement of service curves, and of the machine's pace meanwhile.
 
 Runs are measured in a short open loop, with every replica busy, with those of other instance groups busy too, and at
 the study's rate.
@@ -60,7 +60,7 @@ Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray
 class StudyRate:
     """Rate of a study, as its utilisation of the baseline.
 
-    baseline_ms: milliseconds of a request to the baseline; None where the deployment that is measured is as fast
+    baseline_ms: milliseconds of a request to the baseline; None to take what the measured deployment takes
     """
 
     share: float

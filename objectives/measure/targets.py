@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from objectives.measure.deployment import (
-    ONE_THREAD,
     Deployment,
     close_kept,
     load_target,
+    on_one_thread,
     one_by_one,
     open_deployment,
     quiet,
@@ -56,12 +56,15 @@ def open_targets(
 def open_reference(baseline: Deployment, requests: Sequence[Request], beside: LiveTarget) -> Iterator[LiveTarget]:
     """Open the baseline's model on one thread, whose time tells the machine's pace, beside targets that are open.
 
-    It waits for the processes of the targets, too, until they are idle.
+    It waits for the processes of the targets, too, until they are idle. Each of its two parts begins with their
+    `next_part`.
     """
-    with open_deployment(replace(baseline, placement=ONE_THREAD)) as pool:
+    beside.next_part()
+    deployment = on_one_thread(baseline)
+    with open_deployment(deployment) as pool:
         beside.next_part()
-        warm_up(pool.submit, requests, ONE_THREAD)
-        target = load_target(pool, ONE_THREAD, requests)
+        warm_up(pool.submit, requests, deployment.placement)
+        target = load_target(pool, deployment.placement, requests)
         yield replace(target, children=beside.children, next_part=beside.next_part)
 
 

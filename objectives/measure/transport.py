@@ -35,12 +35,15 @@ def transport(request: TransportRequest, progress: PartProgress = UNHEARD) -> Tr
     requests, baseline = read_requests(Path(request.holdout)), request.baseline
     sample = typical_requests(requests, _REQUESTS)
     with quiet(), ExitStack() as stack:
+        progress.next_part()
         opened = stack.enter_context(open_deployment(baseline))
         warm_up(opened.submit, requests, baseline.placement)
         pool = load_target(opened, baseline.placement, requests)
         server = stack.enter_context(open_server(baseline, request.served_inputs, requests))
         remote = served_target(server, baseline, requests, (server.process,), stack)
         remote = replace(remote, next_part=progress.next_part)
+        remote.settle()
+        progress.next_part()
         looks = [pace_ms(baseline, requests)]
         rounds = []
         for _ in range(_ROUNDS):
@@ -49,6 +52,7 @@ def transport(request: TransportRequest, progress: PartProgress = UNHEARD) -> Tr
                 remote.settle()  # which waits for both
                 means.append(float(target.closed_loop(sample).mean()))
             rounds.append(means)
+        remote.settle()  # a server's threads would slow the pace down
         looks.append(pace_ms(baseline, requests))
     bare, served = np.array(rounds).T
     return TransportResponse(max(float(np.median(served - bare)), 0.0), math.sqrt(math.prod(looks)))

@@ -1,10 +1,10 @@
-"""Pace of the machine during a measurement, from the service times of the deployments themselves."""
+"""Pace of the machine during a measurement: how long one request at a time takes a deployment."""
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from objectives.measurement.load_generator import Request, typical_requests
 from objectives.measurement.load_target import LoadTarget
@@ -14,24 +14,22 @@ _FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
 # Times that a target answers a look's requests, each from idle.
 _ROUNDS = 6
-# Ratio of the machine's current service time to that of a reference moment.
-Slowness = Callable[[], float]
 
 
-def service_ms(target: LoadTarget, requests: Sequence[Request]) -> float:
+def mean_service_ms(target: LoadTarget, requests: Sequence[Request]) -> float:
     """Return the mean milliseconds of a request, one at a time: the median of several rounds, each from idle.
 
     Two threads may run on one core for a while or not, so that rounds of one target differ by half.
     """
-    rounds, chosen = list[float](), requests_of_a_look(target, requests)
+    rounds, chosen = list[float](), _requests_of_a_look(target, requests)
     for _ in range(_ROUNDS):
         target.settle()
         rounds.append(float(target.closed_loop(chosen).mean()))
     return statistics.median(rounds)
 
 
-def requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> list[Request]:
-    """Return typical requests: as many as take a target so long, within limits."""
+def _requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> list[Request]:
+    """Return typical requests: as many as take a target 30 ms, but 4 to 12."""
     mean_ms = float(target.closed_loop(typical_requests(requests, _FEWEST)).mean())
     return typical_requests(requests, min(max(int(1e3 * _LOOK_SECONDS / mean_ms), _FEWEST), _MOST))
 
@@ -46,7 +44,7 @@ class ServiceTimer:
     """
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
-        self._target, self._requests = target, requests_of_a_look(target, requests)
+        self._target, self._requests = target, _requests_of_a_look(target, requests)
         self._recent: deque[float] = deque(maxlen=_LOOKS)
         self.restart()
 
@@ -63,8 +61,8 @@ class ServiceTimer:
         return float(self._target.closed_loop(self._requests).mean())
 
 
-class Pace:
-    """Slowness of the machine since this was made: how many times as long a request takes a reference.
+class Slowness:
+    """Slowness of the machine since this was made: how many times as long a request takes a reference deployment.
 
     The reference is not measured itself, so every block finds that another deployment ran before it, and no deployment
     is favoured. With the baseline's own pace, a baseline whose block came next had just run: of two equal deployments

@@ -16,7 +16,6 @@ from objectives.measurement.interference import InterferenceMonitor, least_distu
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import STRATA, Request, drawn_requests, in_strata
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import Slowness
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, fewest_samples, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
 from objectives.records import rows_of
@@ -74,7 +73,7 @@ def measure_capacity(
     targets: Sequence[LoadTarget],
     requests: Sequence[Request],
     seed: int,
-    slowness: Slowness = lambda: 1.0,
+    slowness: Callable[[], float] = lambda: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
@@ -152,7 +151,7 @@ def search_rates(
     slo_ms: float,
     window: Window,
     seed: int,
-    slowness: Slowness = lambda: 1.0,
+    slowness: Callable[[], float] = lambda: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[RateSearch, ...]:

@@ -39,8 +39,6 @@ class CostModel:
     The baseline's own curve is the first: the machine's pace then is that of its reference speed, to which every later
     curve is scaled. Where requests go through HTTP, what that adds is measured once, on the baseline, and every
     deployment has it: one request travels at a time, in a fixed time.
-
-    reference_pace_ms: the machine's pace at its reference speed, None before a curve is known
     """
 
     def __init__(self, jobs: MeterJobs, file: Path) -> None:
@@ -48,7 +46,7 @@ class CostModel:
         self._jobs, self._file = jobs, file
         self._curves: dict[str, ServiceCurve] = {}
         self._model_bytes: dict[str, int | None] = {}
-        self.reference_pace_ms: float | None = None
+        self._reference_pace_ms: float | None = None
         self._transport: TransportResponse | None = None
         self._ratios: dict[str, SimulatedRatios | str] = {}
         for line in file.read_text().splitlines() if file.exists() else ():
@@ -110,15 +108,17 @@ class CostModel:
 
     def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
         """Return the request for a curve; the model file may be of untrained weights."""
-        return self._jobs.service_curve((artifact, candidate), part, self.baseline_ms, self.reference_pace_ms)
+        return self._jobs.service_curve((artifact, candidate), part, self.baseline_ms, self._reference_pace_ms)
 
     @property
     def baseline_ms(self) -> float | None:
-        """Milliseconds of a request to the baseline at the machine's reference speed, None before its curve is known.
+        """Milliseconds of a request to the baseline's pool, at the reference speed; None before its curve is known."""
+        return None if self.missing(BASELINE) else self._load.baseline_ms - self._transport_ms
 
-        They are those that the study's rate is simulated with.
-        """
-        return None if self.missing(BASELINE) else self._load.baseline_ms
+    @property
+    def reference_pace_ms(self) -> float | None:
+        """The machine's pace, in milliseconds, at its reference speed; None before the baseline's curve is known."""
+        return self._reference_pace_ms
 
     def learn(self, candidate: Candidate, part: CurvePart, measured: ServiceCurveResponse) -> None:
         """Keep a curve, in the file too."""
@@ -151,8 +151,8 @@ class CostModel:
         return found
 
     def _keep(self, key: str, measured: ServiceCurveResponse) -> None:
-        if self.reference_pace_ms is None:
-            self.reference_pace_ms = measured.pace_ms
+        if key in (_key(BASELINE, part) for part in curve_parts(BASELINE.placement)):
+            self._reference_pace_ms = measured.pace_ms
         self._curves[key], self._model_bytes[key] = measured.curve, measured.model_bytes
 
     def _bytes_of(self, candidate: Candidate) -> int | None:
@@ -170,9 +170,9 @@ class CostModel:
     @property
     def _transport_ms(self) -> float:
         """Milliseconds that HTTP adds at the machine's reference speed; 0 where requests go to the pool directly."""
-        if self._transport is None or self.reference_pace_ms is None:
+        if self._transport is None or self._reference_pace_ms is None:
             return 0.0
-        return self._transport.transport_ms * self.reference_pace_ms / self._transport.pace_ms
+        return self._transport.transport_ms * self._reference_pace_ms / self._transport.pace_ms
 
     @cached_property
     def _load(self) -> SimulatedLoad:

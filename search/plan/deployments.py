@@ -144,8 +144,8 @@ def _deployment(point: Point, side: Side, curves: tuple[ServiceCurve, ...], load
 class PlanCurves:
     """Service curves from more runs than a study takes for a candidate, measured once and kept beside those.
 
-    A candidate has some hundred runs, of which only six lie above the 95th percentile, and its times are relative to
-    the baseline at one moment: enough to compare it with others, not to count machines by. These are times of the
+    A candidate has some hundred runs, of which only six lie above the 95th percentile, and its times are scaled by the
+    machine's pace of one moment: enough to compare it with others, not to count machines by. These are times of the
     machine as it was when it was measured.
     """
 

@@ -191,7 +191,7 @@ class MeterJobs:
         reference_pace_ms: float | None = None,
         blocks: int = 1,
     ) -> requests.ServiceCurveRequest:
-        """Ask for a service curve; what is not said here is as in the request."""
+        """Ask for a service curve; `baseline_ms`, `reference_pace_ms` and `blocks` are as in the request."""
         artifact, candidate = ours
         return requests.ServiceCurveRequest(
             self._holdout,

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.held_out_rows import write_requests
 from objectives.jobs.requests import VisitRequest
 from objectives.measure.benchmark import measure_visit, visit_together
-from objectives.measure.deployment import ONE_THREAD, Deployment, load_target, quiet, warm_up
+from objectives.measure.deployment import Deployment, load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
@@ -49,6 +49,7 @@ LOAD = Load(Traffic(), 0.4, 95, None)
 # One that takes twice as long is near its capacity at the load above, where a visit is spent on warming up; and it has
 # hardly any rate under an SLO of twice the p95 of the baseline.
 LIGHT = Load(Traffic(), 0.2, 95, 10.0)
+ONE_THREAD = Placement(InstanceGroup(threads=1))
 # Median rows of a request.
 KINDS = {"20 rows": 20, "200 rows": 200}
 RATIOS = ("p95", "service p50", "throughput", "capacity")
@@ -98,8 +99,8 @@ def _visit(pair: Pair, requests: Requests, window: Window, seed: int, number: in
     placement, turn = Placement(), 1 if number % 2 == 0 else -1
     first, second = (candidate, baseline)[::turn]
     with quiet(), Pool(placement, first) as one, Pool(placement, second) as other, Pool(ONE_THREAD, baseline) as third:
-        for pool in (one, other, third):
-            warm_up(pool.submit, requests, placement)
+        for pool, of in ((one, placement), (other, placement), (third, ONE_THREAD)):
+            warm_up(pool.submit, requests, of)
         reference = load_target(third, ONE_THREAD, requests)
         ours, theirs = [load_target(pool, placement, requests) for pool in (one, other)][::turn]
         return measure_visit((ours, theirs), reference, requests, pair.load, window, seed + number)[0]

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 from objectives.measure.benchmark import measure_visit
-from objectives.measure.deployment import ONE_THREAD, load_target, quiet, warm_up
+from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import closed_loop, saturated, settle
@@ -57,6 +57,7 @@ from tests.benchmarks.models import (
 from tests.benchmarks.pairing import paired_service
 
 ROWS = (20, 200, 1000)
+ONE_THREAD = Placement(InstanceGroup(threads=1))
 SMALL, LARGE = "onnxruntime", "openvino"
 LOAD = 0.6
 

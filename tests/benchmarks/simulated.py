@@ -42,13 +42,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.held_out_rows import read_requests
 from objectives.jobs.requests import ExportRequest
-from objectives.measure.deployment import Deployment, load_target, pace_ms, quiet, saturating, warm_up
+from objectives.measure.deployment import Deployment, close_kept, load_target, pace_ms, quiet, saturating, warm_up
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.latency import Load
 from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import service_ms
+from objectives.measurement.pace import mean_service_ms
 from objectives.measurement.request_log import read_request_log, write_trace
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import (
@@ -141,10 +141,10 @@ class OpenBaseline:
         capacity = measure_capacity((candidate, baseline), requests, seed)
         found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
         for schedule in self.schedules:
-            rate = schedule.load * 1000 / service_ms(baseline, requests)
+            rate = schedule.load * 1000 / mean_service_ms(baseline, requests)
             pace = pace_ms(self.deployment, requests)
             turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
-            found[schedule.name] = {"rate": rate, "pace": pace, "candidate": turns[::2], "baseline": turns[1]}
+            found[schedule.name] = {"rate_rps": rate, "pace_ms": pace, "candidate": turns[::2], "baseline": turns[1]}
         slo_ms = 2 * found[f"poisson {MIDDLE:g}"]["baseline"][PERCENTS.index(95)]
         found["rate_rps"] = [
             highest_rate(target, requests, capacity[:, side], slo_ms, seed)
@@ -196,9 +196,9 @@ class Simulation:
     ) -> NDArray[np.float64]:
         """Return the percentiles of one draw of service times, at the machine's speed."""
         assert self.costs.reference_pace_ms is not None
-        slowness = measured["pace"] / self.costs.reference_pace_ms
+        slowness = measured["pace_ms"] / self.costs.reference_pace_ms
         target = virtual(self.costs, candidate, self.requests, drawn)
-        return slowness * np.array(schedule.percentiles(target, self.requests, slowness * measured["rate"], seed))
+        return slowness * np.array(schedule.percentiles(target, self.requests, slowness * measured["rate_rps"], seed))
 
 
 def drawn(space: SearchSpace, seed: int) -> Iterator[Candidate]:
@@ -351,6 +351,7 @@ def main() -> None:
                 start = time.monotonic()
                 known.add(candidate, measure(jobs, costs, workers, candidate, beside, number))
                 console.say(f"{number + 1} of {options.candidates}: {time.monotonic() - start:.1f} s")
+            close_kept()
     candidates = [*itertools.islice(drawn(space, options.seed), options.candidates)]
     results = [(each, known.found[each.id]) for each in candidates if each.id in known.found]
     simulation = Simulation.of(costs, requests, played, config.seed)

@@ -6,7 +6,8 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,8 @@ from sklearn.metrics import roc_auc_score
 
 from objectives.build import evaluate as judging
 from objectives.build.evaluate import evaluate, run_blocks
-from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
+from objectives.held_out_rows import HeldOut, read_held_out, read_requests, write_held_out, write_requests
+from objectives.jobs.protocol import UNHEARD
 from objectives.jobs.requests import (
     BenchmarkRequest,
     EvaluateRequest,
@@ -37,6 +39,7 @@ from objectives.measure.deployment import Deployment, quiet, warm_up
 from objectives.measurement import throughput
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.recording import Recording, read_recording
 from objectives.records import Artifact, Footprint, Latency, NotFiniteError, Throughput
 from objectives.serving.engines import EngineError
@@ -405,6 +408,28 @@ def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pyte
     told = json.loads(asked[0])
     assert told["holdout"] == str(holdout)
     assert from_plain(Deployment, told["deployment"]) == deployment
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_pace_of_a_visit_is_that_of_the_baseline(
+    model: Path, holdout: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline is the last side, whichever is opened first."""
+    ours, theirs = (
+        Deployment(_artifact(key), str(model), placement, "fp32")
+        for key, placement in (("ours", Placement(InstanceGroup(threads=2))), ("theirs", ONE_THREAD))
+    )
+    given: list[Any] = []
+
+    @contextmanager
+    def reference(baseline: Deployment, requests: object, beside: LiveTarget) -> Iterator[str]:
+        given.append(baseline)
+        yield "reference"
+
+    monkeypatch.setattr(timing, "open_reference", reference)
+    monkeypatch.setattr(timing, "measure_visit", lambda targets, *asked: given.append(asked[0]) or ())
+    timing._visit((ours, theirs), read_requests(holdout), LOAD, SMALL, 0, number, UNHEARD)
+    assert given == [theirs, "reference"]
 
 
 def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(

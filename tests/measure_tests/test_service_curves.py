@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from scipy.stats import binom
 
 from objectives.jobs.requests import ServiceCurveRequest
 from objectives.measure import deployment as opening
-from objectives.measure.deployment import Deployment, close_kept
+from objectives.measure import service_curves
+from objectives.measure.deployment import Deployment, close_kept, on_one_thread
 from objectives.measure.service_curves import further_sizes, rested_requests, service_curve
 from objectives.measure.targets import open_targets
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
@@ -22,7 +24,7 @@ from objectives.measurement.latency import Load
 from objectives.measurement.service_curve import FEWEST_RUNS, Line, ServiceCurve
 from objectives.records import rows_of
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import Admission, InstanceGroup, Placement, Route
+from spaces.techniques.placement import Admission, Batching, EmbeddingDevice, InstanceGroup, Placement, Route
 from tests.measure_tests.test_measure import ONE_THREAD, _artifact, holdout, model
 from tests.measurement_tests.simulated import requests_of
 
@@ -112,6 +114,39 @@ def test_a_run_after_a_long_idle_time_takes_its_own_line() -> None:
     assert found == pytest.approx([1e6, 1e6, 2e6, 3e6, 3e6])
     same = replace(rested, rested=flat, rested_ns=1e4).sampler(0)
     assert same(10, 10_000_000, 0) == pytest.approx(1e6)
+
+
+@pytest.mark.parametrize(
+    ("reference", "baseline_ms", "rate_rps"), [(3.0, 8.0, 25.0), (None, 8.0, 50.0), (3.0, None, 800.0)]
+)
+def test_a_curve_is_measured_at_the_machines_pace_and_given_at_its_reference_speed(
+    reference: float | None, baseline_ms: float | None, rate_rps: float, holdout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is half as fast as at its reference speed: the baseline takes 16 ms and not 8."""
+    rates: list[float] = []
+
+    def measured(*given: Any) -> ServiceCurve:
+        rates.append(given[4].rps(mean_ms=0.5))
+        return curve(1.0)
+
+    monkeypatch.setattr(service_curves, "pace_ms", lambda *given: 6.0)
+    monkeypatch.setattr(service_curves, "measure_service_curve", measured)
+    deployment = Deployment(_artifact("ours"), "model.onnx", ONE_THREAD, "fp32")
+    asked = ServiceCurveRequest(str(holdout), deployment, deployment, 0, 0.4)
+    found = service_curve(replace(asked, baseline_ms=baseline_ms, reference_pace_ms=reference, blocks=2))
+    assert rates == [pytest.approx(rate_rps)]
+    assert found.pace_ms == pytest.approx(6.0)
+    assert found.curve.alone(10) == pytest.approx(curve(1.0).alone(10) * (1.0 if reference is None else 0.5))
+
+
+def test_the_pace_is_of_the_same_files_in_the_same_engine() -> None:
+    """A split model has no file of its own, and ONNX Runtime does not compute in bf16."""
+    split = Placement(InstanceGroup(replicas=2, threads=2), embedding_device=EmbeddingDevice("onnxruntime", "cuda"))
+    found = on_one_thread(Deployment(_artifact("ours"), "model.onnx", split, "fp32"))
+    assert found.placement == Placement(InstanceGroup(threads=1), embedding_device=split.embedding_device)
+    narrow = Placement(InstanceGroup("openvino", "gpu"), batching=Batching(600))
+    found = on_one_thread(Deployment(_artifact("ours"), "model.onnx", narrow, "bf16"))
+    assert found.placement == Placement(InstanceGroup("openvino", "gpu", threads=1)) and found.compute == "bf16"
 
 
 def test_sizes_of_batches_and_of_parts_are_measured_too() -> None:

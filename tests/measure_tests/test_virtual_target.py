@@ -22,7 +22,7 @@ from objectives.measurement.recording import Recording
 from objectives.measurement.service_curve import Runs, ServiceCurve
 from objectives.records import rows_of
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
-from tests.measurement_tests.simulated import STEADY, QuietMonitor, requests_of
+from tests.measurement_tests.simulated import QuietMonitor, requests_of, steady
 
 
 def by_rows(rows: int, idle_ns: int | None, busy: int) -> float:
@@ -78,7 +78,7 @@ def test_a_whole_visit_runs_on_virtual_time() -> None:
     one = VirtualTarget(Placement(), [by_rows], 2)
     two = VirtualTarget(Placement(InstanceGroup(replicas=2)), [by_rows], 4)
     window = Window(blocks=40, probe_requests=1000)
-    (visit,) = measure_visit((two, one), STEADY, requests, Load(Traffic(), 0.4, 95, None), window, 0, QuietMonitor)
+    (visit,) = measure_visit((two, one), steady(), requests, Load(Traffic(), 0.4, 95, None), window, 0, QuietMonitor)
     latency, throughput = Recording((visit,), None, 95, 0).summarize()
     assert latency.p95_ratio < 0.9
     assert throughput.capacity_ratio == pytest.approx(2, rel=0.02)

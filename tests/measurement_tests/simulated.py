@@ -57,8 +57,9 @@ class SimulatedTarget:
         self.calls.append("settle")
 
 
-# A machine that keeps its speed.
-STEADY = SimulatedTarget(lambda requests: np.ones(len(requests)))
+def steady() -> SimulatedTarget:
+    """Return a reference of a machine that keeps its speed."""
+    return SimulatedTarget(lambda requests: np.ones(len(requests)))
 
 
 def _one_by_one(arrivals: Floats, service: Floats) -> Floats:

@@ -18,7 +18,7 @@ from objectives.measurement.recording import Recording
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import rate_under_slo
 from objectives.measurement.visits import PRIOR
-from tests.measurement_tests.simulated import STEADY, QuietMonitor, SimulatedTarget, requests_of
+from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of, steady
 
 Floats = NDArray[np.float64]
 PLACES = (np.arange(2000) + 0.5) / 2000
@@ -67,7 +67,7 @@ def test_p95_and_the_rate_under_the_slo_are_those_of_the_queue(name: str, load: 
     for seed in range(5):
         target = SimulatedTarget(service_ms)
         both, asked = (target, target), Load(Traffic(), load, 95, 2 * exact)
-        (visit,) = measure_visit(both, STEADY, requests, asked, window, seed, QuietMonitor)
+        (visit,) = measure_visit(both, steady(), requests, asked, window, seed, QuietMonitor)
         found_p95.append(percentile(visit.timings.baseline, 95))
         found_rates.append(rate_under_slo(visit.baseline, 2 * exact, 95))
         assert rate_under_slo(visit.candidate, 2 * exact, 95) == found_rates[-1], "both are searched in the same way"
@@ -87,9 +87,11 @@ def test_candidates_that_are_measured_together_have_the_ratios_that_they_have_al
         return SimulatedTarget(lambda requests: slower * service_ms(requests))
 
     candidates = (0.1, 0.5, 1.0)
-    together = measure_visit([*map(target, candidates), target(1.0)], STEADY, requests, asked, window, 0, QuietMonitor)
+    together = measure_visit(
+        [*map(target, candidates), target(1.0)], steady(), requests, asked, window, 0, QuietMonitor
+    )
     for slower, visit in zip(candidates, together, strict=True):
-        (alone,) = measure_visit((target(slower), target(1.0)), STEADY, requests, asked, window, 0, QuietMonitor)
+        (alone,) = measure_visit((target(slower), target(1.0)), steady(), requests, asked, window, 0, QuietMonitor)
         both = [Recording((one,), None, 95, 0).summarize() for one in (visit, alone)]
         (latency, throughput), (latency_alone, throughput_alone) = both
         assert latency.p95_ratio == pytest.approx(latency_alone.p95_ratio, rel=0.03)

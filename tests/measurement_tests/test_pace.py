@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from objectives.measure.benchmark import measure_visit
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.pace import Pace, ServiceTimer, service_ms
+from objectives.measurement.pace import ServiceTimer, Slowness, mean_service_ms
 from objectives.measurement.recording import Recording
-from tests.measurement_tests.simulated import STEADY, QuietMonitor, SimulatedTarget, requests_of
+from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of, steady
 
 Floats = NDArray[np.float64]
 
@@ -49,23 +49,23 @@ def test_a_look_has_as_many_requests_as_take_30_ms(milliseconds: float, count: i
 def test_the_slowness_is_that_of_the_reference_since_the_beginning() -> None:
     slowness = [2.0]
     reference = SimulatedTarget(lambda requests: np.full(len(requests), 3.0 * slowness[0]))
-    pace = Pace(reference, requests_of([1]))
-    assert pace() == 1.0
+    slower = Slowness(reference, requests_of([1]))
+    assert slower() == 1.0
     slowness[0] = 8.0
-    pace()
-    assert pace() == pytest.approx(4.0), "the second look that says so"
+    slower()
+    assert slower() == pytest.approx(4.0), "the second look that says so"
 
 
 def test_the_time_of_a_request_is_the_median_of_rounds_from_idle() -> None:
     """In a third of the rounds both threads run on one core."""
     calls, taken = list[str](), iter([1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 1.0])
     target = SimulatedTarget(lambda requests: np.full(len(requests), next(taken)), calls=calls)
-    assert service_ms(target, requests_of([1] * 20)) == pytest.approx(1.0)
+    assert mean_service_ms(target, requests_of([1] * 20)) == pytest.approx(1.0)
     assert calls == ["closed_loop", *["settle", "closed_loop"] * 6], "a look for the number of requests comes first"
 
 
 def test_arrivals_are_as_much_slower_as_the_machine_and_no_measured_deployment_tells_it() -> None:
-    """The machine takes three times as long from the second turn on; the baseline has cold caches all the time."""
+    """The machine takes three times as long after some turns, by the reference; the targets take as long as before."""
     looks = itertools.count()
     reference = SimulatedTarget(lambda asked: np.full(len(asked), 3.0 if next(looks) > 6 else 1.0))
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), 2.0)) for _ in range(2)]
@@ -84,7 +84,7 @@ def test_a_visit_of_a_slow_model_has_as_few_requests_as_its_percentile_needs(
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), milliseconds)) for _ in range(2)]
     window = Window(requests=15, probes=1, probe_requests=300, seconds=5.0).extended(95)
     load = Load(Traffic(), 0.4, 95, None)
-    (visit,) = measure_visit(targets, STEADY, requests_of([1] * 20), load, window, 0, QuietMonitor)
+    (visit,) = measure_visit(targets, steady(), requests_of([1] * 20), load, window, 0, QuietMonitor)
     assert visit.timings.candidate.shape == visit.timings.baseline.shape == (20, requests)
     sizes = sorted(probe.latency_ms.size for probe in visit.candidate.probes)
     assert sizes == sorted([20 * requests, counted]), "at the study's load, and at the rate that is tried"
@@ -94,7 +94,7 @@ def test_blocks_of_visits_that_are_joined_have_one_length_whatever_the_pace() ->
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), 100.0)) for _ in range(2)]
     window = Window(requests=15, probes=1, probe_requests=300, seconds=5.0, visits=2).extended(95)
     load = Load(Traffic(), 0.4, 95, None)
-    (visit,) = measure_visit(targets, STEADY, requests_of([1] * 20), load, window, 0, QuietMonitor)
+    (visit,) = measure_visit(targets, steady(), requests_of([1] * 20), load, window, 0, QuietMonitor)
     assert visit.timings.candidate.shape == (20, 15)
 
 

@@ -1,0 +1,82 @@
+"""Spread of the machine's pace: a request to a model as it is deployed by default, and on one thread.
+
+    python tests/benchmarks/pace.py [--rounds 60] [--model FILE --holdout FOLDER]
+
+The model is that of other benchmarks, or a study's own (FOLDER as in `mlruns/cache/holdouts`). In each round a service
+curve is measured first, as in a search, then the mean time of some requests, one at a time, of each deployment in turn:
+of single looks, and of the median of three. Printed: the mean, the quantiles, and the standard deviation of the
+logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from objectives.held_out_rows import read_requests
+from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.measure.service_curves import measure_service_curve
+from objectives.measurement.load_generator import Request, typical_requests
+from objectives.measurement.statistics import Floats
+from objectives.serving.engines import open_replica
+from objectives.serving.pool import Pool
+from objectives.serving.split_engine import Engine
+from spaces.techniques.placement import InstanceGroup, Placement
+from tests.benchmarks.models import baseline_model, lognormal_requests
+
+DEPLOYMENTS = {"by default": Placement(), "on one thread": Placement(InstanceGroup(threads=1))}
+_LOOKS, _REQUESTS = 3, 12
+
+
+def looks(model: Path, requests: Sequence[Request], rounds: int) -> dict[str, Floats]:
+    """Return the mean milliseconds of a request of each deployment, (rounds, looks)."""
+
+    def engine(group: InstanceGroup) -> Engine:
+        return open_replica(model, group, None)
+
+    sample, one = typical_requests(requests, _REQUESTS), DEPLOYMENTS["on one thread"]
+    default, single = DEPLOYMENTS.values()
+    found: dict[str, list[list[float]]] = {name: [] for name in DEPLOYMENTS}
+    with quiet(), Pool(default, engine) as first, Pool(single, engine) as second:
+        targets = {}
+        for (name, placement), pool in zip(DEPLOYMENTS.items(), (first, second), strict=True):
+            warm_up(pool.submit, requests, placement)
+            targets[name] = load_target(pool, placement, requests)
+        for number in range(rounds):
+            measure_service_curve(engine, one, requests, number)
+            for name, target in targets.items():
+                target.settle()
+                found[name].append([float(target.closed_loop(sample).mean()) for _ in range(_LOOKS)])
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--holdout", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or baseline_model(Path(folder))
+        requests: Sequence[Request] = lognormal_requests(300, seed=1)
+        if options.holdout:
+            requests = read_requests(options.holdout)
+        found = looks(model, requests, options.rounds)
+    reference = np.log(np.median(found["on one thread"], axis=1))
+    print(f"{'':<30}{'mean':>9}{'10%':>9}{'50%':>9}{'90%':>9}{'deviation':>11}{'relative':>10}")
+    for name, times in found.items():
+        for kind, values in (("one look", times[:, 0]), ("median of three", np.median(times, axis=1))):
+            logs, quantiles = np.log(values), np.quantile(values, (0.1, 0.5, 0.9))
+            shown = "".join(f"{value:>9.3f}" for value in (values.mean(), *quantiles))
+            print(f"{f'{name}, {kind}':<30}{shown}{logs.std():>11.3f}{(logs - reference).std():>10.3f}")
+
+
+if __name__ == "__main__":
+    main()
