@@ -26,8 +26,8 @@ from objectives.records import Footprint
 def profile(request: jobs.ProfileRequest) -> jobs.ProfileResponse:
     median = median_request(read_requests(Path(request.holdout)))
     with quiet():
-        found = profile_model(Path(request.model), request.groups, median)
-        roofline = measure_roofline(working_set=sum(group.weight_bytes for group in found.groups))
+        found = profile_model(Path(request.model), request.groups, median, threads=request.threads)
+        roofline = measure_roofline(request.threads, sum(group.weight_bytes for group in found.groups))
     return jobs.ProfileResponse(found, roofline)
 
 

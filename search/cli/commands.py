@@ -119,11 +119,23 @@ def profile(options: argparse.Namespace) -> int:
     from search.report.profile import headline, operator_table, profile_table, user_once
     from search.session import open_session
 
+    if options.trial is not None:
+        return _profile_trial(options)
     console = _console(options)
     session = open_session(_config(options), _home(options))
     found = explore_run.profile(session, console)
     chart = f"chart: {session.home.reports(session.config.name) / 'profile.html'}"
     console.result(found, profile_table(found), operator_table(found), headline(found), user_once(found), chart)
+    return DONE
+
+
+def _profile_trial(options: argparse.Namespace) -> int:
+    from search.explore.trial_profile import profile_trial
+    from search.report.trial_profile import trial_headline, trial_tables
+
+    console = _console(options)
+    found = profile_trial(_existing(options), options.trial, console)
+    console.result(found, *trial_tables(found), trial_headline(found))
     return DONE
 
 

@@ -148,7 +148,9 @@ def _of_no_study(add: _Add) -> None:
 def _of_a_study(add: _Add) -> None:
     checking = add("validate", "check a study file and dry-run every stage on its model", commands.validate)
     checking.add_argument("--only-file", action="store_true", help="check the file only, not the model")
-    add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
+    profiling = add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
+    what = "where the time of this trial goes, beside the baseline's"
+    profiling.add_argument("--trial", type=int, metavar="N", help=what)
     running = add("run", "launch or resume a study", commands.run)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
     running.add_argument("--trials", type=int, help="trials of the search in all, however they end")

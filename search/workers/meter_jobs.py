@@ -240,9 +240,12 @@ class MeterJobs:
         counted = max(window.probe_requests, fewest_samples(percent))
         return replace(window, probe_requests=counted).extended(percent)
 
-    def profile(self) -> requests.ProfileRequest:
+    def profile(self, of: Side | None = None) -> requests.ProfileRequest:
+        """Ask for the profile of a model on the threads of its first instance group; None for the baseline's."""
+        side = of or self.baseline
+        threads = side[1].placement.instance_group.threads
         return requests.ProfileRequest(
-            self._deployment(*self.baseline).model, self.prepared.structure.groups, self._holdout
+            self._deployment(*side).model, self.prepared.structure.groups, self._holdout, threads
         )
 
     def recording(self, name: str) -> str:

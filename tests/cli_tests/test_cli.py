@@ -66,6 +66,8 @@ def test_a_study_is_named_again_without_a_password() -> None:
         (["ablate", "ml-100k"], ["STUDY", "leanrec run"]),
         (["ablate", "ml-100k", "--trial", "best"], ["--trial", "best"]),
         (["profile", "ml-100x"], ["ml-100x", "ml-100k"]),
+        (["profile", "ml-100k", "--trial", "3"], ["STUDY", "leanrec run"]),
+        (["profile", "ml-100k", "--trial", "best"], ["--trial", "best"]),
         (["ui", "--port", "99999"], ["--port", "99999"]),
         (["run", "ml-100k", "--minutes", "nan"], ["budget.minutes", ".nan"]),
         (["run", "ml-100k", "--trials", "0", "--seed", "-1"], ["budget.trials", "0", "1 more"]),

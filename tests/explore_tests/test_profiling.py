@@ -21,6 +21,7 @@ from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
 from search.explore.study_profile import StudyProfile, read_profile
+from search.explore.trial_profile import group_times
 from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
@@ -51,6 +52,23 @@ def profile(mlp_ms: float = 8.0) -> Profile:
         NodeCost("head", "Gemm", "other", 0.66, 1000, 1000),
     ]
     return summarize(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, mlp_ms + 2, None)
+
+
+def test_a_trial_s_groups_stand_beside_the_baseline_s() -> None:
+    """The slowest of the trial's comes first; a group that one of both lacks takes no time in it."""
+    smaller = summarize(
+        [NodeCost("mlp", "FusedGemm", "mlp", 1.0, 1, 1), NodeCost("cross", "Gemm", "cross", 3.0, 1, 1)],
+        [group for group in GROUPS if group.name != "tables"], {}, 200, 5.0, 1,
+    )  # fmt: skip
+    found = group_times(profile(), smaller, {"mlp": 0.25})
+    assert [(group.name, group.baseline_ms, group.ms, group.perfect_ms) for group in found] == [
+        ("cross", pytest.approx(0.3), pytest.approx(3.0), 0.0),
+        ("mlp", pytest.approx(8.0), pytest.approx(1.0), 0.25),
+        ("engine", pytest.approx(1.0), pytest.approx(1.0), 0.0),
+        ("tables", pytest.approx(0.04), 0.0, 0.0),
+        ("other", pytest.approx(0.66), 0.0, 0.0),
+    ]
+    assert sum(group.time_share for group in found) == pytest.approx(1)
 
 
 class Meter:

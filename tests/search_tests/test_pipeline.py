@@ -257,6 +257,21 @@ def test_the_profile_is_the_one_that_the_space_was_narrowed_by(road: Road) -> No
     assert "Plotly.newPlot" in (road.home / "reports" / "road" / "profile.html").read_text()
 
 
+def test_a_trial_is_profiled_beside_the_baseline(road: Road, front: dict[str, Any]) -> None:
+    """One that was measured has the time of its requests through the pool, too."""
+    point = next(row for row in front["rows"] if row["on_front"] and row["trial"] != 0)
+    found = json.loads(road.command("profile", str(road.study), "--trial", str(point["trial"]), "--json"))
+    assert found["trial"] == point["trial"] and found["rows"] > 0
+    assert sum(group["time_share"] for group in found["groups"]) == pytest.approx(1)
+    assert sum(group["ms"] for group in found["groups"]) >= 0.999 * found["p50_ms"], "the engine has the rest"
+    assert all(group["baseline_ms"] >= 0 for group in found["groups"])
+    assert {"engine", "other"} < {group["name"] for group in found["groups"]}
+    assert found["service_p50_ms"] == pytest.approx(point["latency_ms"]["service_p50"])
+    process = road.start("profile", str(road.study), "--trial", "99999")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "--trial: must be a trial that was built" in err and "99999" in err
+
+
 @pytest.mark.nightly
 def test_the_front_is_measured_again_beside_what_it_was(road: Road, front: dict[str, Any]) -> None:
     before, p95 = len(road.trials()), {row["trial"]: row["latency_ms"]["p95_ratio"] for row in front["rows"]}
