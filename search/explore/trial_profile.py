@@ -37,8 +37,8 @@ class TrialProfile:
     group (None: the engine's default).
 
     place: engine and device that the trial runs in
-    baseline_p50_ms, p50_ms: of bare runs
-    service_p50_ms: of a request through the pool at the study's sizes, as it was measured; None where it was not
+    baseline_p50_ms, p50_ms: of runs of the same request, one after another
+    service_p50_ms: of requests of all sizes in the trial's benchmark, one at a time; None where it had none
     """
 
     study: str
