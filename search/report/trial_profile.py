@@ -32,8 +32,8 @@ def trial_headline(found: TrialProfile) -> str:
     )
     if found.service_p50_ms is not None:
         told += (
-            f" In its benchmark a request took {milliseconds(found.service_p50_ms)} in the median, one at a time: of all "
-            "sizes, and with other work in between, after which caches are cold."
+            f" In its benchmark a request took {milliseconds(found.service_p50_ms)} in the median, one at a time: of "
+            "all sizes, and with other work in between, after which caches are cold."
         )
     if found.place != "onnxruntime":
         told += f" The trial runs in {found.place}; these are times of ONNX Runtime on the CPU."
