@@ -167,8 +167,9 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     split_over: parts that requests will be split into, None for none
     beside: the other instance groups of the placement, which take time from this one
     baseline_ms: milliseconds of a request to the baseline's pool; None to take what this deployment takes
-    reference_pace_ms: the pace of the machine at its reference speed, at which the baseline takes `baseline_ms`; None
-        for the speed of now
+    transport_ms: milliseconds that HTTP adds to a request
+    reference_pace_ms: the pace of the machine at its reference speed, of which the other times are; None for the speed
+        of now
     blocks: most times that runs are measured, within some seconds; those of disturbed blocks do not count
     """
 
@@ -181,6 +182,7 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     split_over: int | None = None
     beside: tuple[InstanceGroup, ...] = field(default=(), metadata=added_later())
     baseline_ms: float | None = None
+    transport_ms: float = 0.0
     reference_pace_ms: float | None = None
     blocks: int = 1
 

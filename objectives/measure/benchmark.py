@@ -23,7 +23,7 @@ from objectives.jobs.requests import (
     VisitResponse,
 )
 from objectives.measure.deployment import Deployment, one_by_one, open_deployment, quiet, saturating, warm_up
-from objectives.measure.targets import open_reference, open_targets
+from objectives.measure.targets import open_pace_target, open_targets
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
@@ -137,10 +137,10 @@ def _visit(
     turn = 1 if number % 2 == 0 else -1
     with (
         open_targets(sides[::turn], requests, load.served_inputs, progress.next_part) as opened,
-        open_reference(sides[-1], requests, opened[0]) as reference,  # the baseline's model
+        open_pace_target(sides[-1], requests, opened[0]) as pace_target,  # the baseline's model
     ):
         monitor = partial(InterferenceMonitor, children=opened[0].children)
-        return measure_visit(opened[::turn], reference, requests, load, window, seed + 1000 * number, monitor)
+        return measure_visit(opened[::turn], pace_target, requests, load, window, seed + 1000 * number, monitor)
 
 
 def weigh(holdout: Path, deployment: Deployment) -> Footprint:
@@ -172,7 +172,7 @@ def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
 
 def measure_visit(
     targets: Sequence[LoadTarget],
-    reference: LoadTarget,
+    pace_target: LoadTarget,
     requests: Sequence[Request],
     load: Load,
     window: Window,
@@ -188,11 +188,11 @@ def measure_visit(
     another speed, and are scaled to that during the latency measurement.
 
     Args:
-        reference: deployment that tells the pace, and is not measured itself
+        pace_target: deployment that tells the machine's pace, and is not compared itself
     """
     # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
     initial_rps = load.share * 1000 / mean_service_ms(targets[-1], requests)
-    slower = Slowness(reference, requests)
+    slower = Slowness(pace_target, requests)
 
     def rate_rps() -> float:
         return initial_rps / slower()

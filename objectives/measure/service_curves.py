@@ -60,15 +60,17 @@ Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray
 class StudyRate:
     """Rate of a study, as its utilisation of the baseline.
 
-    baseline_ms: milliseconds of a request to the baseline; None to take what the measured deployment takes
+    baseline_ms: milliseconds of a request to the baseline's pool; None to take what the measured deployment takes
+    transport_ms: milliseconds that a request spends on its way to the pool and back
     """
 
     share: float
     baseline_ms: float | None = None
+    transport_ms: float = 0.0
 
     def rps(self, mean_ms: float) -> float:
         """Return the requests per second, where a request takes the deployment so many milliseconds."""
-        return 1000 * self.share / (mean_ms if self.baseline_ms is None else self.baseline_ms)
+        return 1000 * self.share / (self.transport_ms + (mean_ms if self.baseline_ms is None else self.baseline_ms))
 
 
 class Observed:
@@ -118,7 +120,8 @@ def service_curve(request: ServiceCurveRequest, progress: PartProgress = UNHEARD
         progress.next_part()
         looks = [pace_ms(request.baseline, requests)]
         slowness = 1.0 if request.reference_pace_ms is None else looks[0] / request.reference_pace_ms
-        rate = StudyRate(request.share, None if request.baseline_ms is None else slowness * request.baseline_ms)
+        baseline_ms = None if request.baseline_ms is None else slowness * request.baseline_ms
+        rate = StudyRate(request.share, baseline_ms, slowness * request.transport_ms)
 
         def run() -> ServiceCurve:
             asked = request.seed, rate, request.blocks, progress.next_part, request.beside

@@ -53,7 +53,7 @@ def open_targets(
 
 
 @contextmanager
-def open_reference(baseline: Deployment, requests: Sequence[Request], beside: LiveTarget) -> Iterator[LiveTarget]:
+def open_pace_target(baseline: Deployment, requests: Sequence[Request], beside: LiveTarget) -> Iterator[LiveTarget]:
     """Open the baseline's model on one thread, whose time tells the machine's pace, beside targets that are open.
 
     It waits for the processes of the targets, too, until they are idle. Each of its two parts begins with their

@@ -1,4 +1,4 @@
-"""Pace of the machine during a measurement: how long one request at a time takes a deployment."""
+"""Pace of the machine during a measurement: how long a request takes one deployment, of the baseline on one thread."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
 from objectives.measurement.load_generator import Request, typical_requests
 from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.statistics import Floats
 
 # Limits of the number of requests of a look, and the time that they are to take.
 _FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
 # Times that a target answers a look's requests, each from idle.
-_ROUNDS = 6
+_ROUNDS = 8
 
 
 def mean_service_ms(target: LoadTarget, requests: Sequence[Request]) -> float:
-    """Return the mean milliseconds of a request, one at a time: the median of several rounds, each from idle.
+    """Return the mean milliseconds of a request, one at a time, over several rounds, each from idle.
 
-    Two threads may run on one core for a while or not, so that rounds of one target differ by half.
+    Two threads may run on one core for a while or not, so that rounds of one target differ by half. The longest time of
+    each request is left out, since a single stall of the machine would count in all blocks.
     """
-    rounds, chosen = list[float](), _requests_of_a_look(target, requests)
+    rounds, chosen = list[Floats](), _requests_of_a_look(target, requests)
     for _ in range(_ROUNDS):
         target.settle()
-        rounds.append(float(target.closed_loop(chosen).mean()))
-    return statistics.median(rounds)
+        rounds.append(target.closed_loop(chosen))
+    return float(np.sort(rounds, axis=0)[:-1].mean())
 
 
 def _requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> list[Request]:
@@ -62,18 +66,18 @@ class ServiceTimer:
 
 
 class Slowness:
-    """Slowness of the machine since this was made: how many times as long a request takes a reference deployment.
+    """Slowness of the machine since this was made: how many times as long a request takes the target of the pace.
 
-    The reference is not measured itself, so every block finds that another deployment ran before it, and no deployment
-    is favoured. With the baseline's own pace, a baseline whose block came next had just run: of two equal deployments
+    That target is not compared itself, so every block finds that another deployment ran before it, and no deployment is
+    favoured. With the baseline's own pace, a baseline whose block came next had just run: of two equal deployments
     the other one's p95 was 7% higher.
     """
 
-    def __init__(self, reference: LoadTarget, requests: Sequence[Request]) -> None:
-        reference.settle()
-        self._reference, self._timer = reference, ServiceTimer(reference, requests)
+    def __init__(self, pace_target: LoadTarget, requests: Sequence[Request]) -> None:
+        pace_target.settle()
+        self._target, self._timer = pace_target, ServiceTimer(pace_target, requests)
         self._first_ms = self._timer()
 
     def __call__(self) -> float:
-        self._reference.settle()
+        self._target.settle()
         return self._timer() / self._first_ms

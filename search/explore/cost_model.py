@@ -47,6 +47,7 @@ class CostModel:
         self._curves: dict[str, ServiceCurve] = {}
         self._model_bytes: dict[str, int | None] = {}
         self._reference_pace_ms: float | None = None
+        self._baseline_key = _key(BASELINE, *curve_parts(BASELINE.placement))
         self._transport: TransportResponse | None = None
         self._ratios: dict[str, SimulatedRatios | str] = {}
         for line in file.read_text().splitlines() if file.exists() else ():
@@ -108,12 +109,13 @@ class CostModel:
 
     def request(self, artifact: Artifact, candidate: Candidate, part: CurvePart) -> ServiceCurveRequest:
         """Return the request for a curve; the model file may be of untrained weights."""
-        return self._jobs.service_curve((artifact, candidate), part, self.baseline_ms, self._reference_pace_ms)
+        times = self.baseline_ms, self.transport_ms, self._reference_pace_ms
+        return self._jobs.service_curve((artifact, candidate), part, *times)
 
     @property
     def baseline_ms(self) -> float | None:
         """Milliseconds of a request to the baseline's pool, at the reference speed; None before its curve is known."""
-        return None if self.missing(BASELINE) else self._load.baseline_ms - self._transport_ms
+        return None if self.missing(BASELINE) else self._load.baseline_ms - self.transport_ms
 
     @property
     def reference_pace_ms(self) -> float | None:
@@ -151,7 +153,7 @@ class CostModel:
         return found
 
     def _keep(self, key: str, measured: ServiceCurveResponse) -> None:
-        if key in (_key(BASELINE, part) for part in curve_parts(BASELINE.placement)):
+        if key == self._baseline_key:
             self._reference_pace_ms = measured.pace_ms
         self._curves[key], self._model_bytes[key] = measured.curve, measured.model_bytes
 
@@ -165,13 +167,18 @@ class CostModel:
     def _target_of(self, candidate: Candidate, curves: Sequence[ServiceCurve]) -> VirtualTarget:
         placement, seed = candidate.placement, self._jobs.config.seed
         outstanding = saturating(placement, self._requests)
-        return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding, self._transport_ms)
+        return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding, self.transport_ms)
 
     @property
-    def _transport_ms(self) -> float:
-        """Milliseconds that HTTP adds at the machine's reference speed; 0 where requests go to the pool directly."""
-        if self._transport is None or self._reference_pace_ms is None:
+    def transport_ms(self) -> float:
+        """Milliseconds that HTTP adds at the machine's reference speed; 0 where requests go to the pool directly.
+
+        Before that speed is known, they are those of the time when they were measured.
+        """
+        if self._transport is None:
             return 0.0
+        if self._reference_pace_ms is None:
+            return self._transport.transport_ms
         return self._transport.transport_ms * self._reference_pace_ms / self._transport.pace_ms
 
     @cached_property

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from objectives.measurement.profile.profile import OperatorCost, Profile
+from objectives.held_out_rows import read_requests
+from objectives.measurement.profile.profile import OperatorCost, Profile, median_request
 from objectives.measurement.profile.roofline import group_roofs
+from objectives.records import Through, rows_of
+from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError
 from search.locking import locked, stoppable
 from search.session import Session
 from search.workers.processes import call, open_workers
+from spaces.techniques.placement import InstanceGroup, Placement
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,15 @@ class GroupTimes:
 class TrialProfile:
     """Profile of a trial's model beside the baseline's, as `leanrec profile --trial --json` prints it.
 
-    Both are run in ONNX Runtime, one request of `rows` rows at a time, the trial's on the threads of its first instance
-    group (None: the engine's default).
+    Both are run in ONNX Runtime on the CPU, one after the other: the same request of `rows` rows again and again, the
+    baseline on the engine's default threads, the trial on those of its instance group for so many rows.
 
-    place: engine and device that the trial runs in
-    baseline_p50_ms, p50_ms: of runs of the same request, one after another
-    service_p50_ms: of requests of all sizes in the trial's benchmark, one at a time; None where it had none
+    place: engine and device that the trial itself runs in for so many rows
+    threads: of the trial; None for the engine's default
+    baseline_p50_ms, p50_ms: of a run
+    service_p50_ms: of requests of all sizes in the trial's benchmark, one at a time; None where it had none, or on
+        another machine
+    through: how those requests reached the trial
     """
 
     study: str
@@ -49,48 +58,60 @@ class TrialProfile:
     baseline_p50_ms: float
     p50_ms: float
     service_p50_ms: float | None
+    through: Through
     groups: tuple[GroupTimes, ...]
     operators: tuple[OperatorCost, ...]
 
 
 def profile_trial(session: Session, trial: int, console: Console) -> TrialProfile:
-    """Measure the profiles of a trial's model and of the baseline, one after the other.
+    """Measure the profiles of the baseline and of a trial's model, one after the other.
 
     Raises:
         ConfigError: the trial has no model file, or one that is split between two devices.
         JobError: a model cannot be profiled.
     """
-    sides = session.sides()
+    config, sides, jobs = session.config, session.sides(), session.jobs(session.front())
     if trial not in sides:
-        built = f"{min(sides)} to {max(sides)}" if sides else "none"
-        raise ConfigError(f"--trial: must be a trial that was built ({built}), but got {trial}")
-    if sides[trial][1].placement.embedding_device is not None:
+        known = ", ".join(map(str, sorted(sides)))
+        raise ConfigError(f"--trial: must be a trial whose model was built, one of {known}, but got {trial}")
+    artifact, candidate = sides[trial]
+    if candidate.placement.embedding_device is not None:
         raise ConfigError(f"--trial: must be a trial whose model is one graph, but got {trial}, which is split in two")
-    config, jobs = session.config, session.jobs(session.front())
+    if not (file := session.home.root / artifact.path).is_file():
+        raise ConfigError(f"--trial: must be a trial whose model file is in the cache, but got {trial} without {file}")
+    rows = rows_of(median_request(read_requests(Path(jobs.prepared.holdout))))
+    group = group_of(candidate.placement, rows)
     with locked(session.home, config.name), stoppable(), open_workers(session.home.logs(config.name)) as workers:
-        workers.builder.kill()
         baseline, ours = (
-            call(workers.meter, jobs.profile(side), config.workers.job_seconds, console.say)
-            for side in (None, sides[trial])
+            call(workers.meter, asked, config.workers.job_seconds, console.say)
+            for asked in (jobs.profile(), jobs.profile((artifact, candidate), group.threads))
         )
     measured = next(one.measurement for one in session.study.ended() if one.number == trial)
-    roofs = group_roofs(ours.profile, ours.roofline)
-    perfect = {name: roof.perfect_ms for name, roof in roofs.items()}
+    if session.study.facts.get("machine") != describe():
+        measured = None
+    perfect = {name: roof.perfect_ms for name, roof in group_roofs(ours.profile, ours.roofline).items()}
     return TrialProfile(
         study=config.name,
         trial=trial,
-        place=sides[trial][1].placement.instance_group.place,
+        place=group.place,
         rows=ours.profile.rows,
         threads=ours.profile.threads,
         baseline_p50_ms=baseline.profile.p50_ms,
         p50_ms=ours.profile.p50_ms,
         service_p50_ms=None if measured is None else measured.latency.candidate.service_p50_ms,
+        through=config.traffic.through,
         groups=group_times(baseline.profile, ours.profile, perfect),
         operators=ours.profile.operators,
     )
 
 
-def group_times(baseline: Profile, ours: Profile, perfect_ms: dict[str, float]) -> tuple[GroupTimes, ...]:
+def group_of(placement: Placement, rows: int) -> InstanceGroup:
+    """Return the instance group that runs requests of so many rows."""
+    route = placement.route
+    return placement.instance_group if route is None or rows <= route.above_rows else route.instance_group
+
+
+def group_times(baseline: Profile, ours: Profile, perfect_ms: Mapping[str, float]) -> tuple[GroupTimes, ...]:
     """Return the times of each layer group of either model, the slowest of ours first; an absent one takes none."""
     before, now = ({group.name: group for group in profile.groups} for profile in (baseline, ours))
     found = []

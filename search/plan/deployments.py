@@ -169,9 +169,11 @@ class PlanCurves:
         """
         if self.measured_on is not None:
             return self._costs.curves(side[1])  # `menu_of` left out those that are missing
+        if (baseline_ms := self._costs.baseline_ms) is None:
+            raise JobError("the study has no service curve of its baseline, by which the rate of requests is known")
         found = []
         for part in curve_parts(side[1].placement):
-            asked = self._jobs.service_curve(side, part, self._costs.baseline_ms, blocks=_BLOCKS)
+            asked = self._jobs.service_curve(side, part, baseline_ms, self._costs.transport_ms, blocks=_BLOCKS)
             key = digest(_STAGE, self._machine, asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")

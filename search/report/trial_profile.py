@@ -1,4 +1,4 @@
-"""Profile of a trial beside the baseline, as tables of a terminal and in a sentence."""
+"""Profile of a trial beside the baseline, as tables of a terminal and in sentences."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ COLUMNS: tuple[Column[GroupTimes], ...] = (
 
 
 def trial_headline(found: TrialProfile) -> str:
-    """Return what the trial's time is spent on, in a sentence or two."""
+    """Return what the trial's time is spent on, in a few sentences."""
     slowest, perfect = found.groups[0], sum(group.perfect_ms for group in found.groups)
-    ratio = significant(found.p50_ms / found.baseline_p50_ms, 3)
-    told = (
-        f"Trial {found.trial}: a request of {found.rows} rows takes {milliseconds(found.p50_ms)}, {ratio} of the "
-        f"baseline's {milliseconds(found.baseline_p50_ms)}; {percent(slowest.time_share)} of it in {slowest.name}, and "
-        f"perfect kernels would need {milliseconds(perfect)}."
-    )
+    told = [
+        f"Trial {found.trial}: a request of {found.rows} rows takes {milliseconds(found.p50_ms)}, about "
+        f"{significant(found.p50_ms / found.baseline_p50_ms, 2)} of the baseline's "
+        f"{milliseconds(found.baseline_p50_ms)} (not paired); {percent(slowest.time_share)} of it in {slowest.name}, "
+        f"and perfect single-precision kernels would need {milliseconds(perfect)}."
+    ]
     if found.service_p50_ms is not None:
-        told += (
-            f" In its benchmark a request took {milliseconds(found.service_p50_ms)} in the median, one at a time: of "
-            "all sizes, and with other work in between, after which caches are cold."
-        )
+        way = "the pool" if found.through == "pool" else "the HTTP server"
+        took = milliseconds(found.service_p50_ms)
+        told.append(f"In its benchmark requests of all sizes took {took} in the median, one at a time through {way}.")
     if found.place != "onnxruntime":
-        told += f" The trial runs in {found.place}; these are times of ONNX Runtime on the CPU."
-    return told
+        told.append(f"The trial runs in {found.place}; these are times of ONNX Runtime on the CPU.")
+    return " ".join(told)
 
 
 def trial_tables(found: TrialProfile) -> tuple[Table, Table]:
     """Return the layer groups beside the baseline's, and the operators that take the most time."""
     threads = "default" if found.threads is None else found.threads
-    title = f"Trial {found.trial} of {found.study} beside the baseline, {found.rows} rows, threads: {threads}"
+    title = (
+        f"Trial {found.trial} of {found.study} (threads: {threads}) beside the baseline (default), {found.rows} rows"
+    )
     return (
         console_table(title, COLUMNS, found.groups),
         console_table("By operator", OPERATOR_COLUMNS, found.operators[:_OPERATORS]),

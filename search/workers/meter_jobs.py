@@ -188,10 +188,11 @@ class MeterJobs:
         ours: Side,
         of: CurvePart,
         baseline_ms: float | None = None,
+        transport_ms: float = 0.0,
         reference_pace_ms: float | None = None,
         blocks: int = 1,
     ) -> requests.ServiceCurveRequest:
-        """Ask for a service curve; `baseline_ms`, `reference_pace_ms` and `blocks` are as in the request."""
+        """Ask for a service curve; the times, in milliseconds, and `blocks` are as in the request."""
         artifact, candidate = ours
         return requests.ServiceCurveRequest(
             self._holdout,
@@ -203,6 +204,7 @@ class MeterJobs:
             of.split_over,
             of.beside,
             baseline_ms,
+            transport_ms,
             reference_pace_ms,
             blocks,
         )
@@ -240,13 +242,10 @@ class MeterJobs:
         counted = max(window.probe_requests, fewest_samples(percent))
         return replace(window, probe_requests=counted).extended(percent)
 
-    def profile(self, of: Side | None = None) -> requests.ProfileRequest:
-        """Ask for the profile of a model on the threads of its first instance group; None for the baseline's."""
-        side = of or self.baseline
-        threads = side[1].placement.instance_group.threads
-        return requests.ProfileRequest(
-            self._deployment(*side).model, self.prepared.structure.groups, self._holdout, threads
-        )
+    def profile(self, of: Side | None = None, threads: int | None = None) -> requests.ProfileRequest:
+        """Ask for the profile of a model on so many threads (None: the engine's default); by default the baseline's."""
+        model = self._deployment(*(of or self.baseline)).model
+        return requests.ProfileRequest(model, self.prepared.structure.groups, self._holdout, threads)
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""

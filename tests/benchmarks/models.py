@@ -16,6 +16,7 @@ from objectives.onnx_graph import save_graph
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, Sizes
 from objectives.serving.devices import int8_weight_bits
+from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.quantization import Precision
 
 # MovieLens 100K's fields and vocabularies.
@@ -31,6 +32,7 @@ STUDENT = Sizes(embedding_dim=16, crosses=2, mlp=(128, 64))
 FP32 = Precision()
 INT8 = Precision((("cross", "int8-dynamic"), ("mlp", "int8-dynamic")))
 Requests = list[dict[str, NDArray[np.int64]]]
+ONE_THREAD = Placement(InstanceGroup(threads=1))
 
 _CALIBRATION_ROWS = 64
 

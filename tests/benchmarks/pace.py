@@ -3,9 +3,10 @@
     python tests/benchmarks/pace.py [--rounds 60] [--model FILE --holdout FOLDER]
 
 The model is that of other benchmarks, or a study's own (FOLDER as in `mlruns/cache/holdouts`). In each round a service
-curve is measured first, as in a search, then the mean time of some requests, one at a time, of each deployment in turn:
-of single looks, and of the median of three. Printed: the mean, the quantiles, and the standard deviation of the
-logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part of.
+curve is measured first, as in a search, then the mean time of some requests, one at a time, of each deployment, the
+first of which alternates: of one look, and of the median of three. Printed: the mean, the quantiles, and the standard
+deviation of the logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part
+of.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def looks(model: Path, requests: Sequence[Request], rounds: int) -> dict[str, Fl
             targets[name] = load_target(pool, placement, requests)
         for number in range(rounds):
             measure_service_curve(engine, one, requests, number)
-            for name, target in targets.items():
+            for name, target in [*targets.items()][:: 1 if number % 2 == 0 else -1]:
                 target.settle()
                 found[name].append([float(target.closed_loop(sample).mean()) for _ in range(_LOOKS)])
     return {name: np.array(rows) for name, rows in found.items()}

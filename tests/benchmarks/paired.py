@@ -41,7 +41,7 @@ from objectives.serving.pool import Pool
 from objectives.serving.split_engine import Engine
 from search.workers.meter_jobs import ratio_noise
 from spaces.techniques.placement import InstanceGroup, Placement
-from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal_requests, write_model
+from tests.benchmarks.models import ONE_THREAD, STUDENT, Requests, baseline_model, lognormal_requests, write_model
 
 NEAR = Window(visits=3, probes=4)  # a point that would enter the front
 CONFIRM = Window(visits=6, probes=4)  # what `leanrec choose` measures
@@ -49,7 +49,6 @@ LOAD = Load(Traffic(), 0.4, 95, None)
 # One that takes twice as long is near its capacity at the load above, where a visit is spent on warming up; and it has
 # hardly any rate under an SLO of twice the p95 of the baseline.
 LIGHT = Load(Traffic(), 0.2, 95, 10.0)
-ONE_THREAD = Placement(InstanceGroup(threads=1))
 # Median rows of a request.
 KINDS = {"20 rows": 20, "200 rows": 200}
 RATIOS = ("p95", "service p50", "throughput", "capacity")
@@ -101,9 +100,9 @@ def _visit(pair: Pair, requests: Requests, window: Window, seed: int, number: in
     with quiet(), Pool(placement, first) as one, Pool(placement, second) as other, Pool(ONE_THREAD, baseline) as third:
         for pool, of in ((one, placement), (other, placement), (third, ONE_THREAD)):
             warm_up(pool.submit, requests, of)
-        reference = load_target(third, ONE_THREAD, requests)
+        pace_target = load_target(third, ONE_THREAD, requests)
         ours, theirs = [load_target(pool, placement, requests) for pool in (one, other)][::turn]
-        return measure_visit((ours, theirs), reference, requests, pair.load, window, seed + number)[0]
+        return measure_visit((ours, theirs), pace_target, requests, pair.load, window, seed + number)[0]
 
 
 def together(models: Mapping[str, Path], baseline: Path, options: argparse.Namespace) -> dict[str, list[Recording]]:

@@ -47,6 +47,7 @@ from spaces.techniques.quantization import Precision
 from tests.benchmarks.models import (
     FP32,
     INT8,
+    ONE_THREAD,
     SMALL_STUDENT,
     STUDENT,
     Requests,
@@ -57,7 +58,6 @@ from tests.benchmarks.models import (
 from tests.benchmarks.pairing import paired_service
 
 ROWS = (20, 200, 1000)
-ONE_THREAD = Placement(InstanceGroup(threads=1))
 SMALL, LARGE = "onnxruntime", "openvino"
 LOAD = 0.6
 
@@ -274,14 +274,14 @@ def routed(name: str, model: Path, above_rows: int, requests: Requests, window: 
             warm_up(pool.submit, requests, placements[each])
         on_one_thread = stack.enter_context(Pool.open(model, ONE_THREAD))
         warm_up(on_one_thread.submit, requests, ONE_THREAD)
-        reference = load_target(on_one_thread, ONE_THREAD, requests)
+        pace_target = load_target(on_one_thread, ONE_THREAD, requests)
         rates = _one_by_one(pools, requests)
         told = ", ".join(f"{each} {rps:.0f}" for each, rps in rates.items())
         yield f"  {name}, above {above_rows} rows; one by one it answers a second: {told}"
         for engine in (SMALL, LARGE):
             share = LOAD * max(rates[SMALL], rates[LARGE]) / rates[engine]
             targets = tuple(load_target(pools[each], placements[each], requests) for each in ("router", engine))
-            told = _paired(targets, reference, requests, Load(Traffic(), share, 95, None), window)
+            told = _paired(targets, pace_target, requests, Load(Traffic(), share, 95, None), window)
             yield f"  of {engine} alone: {told}"
 
 
@@ -296,9 +296,11 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
 
 
 def _paired(
-    targets: tuple[LoadTarget, ...], reference: LoadTarget, requests: Requests, load: Load, window: Window
+    targets: tuple[LoadTarget, ...], pace_target: LoadTarget, requests: Requests, load: Load, window: Window
 ) -> str:
-    visits = tuple(measure_visit(targets, reference, requests, load, window, seed)[0] for seed in range(window.visits))
+    visits = tuple(
+        measure_visit(targets, pace_target, requests, load, window, seed)[0] for seed in range(window.visits)
+    )
     found, _ = Recording(visits, load.slo_ms, load.percent, 0).summarize()
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"

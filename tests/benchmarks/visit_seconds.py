@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure import benchmark
 from objectives.measure.deployment import Deployment
-from objectives.measure.targets import open_reference, open_targets
+from objectives.measure.targets import open_pace_target, open_targets
 from objectives.measurement import latency, load_target
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
@@ -87,10 +87,10 @@ def visit(sides: list[Deployment], rows: int, window: Window, seed: int) -> None
     with (
         timed(seconds),
         open_targets(sides, requests, None) as opened,
-        open_reference(sides[-1], requests, opened[0]) as reference,
+        open_pace_target(sides[-1], requests, opened[0]) as pace_target,
     ):
         seconds["opening"] = time.perf_counter() - start
-        visits = benchmark.measure_visit(opened, reference, requests, LOAD, window, seed)
+        visits = benchmark.measure_visit(opened, pace_target, requests, LOAD, window, seed)
     print(f"  {time.perf_counter() - start:.1f} s; turns {len(visits[0].timings.rate_rps)}, ", end="")
     print("; ".join(f"{name} {each:.1f}" for name, each in seconds.items()))
     for one in visits:

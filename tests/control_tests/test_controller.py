@@ -234,7 +234,7 @@ def test_an_option_that_cannot_be_opened_is_left_out() -> None:
     state, decision = decide(plan, WINDOWS, state, Observation(1.0, 5, 0, state.option, exact))
     assert (OPTIONS[decision.option].name, decision.reason) == ("fast 1x1", Reason.BROKEN)
     state, decision = decide(plan, WINDOWS, state, Observation(2.0, 5, 0, state.option, frozenset(range(8))))
-    assert decision.reason is Reason.steady()
+    assert decision.reason is Reason.STEADY
 
 
 arrivals = st.lists(st.sampled_from([0, 3, 8, 12, 25, 60, 110, 200]), min_size=1, max_size=12).flatmap(

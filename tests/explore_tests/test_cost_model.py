@@ -125,8 +125,11 @@ def test_transport_is_measured_once_and_slows_both_sides(
     assert len(asked) == 1 and isinstance(asked[0], TransportRequest)
     again = CostModel(through, served._file)
     again.measure_baseline(pairs)
-    assert len(asked) == 1 and again._transport_ms == pytest.approx(4.0 * 3.0 / 6.0)
-    assert again.baseline_ms == pytest.approx(bare.baseline_ms), "a curve is that of the pool"
+    assert len(asked) == 1 and again.transport_ms == pytest.approx(4.0 * 3.0 / 6.0)
+    assert again.baseline_ms == pytest.approx(bare.baseline_ms), "in its pool"
+    (part,) = curve_parts(Placement())
+    asked_for = again.request(through.baseline[0], BASELINE, part)
+    assert (asked_for.baseline_ms, asked_for.transport_ms) == (again.baseline_ms, pytest.approx(2.0))
     ratios, without = again.ratios(ours), bare.ratios(ours)
     assert without.service_p50_ratio == pytest.approx(0.5, rel=0.01)
     taken_ms = 1 + 0.01 * np.array(ROWS)

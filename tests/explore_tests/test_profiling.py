@@ -21,8 +21,9 @@ from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
 from search.explore.study_profile import StudyProfile, read_profile
-from search.explore.trial_profile import group_times
+from search.explore.trial_profile import GroupTimes, TrialProfile, group_of, group_times
 from search.report.report import write_profile
+from search.report.trial_profile import trial_headline
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
@@ -30,7 +31,7 @@ from spaces.domains import Choice, Float
 from spaces.model_structure import Group, ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
-from spaces.techniques.placement import PlacementSpace
+from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace, Route
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import WeightsSpace
 from tests.search_tests.measurements import in_memory
@@ -69,6 +70,22 @@ def test_a_trial_s_groups_stand_beside_the_baseline_s() -> None:
         ("other", pytest.approx(0.66), 0.0, 0.0),
     ]
     assert sum(group.time_share for group in found) == pytest.approx(1)
+
+
+def test_a_routed_trial_is_profiled_as_the_group_that_runs_the_request() -> None:
+    placement = Placement(InstanceGroup(threads=1), route=Route(200, InstanceGroup("openvino", threads=2)))
+    assert [group_of(placement, rows).engine for rows in (200, 201)] == ["onnxruntime", "openvino"]
+    assert group_of(Placement(), 10**6) == InstanceGroup()
+
+
+def test_the_headline_tells_what_is_known_of_a_trial() -> None:
+    groups = (GroupTimes("mlp", "linear", 8.0, 0.3, 0.75, 0.05), GroupTimes("engine", "other", 0.0, 0.1, 0.25, 0.0))
+    found = TrialProfile("s", 7, "openvino", 200, 1, 8.0, 0.4, 0.9, "http", groups, ())
+    told = trial_headline(found)
+    for part in ("Trial 7", "200 rows", "0.4 ms", "0.05 of", "75%", "mlp", "0.9 ms", "HTTP server", "runs in openvino"):
+        assert part in told, (part, told)
+    plain = trial_headline(replace(found, service_p50_ms=None, place="onnxruntime"))
+    assert "benchmark" not in plain and "runs in" not in plain
 
 
 class Meter:

@@ -426,7 +426,7 @@ def test_the_pace_of_a_visit_is_that_of_the_baseline(
         given.append(baseline)
         yield "reference"
 
-    monkeypatch.setattr(timing, "open_reference", reference)
+    monkeypatch.setattr(timing, "open_pace_target", reference)
     monkeypatch.setattr(timing, "measure_visit", lambda targets, *asked: given.append(asked[0]) or ())
     timing._visit((ours, theirs), read_requests(holdout), LOAD, SMALL, 0, number, UNHEARD)
     assert given == [theirs, "reference"]

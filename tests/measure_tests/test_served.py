@@ -16,7 +16,7 @@ from objectives.measure import targets
 from objectives.measure.deployment import Deployment, close_kept, open_deployment
 from objectives.measure.remote_model import RemoteModel
 from objectives.measure.served import open_server
-from objectives.measure.targets import open_reference, open_targets
+from objectives.measure.targets import open_pace_target, open_targets
 from objectives.measure.transport import transport
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
@@ -213,6 +213,6 @@ def test_the_pace_is_that_of_the_baselines_model_on_one_thread(
     monkeypatch.setattr(targets, "open_deployment", noted)
     baseline, parts = replace(deployment, placement=Placement(InstanceGroup(replicas=2, threads=2))), list[str]()
     beside = LiveTarget(lambda request: None, 1, 1, children=(7,), next_part=lambda: parts.append("next"))  # type: ignore[arg-type, return-value]
-    with open_reference(baseline, requests_of([4]), beside) as reference:
+    with open_pace_target(baseline, requests_of([4]), beside) as reference:
         assert opened == [Placement(InstanceGroup(threads=1))] and reference.children == (7,) and parts
         assert np.isfinite(reference.closed_loop(requests_of([4, 9]))).all()

@@ -133,6 +133,7 @@ def test_the_rate_of_a_study_is_that_of_its_baseline() -> None:
     """A deployment for which no other time is told is as fast as the baseline."""
     assert StudyRate(0.4, 4.0).rps(mean_ms=0.5) == pytest.approx(100)
     assert StudyRate(0.4).rps(mean_ms=0.5) == pytest.approx(800)
+    assert StudyRate(0.4, 4.0, transport_ms=1.0).rps(mean_ms=0.5) == pytest.approx(80), "less, as clients see it"
 
 
 class OnOneCore(Sleeping):

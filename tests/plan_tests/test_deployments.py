@@ -10,6 +10,7 @@ import pytest
 
 from objectives.records import Artifact
 from objectives.serving.devices import describe
+from search.errors import JobError
 from search.home import Home
 from search.plan import deployments
 from search.plan.deployments import PlanCurves, other_count
@@ -24,7 +25,8 @@ CURVE = deployment(10.0).curves[0]
 class Jobs:
     """Requests that tell the part and the blocks, on some held-out requests, and the curves of a study."""
 
-    baseline_ms = 3.0
+    baseline_ms: float | None = 3.0
+    transport_ms = 0.5
 
     def __init__(self, holdout: str = "a") -> None:
         self.holdout = holdout
@@ -33,12 +35,13 @@ class Jobs:
         self,
         side: tuple[Artifact, Candidate],
         part: Any,
-        baseline_ms: float | None,
+        baseline_ms: float,
+        transport_ms: float,
         reference_pace_ms: float | None = None,
         *,
         blocks: int,
     ) -> Any:
-        assert (baseline_ms, reference_pace_ms) == (self.baseline_ms, None), "the machine as it is"
+        assert (baseline_ms, transport_ms, reference_pace_ms) == (3.0, 0.5, None), "the machine as it is"
         return {"artifact": side[0].key, "part": part, "blocks": blocks, "holdout": self.holdout}
 
     def curves(self, candidate: Candidate) -> Any:
@@ -70,6 +73,13 @@ def curves(home: Path, jobs: Jobs, said: list[str], machine: str | None = None) 
 
 ROUTED = Placement(InstanceGroup(threads=1), route=Route(50, InstanceGroup(engine="openvino", replicas=2, threads=1)))
 SIDE = _artifact("ours"), Candidate(placement=ROUTED)
+
+
+def test_without_the_baseline_s_curve_the_study_s_rate_is_not_known(tmp_path: Path) -> None:
+    jobs = Jobs()
+    jobs.baseline_ms = None
+    with pytest.raises(JobError, match="no service curve of its baseline"):
+        curves(tmp_path, jobs, []).of(7, SIDE)
 
 
 def test_curves_are_measured_once_in_several_blocks(tmp_path: Path, measured: list[Any]) -> None:
