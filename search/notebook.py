@@ -14,8 +14,8 @@ from search.cli.validation import validated
 from search.config.sections import StudyConfig
 from search.config.study_file import load, parse
 from search.explore import run as explore_run
-from search.explore.study_profile import read_profile
 from search.home import Home
+from search.profile.study_profile import read_profile
 from search.report.report import Figure, front_figure, write_report
 from search.results import Front, Point, choice_json, front_json
 from search.session import open_session

@@ -19,11 +19,11 @@ from search.config.load import check_server_packages, rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
-from search.explore.study_profile import read_profile
 from search.format import metric_name
 from search.home import Home, write_ahead, write_json
 from search.ledger.ledger import Ledger
 from search.locking import locked, opening
+from search.profile.study_profile import read_profile
 from search.report.page_data import Links
 from search.report.report import CONFIG, front_figure, write_report
 from search.results import Front, front_json

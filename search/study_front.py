@@ -13,8 +13,8 @@ from search.ablation.records import AblationSummary, ablations
 from search.ablation.verdict import ablation_summary
 from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
-from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
+from search.profile.study_profile import read_profile
 from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, Source, numbers_of, read_choice
 from search.samplers.knob_importance import KnobImportance
 from search.study import Study

@@ -7,8 +7,8 @@ from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, AblationSu
 from search.ablation.verdict import ablation_summary, label, told
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
-from search.explore.study_profile import read_profile
 from search.home import write_json
+from search.profile.study_profile import read_profile
 from search.results import Front
 from search.session import Session
 from search.verdict import subject

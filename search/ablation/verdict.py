@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from objectives.held_out_rows import HeldPart
 from objectives.records import Interval, Quality
 from search.ablation.records import Ablation, AblationSummary, Difference, DistillationGain, Effect, TechniqueSummary
-from search.explore.study_profile import StudyProfile
 from search.format import column_percent, listed, metric_name, percent, ranged, times
+from search.profile.study_profile import StudyProfile
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 

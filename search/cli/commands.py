@@ -130,8 +130,8 @@ def profile(options: argparse.Namespace) -> int:
 
 
 def _profile_trial(options: argparse.Namespace) -> int:
-    from search.explore.trial_profile import profile_trial
-    from search.report.trial_profile import trial_headline, trial_tables
+    from search.profile.trial_profile import profile_trial
+    from search.profile.trial_tables import trial_headline, trial_tables
 
     console = _console(options)
     found = profile_trial(_existing(options), options.trial, console)

@@ -26,12 +26,12 @@ from search.explore.first_trials import (
     run_first_trials,
 )
 from search.explore.reference_points import references_of, tuned_placement
-from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
 from search.explore.warm_start import check_sources, starting_points
 from search.format import count
 from search.front import hypervolume, largest_box, unit_objectives
 from search.home import Home
 from search.locking import locked, stoppable
+from search.profile.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
 from search.report.profile import user_once
 from search.report.report import write_profile
 from search.results import Front

@@ -8,8 +8,8 @@ from html import escape
 from rich.table import Table
 
 from objectives.measurement.profile.profile import OperatorCost
-from search.explore.study_profile import GroupShare, StudyProfile
 from search.format import milliseconds, percent, significant, size
+from search.profile.study_profile import GroupShare, StudyProfile
 from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, PALETTE, Description
 from search.report.theme import LIGHT

@@ -14,8 +14,8 @@ from plotly.offline import get_plotlyjs
 
 from objectives.store import written_whole
 from search.bench.bench import BenchResult
-from search.explore.study_profile import StudyProfile
 from search.home import write_json
+from search.profile.study_profile import StudyProfile
 from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import constant_knobs

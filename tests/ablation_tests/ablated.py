@@ -8,7 +8,7 @@ from objectives.measurement.profile.roofline import Roofline
 from objectives.records import Latency, Percentiles, Quality, SliceQuality, Throughput
 from search.ablation.records import KINDS, Ablation, AblationSummary, Difference, Effect
 from search.ablation.verdict import ablation_summary
-from search.explore.study_profile import GroupShare, StudyProfile, UserOnce
+from search.profile.study_profile import GroupShare, StudyProfile, UserOnce
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 from spaces.serialization import to_plain

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from search.explore.study_profile import StudyProfile
+from search.profile.study_profile import StudyProfile
 from search.report.profile import headline
 from spaces.serialization import from_plain
 

@@ -20,10 +20,10 @@ from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
-from search.explore.study_profile import StudyProfile, read_profile
-from search.explore.trial_profile import GroupTimes, TrialProfile, group_of, group_times
+from search.profile.study_profile import StudyProfile, read_profile
+from search.profile.trial_profile import GroupTimes, TrialProfile, group_of, group_times
+from search.profile.trial_tables import trial_headline
 from search.report.report import write_profile
-from search.report.trial_profile import trial_headline
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done

@@ -141,6 +141,10 @@ class RecordedCosts(CostModel):
     def learn(self, candidate: Candidate, part: CurvePart, measured: requests.ServiceCurveResponse) -> None:
         self._with_curves.add(candidate.untrained.id)
 
+    @property
+    def baseline_ms(self) -> float:
+        return 1.0  # whatever is asked for, the replay answers with the same curve
+
     def ratios(self, candidate: Candidate) -> SimulatedRatios:
         variant = self._recorded.by_variant[candidate.untrained.variant_id].candidate
         return self._recorded.rows[replace(variant, placement=candidate.placement).id].simulated

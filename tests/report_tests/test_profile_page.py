@@ -17,7 +17,7 @@ from rich.console import Console
 
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
-from search.explore.study_profile import StudyProfile, UserOnce, study_profile
+from search.profile.study_profile import StudyProfile, UserOnce, study_profile
 from search.report.profile import (
     headline,
     operator_table,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from search.explore.trial_profile import GroupTimes, TrialProfile
 from search.format import milliseconds, percent, significant
+from search.profile.trial_profile import GroupTimes, TrialProfile
 from search.report.columns import Cell, Column, console_table, number
 from search.report.profile import OPERATOR_COLUMNS
 
