@@ -168,8 +168,8 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     beside: the other instance groups of the placement, which take time from this one
     baseline_ms: milliseconds of a request to the baseline's pool; None to take what this deployment takes
     transport_ms: milliseconds that HTTP adds to a request
-    reference_pace_ms: the pace of the machine at its reference speed, of which the other times are; None for the speed
-        of now
+    reference_pace_ms: the machine's pace at its reference speed, at which the other times hold and to which the curve
+        is scaled; None to take those as they are and not to scale the curve
     blocks: most times that runs are measured, within some seconds; those of disturbed blocks do not count
     """
 
@@ -182,7 +182,7 @@ class ServiceCurveRequest(Request[ServiceCurveResponse]):
     split_over: int | None = None
     beside: tuple[InstanceGroup, ...] = field(default=(), metadata=added_later())
     baseline_ms: float | None = None
-    transport_ms: float = 0.0
+    transport_ms: float = field(default=0.0, metadata=added_later())
     reference_pace_ms: float | None = None
     blocks: int = 1
 

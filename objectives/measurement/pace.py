@@ -1,4 +1,4 @@
-"""Pace of the machine during a measurement: how long a request takes one deployment, of the baseline on one thread."""
+"""Pace of the machine during a measurement: how long a request to the baseline's model takes on one thread."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ROUNDS = 8
 
 
 def mean_service_ms(target: LoadTarget, requests: Sequence[Request]) -> float:
-    """Return the mean milliseconds of a request, one at a time, over several rounds, each from idle.
+    """Return the trimmed mean of the milliseconds of a request, one at a time, over several rounds, each from idle.
 
-    Two threads may run on one core for a while or not, so that rounds of one target differ by half. The longest time of
-    each request is left out, since a single stall of the machine would count in all blocks.
+    Two threads may run on one core for a while or not, so that rounds of one target differ by half. The shortest and
+    the longest time of each request are left out, since a single stall of the machine would count in all blocks.
     """
     rounds, chosen = list[Floats](), _requests_of_a_look(target, requests)
     for _ in range(_ROUNDS):
         target.settle()
         rounds.append(target.closed_loop(chosen))
-    return float(np.sort(rounds, axis=0)[:-1].mean())
+    return float(np.sort(rounds, axis=0)[1:-1].mean())
 
 
 def _requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> list[Request]:
@@ -66,7 +66,7 @@ class ServiceTimer:
 
 
 class Slowness:
-    """Slowness of the machine since this was made: how many times as long a request takes the target of the pace.
+    """Slowness of the machine since this was made: how many times as long a request takes the pace target.
 
     That target is not compared itself, so every block finds that another deployment ran before it, and no deployment is
     favoured. With the baseline's own pace, a baseline whose block came next had just run: of two equal deployments

@@ -74,6 +74,11 @@ def menu_of(session: Session, console: Console) -> Menu:
     jobs = session.jobs(front)
     requests = read_requests(Path(jobs.prepared.holdout))
     costs = CostModel(jobs, session.home.service_curves(session.config.name))
+    if costs.baseline_ms is None:
+        raise ConfigError(
+            f"STUDY: {session.config.name!r} has no service curve of its baseline, by which the rate of its requests "
+            "is known; leanrec run first"
+        )
     sides, loads = session.sides(), _LoadTimes(session, jobs.prepared.inputs, requests, console.say)
     found: list[Deployment] = []
     left_out: dict[int, str] = {}
@@ -169,11 +174,9 @@ class PlanCurves:
         """
         if self.measured_on is not None:
             return self._costs.curves(side[1])  # `menu_of` left out those that are missing
-        if (baseline_ms := self._costs.baseline_ms) is None:
-            raise JobError("the study has no service curve of its baseline, by which the rate of requests is known")
-        found = []
+        found, times = [], (self._costs.baseline_ms, self._costs.transport_ms)
         for part in curve_parts(side[1].placement):
-            asked = self._jobs.service_curve(side, part, baseline_ms, self._costs.transport_ms, blocks=_BLOCKS)
+            asked = self._jobs.service_curve(side, part, *times, blocks=_BLOCKS)
             key = digest(_STAGE, self._machine, asked)[:16]
             if key not in self._known:
                 self._say(f"service curve: measuring that of trial {trial}")

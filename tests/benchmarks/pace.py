@@ -30,9 +30,9 @@ from objectives.serving.engines import open_replica
 from objectives.serving.pool import Pool
 from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import InstanceGroup, Placement
-from tests.benchmarks.models import baseline_model, lognormal_requests
+from tests.benchmarks.models import ONE_THREAD, baseline_model, lognormal_requests
 
-DEPLOYMENTS = {"by default": Placement(), "on one thread": Placement(InstanceGroup(threads=1))}
+DEPLOYMENTS = {"by default": Placement(), "on one thread": ONE_THREAD}
 _LOOKS, _REQUESTS = 3, 12
 
 

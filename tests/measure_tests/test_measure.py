@@ -422,14 +422,14 @@ def test_the_pace_of_a_visit_is_that_of_the_baseline(
     given: list[Any] = []
 
     @contextmanager
-    def reference(baseline: Deployment, requests: object, beside: LiveTarget) -> Iterator[str]:
+    def pace_target(baseline: Deployment, requests: object, beside: LiveTarget) -> Iterator[str]:
         given.append(baseline)
-        yield "reference"
+        yield "pace"
 
-    monkeypatch.setattr(timing, "open_pace_target", reference)
+    monkeypatch.setattr(timing, "open_pace_target", pace_target)
     monkeypatch.setattr(timing, "measure_visit", lambda targets, *asked: given.append(asked[0]) or ())
     timing._visit((ours, theirs), read_requests(holdout), LOAD, SMALL, 0, number, UNHEARD)
-    assert given == [theirs, "reference"]
+    assert given == [theirs, "pace"]
 
 
 def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(

@@ -213,6 +213,6 @@ def test_the_pace_is_that_of_the_baselines_model_on_one_thread(
     monkeypatch.setattr(targets, "open_deployment", noted)
     baseline, parts = replace(deployment, placement=Placement(InstanceGroup(replicas=2, threads=2))), list[str]()
     beside = LiveTarget(lambda request: None, 1, 1, children=(7,), next_part=lambda: parts.append("next"))  # type: ignore[arg-type, return-value]
-    with open_pace_target(baseline, requests_of([4]), beside) as reference:
-        assert opened == [Placement(InstanceGroup(threads=1))] and reference.children == (7,) and parts
-        assert np.isfinite(reference.closed_loop(requests_of([4, 9]))).all()
+    with open_pace_target(baseline, requests_of([4]), beside) as target:
+        assert opened == [Placement(InstanceGroup(threads=1))] and target.children == (7,) and parts
+        assert np.isfinite(target.closed_loop(requests_of([4, 9]))).all()

@@ -10,7 +10,6 @@ import pytest
 
 from objectives.records import Artifact
 from objectives.serving.devices import describe
-from search.errors import JobError
 from search.home import Home
 from search.plan import deployments
 from search.plan.deployments import PlanCurves, other_count
@@ -25,7 +24,7 @@ CURVE = deployment(10.0).curves[0]
 class Jobs:
     """Requests that tell the part and the blocks, on some held-out requests, and the curves of a study."""
 
-    baseline_ms: float | None = 3.0
+    baseline_ms = 3.0
     transport_ms = 0.5
 
     def __init__(self, holdout: str = "a") -> None:
@@ -73,13 +72,6 @@ def curves(home: Path, jobs: Jobs, said: list[str], machine: str | None = None) 
 
 ROUTED = Placement(InstanceGroup(threads=1), route=Route(50, InstanceGroup(engine="openvino", replicas=2, threads=1)))
 SIDE = _artifact("ours"), Candidate(placement=ROUTED)
-
-
-def test_without_the_baseline_s_curve_the_study_s_rate_is_not_known(tmp_path: Path) -> None:
-    jobs = Jobs()
-    jobs.baseline_ms = None
-    with pytest.raises(JobError, match="no service curve of its baseline"):
-        curves(tmp_path, jobs, []).of(7, SIDE)
 
 
 def test_curves_are_measured_once_in_several_blocks(tmp_path: Path, measured: list[Any]) -> None:
