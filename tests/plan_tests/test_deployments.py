@@ -10,6 +10,8 @@ import pytest
 
 from objectives.records import Artifact
 from objectives.serving.devices import describe
+from search.cli.console import Console
+from search.errors import ConfigError
 from search.home import Home
 from search.plan import deployments
 from search.plan.deployments import PlanCurves, other_count
@@ -72,6 +74,18 @@ def curves(home: Path, jobs: Jobs, said: list[str], machine: str | None = None) 
 
 ROUTED = Placement(InstanceGroup(threads=1), route=Route(50, InstanceGroup(engine="openvino", replicas=2, threads=1)))
 SIDE = _artifact("ours"), Candidate(placement=ROUTED)
+
+
+def test_a_study_without_the_baseline_s_curve_is_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate of its requests is a share of what the baseline serves."""
+    monkeypatch.setattr(deployments, "read_requests", lambda folder: [])
+    jobs = SimpleNamespace(prepared=SimpleNamespace(holdout=str(tmp_path)))
+    session: Any = SimpleNamespace(
+        front=lambda: None, jobs=lambda front: jobs, home=Home(tmp_path), config=SimpleNamespace(name="toy")
+    )
+    monkeypatch.setattr(deployments, "CostModel", lambda *given: SimpleNamespace(baseline_ms=None))
+    with pytest.raises(ConfigError, match="'toy' has no service curve of its baseline"):
+        deployments.menu_of(session, Console(False, False))
 
 
 def test_curves_are_measured_once_in_several_blocks(tmp_path: Path, measured: list[Any]) -> None:
