@@ -138,11 +138,15 @@ def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float,
 
 @pytest.mark.slow
 def test_a_deployment_against_itself_has_ratios_of_one() -> None:
-    """A/A: of 30 intervals at 95% at least 27 cover 1, and the medians are within 3% of it."""
+    """A/A: of 30 intervals at 95% at least 27 cover 1.
+
+    The medians have a standard error of 1.5% at most, and are within three of them. Over 160 other seeds the means were
+    1.006, 0.998 and 1.000, with standard errors of 0.5%, 0.5% and 0.3%.
+    """
     for name, of in ratios(1.0, runs=30, visits=4).items():
         covered = sum(low <= 1 <= high for _, low, high in of)
         assert covered >= 27, name
-        assert np.median([point for point, _, _ in of]) == pytest.approx(1, abs=0.03), name
+        assert np.median([point for point, _, _ in of]) == pytest.approx(1, abs=0.045), name
 
 
 def test_a_deployment_that_takes_twice_as_long_is_found_out() -> None:
