@@ -63,8 +63,8 @@ def pace_ms(baseline: Deployment, requests: Sequence[Request]) -> float:
     This is the median of three measurements: one now and the two before, which are repeated if they are not recent.
     The pool stays open until `close_kept` or until the pace of another baseline is asked for.
 
-    With two threads the kernel may run both on one core for some tenths of a second: on two cores a request took 0.7 or
-    1.1 ms, which told nothing of the machine (standard deviation of the logarithm 0.21, on one thread 0.08).
+    On two threads a request to a DLRM took 0.7 or 1.1 ms by turns, whatever the machine's speed. The logarithm of its
+    time had a standard deviation of 0.26, on one thread of 0.08 (`tests/benchmarks/pace.py`).
     """
     deployment = on_one_thread(baseline)
     if _KeptOpen.pool is None or _KeptOpen.deployment != deployment:

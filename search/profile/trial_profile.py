@@ -11,12 +11,12 @@ from objectives.measurement.profile.profile import OperatorCost, Profile, median
 from objectives.measurement.profile.roofline import group_roofs
 from objectives.records import Through, rows_of
 from objectives.serving.devices import describe
+from objectives.serving.pool.scheduler import group_of
 from search.cli.console import Console
 from search.errors import ConfigError
 from search.locking import locked, stoppable
 from search.session import Session
 from search.workers.processes import call, open_workers
-from spaces.techniques.placement import InstanceGroup, Placement
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def profile_trial(session: Session, trial: int, console: Console) -> TrialProfil
     if not (file := session.home.root / artifact.path).is_file():
         raise ConfigError(f"--trial: must be a trial whose model file is in the cache, but got {trial} without {file}")
     rows = rows_of(median_request(read_requests(Path(jobs.prepared.holdout))))
-    group = group_of(candidate.placement, rows)
+    group = candidate.placement.instance_groups[group_of(candidate.placement, rows)]
     with locked(session.home, config.name), stoppable(), open_workers(session.home.logs(config.name)) as workers:
         baseline, ours = (
             call(workers.meter, asked, config.workers.job_seconds, console.say)
@@ -103,12 +103,6 @@ def profile_trial(session: Session, trial: int, console: Console) -> TrialProfil
         groups=group_times(baseline.profile, ours.profile, perfect),
         operators=ours.profile.operators,
     )
-
-
-def group_of(placement: Placement, rows: int) -> InstanceGroup:
-    """Return the instance group that runs requests of so many rows."""
-    route = placement.route
-    return placement.instance_group if route is None or rows <= route.above_rows else route.instance_group
 
 
 def group_times(baseline: Profile, ours: Profile, perfect_ms: Mapping[str, float]) -> tuple[GroupTimes, ...]:

@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from objectives.held_out_rows import read_requests
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measure.service_curves import measure_service_curve
 from objectives.measurement.load_generator import Request, typical_requests
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.statistics import Floats
 from objectives.serving.engines import open_replica
 from objectives.serving.pool import Pool
@@ -42,16 +44,15 @@ def looks(model: Path, requests: Sequence[Request], rounds: int) -> dict[str, Fl
     def engine(group: InstanceGroup) -> Engine:
         return open_replica(model, group, None)
 
-    sample, one = typical_requests(requests, _REQUESTS), DEPLOYMENTS["on one thread"]
-    default, single = DEPLOYMENTS.values()
+    sample, targets = typical_requests(requests, _REQUESTS), dict[str, LiveTarget]()
     found: dict[str, list[list[float]]] = {name: [] for name in DEPLOYMENTS}
-    with quiet(), Pool(default, engine) as first, Pool(single, engine) as second:
-        targets = {}
-        for (name, placement), pool in zip(DEPLOYMENTS.items(), (first, second), strict=True):
+    with quiet(), ExitStack() as stack:
+        for name, placement in DEPLOYMENTS.items():
+            pool = stack.enter_context(Pool(placement, engine))
             warm_up(pool.submit, requests, placement)
             targets[name] = load_target(pool, placement, requests)
         for number in range(rounds):
-            measure_service_curve(engine, one, requests, number)
+            measure_service_curve(engine, ONE_THREAD, requests, number)
             for name, target in [*targets.items()][:: 1 if number % 2 == 0 else -1]:
                 target.settle()
                 found[name].append([float(target.closed_loop(sample).mean()) for _ in range(_LOOKS)])

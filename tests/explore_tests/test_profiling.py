@@ -15,13 +15,14 @@ from objectives.measurement.arrivals import Traffic
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
 from objectives.records import Artifact, InputSpec, Prepared
+from objectives.serving.pool.scheduler import group_of
 from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
 from search.profile.study_profile import StudyProfile, read_profile
-from search.profile.trial_profile import GroupTimes, TrialProfile, group_of, group_times
+from search.profile.trial_profile import GroupTimes, TrialProfile, group_times
 from search.profile.trial_tables import trial_headline
 from search.report.report import write_profile
 from search.study import Study
@@ -74,8 +75,9 @@ def test_a_trial_s_groups_stand_beside_the_baseline_s() -> None:
 
 def test_a_routed_trial_is_profiled_as_the_group_that_runs_the_request() -> None:
     placement = Placement(InstanceGroup(threads=1), route=Route(200, InstanceGroup("openvino", threads=2)))
-    assert [group_of(placement, rows).engine for rows in (200, 201)] == ["onnxruntime", "openvino"]
-    assert group_of(Placement(), 10**6) == InstanceGroup()
+    groups = [placement.instance_groups[group_of(placement, rows)] for rows in (200, 201)]
+    assert [group.engine for group in groups] == ["onnxruntime", "openvino"]
+    assert group_of(Placement(), 10**6) == 0
 
 
 def test_the_headline_tells_what_is_known_of_a_trial() -> None:

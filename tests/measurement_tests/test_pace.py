@@ -46,10 +46,10 @@ def test_a_look_has_as_many_requests_as_take_30_ms(milliseconds: float, count: i
     assert timer() == pytest.approx(milliseconds) and counts == [4, *[count] * 4]
 
 
-def test_the_slowness_is_that_of_the_reference_since_the_beginning() -> None:
+def test_the_slowness_is_that_of_the_pace_target_since_the_beginning() -> None:
     slowness = [2.0]
-    reference = SimulatedTarget(lambda requests: np.full(len(requests), 3.0 * slowness[0]))
-    slower = Slowness(reference, requests_of([1]))
+    pace_target = SimulatedTarget(lambda requests: np.full(len(requests), 3.0 * slowness[0]))
+    slower = Slowness(pace_target, requests_of([1]))
     assert slower() == 1.0
     slowness[0] = 8.0
     slower()
@@ -64,13 +64,13 @@ def test_the_time_of_a_request_is_a_mean_of_rounds_from_idle_without_a_stall() -
     assert calls == ["closed_loop", *["settle", "closed_loop"] * 8], "a look for the number of requests comes first"
 
 
-def test_arrivals_are_as_much_slower_as_the_machine_and_no_measured_deployment_tells_it() -> None:
-    """The machine takes three times as long after some turns, by the reference; the targets take as long as before."""
+def test_arrivals_are_as_much_slower_as_the_machine_and_no_compared_deployment_tells_it() -> None:
+    """The machine takes three times as long after some turns, by the pace target; the others take as long as before."""
     looks = itertools.count()
-    reference = SimulatedTarget(lambda asked: np.full(len(asked), 3.0 if next(looks) > 6 else 1.0))
+    pace_target = SimulatedTarget(lambda asked: np.full(len(asked), 3.0 if next(looks) > 6 else 1.0))
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), 2.0)) for _ in range(2)]
     load = Load(Traffic(), 0.4, 95, None)
-    (visit,) = measure_visit(targets, reference, requests_of([1] * 20), load, Window(), 0, QuietMonitor)
+    (visit,) = measure_visit(targets, pace_target, requests_of([1] * 20), load, Window(), 0, QuietMonitor)
     rates = visit.timings.rate_rps
     assert rates[0] == pytest.approx(200.0) and rates[-1] == pytest.approx(200.0 / 3)
     assert np.unique(np.round(rates, 3)).tolist() == pytest.approx([66.667, 200.0])
@@ -113,10 +113,10 @@ def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: in
 
         return SimulatedTarget(service)
 
-    targets, reference = [target(str(number)) for number in range(candidates + 1)], target("reference")
+    targets, pace_target = [target(str(number)) for number in range(candidates + 1)], target("pace")
     visits = [
         measure_visit(
-            targets, reference, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
+            targets, pace_target, requests_of([1] * 20), Load(Traffic(), 0.4, 95, None),
             Window(100, probes=3, probe_requests=2000), seed, QuietMonitor,
         )
         for seed in range(20)
