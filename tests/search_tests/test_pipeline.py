@@ -272,7 +272,7 @@ def test_a_trial_is_profiled_beside_the_baseline(road: Road, front: dict[str, An
     assert found["service_p50_ms"] == pytest.approx(point["latency_ms"]["service_p50"])
     process = road.start("profile", str(road.study), "--trial", "99999")
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and "--trial: must be a trial that was built" in err and "99999" in err
+    assert process.returncode == 2 and "--trial: must be a trial whose model was built" in err and "99999" in err
 
 
 @pytest.mark.nightly
