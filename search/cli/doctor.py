@@ -11,6 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from objectives.measurement.profile.shared_cores import slowdown_together
 from objectives.serving import devices
 from objectives.serving.devices import ENGINES, HOW_TO_GET, Gpu
 
@@ -46,6 +49,14 @@ class EngineFound:
 
 
 @dataclass(frozen=True)
+class CoresTogether:
+    """How many times as long work takes a core while the others are busy: in the median, and in one tenth of the time."""
+
+    median: float
+    one_tenth: float
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The machine as a study would find it."""
 
@@ -64,6 +75,9 @@ class Diagnosis:
     home: str
     disk_free_bytes: int
     browser: str | None
+    cores_together: CoresTogether | None = (
+        None  # None where there is one core, or the system cannot keep threads on one
+    )
     lacks: tuple[Lack, ...] = ()
 
 
@@ -89,6 +103,8 @@ _LOST_PACKAGES: Mapping[str, str] = {
     "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",
     "png": "report --png draws no picture",
 }
+# Busy cores that slow one another down by this share a physical core; clocks fall by less while all cores are busy.
+_SHARED = 1.4
 # CPU features of which one is enough, what they are called, and what is lost without any.
 _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("avx512f",), "AVX-512", "kernels compute 8 numbers at a time, not 16"),
@@ -103,7 +119,10 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 def diagnose(home: Path) -> Diagnosis:
-    """Diagnose the machine for a home that need not exist yet; loads the engines, and no other heavy package."""
+    """Diagnose the machine for a home that need not exist yet.
+
+    Loads the engines, and no other heavy package, and keeps the cores busy for some seconds.
+    """
     features, machine = devices.cpu_features(), os.cpu_count() or 1
     found = Diagnosis(
         python=platform.python_version(),
@@ -121,8 +140,18 @@ def diagnose(home: Path) -> Diagnosis:
         home=str(home),
         disk_free_bytes=_disk_free(home),
         browser=_browser(),
+        cores_together=measure_cores(),
     )
     return replace(found, lacks=tuple(_lacks(found)))
+
+
+def measure_cores() -> CoresTogether | None:
+    """Keep all cores busy for two seconds; None where there is one, or the system cannot keep threads on one."""
+    cores = devices.core_ids()
+    if len(cores) < 2 or not hasattr(os, "sched_setaffinity"):
+        return None
+    median, one_tenth = np.quantile(slowdown_together(cores), (0.5, 0.9)).tolist()
+    return CoresTogether(median, one_tenth)
 
 
 def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
@@ -186,6 +215,12 @@ def _lacks(found: Diagnosis) -> Iterator[Lack]:
     if found.cores_allowed < 2:
         remedy = "a wider affinity mask or quota, or a larger machine"
         yield Lack("a second core", "one replica of one thread is the only layout", remedy)
+    if found.cores_together is not None and found.cores_together.one_tenth > _SHARED:
+        lost = (
+            "busy cores slow one another down, for some of the time or always: two threads may be hardly faster than "
+            "one, and where that changes, latencies vary and intervals are wide"
+        )
+        yield Lack("a physical core for each core", lost, "a machine without other tenants, or without hyper-threading")
     if found.browser is None:
         yield Lack("Chrome or Chromium", _LOST_PACKAGES["png"], "install chromium, or set BROWSER_PATH to one")
 
@@ -200,6 +235,7 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ("packages", there),
         ("cpu", d.cpu),
         ("cores", f"{cores}: {d.cores_why}" if d.cores_why else cores),
+        *_cores_together(d.cores_together),
         ("features", f"{' '.join(d.features) or 'none known'}; without {' '.join(d.features_missing) or 'none'}"),
         *((engine.name, _said(engine)) for engine in d.engines),
         ("NVIDIA GPUs", ", ".join(f"{gpu.name} ({_gigabytes(gpu.memory_bytes)})" for gpu in d.gpus) or "none"),
@@ -207,6 +243,13 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ("disk", f"{_gigabytes(d.disk_free_bytes)} free at {d.home}"),
         ("browser", d.browser or "none"),
     ]
+
+
+def _cores_together(found: CoresTogether | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    slower = f"{found.median:.2f} times as long in the median, {found.one_tenth:.2f} times in the slowest tenth"
+    return [("busy cores", f"work takes each {slower} while the others are busy")]
 
 
 def _said(engine: EngineFound) -> str:

@@ -115,6 +115,9 @@ def main() -> None:
         print(f"kill {kill + 1}: {kind}; {len(known)} trials ended", flush=True)
         if process.poll() is not None:
             process = start(home)
+    # The last run also records what the runs before it were killed too early to send to MLflow.
+    while process.poll() is None and len(ended(home)) <= len(known):
+        time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     process.wait()
     report(home, known, lost, left, kinds)

@@ -1,23 +1,25 @@
 """Simulated against measured latency: random candidates on the virtual clock, and in a real open loop.
 
     python tests/benchmarks/simulated.py STUDY.yaml --home DIR [--candidates 100] [--seconds 600] [--log FILE]
+                                         [--independent]
 
 Candidates are drawn at random from the study's space and exported with untrained weights; their service curves are
 measured as a search does. Then each is opened beside the baseline, and both answer the same arrivals: Poisson at loads
 of 0.4, 0.6 and 0.8 of what the baseline's replica serves, and a real trace at 0.6 (--log: a request log, by default
-the Azure conversations of the test data). The candidate answers them before and after the baseline: how far the two
-lie apart is the repeat spread of the measurement. At 0.6 the rate under the SLO is searched as well, the SLO being
-twice the baseline's p95, and the capacity is measured. What was measured is kept in the home; after so many seconds
-nothing new begins, and a second call goes on.
+the Azure conversations of the test data). Both answer them twice, the candidate first and last, so that a value and its
+ratio to the baseline's have two measurements each: how far these lie apart is the repeat spread of the measurement. At
+0.6 the rate under the SLO is searched as well, the SLO being twice the baseline's p95, and the capacity is measured.
+What was measured is kept in the home; after so many seconds nothing new begins, and a second call goes on.
 
 On the virtual clock the same requests arrive at the same times. The machine's speed is that just before they were
 measured, by its pace (a request to the baseline's model on one thread). Rates and capacities are simulated as a search
 does.
 
-Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline next to the
-repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, and the median of the signed ones, from all
-candidates; and of the pairs of candidates whose measured p95 ratio differs by a fifth or more, the share that
-simulation puts in the same order.
+Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline, each next to
+its repeat spread, as medians and 90% quantiles of |log(simulated / measured)| with each of both measurements, and the
+median of the signed ones, from all candidates; and of the pairs of candidates whose measured p95 ratio (the geometric
+mean of both) differs by a fifth or more, the share that simulation puts in the same order. With --independent, the
+deviations of simulated runs are independent of one another, and not in the order of the measurement.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -50,6 +53,7 @@ from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import mean_service_ms
 from objectives.measurement.request_log import read_request_log, write_trace
+from objectives.measurement.service_curve import Line, ServiceCurve
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import (
     Probe,
@@ -69,7 +73,7 @@ from search.errors import JobError
 from search.explore.cost_model import BASELINE, CostModel
 from search.home import Home
 from search.samplers.drawn import draw
-from search.session import jobs_of, open_session, prepare
+from search.session import MEASUREMENT, jobs_of, open_session, prepare
 from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Workers, call, open_workers
@@ -143,9 +147,10 @@ class OpenBaseline:
         for schedule in self.schedules:
             rate = schedule.load * 1000 / mean_service_ms(baseline, requests)
             pace = pace_ms(self.deployment, requests)
-            turns = [schedule.percentiles(target, requests, rate, seed) for target in (candidate, baseline, candidate)]
-            found[schedule.name] = {"rate_rps": rate, "pace_ms": pace, "candidate": turns[::2], "baseline": turns[1]}
-        slo_ms = 2 * found[f"poisson {MIDDLE:g}"]["baseline"][PERCENTS.index(95)]
+            order = (candidate, baseline, baseline, candidate)
+            first, *middle, last = [schedule.percentiles(target, requests, rate, seed) for target in order]
+            found[schedule.name] = {"rate_rps": rate, "pace_ms": pace, "candidate": [first, last], "baseline": middle}
+        slo_ms = 2 * float(np.mean(found[f"poisson {MIDDLE:g}"]["baseline"], 0)[PERCENTS.index(95)])
         found["rate_rps"] = [
             highest_rate(target, requests, capacity[:, side], slo_ms, seed)
             for side, target in enumerate((candidate, baseline))
@@ -153,25 +158,46 @@ class OpenBaseline:
         return found
 
 
-def virtual(costs: CostModel, candidate: Candidate, requests: Sequence[Request], seed: int) -> VirtualTarget:
-    samplers = [curve.sampler(seed) for curve in costs.curves(candidate)]
-    return VirtualTarget(candidate.placement, samplers, saturating(candidate.placement, requests))
+def independent(curve: ServiceCurve) -> ServiceCurve:
+    """Return a curve whose deviations are in random order, so that what is drawn is independent."""
+    random = np.random.default_rng(0)
+
+    def mixed(line: Line) -> Line:
+        return replace(line, deviations=tuple(random.permutation(line.deviations).tolist()))
+
+    return replace(
+        curve,
+        idle=mixed(curve.idle),
+        rested=mixed(curve.rested),
+        alone=mixed(curve.alone),
+        crowded=mixed(curve.crowded),
+    )
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Simulation of a study's candidates, by the arrivals that were measured and as a search does."""
+    """Simulation of a study's candidates, by the arrivals that were measured and as a search does.
+
+    independent: whether the deviations of runs are independent of one another
+    """
 
     costs: CostModel
     requests: Sequence[Request]
     schedules: Sequence[Schedule]
-    load: SimulatedLoad
+    seed: int
+    independent: bool
 
-    @classmethod
-    def of(cls, costs: CostModel, requests: Sequence[Request], schedules: Sequence[Schedule], seed: int) -> Simulation:
-        baseline = virtual(costs, BASELINE, requests, seed)
-        load = SimulatedLoad.of(baseline, requests, Load(Traffic(), MIDDLE, 95, None), seed)
-        return cls(costs, requests, schedules, load)
+    def virtual(self, candidate: Candidate, seed: int) -> VirtualTarget:
+        """Return a candidate on the virtual clock, whose service times are drawn by a seed."""
+        curves = self.costs.curves(candidate)
+        samplers = [(independent(each) if self.independent else each).sampler(seed) for each in curves]
+        return VirtualTarget(candidate.placement, samplers, saturating(candidate.placement, self.requests))
+
+    @cached_property
+    def load(self) -> SimulatedLoad:
+        """The load of rates and capacities."""
+        baseline = self.virtual(BASELINE, self.seed)
+        return SimulatedLoad.of(baseline, self.requests, Load(Traffic(), MIDDLE, 95, None), self.seed)
 
     def simulated(self, candidate: Candidate, seed: int, measured: Mapping[str, Any]) -> dict[str, Any]:
         """Return percentiles of candidate and baseline by schedule, and the ratios of rates.
@@ -180,7 +206,7 @@ class Simulation:
             seed: of the arrivals
             measured: by schedule, among others the rate and the machine's pace
         """
-        ratios = self.load.ratios(virtual(self.costs, candidate, self.requests, seed))
+        ratios = self.load.ratios(self.virtual(candidate, seed))
         found: dict[str, Any] = {"throughput": ratios.throughput_ratio, "capacity": ratios.capacity_ratio}
         for schedule in self.schedules:
             found[schedule.name] = {
@@ -197,7 +223,7 @@ class Simulation:
         """Return the percentiles of one draw of service times, at the machine's speed."""
         assert self.costs.reference_pace_ms is not None
         slowness = measured["pace_ms"] / self.costs.reference_pace_ms
-        target = virtual(self.costs, candidate, self.requests, drawn)
+        target = self.virtual(candidate, drawn)
         return slowness * np.array(schedule.percentiles(target, self.requests, slowness * measured["rate_rps"], seed))
 
 
@@ -256,10 +282,10 @@ def measure(
     return {"placement": candidate.placement.knobs(), "measured": measured, "seed": seed}
 
 
-def logs(simulated: Sequence[float | None], measured: Sequence[float]) -> NDArray[np.float64]:
-    """Return log(simulated / measured), NaN where one of them is none, infinite or 0."""
+def logs(simulated: Floats, measured: Floats) -> NDArray[np.float64]:
+    """Return log(simulated / measured), NaN where one of them is infinite, 0 or NaN."""
     with np.errstate(all="ignore"):
-        found = np.log(np.array(simulated, dtype=np.float64) / np.array(measured, dtype=np.float64))
+        found = np.log(simulated / measured)
     return np.where(np.isfinite(found), found, np.nan)
 
 
@@ -272,42 +298,51 @@ def format_errors(errors: NDArray[np.float64]) -> str:
     return f"{np.median(size):>7.1%} {np.quantile(size, 0.9):>7.1%} ({np.median(known):>+6.1%})"
 
 
-Columns = tuple[Sequence[float], Sequence[float]]
+@dataclass(frozen=True)
+class Compared:
+    """A quantity of each candidate as it was simulated, (n,), and measured twice, (n, 2)."""
+
+    simulated: Floats
+    measured: Floats
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Errors of the simulation to each of both measurements, (n, 2)."""
+        return logs(self.simulated[:, None], self.measured)
+
+    @property
+    def repeats(self) -> NDArray[np.float64]:
+        """Distances of both measurements, (n,)."""
+        return logs(self.measured[:, 0], self.measured[:, 1])
 
 
-def compared(
-    found: Sequence[dict[str, Any]], name: str, place: int
-) -> tuple[Columns, Columns, Sequence[float], Sequence[float]]:
-    """Return simulated and measured values, the same of their ratios to the baseline, and both measured values."""
-    simulated = [{side: values[place] for side, values in one["simulated"][name].items()} for one in found]
-    measured = [one["measured"][name] for one in found]
-    first, second = ([each["candidate"][turn][place] for each in measured] for turn in (0, 1))
+def compared(found: Sequence[dict[str, Any]], name: str, place: int) -> tuple[Compared, Compared]:
+    """Return the values of a percentile at a load, and their ratios to the baseline's."""
+    sides = ("candidate", "baseline")
+    ours, theirs = (np.array([one["simulated"][name][side][place] for one in found]) for side in sides)
+    values, baselines = (np.array([one["measured"][name][side] for one in found])[..., place] for side in sides)
     with np.errstate(all="ignore"):
-        middle = np.sqrt(np.array(first) * np.array(second))
-        ratios = np.array([each["candidate"] / each["baseline"] for each in simulated])
-    values = [each["candidate"] for each in simulated]
-    real = middle / np.array([each["baseline"][place] for each in measured])
-    return (values, middle.tolist()), (ratios.tolist(), real.tolist()), first, second
+        return Compared(ours, values), Compared(ours / theirs, values / baselines)
 
 
 def summarize(found: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """Print the errors by load and percentile, and the order of pairs."""
-    print(f"{'':<14}{'':>5}{'value':>24}{'ratio to the baseline':>26}{'repeats of the value':>26}")
+    heads = ("value", "its repeats", "ratio to the baseline", "its repeats")
+    print(f"{'':<19}{''.join(f'{head:>26}' for head in heads)}")
     for name in names:
         for place, percent in enumerate(PERCENTS):
-            values, ratios, first, second = compared(found, name, place)
-            repeats = logs(first, second)
-            print(
-                f"{name:<14}{f'p{percent}':>5}{format_errors(logs(*values)):>24}{format_errors(logs(*ratios)):>26}"
-                f"{format_errors(repeats):>26}"
-            )
+            both = compared(found, name, place)
+            cells = "".join(f"{format_errors(errors):>26}" for each in both for errors in (each.errors, each.repeats))
+            print(f"{name:<14}{f'p{percent}':>5}{cells}")
     for what, key in (("throughput", "rate_rps"), ("capacity", "capacity_rps")):
-        simulated = [one["simulated"][what] for one in found]
-        real = [np.divide(*one["measured"][key]) if one["measured"][key][1] else np.nan for one in found]
-        print(f"{what:<19}{'':>24}{format_errors(logs(simulated, real)):>26}")
-    _, ratios, _, _ = compared(found, f"poisson {MIDDLE:g}", PERCENTS.index(95))
+        simulated = np.array([one["simulated"][what] for one in found], dtype=np.float64)
+        real = np.array([np.divide(*one["measured"][key]) if one["measured"][key][1] else np.nan for one in found])
+        print(f"{what:<19}{'':>52}{format_errors(logs(simulated, real)):>26}")
+    ratios = compared(found, f"poisson {MIDDLE:g}", PERCENTS.index(95))[1]
+    with np.errstate(all="ignore"):
+        rows = [*zip(ratios.simulated, np.sqrt(ratios.measured.prod(axis=1)), strict=True)]
     pairs = alike = 0
-    for (one_s, one_m), (other_s, other_m) in itertools.combinations(zip(*ratios, strict=True), 2):
+    for (one_s, one_m), (other_s, other_m) in itertools.combinations(rows, 2):
         known = np.isfinite([one_s, other_s, one_m, other_m]).all()
         if known and max(one_m, other_m) / min(one_m, other_m) >= _APART:
             pairs += 1
@@ -323,10 +358,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=AZURE)
+    parser.add_argument("--independent", action="store_true")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     config, home, console = load_study(str(options.study), []), Home(options.home.resolve()), Console(False, False)
-    known = ResultFile(home.root / f"simulated-paced-{config.name}.jsonl")
+    known = ResultFile(home.root / f"simulated-{MEASUREMENT}-{config.name}.jsonl")
     trace = home.root / "trace.npz"
     write_trace(read_request_log(options.log), trace)
     played = schedules(trace)
@@ -354,7 +390,7 @@ def main() -> None:
             close_kept()
     candidates = [*itertools.islice(drawn(space, options.seed), options.candidates)]
     results = [(each, known.found[each.id]) for each in candidates if each.id in known.found]
-    simulation = Simulation.of(costs, requests, played, config.seed)
+    simulation = Simulation(costs, requests, played, config.seed, options.independent)
     able = [
         {**one, "simulated": simulation.simulated(each, one["seed"], one["measured"])}
         for each, one in results

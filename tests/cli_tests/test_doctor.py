@@ -18,7 +18,7 @@ from rich.console import Console
 from objectives.serving import devices
 from objectives.serving.devices import Gpu
 from search.cli import doctor
-from search.cli.doctor import PACKAGES, Diagnosis, diagnose, lines, tables, why_fewer
+from search.cli.doctor import PACKAGES, CoresTogether, Diagnosis, diagnose, lines, measure_cores, tables, why_fewer
 from spaces.serialization import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +29,12 @@ def lost(diagnosis: Diagnosis, what: str) -> str:
     (lack,) = [lack for lack in diagnosis.lacks if lack.what == what]
     assert lack.remedy
     return lack.lost
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores that do not slow one another down, which is measured in a test of its own."""
+    monkeypatch.setattr(doctor, "measure_cores", lambda: CoresTogether(1.02, 1.05))
 
 
 def whats(diagnosis: Diagnosis) -> set[str]:
@@ -54,6 +60,20 @@ def test_this_machine_is_told_as_it_is(tmp_path: Path) -> None:
     assert "cpu" in found.engines[0].offers
     assert found.disk_free_bytes > 0
     assert not (tmp_path / "not").exists()
+
+
+def test_cores_that_share_a_physical_core_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = "a physical core for each core"
+    found = diagnose(tmp_path)
+    assert what not in whats(found) and "1.02 times as long" in "\n".join(lines(found))
+    monkeypatch.setattr(doctor, "measure_cores", lambda: CoresTogether(1.1, 1.9))
+    found = diagnose(tmp_path)
+    assert "intervals are wide" in lost(found, what) and "1.90 times in the slowest tenth" in "\n".join(lines(found))
+
+
+def test_one_core_is_not_measured_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "core_ids", lambda: (0,))
+    assert measure_cores() is None
 
 
 @pytest.mark.parametrize(
