@@ -1,4 +1,4 @@
-"""Bits of the weights in int8 products for which a CPU adds the products up exactly.
+"""Int8 products that a CPU adds up exactly: by the bits of their weights, or by slower kernels.
 
 An x86 CPU without VNNI multiplies uint8 activations by int8 weights with VPMADDUBSW, which adds two neighbouring
 products and saturates their sum at 16 bits. Two products of 8-bit weights reach 2 * 255 * 127 = 64,770, above 32,767;
@@ -7,8 +7,12 @@ those of 7-bit weights reach 2 * 255 * 63 = 32,130. With VNNI or AMX, and on ARM
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Int8WeightBits = Literal[7, 8]
 
@@ -27,3 +31,30 @@ def largest_code(bits: Int8WeightBits) -> int:
 def saturates(metadata: Mapping[str, str], cpu_bits: Int8WeightBits) -> bool:
     """Return True if int8 products of a model file could saturate on a CPU that is exact up to `cpu_bits`."""
     return int(metadata.get(WEIGHT_BITS, "0")) > cpu_bits
+
+
+def open_exact(
+    model: Path,
+    options: onnxruntime.SessionOptions,
+    providers: Sequence[tuple[str, dict[str, str]]],
+    cpu_bits: Int8WeightBits,
+) -> onnxruntime.InferenceSession:
+    """Open a session of ONNX Runtime whose int8 products do not saturate.
+
+    Where the model's weights have more bits than this CPU adds up exactly, `options` get slower kernels that do.
+
+    Args:
+        cpu_bits: bits of int8 weights up to which this CPU's own kernels are exact
+    """
+    import onnxruntime
+
+    def load() -> onnxruntime.InferenceSession:
+        # Without this, a failing provider is silently replaced by the CPU, even later in `run`.
+        return onnxruntime.InferenceSession(str(model), options, providers=list(providers), enable_fallback=0)
+
+    session = load()
+    if saturates(session.get_modelmeta().custom_metadata_map, cpu_bits):
+        options.add_session_config_entry(*EXACT_SUMS)
+        del session  # before another writes to the files of its profile
+        session = load()
+    return session

@@ -14,7 +14,6 @@ from search.errors import ConfigError
 from spaces.serialization import to_plain
 
 _MARK = ".leanrec"
-_SQLITE = "sqlite:///"
 
 
 def write_json(record: object, path: Path) -> None:
@@ -93,8 +92,21 @@ class Home:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the file of a database URL; None where it is no file of SQLite."""
-    return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) and url != _SQLITE else None
+    """Return the file of a database URL, with a driver or a query or without; None where it is no file of SQLite.
+
+    Names that SQLite reads as URIs (`uri=true`) are none.
+    """
+    from sqlalchemy.engine import make_url  # not in a light install, which opens no database
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):  # whoever opens it says so
+        return None
+    name, is_uri = parts.database or ":memory:", parts.query.get("uri") in ("true", "1", "yes", "on")
+    if parts.get_backend_name() != "sqlite" or parts.host or name == ":memory:" or is_uri:
+        return None
+    return Path(name)
 
 
 def is_missing(url: str) -> bool:

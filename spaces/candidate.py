@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from spaces.domains import Scalar
 from spaces.serialization import digest
@@ -32,6 +33,18 @@ class Candidate:
                 f"Requests are scored whole and one by one where groups are held in {sorted(BATCH_DEPENDENT)}, whose "
                 f"ranges are those of the rows that are scored together, but got {placement}."
             )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the hash out of a pickle, since another process has other hashes of text."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
+    @cached_property
+    def _hash(self) -> int:
+        """Hash of the content, computed once: a sampler finds each candidate of a study again in every proposal."""
+        return hash((self.weights, self.precision, self.placement))
 
     @property
     def variant_id(self) -> str:

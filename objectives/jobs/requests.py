@@ -148,7 +148,7 @@ class ServiceCurveResponse:
     """Service curve of a deployment, and the machine's pace meanwhile.
 
     pace_ms: milliseconds of a request to the baseline's model on one thread
-    model_bytes: of the model file, whose size does not depend on trained weights; None in files of earlier versions
+    model_bytes: of the model file, whose size does not depend on trained weights; None where it is not known
     """
 
     curve: ServiceCurve

@@ -21,12 +21,13 @@ from objectives.measure.transport import transport
 from objectives.measurement.profile.profile import median_request, profile_model
 from objectives.measurement.profile.roofline import measure_roofline
 from objectives.records import Footprint
+from objectives.serving.devices import int8_weight_bits
 
 
 def profile(request: jobs.ProfileRequest) -> jobs.ProfileResponse:
-    median = median_request(read_requests(Path(request.holdout)))
+    median, cpu_bits = median_request(read_requests(Path(request.holdout))), int8_weight_bits()
     with quiet():
-        found = profile_model(Path(request.model), request.groups, median, threads=request.threads)
+        found = profile_model(Path(request.model), request.groups, median, threads=request.threads, cpu_bits=cpu_bits)
         roofline = measure_roofline(request.threads, sum(group.weight_bytes for group in found.groups))
     return jobs.ProfileResponse(found, roofline)
 

@@ -22,8 +22,8 @@ _BEYOND = 1.05
 _DRAWN_TOGETHER = 1000
 # The first runs of requests that come at once have waited no longer.
 _BURST_NS = 1000
-# Mean number of runs whose deviations are drawn in the order in which they were measured.
-_STRETCH = 20
+# Quantiles that stand for the deviations of a line.
+_DEVIATIONS = 199
 
 
 class OutsideRangeError(ValueError):
@@ -55,7 +55,7 @@ class Line:
 
     rows, ns: (knots,), ascending sizes and the median time at each, which does not fall; the first and the last are
         those of the smallest and the largest run
-    deviations: (n,), a run's time over that of the line, in the order of the runs
+    deviations: (n,), quantiles of a run's time over that of the line
     """
 
     rows: tuple[float, ...]
@@ -64,11 +64,7 @@ class Line:
 
     @classmethod
     def through(cls, rows: NDArray[np.int64], ns: NDArray[np.int64]) -> Line:
-        """Draw a line through the medians of groups of equal size, in the order of rows.
-
-        Args:
-            rows, ns: (n,), in the order of the runs
-        """
+        """Draw a line through the medians of groups of equal size, in the order of rows, (n,)."""
         groups = np.array_split(np.argsort(rows, kind="stable"), min(_KNOTS, len(rows) // (FEWEST_RUNS // _KNOTS)))
         # Groups of the same median size are one.
         knots, of = np.unique([np.median(rows[group]) for group in groups], return_inverse=True)
@@ -76,7 +72,9 @@ class Line:
         level: Floats = isotonic_regression([float(np.median(ns[group])) for group in joint]).x
         sizes, level = _continued(knots, level, float(rows.min()), float(rows.max()))
         deviations = ns / np.interp(rows, sizes, level)
-        return cls(*(tuple(np.round(each, 4).tolist()) for each in (sizes, level, deviations)))
+        count = min(len(deviations), _DEVIATIONS)
+        quantiles = np.quantile(deviations, (np.arange(count) + 0.5) / count)
+        return cls(*(tuple(np.round(each, 4).tolist()) for each in (sizes, level, quantiles)))
 
     def __call__(self, rows: float) -> float:
         """Return the nanoseconds of a run of so many rows, interpolated."""
@@ -250,16 +248,5 @@ def _continued(rows: Floats, level: Floats, least: float, most: float) -> tuple[
 
 
 def _endless(random: np.random.Generator, deviations: Sequence[float]) -> Iterator[float]:
-    """Draw deviations in stretches of random length, as they followed one another (stationary bootstrap).
-
-    Slow runs come together, where a machine's cores slow each other down for a while, and a queue grows by that. The
-    first deviation follows the last one (Politis and Romano, The Stationary Bootstrap, 1994).
-    """
-    known, at = np.array(deviations), int(random.integers(len(deviations)))
     while True:
-        begins = np.flatnonzero(random.random(_DRAWN_TOGETHER) < 1 / _STRETCH)
-        starts = [at, *random.integers(len(known), size=len(begins)).tolist()]
-        lengths = np.diff([0, *begins.tolist(), _DRAWN_TOGETHER])
-        places = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
-        at = int(places[-1]) + 1
-        yield from known[places % len(known)].tolist()
+        yield from random.choice(deviations, _DRAWN_TOGETHER).tolist()

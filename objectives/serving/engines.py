@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from objectives.arrays import Array, Arrays
 from objectives.errors import ExplainedError
-from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
+from objectives.int8_weights import WEIGHT_BITS, open_exact, saturates
 from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
 from objectives.serving.node_placement import nodes_left_to_cpu
 from objectives.serving.per_user import PerUser
@@ -68,15 +68,8 @@ class OnnxRuntime:
             self._profile = tempfile.TemporaryDirectory()
             options.enable_profiling, options.profile_file_prefix = True, f"{self._profile.name}/run"
 
-        def load() -> onnxruntime.InferenceSession:
-            # Without this, a failing provider is silently replaced by the CPU, even later in `run`.
-            return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
-
         try:
-            session = load()
-            if saturates(session.get_modelmeta().custom_metadata_map, int8_weight_bits()):
-                options.add_session_config_entry(*EXACT_SUMS)
-                session = load()
+            session = open_exact(model, options, providers, int8_weight_bits())
         except Exception as error:  # its errors have no common base class
             raise EngineError(f"onnxruntime could not load {model} on {device}: {_first_line(error)}") from error
         if (loaded := session.get_providers())[0] != asked:

@@ -11,9 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from objectives.measurement.profile.shared_cores import slowdown_together
 from objectives.serving import devices
 from objectives.serving.devices import ENGINES, HOW_TO_GET, Gpu
 
@@ -49,11 +46,17 @@ class EngineFound:
 
 
 @dataclass(frozen=True)
-class CoresTogether:
-    """How many times as long work takes a core while the others are busy: in the median, and in one tenth of the time."""
+class BusyCores:
+    """Slowdown of cores that are busy together.
 
+    cores: how many were measured
+    median: how many times as long work took the slowest of them as it takes one alone
+    slowest_tenth: the same, or more, in a tenth of the time
+    """
+
+    cores: int
     median: float
-    one_tenth: float
+    slowest_tenth: float
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,7 @@ class Diagnosis:
     home: str
     disk_free_bytes: int
     browser: str | None
-    cores_together: CoresTogether | None = (
-        None  # None where there is one core, or the system cannot keep threads on one
-    )
+    busy_cores: BusyCores | None = None  # None where it cannot be measured
     lacks: tuple[Lack, ...] = ()
 
 
@@ -103,8 +104,10 @@ _LOST_PACKAGES: Mapping[str, str] = {
     "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",
     "png": "report --png draws no picture",
 }
-# Busy cores that slow one another down by this share a physical core; clocks fall by less while all cores are busy.
+# From this factor on, cores that are busy together are likely to share a physical core.
 _SHARED = 1.4
+# Most cores that are kept busy at once.
+_MOST_CORES = 8
 # CPU features of which one is enough, what they are called, and what is lost without any.
 _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("avx512f",), "AVX-512", "kernels compute 8 numbers at a time, not 16"),
@@ -121,7 +124,7 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 def diagnose(home: Path) -> Diagnosis:
     """Diagnose the machine for a home that need not exist yet.
 
-    Loads the engines, and no other heavy package, and keeps the cores busy for some seconds.
+    Loads the engines, and no other heavy package, and keeps cores busy for some seconds.
     """
     features, machine = devices.cpu_features(), os.cpu_count() or 1
     found = Diagnosis(
@@ -140,18 +143,33 @@ def diagnose(home: Path) -> Diagnosis:
         home=str(home),
         disk_free_bytes=_disk_free(home),
         browser=_browser(),
-        cores_together=measure_cores(),
+        busy_cores=measure_cores(),
     )
     return replace(found, lacks=tuple(_lacks(found)))
 
 
-def measure_cores() -> CoresTogether | None:
-    """Keep all cores busy for two seconds; None where there is one, or the system cannot keep threads on one."""
-    cores = devices.core_ids()
+def measure_cores() -> BusyCores | None:
+    """Measure how much busy cores slow one another down, for some seconds.
+
+    Returns None where there is one core, the system keeps no thread on a core, or NumPy is missing.
+    """
+    try:
+        import numpy as np
+
+        from objectives.measurement.profile.shared_cores import slowdown_together, some_of
+    except ImportError:
+        return None
+    cores = some_of(devices.core_ids(), min(_MOST_CORES, devices.cores_allowed()))
     if len(cores) < 2 or not hasattr(os, "sched_setaffinity"):
         return None
-    median, one_tenth = np.quantile(slowdown_together(cores), (0.5, 0.9)).tolist()
-    return CoresTogether(median, one_tenth)
+    try:
+        found = slowdown_together(cores)
+    except (OSError, ValueError):  # a sandbox that forbids it, or a machine that stands still
+        return None
+    if not len(found):
+        return None
+    median, slowest_tenth = np.quantile(found, (0.5, 0.9)).tolist()
+    return BusyCores(len(cores), median, slowest_tenth)
 
 
 def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
@@ -215,12 +233,14 @@ def _lacks(found: Diagnosis) -> Iterator[Lack]:
     if found.cores_allowed < 2:
         remedy = "a wider affinity mask or quota, or a larger machine"
         yield Lack("a second core", "one replica of one thread is the only layout", remedy)
-    if found.cores_together is not None and found.cores_together.one_tenth > _SHARED:
+    if found.busy_cores is not None and found.busy_cores.slowest_tenth > _SHARED:
         lost = (
             "busy cores slow one another down, for some of the time or always: two threads may be hardly faster than "
             "one, and where that changes, latencies vary and intervals are wide"
         )
-        yield Lack("a physical core for each core", lost, "a machine without other tenants, or without hyper-threading")
+        yield Lack(
+            "a physical core for each core", lost, "a machine without other tenants, or one thread a physical core"
+        )
     if found.browser is None:
         yield Lack("Chrome or Chromium", _LOST_PACKAGES["png"], "install chromium, or set BROWSER_PATH to one")
 
@@ -235,7 +255,7 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ("packages", there),
         ("cpu", d.cpu),
         ("cores", f"{cores}: {d.cores_why}" if d.cores_why else cores),
-        *_cores_together(d.cores_together),
+        *_busy_cores(d.busy_cores),
         ("features", f"{' '.join(d.features) or 'none known'}; without {' '.join(d.features_missing) or 'none'}"),
         *((engine.name, _said(engine)) for engine in d.engines),
         ("NVIDIA GPUs", ", ".join(f"{gpu.name} ({_gigabytes(gpu.memory_bytes)})" for gpu in d.gpus) or "none"),
@@ -245,11 +265,11 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     ]
 
 
-def _cores_together(found: CoresTogether | None) -> list[tuple[str, str]]:
+def _busy_cores(found: BusyCores | None) -> list[tuple[str, str]]:
     if found is None:
         return []
-    slower = f"{found.median:.2f} times as long in the median, {found.one_tenth:.2f} times in the slowest tenth"
-    return [("busy cores", f"work takes each {slower} while the others are busy")]
+    usual = f"{found.cores} together: the slowest takes {found.median:.2f} times as long as alone"
+    return [("busy cores", f"{usual}, {found.slowest_tenth:.2f} times or more in a tenth of the time")]
 
 
 def _said(engine: EngineFound) -> str:

@@ -107,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _of_no_study(add: _Add) -> None:
-    add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
+    offers = (
+        "what this machine offers a study, what it lacks and how to get it; keeps cores busy for some seconds, so not "
+        "beside a study"
+    )
+    add("doctor", offers, commands.doctor)
     add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
     add("init", "write a study file with every setting explained", commands.init).add_argument("file", metavar="FILE")
     showing = add("ui", "MLflow's UI on the study home, or Optuna's dashboard", commands.ui)

@@ -41,7 +41,7 @@ from spaces.techniques.placement import Placement
 _OPENED = 3
 # Most blocks by which service curves are measured, and the number of the way in which they are: a change of it makes
 # known ones unknown.
-_BLOCKS, _STAGE = 12, 4
+_BLOCKS, _STAGE = 12, 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from search.errors import ConfigError
 from search.locking import locked, stoppable
 from search.session import Session
 from search.workers.processes import call, open_workers
+
+# Most trials that an error names.
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,7 @@ def profile_trial(session: Session, trial: int, console: Console) -> TrialProfil
     """
     config, sides, jobs = session.config, session.sides(), session.jobs(session.front())
     if trial not in sides:
-        known = ", ".join(map(str, sorted(sides)))
-        raise ConfigError(f"--trial: must be a trial whose model was built, one of {known}, but got {trial}")
+        raise ConfigError(not_built(trial, sides))
     artifact, candidate = sides[trial]
     if candidate.placement.embedding_device is not None:
         raise ConfigError(f"--trial: must be a trial whose model is one graph, but got {trial}, which is split in two")
@@ -103,6 +105,13 @@ def profile_trial(session: Session, trial: int, console: Console) -> TrialProfil
         groups=group_times(baseline.profile, ours.profile, perfect),
         operators=ours.profile.operators,
     )
+
+
+def not_built(trial: int, built: Collection[int]) -> str:
+    """Say that a trial's model was not built, and whose was: the first ten."""
+    known = ", ".join(map(str, sorted(built)[:_SHOWN])) or "none here"
+    more = f" and {len(built) - _SHOWN} more" if len(built) > _SHOWN else ""
+    return f"--trial: must be a trial whose model was built ({known}{more}), but got {trial}"
 
 
 def group_times(baseline: Profile, ours: Profile, perfect_ms: Mapping[str, float]) -> tuple[GroupTimes, ...]:

@@ -38,18 +38,26 @@ budget: {minutes: 600}
 """
 # Longest time from the start of a study, or from the kill before, to a kill.
 _LONGEST_SECONDS = 90.0
+# Longest time of the run after the last kill, which goes on until a trial has ended.
+_LAST_SECONDS = 300.0
 # Time in which the workers of a coordinator that was killed end.
 _ORPHANED_SECONDS = 10.0
 
 
 def ended(home: Path) -> dict[int, str]:
-    """Return the outcomes in Optuna's database, by trial."""
-    with closing(sqlite3.connect(f"file:{home}/mlruns/optuna.db?mode=ro", uri=True, timeout=30)) as database:
+    """Return the outcomes in Optuna's database, by trial; none before it has tables."""
+    file = home / "mlruns/optuna.db"
+    if not file.exists():
+        return {}
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)) as database:
         query = (
             "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id "
             "where a.key = 'outcome'"
         )
-        return dict(database.execute(query).fetchall())
+        try:
+            return dict(database.execute(query).fetchall())
+        except sqlite3.OperationalError:
+            return {}
 
 
 def descendants(pid: int) -> list[int]:
@@ -109,14 +117,15 @@ def main() -> None:
             left += outlived(workers)
         elif process.poll() is None:
             time.sleep(1.0)
-        now = ended(home) if (home / "mlruns/optuna.db").exists() else {}
+        now = ended(home)
         lost |= {number for number, outcome in known.items() if now.get(number) != outcome}
         known = now
         print(f"kill {kill + 1}: {kind}; {len(known)} trials ended", flush=True)
         if process.poll() is not None:
             process = start(home)
     # The last run also records what the runs before it were killed too early to send to MLflow.
-    while process.poll() is None and len(ended(home)) <= len(known):
+    end = time.monotonic() + _LAST_SECONDS
+    while process.poll() is None and len(ended(home)) <= len(known) and time.monotonic() < end:
         time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     process.wait()

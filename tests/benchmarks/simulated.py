@@ -1,7 +1,6 @@
 """Simulated against measured latency: random candidates on the virtual clock, and in a real open loop.
 
     python tests/benchmarks/simulated.py STUDY.yaml --home DIR [--candidates 100] [--seconds 600] [--log FILE]
-                                         [--independent]
 
 Candidates are drawn at random from the study's space and exported with untrained weights; their service curves are
 measured as a search does. Then each is opened beside the baseline, and both answer the same arrivals: Poisson at loads
@@ -16,10 +15,11 @@ measured, by its pace (a request to the baseline's model on one thread). Rates a
 does.
 
 Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline, each next to
-its repeat spread, as medians and 90% quantiles of |log(simulated / measured)| with each of both measurements, and the
-median of the signed ones, from all candidates; and of the pairs of candidates whose measured p95 ratio (the geometric
-mean of both) differs by a fifth or more, the share that simulation puts in the same order. With --independent, the
-deviations of simulated runs are independent of one another, and not in the order of the measurement.
+its repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, from all candidates and both
+measurements, and of |log(first / second)|, and in brackets the medians of the signed ones; and of the pairs of
+candidates whose measured p95 ratio (the geometric mean of both) differs by a fifth or more, the share that simulation
+puts in the same order. A repeat has the errors of two measurements and an error that of one, so that those of a perfect
+simulation would be 0.7 times the repeats. Printed percentages are of logarithms.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -53,7 +53,6 @@ from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.pace import mean_service_ms
 from objectives.measurement.request_log import read_request_log, write_trace
-from objectives.measurement.service_curve import Line, ServiceCurve
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import (
     Probe,
@@ -158,39 +157,18 @@ class OpenBaseline:
         return found
 
 
-def independent(curve: ServiceCurve) -> ServiceCurve:
-    """Return a curve whose deviations are in random order, so that what is drawn is independent."""
-    random = np.random.default_rng(0)
-
-    def mixed(line: Line) -> Line:
-        return replace(line, deviations=tuple(random.permutation(line.deviations).tolist()))
-
-    return replace(
-        curve,
-        idle=mixed(curve.idle),
-        rested=mixed(curve.rested),
-        alone=mixed(curve.alone),
-        crowded=mixed(curve.crowded),
-    )
-
-
 @dataclass(frozen=True)
 class Simulation:
-    """Simulation of a study's candidates, by the arrivals that were measured and as a search does.
-
-    independent: whether the deviations of runs are independent of one another
-    """
+    """Simulation of a study's candidates, by the arrivals that were measured and as a search does."""
 
     costs: CostModel
     requests: Sequence[Request]
     schedules: Sequence[Schedule]
     seed: int
-    independent: bool
 
     def virtual(self, candidate: Candidate, seed: int) -> VirtualTarget:
         """Return a candidate on the virtual clock, whose service times are drawn by a seed."""
-        curves = self.costs.curves(candidate)
-        samplers = [(independent(each) if self.independent else each).sampler(seed) for each in curves]
+        samplers = [curve.sampler(seed) for curve in self.costs.curves(candidate)]
         return VirtualTarget(candidate.placement, samplers, saturating(candidate.placement, self.requests))
 
     @cached_property
@@ -282,14 +260,15 @@ def measure(
     return {"placement": candidate.placement.knobs(), "measured": measured, "seed": seed}
 
 
-def logs(simulated: Floats, measured: Floats) -> NDArray[np.float64]:
+def logs(simulated: Floats, measured: Floats) -> Floats:
     """Return log(simulated / measured), NaN where one of them is infinite, 0 or NaN."""
     with np.errstate(all="ignore"):
         found = np.log(simulated / measured)
-    return np.where(np.isfinite(found), found, np.nan)
+    known: Floats = np.where(np.isfinite(found), found, np.nan)
+    return known
 
 
-def format_errors(errors: NDArray[np.float64]) -> str:
+def format_errors(errors: Floats) -> str:
     """Return the median and the 90% quantile of the errors' size, and the median of the signed ones."""
     known = errors[np.isfinite(errors)]
     if not len(known):
@@ -306,13 +285,13 @@ class Compared:
     measured: Floats
 
     @property
-    def errors(self) -> NDArray[np.float64]:
-        """Errors of the simulation to each of both measurements, (n, 2)."""
+    def errors(self) -> Floats:
+        """Logarithms of the simulated over each of the two measured values, (n, 2)."""
         return logs(self.simulated[:, None], self.measured)
 
     @property
-    def repeats(self) -> NDArray[np.float64]:
-        """Distances of both measurements, (n,)."""
+    def repeats(self) -> Floats:
+        """Logarithms of the first over the second measured value, (n,)."""
         return logs(self.measured[:, 0], self.measured[:, 1])
 
 
@@ -326,7 +305,9 @@ def compared(found: Sequence[dict[str, Any]], name: str, place: int) -> tuple[Co
 
 
 def summarize(found: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """Print the errors by load and percentile, and the order of pairs."""
+    """Print the errors by load and percentile, and the order of pairs; nothing of no candidate."""
+    if not found:
+        return
     heads = ("value", "its repeats", "ratio to the baseline", "its repeats")
     print(f"{'':<19}{''.join(f'{head:>26}' for head in heads)}")
     for name in names:
@@ -358,11 +339,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=AZURE)
-    parser.add_argument("--independent", action="store_true")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     config, home, console = load_study(str(options.study), []), Home(options.home.resolve()), Console(False, False)
-    known = ResultFile(home.root / f"simulated-{MEASUREMENT}-{config.name}.jsonl")
+    known = ResultFile(home.root / f"simulated-twice-{MEASUREMENT}-{config.name}.jsonl")
     trace = home.root / "trace.npz"
     write_trace(read_request_log(options.log), trace)
     played = schedules(trace)
@@ -390,7 +370,7 @@ def main() -> None:
             close_kept()
     candidates = [*itertools.islice(drawn(space, options.seed), options.candidates)]
     results = [(each, known.found[each.id]) for each in candidates if each.id in known.found]
-    simulation = Simulation(costs, requests, played, config.seed, options.independent)
+    simulation = Simulation(costs, requests, played, config.seed)
     able = [
         {**one, "simulated": simulation.simulated(each, one["seed"], one["measured"])}
         for each, one in results

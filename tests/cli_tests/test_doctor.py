@@ -12,13 +12,16 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from objectives.measurement.profile import shared_cores
+from objectives.measurement.statistics import Floats
 from objectives.serving import devices
 from objectives.serving.devices import Gpu
 from search.cli import doctor
-from search.cli.doctor import PACKAGES, CoresTogether, Diagnosis, diagnose, lines, measure_cores, tables, why_fewer
+from search.cli.doctor import PACKAGES, BusyCores, Diagnosis, diagnose, lines, measure_cores, tables, why_fewer
 from spaces.serialization import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +37,7 @@ def lost(diagnosis: Diagnosis, what: str) -> str:
 @pytest.fixture(autouse=True)
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cores that do not slow one another down, which is measured in a test of its own."""
-    monkeypatch.setattr(doctor, "measure_cores", lambda: CoresTogether(1.02, 1.05))
+    monkeypatch.setattr(doctor, "measure_cores", lambda: BusyCores(2, 1.02, 1.05))
 
 
 def whats(diagnosis: Diagnosis) -> set[str]:
@@ -66,14 +69,33 @@ def test_cores_that_share_a_physical_core_are_a_finding(tmp_path: Path, monkeypa
     what = "a physical core for each core"
     found = diagnose(tmp_path)
     assert what not in whats(found) and "1.02 times as long" in "\n".join(lines(found))
-    monkeypatch.setattr(doctor, "measure_cores", lambda: CoresTogether(1.1, 1.9))
+    monkeypatch.setattr(doctor, "measure_cores", lambda: BusyCores(2, 1.1, 1.9))
     found = diagnose(tmp_path)
-    assert "intervals are wide" in lost(found, what) and "1.90 times in the slowest tenth" in "\n".join(lines(found))
+    assert "intervals are wide" in lost(found, what) and "1.90 times or more in a tenth" in "\n".join(lines(found))
 
 
-def test_one_core_is_not_measured_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "core_ids", lambda: (0,))
-    assert measure_cores() is None
+def test_where_cores_cannot_be_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One core, a system that keeps no thread on a core, one that forbids it, and a machine that stood still."""
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "core_ids", lambda: (0,))
+        assert measure_cores() is None
+    monkeypatch.setattr(devices, "core_ids", lambda: (0, 1))
+    monkeypatch.setattr(devices, "cores_allowed", lambda: 2)
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "sched_setaffinity", raising=False)
+        assert measure_cores() is None
+
+    def forbidden(cores: tuple[int, ...]) -> Floats:
+        raise PermissionError("not here")
+
+    def still(cores: tuple[int, ...]) -> Floats:
+        raise ValueError("no time")
+
+    for found in (forbidden, still, lambda cores: np.array([])):
+        monkeypatch.setattr(shared_cores, "slowdown_together", found)
+        assert measure_cores() is None
+    monkeypatch.setattr(shared_cores, "slowdown_together", lambda cores: np.array([1.0] * 8 + [2.0] * 3))
+    assert measure_cores() == BusyCores(2, 1.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +210,14 @@ def test_each_rendering_holds_every_finding(tmp_path: Path) -> None:
 
 
 def test_a_bare_installation_is_a_finding(tmp_path: Path) -> None:
-    """Nothing but the standard library and numpy can be imported, and no distribution is found."""
+    """Nothing but the standard library can be imported, and no distribution is found."""
     code = f"""
 import importlib.metadata, sys
 from pathlib import Path
 class Bare:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top not in sys.stdlib_module_names and top not in ("numpy", "search", "spaces", "objectives"):
+        if top not in sys.stdlib_module_names and top not in ("search", "spaces", "objectives"):
             raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
 def nothing(name):
     raise importlib.metadata.PackageNotFoundError(name)
@@ -211,7 +233,8 @@ print("\\n".join(lines(diagnose(Path({str(tmp_path)!r})))))
 
 
 def test_torch_is_not_loaded(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from search.cli.doctor import diagnose; diagnose(Path(sys.argv[1]))\n"
+    code = "import sys; from pathlib import Path; from search.cli import doctor; doctor.measure_cores = lambda: None\n"
+    code += "doctor.diagnose(Path(sys.argv[1]))\n"
     code += "print([m for m in ('torch', 'optuna', 'mlflow', 'plotly') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -22,7 +22,7 @@ from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
 from search.profile.study_profile import StudyProfile, read_profile
-from search.profile.trial_profile import GroupTimes, TrialProfile, group_times
+from search.profile.trial_profile import GroupTimes, TrialProfile, group_times, not_built
 from search.profile.trial_tables import trial_headline
 from search.report.report import write_profile
 from search.study import Study
@@ -257,3 +257,9 @@ def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Pa
     assert all(group.reason in text for group in document.groups if group.name in ("tables", "mlp"))
     write_profile(replace(document, study="other"), folder)
     assert json.loads(data.read_text())["study"] == "other" and "ml-100k" not in page.read_text()
+
+
+def test_an_error_names_a_few_of_the_built_trials() -> None:
+    assert not_built(7, [3, 0]) == "--trial: must be a trial whose model was built (0, 3), but got 7"
+    assert "(0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)" in not_built(99, range(12))
+    assert "(none here)" in not_built(1, [])

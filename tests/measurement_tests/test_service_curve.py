@@ -163,17 +163,3 @@ def test_one_size_has_the_median_of_all_its_runs() -> None:
     assert curve.alone(7) == 1000
     draw = curve.sampler(0)
     assert np.mean([draw(7, None, 0) == 5000 for _ in range(2000)]) == pytest.approx(0.25, abs=0.04)
-
-
-def test_slow_runs_come_together_as_they_were_measured() -> None:
-    """Runs take once and thrice a time by turns, 50 each: neighbours differ in 2 of 100.
-
-    A stretch ends after a run with a probability of 1 in 20, and the next one is independent of it: the correlation of
-    neighbours is 0.96 * 0.95 (Politis and Romano 1994).
-    """
-    ns = 1000 * np.where(np.arange(800) // 50 % 2, 3, 1)
-    draw = ServiceCurve.fit(Runs(np.full(800, 7), ns, np.full(800, -1), np.zeros(800, np.int64))).sampler(0)
-    drawn = np.array([draw(7, None, 0) for _ in range(100_000)])
-    slow = drawn == drawn.max()
-    assert slow.mean() == pytest.approx(0.5, abs=0.02)
-    assert np.corrcoef(slow[:-1], slow[1:])[0, 1] == pytest.approx(0.96 * 0.95, abs=0.01)

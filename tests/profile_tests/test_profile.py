@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, Int8WeightBits
 from objectives.measurement.profile.engine_trace import ProfileError, match_events, typical
 from objectives.measurement.profile.layer_groups import assign, weight_owners
 from objectives.measurement.profile.operator_cost import bytes_moved, flops, stored_bytes
@@ -270,7 +272,31 @@ def two_towers(path: Path, widths: tuple[int, int] = (512, 8)) -> None:
 def towers(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     path = tmp_path_factory.mktemp("towers") / "model.onnx"
     two_towers(path)
-    return profile_model(path, GROUPS, {"user": np.arange(30)}, repeats=8, threads=1)
+    return profile_model(path, GROUPS, {"user": np.arange(30)}, repeats=8, threads=1, cpu_bits=8)
+
+
+@pytest.mark.parametrize(("cpu_bits", "entries"), [(7, ["0", "1"]), (8, ["0"])])
+def test_a_profile_runs_the_kernels_that_serve(
+    cpu_bits: Int8WeightBits, entries: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of 8 bits would saturate on a CPU that is exact up to 7, which takes other kernels then."""
+    two_towers(tmp_path / "model.onnx")
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    helper.set_model_props(model, {WEIGHT_BITS: "8"})
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    made, load = list[str](), onnxruntime.InferenceSession
+
+    def noted(path: str, options: onnxruntime.SessionOptions, **given: object) -> object:
+        if Path(path).name == "model.onnx":
+            try:
+                made.append(options.get_session_config_entry(EXACT_SUMS[0]))
+            except RuntimeError:  # it was not set
+                made.append("0")
+        return load(path, options, **given)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    profile_model(tmp_path / "model.onnx", GROUPS, {"user": np.arange(30)}, 4, 1, cpu_bits=cpu_bits)
+    assert made == entries
 
 
 def test_a_real_run_counts_what_the_model_holds(towers: Profile) -> None:
@@ -314,7 +340,7 @@ def test_narrowed_products_are_found_in_their_groups(tmp_path: Path, width: str)
     precision = Precision(tuple((group.name, width) for group in groups))
     narrow = quantize(model, precision, ModelStructure(groups), {"user": np.arange(50)})
     onnx.save(narrow, str(tmp_path / "model.onnx"))
-    made = profile_model(tmp_path / "model.onnx", GROUPS, {"user": np.arange(40)}, repeats=4, threads=1)
+    made = profile_model(tmp_path / "model.onnx", GROUPS, {"user": np.arange(40)}, repeats=4, threads=1, cpu_bits=8)
     costs = {group.name: group for group in made.groups}
     products = {"mlp": 2 * 40 * (64 * 96 + 96 * 32), "cross": 2 * 40 * 32 * 16, "other": 2 * 40 * 16, "tables": 0}
     for name, count in products.items():
@@ -330,15 +356,15 @@ def test_an_input_that_is_one_row_in_the_graph_is_given_one(tmp_path: Path) -> N
     drawn = helper.make_graph(nodes, "once", [item, user], [scores])
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-    made = profile_model(path, (), {"item": np.ones(5, np.float32), "user": np.ones(5, np.float32)}, 4, 1)
+    made = profile_model(path, (), {"item": np.ones(5, np.float32), "user": np.ones(5, np.float32)}, 4, 1, cpu_bits=8)
     assert made.nodes[0].bytes == 4 * (5 + 1 + 5)
 
 
 def test_what_a_profile_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"4 .*3"):
-        profile_model(tmp_path / "none.onnx", GROUPS, {}, repeats=3)
+        profile_model(tmp_path / "none.onnx", GROUPS, {}, repeats=3, cpu_bits=8)
     with pytest.raises(ValueError, match="'engine'"):
-        profile_model(tmp_path / "none.onnx", (Group("engine", "other", ("a",), 1, (), "left whole"),), {})
+        profile_model(tmp_path / "none.onnx", (Group("engine", "other", ("a",), 1, (), "left whole"),), {}, cpu_bits=8)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30))

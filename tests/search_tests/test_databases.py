@@ -34,9 +34,17 @@ def mode(file: Path) -> str:
     [
         ("sqlite:////a/b.db", Path("/a/b.db")),
         ("sqlite:///b.db", Path("b.db")),
+        ("sqlite:////a/b.db?timeout=30", Path("/a/b.db")),
+        ("sqlite+pysqlite:///b.db", Path("b.db")),
         ("sqlite:///", None),
+        ("sqlite:///:memory:", None),
+        ("sqlite:///file:b.db?mode=ro&uri=true", None),
+        ("sqlite:///file:b.db?uri=false", Path("file:b.db")),
+        ("sqlite://host/b.db", None),
+        ("no address", None),
         ("postgresql://host/b.db", None),
         ("http://host:5000", None),
+        ("http://host:port", None),
     ],
 )
 def test_only_a_file_of_sqlite_is_one(url: str, file: Path | None, tmp_path: Path) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -527,3 +532,14 @@ def test_what_prepares_kernels_by_size_is_offered_no_batches(place: str, batched
         if space.suggest(trial, Precision()).instance_group.place == place:
             asked |= {"placement.engine", *trial.params}
     assert asked and ("placement.batch_rows" in asked) == batched
+
+
+def test_a_candidate_is_found_by_its_content_in_another_process_too() -> None:
+    """Its hash is kept, but hashes of text differ from process to process."""
+    candidate = Candidate(placement=Placement(InstanceGroup("openvino")))
+    assert candidate in {Candidate(placement=Placement(InstanceGroup("openvino")))} and candidate not in {Candidate()}
+    code = "import pickle, sys; candidate, same = pickle.load(sys.stdin.buffer); hash(same); print(candidate in {same})"
+    pickled = pickle.dumps((candidate, dataclasses.replace(candidate)))
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, env=environment, capture_output=True, check=True)
+    assert done.stdout.strip() == b"True"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from objectives.arrays import Arrays
+from objectives.int8_weights import Int8WeightBits, open_exact
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,11 +59,12 @@ class Trace:
     p50_ms: float
 
 
-def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) -> Trace:
+def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None, cpu_bits: Int8WeightBits) -> Trace:
     """Trace a model: warm-up runs, `repeats` runs with the profiler, and as many without.
 
     Args:
         inputs: (rows, ...) by name; an input whose first dimension is 1 in the graph is given its first row
+        cpu_bits: as in `open_exact`
 
     Raises:
         ProfileError: the engine ran other nodes than its optimised graph holds.
@@ -71,7 +73,7 @@ def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) 
 
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimised.onnx"
-        session = _session(model, written, Path(folder) / "events", threads)
+        session = _session(model, written, Path(folder) / "events", threads, cpu_bits)
         feeds = {i.name: inputs[i.name][:1] if i.shape[:1] == [1] else inputs[i.name] for i in session.get_inputs()}
         for _ in range(WARM_UP + repeats):
             session.run(None, feeds)
@@ -93,7 +95,7 @@ def profiler_cost_ms(repeats: int, threads: int | None) -> float:
     with tempfile.TemporaryDirectory() as folder:
         chain = Path(folder) / "chain.onnx"
         _write_chain(chain)
-        trace = trace_model(chain, {"v0": np.ones((1, 8), np.float32)}, repeats, threads)
+        trace = trace_model(chain, {"v0": np.ones((1, 8), np.float32)}, repeats, threads, 8)
     return max(0.0, (sum(trace.times_ms) - trace.p50_ms) / _CHAIN)
 
 
@@ -132,7 +134,9 @@ def match_events(nodes: Sequence[ir.Node], events: Iterable[Event]) -> list[Even
     return found
 
 
-def _session(model: Path, written: Path, events: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _session(
+    model: Path, written: Path, events: Path, threads: int | None, cpu_bits: Int8WeightBits
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -144,7 +148,7 @@ def _session(model: Path, written: Path, events: Path, threads: int | None) -> o
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return open_exact(model, options, [("CPUExecutionProvider", {})], cpu_bits)
 
 
 def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from objectives.arrays import Arrays
+from objectives.int8_weights import Int8WeightBits
 from objectives.measurement.profile.engine_trace import profiler_cost_ms, trace_model
 from objectives.measurement.profile.layer_groups import OTHER, assign, weight_owners
 from objectives.measurement.profile.operator_cost import bytes_moved, flops, stored_bytes
@@ -74,13 +75,20 @@ class Profile:
 
 
 def profile_model(
-    model: Path, groups: Sequence[Group], inputs: Arrays, repeats: int = 100, threads: int | None = None
+    model: Path,
+    groups: Sequence[Group],
+    inputs: Arrays,
+    repeats: int = 100,
+    threads: int | None = None,
+    *,
+    cpu_bits: Int8WeightBits,
 ) -> Profile:
     """Run an ONNX file in ONNX Runtime on the CPU with its profiler on, and then without.
 
     Args:
         inputs: one request, (rows, ...) by name; an input that is 1 row in the graph is given its first
         repeats: runs of each kind that count; warm-up runs come before
+        cpu_bits: bits of int8 weights up to which this CPU's own kernels are exact, as in `open_exact`
 
     Raises:
         ProfileError: the engine ran other nodes than its optimised graph holds.
@@ -92,7 +100,7 @@ def profile_model(
         raise ValueError(f"A profile needs 4 repeats or more, but got {repeats}.")
     if taken := sorted({OTHER, ENGINE} & {group.name for group in groups}):
         raise ValueError(f"The names {OTHER} and {ENGINE} are the profile's own, but got a group {taken[0]!r}.")
-    trace, original = trace_model(model, inputs, repeats, threads), load_graph(model).graph
+    trace, original = trace_model(model, inputs, repeats, threads, cpu_bits), load_graph(model).graph
     extra = profiler_cost_ms(repeats, threads)
     owners = assign(trace.graph, original, groups)
     nodes = tuple(

@@ -1,47 +1,52 @@
-"""How much busy cores slow one another down, as those do that share a physical core."""
+"""Measurement of how much busy cores slow one another down, as those do that share a physical core."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from objectives.measurement.statistics import Floats
 
-# Numbers of a piece of work, which fit a core's own cache; NumPy computes them without the interpreter's lock.
-_NUMBERS = 1 << 14
+# Numbers of a piece of work, which takes NumPy some 0.15 ms without the interpreter's lock: threads wait for that lock
+# between pieces, and would wait for one another if these were short.
+_NUMBERS = 1 << 16
 # Seconds of a core alone, and of a window in which all are busy.
 _ALONE_SECONDS, _WINDOW_SECONDS = 0.2, 0.1
-# More threads would wait for the interpreter's lock between pieces of work.
-MOST_CORES = 8
 
 
-def slowdown_together(cores: Sequence[int], windows: int = 20) -> Floats:
-    """Measure how many times as long work takes a core while the others are busy, (windows,).
+def some_of(cores: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return at most so many cores, half of them from the second half of the list.
 
-    In each window of a tenth of a second it is the mean over the cores, the first `MOST_CORES` of those given, of the
-    median time of a piece of work, over that of the core alone. Virtual cores may have a physical core each now and
-    share one later, as the hypervisor schedules them: the kernel does not tell, and counts no time as stolen. Threads
-    are kept on cores by `os.sched_setaffinity`, which not every system has.
+    Those that share a physical core are neighbours on most virtual machines, and half of the list apart on others.
     """
-    cores = cores[:MOST_CORES]
+    if len(cores) <= most:
+        return tuple(cores)
+    half = len(cores) // 2
+    return (*cores[: most - most // 2], *cores[half : half + most // 2])
+
+
+def slowdown_together(cores: Sequence[int], windows: int = 40) -> Floats:
+    """Measure how many times as long work takes the slowest core while the others are busy, (windows,).
+
+    In each window of a tenth of a second it is the largest, over the cores, of the median time of a piece of work over
+    that of the core alone; windows in which no piece ended are left out. Virtual cores may have a physical core each
+    now and share one later, as the hypervisor schedules them, which the kernel does not tell.
+
+    Raises:
+        OSError: the system refuses to keep a thread on a core.
+        ValueError: a core was not given any time.
+    """
     alone = [float(np.median(_times(core, time.perf_counter(), _ALONE_SECONDS)[:, 1])) for core in cores]
     begin_s, seconds = time.perf_counter() + 0.01, windows * _WINDOW_SECONDS
-    found: dict[int, Floats] = {}
-
-    def work(core: int) -> None:
-        found[core] = _times(core, begin_s, seconds)
-
-    threads = [threading.Thread(target=work, args=(core,)) for core in cores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    ratios = [_medians(found[core], windows) / one for core, one in zip(cores, alone, strict=True)]
-    return np.asarray(np.nanmean(ratios, axis=0))
+    with ThreadPoolExecutor(len(cores)) as threads:
+        found = list(threads.map(lambda core: _times(core, begin_s, seconds), cores))
+    ratios = np.array([_medians(times, windows) / one for times, one in zip(found, alone, strict=True)])
+    known: Floats = ratios[:, np.isfinite(ratios).all(axis=0)].max(axis=0)
+    return known
 
 
 def _medians(times: Floats, windows: int) -> Floats:
@@ -56,13 +61,15 @@ def _times(core: int, begin_s: float, seconds: float) -> Floats:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
-        numbers = np.linspace(-1, 1, _NUMBERS, dtype=np.float32)
+        numbers = np.linspace(0.5, 1.5, _NUMBERS)
         out, found, end_s = np.empty_like(numbers), list[tuple[float, float]](), begin_s + seconds
-        np.exp(numbers, out=out)
+        np.power(numbers, numbers, out=out)
         while (now := time.perf_counter()) < end_s:
-            np.exp(numbers, out=out)
+            np.power(numbers, numbers, out=out)
             if now >= begin_s:
                 found.append((now - begin_s, time.perf_counter() - now))
     finally:
         os.sched_setaffinity(0, before)
+    if not found:
+        raise ValueError(f"A core was given no time for {seconds:g} s: {core}.")
     return np.array(found)
