@@ -156,7 +156,11 @@ def _of_a_study(add: _Add) -> None:
     what = "where the time of this trial goes, beside the baseline's"
     profiling.add_argument("--trial", type=int, metavar="N", help=what)
     running = add("run", "launch or resume a study", commands.run)
-    running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
+    running.add_argument(
+        "--minutes",
+        type=float,
+        help="minutes of search and final benchmark in all, without dry run and the baseline's training",
+    )
     running.add_argument("--trials", type=int, help="trials of the search in all, however they end")
     running.add_argument("--all-groups", action="store_true", help="search every layer group, however little it takes")
     add("status", "how far a study is", commands.status)
@@ -192,7 +196,13 @@ def _of_a_study(add: _Add) -> None:
 
 def _trials(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
-        "--trial", type=int, nargs="+", default=[], metavar="N", help=f"measured trials, on the front or not{default}"
+        "--trial",
+        type=int,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="N",
+        help=f"measured trials, on the front or not{default}",
     )
 
 

@@ -35,6 +35,13 @@ def test_a_study_is_named_again_without_a_password() -> None:
     assert _study_arguments(_parser().parse_args(["doctor"])) == ()
 
 
+@pytest.mark.parametrize("typed", [["--trial", "18", "43"], ["--trial", "18", "--trial", "43"]])
+def test_further_trials_are_given_together_or_one_by_one(typed: list[str]) -> None:
+    for command in ("bundle", "remeasure"):
+        assert _parser().parse_args([command, "shop.yaml", *typed]).trial == [18, 43]
+    assert _parser().parse_args(["bundle", "shop.yaml"]).trial == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
