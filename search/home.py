@@ -72,7 +72,16 @@ class Home:
         return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlruns / 'mlflow.db'}"
 
     def claim(self) -> None:
-        """Make the folders; ConfigError where somebody else's `mlruns/` lies there, or the home cannot be written."""
+        """Make the folders.
+
+        Raises:
+            ConfigError: somebody else's `mlruns/` lies there, the home cannot be written, or addresses of databases
+                read its path otherwise, so that these would lie elsewhere.
+        """
+        if {"?", "%"} & set(str(self.root)):
+            raise ConfigError(
+                f"--home: must be a path that the address of a database can hold, without ? and %, but got {self.root}"
+            )
         mark = self.mlruns / _MARK
         if not mark.exists():
             held = [p.name for p in self.mlruns.iterdir()] if self.mlruns.exists() else []

@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.home import is_missing, sqlite_file, write_ahead
+from search.errors import ConfigError
+from search.home import Home, is_missing, sqlite_file, write_ahead
 
 _WRITER = """
 import sqlite3, sys
@@ -91,3 +92,18 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
     write_ahead("http://host:5000")
     write_ahead(f"sqlite:///{tmp_path}/nowhere/optuna.db")
     assert file.read_text() == "not a database " * 100 and [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_home_whose_databases_would_lie_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--home: must be a path .* without \? and %, but got .*a"):
+        Home(tmp_path / name).claim()
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "ä"])
+def test_a_home_holds_its_databases(name: str, tmp_path: Path) -> None:
+    home = Home(tmp_path / name)
+    home.claim()
+    optuna.create_study(storage=home.storage(None), study_name="s")
+    assert (tmp_path / name / "mlruns" / "optuna.db").is_file() and len([*tmp_path.iterdir()]) == 1
