@@ -16,10 +16,11 @@ does.
 
 Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline, each next to
 its repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, from all candidates and both
-measurements, and of |log(first / second)|, and in brackets the medians of the signed ones; and of the pairs of
-candidates whose measured p95 ratio (the geometric mean of both) differs by a fifth or more, the share that simulation
-puts in the same order. A repeat has the errors of two measurements and an error that of one, so that those of a perfect
-simulation would be 0.7 times the repeats. Printed percentages are of logarithms.
+measurements, and of |log(first / second)|, and in brackets the medians of the signed ones; those of the ratio also less
+this median, which a search corrects by what it has measured; and of the pairs of candidates whose measured p95 ratio
+(the geometric mean of both) differs by a fifth or more, the share that simulation puts in the same order. A repeat has
+the errors of two measurements and an error that of one, so that those of a perfect simulation would be 0.7 times the
+repeats. Printed percentages are of logarithms.
 """
 
 from __future__ import annotations
@@ -290,6 +291,12 @@ class Compared:
         return logs(self.simulated[:, None], self.measured)
 
     @property
+    def corrected(self) -> Floats:
+        """The errors less their median, which all candidates share, (n, 2)."""
+        errors = self.errors
+        return errors - np.nanmedian(errors) if np.isfinite(errors).any() else errors
+
+    @property
     def repeats(self) -> Floats:
         """Logarithms of the first over the second measured value, (n,)."""
         return logs(self.measured[:, 0], self.measured[:, 1])
@@ -308,13 +315,13 @@ def summarize(found: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """Print the errors by load and percentile, and the order of pairs; nothing of no candidate."""
     if not found:
         return
-    heads = ("value", "its repeats", "ratio to the baseline", "its repeats")
+    heads = ("value", "its repeats", "ratio to the baseline", "less its median", "its repeats")
     print(f"{'':<19}{''.join(f'{head:>26}' for head in heads)}")
     for name in names:
         for place, percent in enumerate(PERCENTS):
-            both = compared(found, name, place)
-            cells = "".join(f"{format_errors(errors):>26}" for each in both for errors in (each.errors, each.repeats))
-            print(f"{name:<14}{f'p{percent}':>5}{cells}")
+            value, ratio = compared(found, name, place)
+            errors = value.errors, value.repeats, ratio.errors, ratio.corrected, ratio.repeats
+            print(f"{name:<14}{f'p{percent}':>5}{''.join(f'{format_errors(each):>26}' for each in errors)}")
     for what, key in (("throughput", "rate_rps"), ("capacity", "capacity_rps")):
         simulated = np.array([one["simulated"][what] for one in found], dtype=np.float64)
         real = np.array([np.divide(*one["measured"][key]) if one["measured"][key][1] else np.nan for one in found])
