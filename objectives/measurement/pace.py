@@ -19,14 +19,14 @@ _LOOKS = 3
 _ROUNDS = 8
 
 
-def mean_service_ms(target: LoadTarget, requests: Sequence[Request]) -> float:
-    """Return the trimmed mean of the milliseconds of a request, one at a time, over several rounds, each from idle.
+def mean_service_ms(target: LoadTarget, requests: Sequence[Request], count: int = _ROUNDS) -> float:
+    """Return the trimmed mean of the milliseconds of a request, one at a time, over so many rounds, each from idle.
 
     Two threads may run on one core for a while or not, so that rounds of one target differ by half. The shortest and
     the longest time of each request are left out, since a single stall of the machine would count in all blocks.
     """
     rounds, chosen = list[Floats](), _requests_of_a_look(target, requests)
-    for _ in range(_ROUNDS):
+    for _ in range(count):
         target.settle()
         rounds.append(target.closed_loop(chosen))
     return float(np.sort(rounds, axis=0)[1:-1].mean())

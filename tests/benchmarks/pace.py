@@ -4,9 +4,10 @@
 
 The model is that of other benchmarks, or a study's own (FOLDER as in `mlruns/cache/holdouts`). In each round a service
 curve is measured first, as in a search, then the mean time of some requests, one at a time, of each deployment, the
-first of which alternates: of one look, and of the median of three. Printed: the mean, the quantiles, and the standard
-deviation of the logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part
-of.
+first of which alternates: of one look, and of the median of three. Last, the mean of 8, 16 and 32 rounds of requests
+from idle to the default deployment, which a visit takes its rate from. Printed: the mean, the quantiles, and the
+standard deviation of the logarithm, by itself and relative to the time on one thread, which the machine's own drift is
+no part of.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measure.service_curves import measure_service_curve
 from objectives.measurement.load_generator import Request, typical_requests
 from objectives.measurement.load_target import LiveTarget
+from objectives.measurement.pace import mean_service_ms
 from objectives.measurement.statistics import Floats
 from objectives.serving.engines import open_replica
 from objectives.serving.pool import Pool
@@ -36,16 +38,21 @@ from tests.benchmarks.models import ONE_THREAD, baseline_model, lognormal_reques
 
 DEPLOYMENTS = {"by default": Placement(), "on one thread": ONE_THREAD}
 _LOOKS, _REQUESTS = 3, 12
+_ROUNDS = (8, 16, 32)
 
 
-def looks(model: Path, requests: Sequence[Request], rounds: int) -> dict[str, Floats]:
-    """Return the mean milliseconds of a request of each deployment, (rounds, looks)."""
+def looks(model: Path, requests: Sequence[Request], rounds: int) -> tuple[dict[str, Floats], Floats]:
+    """Return the mean milliseconds of a request of each deployment, (rounds, looks), and of longer looks at the first.
+
+    The longer ones, (rounds, lengths), have the rounds of `_ROUNDS`.
+    """
 
     def engine(group: InstanceGroup) -> Engine:
         return open_replica(model, group, None)
 
     sample, targets = typical_requests(requests, _REQUESTS), dict[str, LiveTarget]()
     found: dict[str, list[list[float]]] = {name: [] for name in DEPLOYMENTS}
+    longer: list[list[float]] = []
     with quiet(), ExitStack() as stack:
         for name, placement in DEPLOYMENTS.items():
             pool = stack.enter_context(Pool(placement, engine))
@@ -56,7 +63,9 @@ def looks(model: Path, requests: Sequence[Request], rounds: int) -> dict[str, Fl
             for name, target in [*targets.items()][:: 1 if number % 2 == 0 else -1]:
                 target.settle()
                 found[name].append([float(target.closed_loop(sample).mean()) for _ in range(_LOOKS)])
-    return {name: np.array(rows) for name, rows in found.items()}
+            first = next(iter(targets.values()))
+            longer.append([mean_service_ms(first, requests, count) for count in _ROUNDS])
+    return {name: np.array(rows) for name, rows in found.items()}, np.array(longer)
 
 
 def main() -> None:
@@ -70,14 +79,20 @@ def main() -> None:
         requests: Sequence[Request] = lognormal_requests(300, seed=1)
         if options.holdout:
             requests = read_requests(options.holdout)
-        found = looks(model, requests, options.rounds)
+        found, longer = looks(model, requests, options.rounds)
     reference = np.log(np.median(found["on one thread"], axis=1))
     print(f"{'':<30}{'mean':>9}{'10%':>9}{'50%':>9}{'90%':>9}{'deviation':>11}{'relative':>10}")
-    for name, times in found.items():
-        for kind, values in (("one look", times[:, 0]), ("median of three", np.median(times, axis=1))):
-            logs, quantiles = np.log(values), np.quantile(values, (0.1, 0.5, 0.9))
-            shown = "".join(f"{value:>9.3f}" for value in (values.mean(), *quantiles))
-            print(f"{f'{name}, {kind}':<30}{shown}{logs.std():>11.3f}{(logs - reference).std():>10.3f}")
+    first = next(iter(found))
+    rows = [
+        (f"{name}, {kind}", values)
+        for name, times in found.items()
+        for kind, values in (("one look", times[:, 0]), ("median of three", np.median(times, axis=1)))
+    ]
+    rows += [(f"{first}, {count} rounds", values) for count, values in zip(_ROUNDS, longer.T, strict=True)]
+    for name, values in rows:
+        logs, quantiles = np.log(values), np.quantile(values, (0.1, 0.5, 0.9))
+        shown = "".join(f"{value:>9.3f}" for value in (values.mean(), *quantiles))
+        print(f"{name:<30}{shown}{logs.std():>11.3f}{(logs - reference).std():>10.3f}")
 
 
 if __name__ == "__main__":
