@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,26 +16,47 @@ from objectives.measurement.statistics import Floats
 # Limits of the number of requests of a look, and the time that they are to take.
 _FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
-# Times that a target answers a look's requests, each from idle.
-_ROUNDS = 8
+# Limits of the number of rounds in which a target answers a look's requests, and the time that they may take.
+_FEWEST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 8, 16, 1.5
+# Work after which a deployment that was idle is awake. On two threads the first request of 20 rows took 4 times as long
+# as later ones, the second 1.6 times, and the seventh no longer; of 200 rows the first 1.5 times.
+_AWAKE_MS = 5.0
 
 
-def mean_service_ms(target: LoadTarget, requests: Sequence[Request], count: int = _ROUNDS) -> float:
-    """Return the trimmed mean of the milliseconds of a request, one at a time, over so many rounds, each from idle.
+def service_and_pace_ms(
+    target: LoadTarget, requests: Sequence[Request], pace: Callable[[], float], most: int = _MOST_ROUNDS
+) -> tuple[float, float]:
+    """Return the mean milliseconds of a request to a target, one at a time, and the mean pace of the machine meanwhile.
 
-    Two threads may run on one core for a while or not, so that rounds of one target differ by half. The shortest and
-    the longest time of each request are left out, since a single stall of the machine would count in all blocks.
+    Two threads may run on one core for some tenths of a second, so that looks at one target differ by half: there are
+    as many rounds as take it 1.5 s, but 8 to `most`. In each the target is idle at first, then answers some requests
+    that do not count, as under load it is awake, and then those that do; then the pace is taken. The shortest and the
+    longest time of each request, and look at the pace, are left out, since a single stall of the machine would count in
+    all blocks.
+
+    Args:
+        pace: measures the machine's pace
     """
-    rounds, chosen = list[Floats](), _requests_of_a_look(target, requests)
-    for _ in range(count):
-        target.settle()
-        rounds.append(target.closed_loop(chosen))
-    return float(np.sort(rounds, axis=0)[1:-1].mean())
-
-
-def _requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> list[Request]:
-    """Return typical requests: as many as take a target 30 ms, but 4 to 12."""
     mean_ms = float(target.closed_loop(typical_requests(requests, _FEWEST)).mean())
+    chosen = _requests_of_a_look(requests, mean_ms)
+    awake = chosen[: max(math.ceil(_AWAKE_MS / mean_ms), 1)]
+    rounds, paces, taken_ms = list[Floats](), list[float](), 0.0
+    while len(rounds) < min(_FEWEST_ROUNDS, most) or (len(rounds) < most and taken_ms < 1e3 * _ROUNDS_SECONDS):
+        target.settle()
+        target.closed_loop(awake)
+        rounds.append(target.closed_loop(chosen))
+        paces.append(pace())
+        taken_ms += float(rounds[-1].sum())
+    return _trimmed_mean(rounds), _trimmed_mean(paces)
+
+
+def _trimmed_mean(values: Sequence[Floats] | Sequence[float]) -> float:
+    """Return the mean of all but the smallest and the largest along the first axis."""
+    return float(np.sort(values, axis=0)[1:-1].mean())
+
+
+def _requests_of_a_look(requests: Sequence[Request], mean_ms: float) -> list[Request]:
+    """Return typical requests: as many as take 30 ms, but 4 to 12."""
     return typical_requests(requests, min(max(int(1e3 * _LOOK_SECONDS / mean_ms), _FEWEST), _MOST))
 
 
@@ -48,7 +70,8 @@ class ServiceTimer:
     """
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
-        self._target, self._requests = target, _requests_of_a_look(target, requests)
+        first = target.closed_loop(typical_requests(requests, _FEWEST))
+        self._target, self._requests = target, _requests_of_a_look(requests, float(first.mean()))
         self._recent: deque[float] = deque(maxlen=_LOOKS)
         self.restart()
 
@@ -65,8 +88,8 @@ class ServiceTimer:
         return float(self._target.closed_loop(self._requests).mean())
 
 
-class Slowness:
-    """Slowness of the machine since this was made: how many times as long a request takes the pace target.
+class Pace:
+    """Pace of the machine: milliseconds of a request to the pace target, as `ServiceTimer` tells them.
 
     That target is not compared itself, so every block finds that another deployment ran before it, and no deployment is
     favoured. With the baseline's own pace, a baseline whose block came next had just run: of two equal deployments
@@ -76,8 +99,8 @@ class Slowness:
     def __init__(self, pace_target: LoadTarget, requests: Sequence[Request]) -> None:
         pace_target.settle()
         self._target, self._timer = pace_target, ServiceTimer(pace_target, requests)
-        self._first_ms = self._timer()
 
     def __call__(self) -> float:
+        """Return the pace of this moment, from idle."""
         self._target.settle()
-        return self._timer() / self._first_ms
+        return self._timer()

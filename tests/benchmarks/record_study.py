@@ -1,6 +1,6 @@
 """Record every candidate of a small study: cost, loss, and seconds of each stage; and benchmarks of some.
 
-    python tests/benchmarks/record_study.py --home DIR [--groups 12] [--into DIR]
+    python tests/benchmarks/record_study.py --home DIR [--groups 18] [--into DIR]
 
 The study is `tests/recorded_study_tests/ml-100k.yaml`; it takes most of an hour on two cores. Every graph is
 exported untrained and its service curve is measured in each placement; all weights are trained, exported in all
@@ -36,6 +36,7 @@ from objectives.records import Artifact, Quality
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.config.study_file import load
+from search.explore.benchmark_groups import TOGETHER
 from search.explore.cost_model import CostModel
 from search.front import non_dominated
 from search.home import Home
@@ -49,8 +50,9 @@ from spaces.serialization import digest, from_plain, to_plain
 from tests.recorded_study_tests.table import FACTS, FOLDER, SPACE, STUDY, TABLE, candidates_of
 
 T = TypeVar("T")
-# Sizes of the first groups, for the seconds of a benchmark by the size of its group; the others are as large as can be.
-_SIZES, _LARGEST = (2, 4), 6
+# Sizes of the first groups, for the seconds of a benchmark by the size of its group; the others are as large as a
+# search's.
+_SIZES = (1, 2, 3)
 # Threads of a builder, of which a search has one for each core; evaluations that are made again, from cached scores.
 _THREADS, _REUSED = 1, 10
 
@@ -193,7 +195,7 @@ def benchmark_seconds(known: Mapping[str, Any]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--groups", type=int, default=12)
+    parser.add_argument("--groups", type=int, default=18)
     parser.add_argument("--into", type=Path, default=FOLDER)
     options = parser.parse_args()
     config, home, console = load(str(STUDY), []), Home(options.home.resolve()), Console(False, False)
@@ -215,10 +217,10 @@ def main() -> None:
             recorder.curve(candidate)
             if number % 100 == 0:
                 console.say(f"costs: {number} of {len(candidates)}")
-        chosen = recorder.to_benchmark(candidates, _LARGEST * options.groups, config.quality.max_loss)
+        chosen = recorder.to_benchmark(candidates, TOGETHER * options.groups, config.quality.max_loss)
         number = 0
         while chosen:
-            size = _SIZES[number] if number < len(_SIZES) else _LARGEST
+            size = _SIZES[number] if number < len(_SIZES) else TOGETHER
             console.say(f"benchmark {number}: {len(chosen)} candidates to go")
             recorder.benchmark(number, chosen[:size])
             chosen, number = chosen[size:], number + 1

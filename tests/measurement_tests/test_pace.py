@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from objectives.measure.benchmark import measure_visit
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.pace import ServiceTimer, Slowness, mean_service_ms
+from objectives.measurement.pace import Pace, ServiceTimer, service_and_pace_ms
 from objectives.measurement.recording import Recording
 from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of, steady
 
@@ -46,28 +46,72 @@ def test_a_look_has_as_many_requests_as_take_30_ms(milliseconds: float, count: i
     assert timer() == pytest.approx(milliseconds) and counts == [4, *[count] * 4]
 
 
-def test_the_slowness_is_that_of_the_pace_target_since_the_beginning() -> None:
-    slowness = [2.0]
-    pace_target = SimulatedTarget(lambda requests: np.full(len(requests), 3.0 * slowness[0]))
-    slower = Slowness(pace_target, requests_of([1]))
-    assert slower() == 1.0
-    slowness[0] = 8.0
-    slower()
-    assert slower() == pytest.approx(4.0), "the second look that says so"
+def test_the_pace_is_the_median_of_three_looks_each_from_idle() -> None:
+    milliseconds, calls = [2.0], list[str]()
+    pace = Pace(
+        SimulatedTarget(lambda requests: np.full(len(requests), milliseconds[0]), calls=calls), requests_of([1])
+    )
+    assert pace() == 2.0
+    assert calls == ["settle", *["closed_loop"] * (1 + 3), "settle", "closed_loop"]
+    milliseconds[0] = 8.0
+    assert pace() == 2.0 and pace() == 8.0, "the second look that says so"
 
 
-def test_the_time_of_a_request_is_a_mean_of_rounds_from_idle_without_a_stall() -> None:
-    """In three of eight rounds both threads run on one core, and another one has a stall of 50 ms."""
-    calls, taken = list[str](), iter([1.0, 1.0, 2.0, 1.0, 50.0, 2.0, 1.0, 2.0, 1.0])
-    target = SimulatedTarget(lambda requests: np.full(len(requests), next(taken)), calls=calls)
-    assert mean_service_ms(target, requests_of([1] * 20)) == pytest.approx((3 * 1.0 + 3 * 2.0) / 6)
-    assert calls == ["closed_loop", *["settle", "closed_loop"] * 8], "a look for the number of requests comes first"
+def test_the_time_of_a_request_is_a_mean_of_rounds_of_an_awake_target_without_a_stall() -> None:
+    """In three of eight rounds both threads run on one core, and another one has a stall of 50 ms.
+
+    The pace is that of the machine, of which the stall is no part: 5 ms after two rounds and 7 ms later.
+    """
+    calls, rounds = list[str](), [1.0, 2.0, 1.0, 50.0, 2.0, 1.0, 2.0, 1.0]
+    awake = itertools.chain([1.0], *((9.0, milliseconds) for milliseconds in rounds))
+    target = SimulatedTarget(lambda requests: np.full(len(requests), next(awake)), calls=calls)
+    paces = iter([5.0] * 2 + [7.0] * 6)
+
+    def pace() -> float:
+        calls.append("pace")
+        return next(paces)
+
+    service_ms, pace_ms = service_and_pace_ms(target, requests_of([1] * 20), pace, most=8)
+    assert service_ms == pytest.approx((3 * 1.0 + 3 * 2.0) / 6), "what wakes it, of 9 ms, does not count"
+    assert pace_ms == pytest.approx((1 * 5 + 5 * 7) / 6)
+    assert calls == ["closed_loop", *["settle", "closed_loop", "closed_loop", "pace"] * 8], (
+        "a look for the number of requests comes first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "awake", "counted", "rounds"),
+    [(0.1, 12, 12, 16), (2.0, 3, 12, 16), (30.0, 1, 4, 13), (100.0, 1, 4, 8), (math.inf, 1, 4, 8)],
+)
+def test_there_are_as_many_rounds_as_take_1500_ms(milliseconds: float, awake: int, counted: int, rounds: int) -> None:
+    """A target is awake after 5 ms of work, but 12 requests at most."""
+    counts = list[int]()
+
+    def service(requests: Sequence[Mapping[str, Any]]) -> Floats:
+        counts.append(len(requests))
+        return np.full(len(requests), milliseconds)
+
+    service_ms, _ = service_and_pace_ms(SimulatedTarget(service), requests_of([1] * 20), lambda: 1.0)
+    assert service_ms == pytest.approx(milliseconds) and counts == [4, *[awake, counted] * rounds]
+
+
+def test_one_slow_look_at_the_beginning_makes_no_other_rate() -> None:
+    """While a visit begins, the machine stalls for the first three looks at the pace, which is 1 ms then and 9 in them.
+
+    Rates of a whole visit were relative to the first look: one visit of a baseline, meant for a load of 0.4, had 0.8.
+    """
+    looks = itertools.count()
+    pace_target = SimulatedTarget(lambda asked: np.full(len(asked), 9.0 if 1 <= next(looks) <= 3 else 1.0))
+    targets = [SimulatedTarget(lambda asked: np.full(len(asked), 2.0)) for _ in range(2)]
+    load = Load(Traffic(), 0.4, 95, None)
+    (visit,) = measure_visit(targets, pace_target, requests_of([1] * 20), load, Window(), 0, QuietMonitor)
+    assert visit.timings.rate_rps == pytest.approx(200.0, rel=0.01)
 
 
 def test_arrivals_are_as_much_slower_as_the_machine_and_no_compared_deployment_tells_it() -> None:
     """The machine takes three times as long after some turns, by the pace target; the others take as long as before."""
     looks = itertools.count()
-    pace_target = SimulatedTarget(lambda asked: np.full(len(asked), 3.0 if next(looks) > 6 else 1.0))
+    pace_target = SimulatedTarget(lambda asked: np.full(len(asked), 3.0 if next(looks) > 20 else 1.0))
     targets = [SimulatedTarget(lambda asked: np.full(len(asked), 2.0)) for _ in range(2)]
     load = Load(Traffic(), 0.4, 95, None)
     (visit,) = measure_visit(targets, pace_target, requests_of([1] * 20), load, Window(), 0, QuietMonitor)
@@ -123,6 +167,6 @@ def test_of_equal_deployments_none_is_favoured_by_what_ran_before(candidates: in
     ]  # fmt: skip
     for of_one in zip(*visits, strict=True):
         latency, throughput = Recording(of_one, None, 95, 0).summarize()
-        assert latency.p95_ratio == pytest.approx(1.0, abs=0.04)
-        low, high = throughput.ratio_interval
-        assert low < 1 < high and throughput.ratio == pytest.approx(1.0, abs=0.1)
+        # Over seeds their deviations are 0.02 and 0.03, so an interval of 95% misses 1 for one seed in twenty.
+        assert latency.p95_ratio == pytest.approx(1.0, abs=0.05)
+        assert throughput.ratio == pytest.approx(1.0, abs=0.1)
