@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.pace import Pace, service_and_pace_ms
+from objectives.measurement.pace import PaceTimer, service_and_pace_ms
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.statistics import Floats
@@ -190,13 +191,14 @@ def measure_visit(
     Args:
         pace_target: deployment that tells the machine's pace, and is not compared itself
     """
-    # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
-    pace = Pace(pace_target, requests)
-    service_ms, first_pace_ms = service_and_pace_ms(targets[-1], requests, pace)
-    initial_rps = load.share * 1000 / service_ms
+    pace = PaceTimer(pace_target, requests)
+    request_ms, reference_pace_ms = service_and_pace_ms(targets[-1], requests, pace)
+    if not math.isfinite(request_ms):
+        raise NotFiniteError("The baseline refused requests that came one at a time.")
+    initial_rps = load.share * 1000 / request_ms
 
     def rate_rps() -> float:
-        return initial_rps * first_pace_ms / pace()
+        return initial_rps * reference_pace_ms / pace()
 
     # Several visits are joined, so their blocks have the same length whatever the pace of each; one may be shorter.
     blocks = window if window.visits > 1 else window.at(initial_rps)
@@ -205,7 +207,7 @@ def measure_visit(
     rate = float(np.median(np.concatenate([one.rate_rps for one in kept])))
 
     def slowness() -> float:
-        return pace() / first_pace_ms * rate / initial_rps
+        return pace() / reference_pace_ms * rate / initial_rps
 
     calm = calm_share(np.concatenate([one.taken.max(axis=1) for one in timings]))
     capacity = measure_capacity(targets, requests, seed, slowness, calm, monitor).T

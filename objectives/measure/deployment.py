@@ -15,7 +15,7 @@ import numpy as np
 
 from objectives.measurement.load_generator import PendingAnswer, Request, Submit, precise_sleep, was_refused
 from objectives.measurement.load_target import LiveTarget
-from objectives.measurement.pace import ServiceTimer
+from objectives.measurement.pace import PaceTimer
 from objectives.records import Artifact, rows_of
 from objectives.serving.pool import Pool
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -46,7 +46,7 @@ class _KeptOpen:
 
     deployment: Deployment | None = None
     pool: Pool | None = None
-    timer: ServiceTimer | None = None
+    timer: PaceTimer | None = None
     timed_s = 0.0
 
 
@@ -71,10 +71,8 @@ def pace_ms(baseline: Deployment, requests: Sequence[Request]) -> float:
         close_kept()
         _KeptOpen.deployment, _KeptOpen.pool = deployment, open_deployment(deployment)
         warm_up(_KeptOpen.pool.submit, requests, deployment.placement)
-    target = load_target(_KeptOpen.pool, deployment.placement, requests)
-    target.settle()
     if _KeptOpen.timer is None:
-        _KeptOpen.timer = ServiceTimer(target, requests)
+        _KeptOpen.timer = PaceTimer(load_target(_KeptOpen.pool, deployment.placement, requests), requests)
     elif time.monotonic() - _KeptOpen.timed_s > _FRESH_SECONDS:
         _KeptOpen.timer.restart()
     found, _KeptOpen.timed_s = _KeptOpen.timer(), time.monotonic()

@@ -31,7 +31,9 @@ _WARM_UP = 200
 # Rates that are tried at most for the one under the SLO, besides that of the study; one that is so close to another, as
 # a share, is not.
 _PROBES, _CLOSE = 3, 0.02
-_TYPICAL = 12
+# Typical requests, and the times that each is sent for the rate of the load: their times are drawn, and on two threads
+# single ones differ by half.
+_TYPICAL, _PASSES = 12, 50
 _SERVICE_REQUESTS = 200
 
 
@@ -127,7 +129,7 @@ class SimulatedLoad:
     def of(cls, baseline: VirtualTarget, requests: Sequence[Request], load: Load, seed: int) -> SimulatedLoad:
         """Derive the rate and the SLO from the simulated baseline."""
         sizes = _sizes(requests)
-        baseline_ms = float(baseline.closed_loop(typical_requests(requests, _TYPICAL)).mean())
+        baseline_ms = float(baseline.closed_loop(typical_requests(requests, _TYPICAL) * _PASSES).mean())
         rate = load.share * 1000 / baseline_ms
         latency = _latency_ms(baseline, sizes, load, rate, _LATENCY_REQUESTS, seed)
         slo = float(measured_limit(percentile(latency, load.percent), load.slo_ms, load.overhead_ms))

@@ -35,8 +35,8 @@ Number = TypeVar("Number", float, Floats)
 class Load:
     """Load of both deployments.
 
-    share: utilisation of the baseline: the request rate over the rate at which its replica serves requests one by one,
-        measured at the beginning of each visit, since machines differ from hour to hour
+    share: utilisation of the baseline: the request rate over the rate at which its replica, once awake, serves requests
+        one by one, measured at the beginning of each visit, since machines differ from hour to hour
     percent: the percentile of the SLO
     slo_ms: the SLO in milliseconds; None for twice the baseline's own percentile at that load
     overhead_ms: of each request, spent elsewhere; the SLO covers it

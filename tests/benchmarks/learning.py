@@ -1,13 +1,13 @@
 """Samplers on the recorded study: hypervolume by the minutes of a search, over many seeds.
 
     python tests/benchmarks/learning.py [--seeds 20] [--samplers auto,tpe,nsga3,random] [--minutes 10] [--processes 2]
-                                        [--noise 0.4] [--picture docs/learning.svg]
+                                        [--noise 0.4] [--picture docs/learning.svg] [--record DIR]
 
 Each search is replayed as it is, with all its rules (`tests/recorded_study_tests/replay.py`), but for the final
 benchmark. Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds the first sampler is above each
 other one then, the candidates that were costed, evaluated and benchmarked, and after how many minutes the first has
 what another has in the end, by its median; and what the first expects of the rest of its time beside what it gains
-then. The picture needs kaleido and Chromium.
+then. The record is the committed one, or that of `record_study.py --into DIR`. The picture needs kaleido and Chromium.
 
 With `--noise`, each visit errs by a normal number of that deviation in the logarithm of each ratio, and what counts is
 the recorded hypervolume of the front that the search expects, as a final benchmark without error would find it. That
@@ -39,7 +39,7 @@ from search.config.sections import SamplerName
 from search.explore.estimate import remaining_gain
 from search.front import Floats
 from tests.recorded_study_tests.replay import Replay
-from tests.recorded_study_tests.table import RecordedStudy, read_recorded_study
+from tests.recorded_study_tests.table import FOLDER, RecordedStudy, read_recorded_study
 
 MOMENTS = (2.0, 5.0, 10.0)
 # Minutes after which the expected gain of the rest is compared.
@@ -61,15 +61,15 @@ class Curve:
 
 
 @cache
-def recorded() -> RecordedStudy:
-    return read_recorded_study()
+def recorded(folder: Path) -> RecordedStudy:
+    return read_recorded_study(folder)
 
 
-def searched(sampler: SamplerName, seed: int, minutes: Sequence[float], noise: float | None) -> Curve:
-    """Replay a search until the last of the minutes; `noise` as in `Replay`."""
+def searched(sampler: SamplerName, seed: int, minutes: Sequence[float], noise: float | None, record: Path) -> Curve:
+    """Replay a search of the study in a folder until the last of the minutes; `noise` as in `Replay`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     ask_seconds = ASK_SECONDS.get(sampler, _OTHERS_ASK_SECONDS)
-    replay = Replay(recorded(), sampler, seed, InMemoryStorage(), ask_seconds, noise=noise)
+    replay = Replay(recorded(record), sampler, seed, InMemoryStorage(), ask_seconds, noise=noise)
     replay.run(minutes[-1])
     volume = replay.hypervolume if noise is None else replay.recorded_hypervolume
     outcomes = [trial.outcome for trial in replay.ended if trial.number > 0]
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--noise", type=float)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--record", type=Path, default=FOLDER)
     options = parser.parse_args()
     if options.picture is not None and find_spec("kaleido") is None:
         parser.error("--picture needs kaleido, which is not installed")
@@ -146,7 +147,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         jobs = [
-            pool.submit(searched, name, seed, minutes, options.noise)
+            pool.submit(searched, name, seed, minutes, options.noise, options.record)
             for seed in range(options.seeds)
             for name in samplers
         ]

@@ -3,12 +3,12 @@
     python tests/benchmarks/pace.py [--rounds 60] [--rows 200] [--model FILE --holdout FOLDER]
 
 The model is that of other benchmarks, with requests of so many rows in the median, or a study's own (FOLDER as in
-`mlruns/cache/holdouts`). In each round a service
-curve is measured first, as in a search, then the mean time of some requests, one at a time, of each deployment, the
-first of which alternates: of one look, and of the median of three. Last, the mean of 8, 16 and 32 rounds of requests
-to the default deployment, which a visit takes its rate from. Printed: the mean, the quantiles, and the standard
-deviation of the logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part
-of; of the rounds, that time is the mean of looks between them; and the seconds of each.
+`mlruns/cache/holdouts`, with requests of its own). In each round a service curve is measured first, as in a search,
+then the mean time of some requests, one at a time, of each deployment, the first of which alternates: of one look, and
+of the median of three. Last come the looks that a visit takes its rate from, at the default deployment, with 8, 16 and
+32 repetitions, fewer for models of above some 10 ms. Printed: the mean, the quantiles, and the standard deviation of
+the logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part of; of the
+last looks, that time is the pace between the repetitions; and their seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measure.service_curves import measure_service_curve
 from objectives.measurement.load_generator import Request, typical_requests
 from objectives.measurement.load_target import LiveTarget
-from objectives.measurement.pace import Pace, service_and_pace_ms
+from objectives.measurement.pace import PaceTimer, service_and_pace_ms
 from objectives.measurement.statistics import Floats
 from objectives.serving.engines import open_replica
 from objectives.serving.pool import Pool
@@ -61,7 +61,7 @@ def looks(model: Path, requests: Sequence[Request], rounds: int) -> tuple[dict[s
             pool = stack.enter_context(Pool(placement, engine))
             warm_up(pool.submit, requests, placement)
             targets[name] = load_target(pool, placement, requests)
-        first, pace = targets["by default"], Pace(targets["on one thread"], requests)
+        first, pace = targets["by default"], PaceTimer(targets["on one thread"], requests)
 
         def longer_look(count: int) -> tuple[float, float, float]:
             start = time.perf_counter()
@@ -97,7 +97,7 @@ def main() -> None:
         for kind, values in (("one look", times[:, 0]), ("median of three", np.median(times, axis=1)))
     ]
     for count, (service, pace, seconds) in zip(_ROUNDS, longer.transpose(1, 2, 0), strict=True):
-        rows.append((f"by default, {count} rounds", service, pace, f"{np.median(seconds):>9.1f}"))
+        rows.append((f"by default, {count} repeated", service, pace, f"{np.median(seconds):>9.1f}"))
     for name, values, pace, seconds in rows:
         quantiles = np.quantile(values, (0.1, 0.5, 0.9))
         shown = "".join(f"{value:>9.3f}" for value in (values.mean(), *quantiles))

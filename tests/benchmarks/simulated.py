@@ -10,9 +10,9 @@ ratio to the baseline's have two measurements each: how far these lie apart is t
 0.6 the rate under the SLO is searched as well, the SLO being twice the baseline's p95, and the capacity is measured.
 What was measured is kept in the home; after so many seconds nothing new begins, and a second call goes on.
 
-On the virtual clock the same requests arrive at the same times. The machine's speed is that just before they were
-measured, by its pace (a request to the baseline's model on one thread). Rates and capacities are simulated as a search
-does.
+On the virtual clock the same requests arrive at the same times. The machine's speed is that just before, when the rate
+was taken, by its pace then (a request to the baseline's model on one thread). Rates and capacities are simulated as a
+search does.
 
 Printed: for each load, by percentile, the errors of the simulated value and of its ratio to the baseline, each next to
 its repeat spread, as medians and 90% quantiles of |log(simulated / measured)|, from all candidates and both
@@ -87,8 +87,6 @@ MIDDLE = 0.6
 PERCENTS = (50, 95, 99)
 # Requests that count of a schedule, and those before them.
 _COUNTED, _WARM_UP = 300, 60
-# Rounds of requests that a rate is taken from: at a load of 0.8 a small error of the rate is a large one of the p95.
-_ROUNDS = 32
 # Requests that count of a probe, a multiple of its segments, and probes of each side.
 _PROBE_REQUESTS, _PROBES = 300, 3
 _DRAWS = 100_000
@@ -147,8 +145,7 @@ class OpenBaseline:
         capacity = measure_capacity((candidate, baseline), requests, seed)
         found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
         for schedule in self.schedules:
-            now = partial(pace_ms, self.deployment, requests)
-            service_ms, pace = service_and_pace_ms(baseline, requests, now, _ROUNDS)
+            service_ms, pace = service_and_pace_ms(baseline, requests, partial(pace_ms, self.deployment, requests))
             rate = schedule.load * 1000 / service_ms
             order = (candidate, baseline, baseline, candidate)
             first, *middle, last = [schedule.percentiles(target, requests, rate, seed) for target in order]

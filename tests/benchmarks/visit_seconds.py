@@ -38,6 +38,7 @@ from tests.benchmarks.models import SMALL_STUDENT, STUDENT, baseline_model, logn
 WINDOWS = {"before": Window(), "search": SCREEN.extended(95)}
 LOAD = Load(Traffic(), 0.4, 95, None)
 PARTS: dict[tuple[Any, str], str] = {
+    (benchmark, "PaceTimer"): "pace, at first",
     (benchmark, "service_and_pace_ms"): "the baseline's service time and the pace",
     (benchmark, "measure_latency"): "latency",
     (benchmark, "measure_capacity"): "capacity",
