@@ -190,11 +190,14 @@ def measure_visit(
 
     Args:
         pace_target: deployment that tells the machine's pace, and is not compared itself
+
+    Raises:
+        NotFiniteError: the baseline refuses requests that come one at a time.
     """
     pace = PaceTimer(pace_target, requests)
     request_ms, reference_pace_ms = service_and_pace_ms(targets[-1], requests, pace)
     if not math.isfinite(request_ms):
-        raise NotFiniteError("The baseline refused requests that came one at a time.")
+        raise NotFiniteError("The baseline refused some of the requests that came one at a time.")
     initial_rps = load.share * 1000 / request_ms
 
     def rate_rps() -> float:

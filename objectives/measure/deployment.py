@@ -42,7 +42,7 @@ def open_deployment(deployment: Deployment) -> Pool:
 
 
 class _KeptOpen:
-    """The pool that stays open between jobs, of a baseline's model on one thread, and the timer of its service time."""
+    """Pool of a baseline's model on one thread that stays open between jobs, and the timer of the machine's pace."""
 
     deployment: Deployment | None = None
     pool: Pool | None = None
@@ -60,8 +60,8 @@ def on_one_thread(deployment: Deployment) -> Deployment:
 def pace_ms(baseline: Deployment, requests: Sequence[Request]) -> float:
     """Return the machine's pace: milliseconds of a request to the baseline's model on one thread, one at a time.
 
-    This is the median of three measurements: one now and the two before, which are repeated if they are not recent.
-    The pool stays open until `close_kept` or until the pace of another baseline is asked for.
+    This is the median of three looks, each from idle: one now and the two before, which are repeated if they are not
+    recent. The pool stays open until `close_kept` or until the pace of another baseline is asked for.
 
     On two threads a request to a DLRM took 0.7 or 1.1 ms by turns, whatever the machine's speed. The logarithm of its
     time had a standard deviation of 0.26, on one thread of 0.08 (`tests/benchmarks/pace.py`).

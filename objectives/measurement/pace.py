@@ -17,9 +17,9 @@ _FEWEST, _MOST, _LOOK_SECONDS = 4, 12, 0.03
 _LOOKS = 3
 # Limits of the number of rounds in which a target answers a look's requests, and the time that its answers may take.
 _FEWEST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 4, 16, 1.5
-# Requests that take longer wake a deployment with one of them. A DCN-V2 on two threads took 4 times as long as later
-# for the first of 20 rows, 1.6 times for the second, and as long as later for the seventh; 1.5 times for the first of
-# 200 rows, which take 1.4 ms.
+# Requests that take longer wake a deployment with one of them; the limit itself was not measured. A DCN-V2 on two
+# threads took 4 times as long as later for the first of 20 rows, 1.6 times for the second, and as long as later for the
+# seventh; 1.5 and 1.1 times for the first and second of 200 rows, which take 1.4 ms.
 _AWAKE_MS = 5.0
 
 
@@ -28,7 +28,7 @@ def service_and_pace_ms(
 ) -> tuple[float, float]:
     """Return the trimmed mean of the milliseconds of a request, one at a time, and the median pace meanwhile.
 
-    Two threads may run on one core for some tenths of a second, so that looks at one target differ by half. Rounds are
+    Two threads may run on one core for a while, so that looks at one target differ by half. Rounds are
     repeated until the target's answers have taken 1.5 s. Each begins idle; requests that do not count wake the target,
     since under load it is awake; those that count and a look at the pace follow. The smallest and the largest time of
     each request are left out, since a single stall of the machine would count in all blocks.
@@ -37,9 +37,8 @@ def service_and_pace_ms(
         pace: measures the machine's pace
         most: rounds at most, 4 or more
     """
-    mean_ms = float(target.closed_loop(typical_requests(requests, _FEWEST)).mean())
-    chosen = _requests_of_a_look(requests, mean_ms)
-    waking = chosen if mean_ms < _AWAKE_MS else chosen[:1]
+    chosen, median_ms = _requests_of_a_look(target, requests)
+    waking = chosen if median_ms < _AWAKE_MS else chosen[:1]
     rounds, paces, taken_ms = list[Floats](), list[float](), 0.0
     while len(rounds) < _FEWEST_ROUNDS or (len(rounds) < most and taken_ms < 1e3 * _ROUNDS_SECONDS):
         target.settle()
@@ -50,9 +49,15 @@ def service_and_pace_ms(
     return float(np.sort(rounds, axis=0)[1:-1].mean()), statistics.median(paces)
 
 
-def _requests_of_a_look(requests: Sequence[Request], mean_ms: float) -> list[Request]:
-    """Return typical requests: as many as take 30 ms, but 4 to 12."""
-    return typical_requests(requests, min(max(int(1e3 * _LOOK_SECONDS / mean_ms), _FEWEST), _MOST))
+def _requests_of_a_look(target: LoadTarget, requests: Sequence[Request]) -> tuple[list[Request], float]:
+    """Return typical requests, as many as take a target 30 ms, but 4 to 12, and the median milliseconds of one.
+
+    The median is that of four requests, so that a stall in one of them does not settle the number.
+    """
+    target.settle()
+    median_ms = float(np.median(target.closed_loop(typical_requests(requests, _FEWEST))))
+    count = min(max(int(1e3 * _LOOK_SECONDS / median_ms), _FEWEST), _MOST)
+    return typical_requests(requests, count), median_ms
 
 
 class PaceTimer:
@@ -69,9 +74,7 @@ class PaceTimer:
     """
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
-        target.settle()
-        first = target.closed_loop(typical_requests(requests, _FEWEST))
-        self._target, self._requests = target, _requests_of_a_look(requests, float(first.mean()))
+        self._target, (self._requests, _) = target, _requests_of_a_look(target, requests)
         self._recent: deque[float] = deque(maxlen=_LOOKS)
         self.restart()
 

@@ -6,7 +6,7 @@ The model is that of other benchmarks, with requests of so many rows in the medi
 `mlruns/cache/holdouts`, with requests of its own). In each round a service curve is measured first, as in a search,
 then the mean time of some requests, one at a time, of each deployment, the first of which alternates: of one look, and
 of the median of three. Last come the looks that a visit takes its rate from, at the default deployment, with 8, 16 and
-32 repetitions, fewer for models of above some 10 ms. Printed: the mean, the quantiles, and the standard deviation of
+32 repetitions, or until answers have taken 1.5 s. Printed: the mean, the quantiles, and the standard deviation of
 the logarithm, by itself and relative to the time on one thread, which the machine's own drift is no part of; of the
 last looks, that time is the pace between the repetitions; and their seconds.
 """

@@ -40,7 +40,7 @@ from search.explore.benchmark_groups import TOGETHER
 from search.explore.cost_model import CostModel
 from search.front import non_dominated
 from search.home import Home
-from search.session import jobs_of, open_session, prepare
+from search.session import MEASUREMENT, jobs_of, open_session, prepare
 from search.workers.meter_jobs import MeterJobs, curve_parts
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker, Workers, call, open_workers
@@ -206,9 +206,9 @@ def main() -> None:
         everything = [*candidates_of(SPACE)]
         candidates = [candidate for _, candidate in everything]
         console.say(f"{len(candidates)} candidates, {len({c.variant_id for c in candidates})} model files")
-        costs = CostModel(jobs, home.service_curves(config.name))
+        costs = CostModel(jobs, home.service_curves(f"{config.name}-{MEASUREMENT}"))
         costs.measure_baseline(PairedComparison(jobs, workers.builder, workers.meter, console))
-        recorder = Recorder(jobs, costs, workers, home.root / "recorded.jsonl")
+        recorder = Recorder(jobs, costs, workers, home.root / f"recorded-{MEASUREMENT}.jsonl")
         console.say("weights, widths and losses")
         for candidate in {_scored(c): c for c in candidates}.values():
             recorder.quality(candidate)

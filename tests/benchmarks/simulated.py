@@ -357,7 +357,7 @@ def main() -> None:
     with open_workers(home.logs(config.name)) as workers:
         prepared = prepare(session, workers.builder, console)
         jobs, space = jobs_of(config, home, prepared), space_for(config.space, prepared)
-        costs = CostModel(jobs, home.service_curves(config.name))
+        costs = CostModel(jobs, home.service_curves(f"{config.name}-{MEASUREMENT}"))
         costs.measure_baseline(PairedComparison(jobs, workers.builder, workers.meter, console))
         requests = read_requests(Path(prepared.holdout))
         with Pool.open(home.root / prepared.baseline.path, BASELINE.placement) as pool:
