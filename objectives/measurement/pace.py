@@ -28,10 +28,10 @@ def service_and_pace_ms(
 ) -> tuple[float, float]:
     """Return the trimmed mean of the milliseconds of a request, one at a time, and the median pace meanwhile.
 
-    Two threads may run on one core for a while, so that looks at one target differ by half. Rounds are
-    repeated until the target's answers have taken 1.5 s. Each begins idle; requests that do not count wake the target,
-    since under load it is awake; those that count and a look at the pace follow. The smallest and the largest time of
-    each request are left out, since a single stall of the machine would count in all blocks.
+    Two threads may run on one core for a while, so that looks at one target differ by half. Rounds are repeated until
+    the target's answers have taken 1.5 s. Each begins idle; requests that do not count wake the target, since under
+    load it is awake; those that count and a look at the pace follow. The smallest and the largest time of each request
+    are left out, since a single stall of the machine would count in all blocks.
 
     Args:
         pace: measures the machine's pace
