@@ -7,6 +7,8 @@ observations of the same cost, each with an error: the one expected of another b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,8 @@ _LEAST = 1e-9
 _FEW = 3
 # Median of the square of a standard normal number.
 _MEDIAN_SQUARE = 0.4549
+# Trials whose simulated values are kept, since each proposal reads those of all again.
+_KEPT = 1 << 14
 
 
 def _or_refused(ratio: float | None) -> float:
@@ -72,74 +76,72 @@ def refusal(ratios: SimulatedRatios, objectives: Sequence[str]) -> str | None:
     return None
 
 
-def simulated_values(ratios: SimulatedRatios, objectives: Sequence[str]) -> list[float] | None:
+@lru_cache(maxsize=_KEPT)
+def simulated_values(ratios: SimulatedRatios, objectives: tuple[str, ...]) -> tuple[float, ...] | None:
     """Return the values of all objectives but quality, lower is better; None where one of them is not known."""
     if not is_expected(objectives):
         return None
     found = [value for name in objectives if name != QUALITY and (value := _EXPECTED[name](ratios)) is not None]
-    return found if len(found) == sum(name != QUALITY for name in objectives) else None
+    return tuple(found) if len(found) == sum(name != QUALITY for name in objectives) else None
 
 
-def correction(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
-    """Return the median ratio of measured over simulated values, (objectives but quality,); 1 where none is both."""
-    return np.exp(_median(_errors(trials, objectives)[0]))
+@dataclass(frozen=True, eq=False)
+class ExpectedCosts:
+    """What the trials that were measured tell of costs: of their own, and of others that were only simulated.
 
+    Values are of the objectives but quality, (others,), lower is better.
 
-def deviations(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> Floats:
-    """Return errors of the simulation around their median, (n, objectives but quality).
-
-    An error is the logarithm of measured over corrected simulated values, scaled so that the variance of the
-    measurements is no part of it. Each trial that has both gives a row. Where fewer than ten have, there are two more,
-    of what simulations have erred by elsewhere.
+    measured: what is expected of the measured trials if they were measured again, by number
+    correction: median ratio of measured over simulated values, 1 where no trial has both
+    deviations: (n, others), errors of the simulation around that, as logarithms, scaled so that the variance of the
+        measurements is no part of theirs; a row for each trial that has both, and where these are fewer than ten, two
+        more, of what simulations have erred by elsewhere
     """
-    errors, noise = _errors(trials, objectives)
-    found = _without_noise(errors - _median(errors), noise)
-    if len(found) >= _ENOUGH:
-        return found
-    simulated = [float(name not in _EXACT) for name in objectives if name != QUALITY]
-    return np.concatenate([found, np.outer(_PRIOR, simulated)])
+
+    measured: Mapping[int, Floats]
+    correction: Floats
+    deviations: Floats
 
 
-def shrunk_values(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> dict[int, Floats]:
-    """Return what is expected of measured trials if they were measured again, by number: (objectives but quality,).
+def expected_costs(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> ExpectedCosts:
+    """Return what is expected of costs, given all trials that were measured.
 
-    Lower is better. The best of many that were measured once are partly the luckiest (the winner's curse), so a
-    measured value is shrunk towards what would be expected without it: the corrected simulation, or the median of all
-    that were measured where there is none. Their logarithms are weighted by the inverse of their variances, of which
-    that of the expectation is estimated from the trials (empirical Bayes: Efron and Morris 1975, J. Amer. Statist.
-    Assoc. 70). The narrower the interval of a measurement, as after a final benchmark, the less changes. The ratios of
-    the baseline to itself are 1.
+    The best of many that were measured once are partly the luckiest (the winner's curse), so a measured value is shrunk
+    towards what would be expected without it: the corrected simulation, or the median of all that were measured where
+    there is none. Their logarithms are weighted by the inverse of their variances, of which that of the expectation is
+    estimated from the trials (empirical Bayes: Efron and Morris 1975, J. Amer. Statist. Assoc. 70). The narrower the
+    interval of a measurement, as after a final benchmark, the less changes. The ratios of the baseline to itself are 1.
     """
     others = [name for name in objectives if name != QUALITY]
     able = [(trial, m) for trial in trials if (m := trial.measurement) is not None]
+    simulated = [_simulated(trial, objectives) for trial, _ in able]
     shape = len(able), len(others)
     measured = _logs(np.reshape([sought(m, others) for _, m in able], shape))
     noise = np.square(np.reshape([log_deviations(m, others) for _, m in able], shape))
+    both = [row for row, values in enumerate(simulated) if values is not None]
+    logs = _logs(np.reshape([simulated[row] for row in both], (len(both), len(others))))
+    errors = measured[both] - logs
+    correction = _median(errors)
+    deviations = _deviations(errors - correction, noise[both], others)
     expected, variance = np.tile(_median(measured), (len(able), 1)), np.full(shape, np.inf)
     if len(able) >= _FEW:
         variance[:] = _variance(_without_noise(measured - expected, noise))
-    corrected, of_simulations = _logs(correction(trials, objectives)), _variance(deviations(trials, objectives))
-    for row, (trial, _) in enumerate(able):
-        if (simulated := _simulated(trial, objectives)) is not None:
-            expected[row], variance[row] = _logs(simulated) + corrected, of_simulations
+    expected[both], variance[both] = logs + correction, _variance(deviations)
     shrunk = np.exp(measured + noise / (noise + np.maximum(variance, _LEAST)) * (expected - measured))
     ratios = [is_ratio(name) for name in others]
-    return {
+    own = {
         trial.number: np.where(ratios, 1.0, row) if trial.candidate.is_baseline else row
         for (trial, _), row in zip(able, shrunk, strict=True)
     }
+    return ExpectedCosts(own, np.exp(correction), deviations)
 
 
-def _errors(trials: Sequence[EndedTrial], objectives: Sequence[str]) -> tuple[Floats, Floats]:
-    """Return logarithms of measured over simulated values, and the variances of the former, both (n, objectives)."""
-    others = [name for name in objectives if name != QUALITY]
-    errors, noise = [], []
-    for trial in trials:
-        if trial.measurement is not None and (simulated := _simulated(trial, objectives)) is not None:
-            errors.append(_logs(sought(trial.measurement, others)) - _logs(simulated))
-            noise.append(np.square(log_deviations(trial.measurement, others)))
-    shape = len(errors), len(others)
-    return np.reshape(errors, shape), np.reshape(noise, shape)
+def _deviations(errors: Floats, noise: Floats, others: Sequence[str]) -> Floats:
+    """Return the deviations of simulations by their errors around the median and the variances of the measurements."""
+    found = _without_noise(errors, noise)
+    if len(found) >= _ENOUGH:
+        return found
+    return np.concatenate([found, np.outer(_PRIOR, [float(name not in _EXACT) for name in others])])
 
 
 def _without_noise(found: Floats, noise: Floats) -> Floats:
@@ -161,10 +163,10 @@ def _median(found: Floats) -> Floats:
     return median
 
 
-def _simulated(trial: EndedTrial, objectives: Sequence[str]) -> list[float] | None:
+def _simulated(trial: EndedTrial, objectives: Sequence[str]) -> tuple[float, ...] | None:
     """Return what was simulated of a trial; None where that is not known, or a percentile was among the refused."""
     ratios = trial.outcome.simulated
-    return None if ratios is None or refusal(ratios, objectives) else simulated_values(ratios, objectives)
+    return None if ratios is None or refusal(ratios, objectives) else simulated_values(ratios, tuple(objectives))
 
 
 def _logs(values: npt.ArrayLike) -> Floats:

@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.config.sections import SamplerName
-from search.expected_cost import QUALITY, shrunk_values
-from search.front import Floats, resolved_front
+from search.expected_cost import QUALITY, ExpectedCosts, expected_costs
+from search.front import resolved_front
 from search.home import is_missing
 from search.samplers.drawn import Drawn
 from search.samplers.expected_gain import Evidence, ExpectedGainSampler
@@ -66,7 +66,7 @@ class Study:
         self._facts: Json | None = None
         self._ended: dict[int, EndedTrial] | None = None
         self._measured: dict[int, EndedTrial] = {}
-        self._shrunk: dict[int, Floats] | None = None
+        self._expected: ExpectedCosts | None = None
         self._known: set[Candidate] = set()
         self._leading = self._chosen = 0
         return optuna.create_study(
@@ -94,6 +94,10 @@ class Study:
         if self._facts is None:
             self._facts = self._study.user_attrs
         return dict(self._facts)
+
+    def refresh_facts(self) -> None:
+        """Read the facts anew when they are next asked for, with what other processes have noted."""
+        self._facts = None
 
     @property
     def resolution(self) -> float:
@@ -139,8 +143,8 @@ class Study:
             self._study.enqueue_trial(dict(settled))
         elif isinstance(self._sampler, ExpectedGainSampler) and not waits:
             ended = [*self._recent(), *evaluated]
-            front, passed_over, shrunk = self.expected_front(self.contenders()), self.passed_over, self.shrunk_values()
-            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over, shrunk)
+            front, passed_over, costs = self.expected_front(self.contenders()), self.passed_over, self.expected_costs()
+            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over, costs)
             drawn = self._sampler.propose(evidence, self._chosen + _chosen(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
@@ -281,7 +285,7 @@ class Study:
         if late:  # trials end in another order than they begin
             self._ended = dict(sorted(self._ended.items()))
         if told.measurement is not None:
-            self._shrunk = None
+            self._expected = None
             self._measured = dict(sorted({**self._measured, trial.number: told}.items()))
         if told.outcome.informative or told.outcome.state == "failed":
             self._known.add(candidate)
@@ -302,11 +306,14 @@ class Study:
         self.note(**{_FINAL + str(number): None if numbers is None else to_plain(numbers)})
         self._keep(self._study.get_trials(deepcopy=False)[number])
 
-    def end_final(self, seconds: float) -> None:
-        """Leave to the front, of the trials measured so far, those of the final benchmark only, which took so long."""
+    def end_final(self) -> None:
+        """Leave to the front, of the trials measured so far, those of the final benchmark only."""
         before = [trial.number for trial in self.measured_trials()]
-        ended = {_FINAL_BEFORE: before, _FINAL_SECONDS: self.final_seconds + seconds}
-        self.note(**ended, **{_FINAL_ENDED: self.facts.get(_FINAL_RUNS, 0)})
+        self.note(**{_FINAL_BEFORE: before, _FINAL_ENDED: self.facts.get(_FINAL_RUNS, 0)})
+
+    def note_seconds(self, search: float, final: float) -> None:
+        """Note the seconds that were spent of the budget, and those of all final benchmarks."""
+        self.note(search_seconds=search, **{_FINAL_SECONDS: final})
 
     @property
     def final_seconds(self) -> float:
@@ -374,18 +381,18 @@ class Study:
 
         The search goes by this front, which the luckiest of many single visits do not make up.
         """
-        shrunk, rows = self.shrunk_values(), dict[int, list[float]]()
+        expected, rows = self.expected_costs().measured, dict[int, list[float]]()
         for number, measured in among.items():
-            others = iter(shrunk[number].tolist())
+            others = iter(expected[number].tolist())
             loss = max(0.0, measured.quality.loss)
             rows[number] = [loss if name == QUALITY else next(others) for name in self._objectives]
         return self._resolved(among, rows)
 
-    def shrunk_values(self) -> dict[int, Floats]:
-        """Return what is expected of the measured trials if they were measured again, by number."""
-        if self._shrunk is None:
-            self._shrunk = shrunk_values(self.measured_trials(), self._objectives)
-        return self._shrunk
+    def expected_costs(self) -> ExpectedCosts:
+        """Return what the measured trials tell of costs."""
+        if self._expected is None:
+            self._expected = expected_costs(self.measured_trials(), self._objectives)
+        return self._expected
 
     def _resolved(
         self, among: Mapping[int, Measurement], rows: Mapping[int, Sequence[float]]

@@ -12,6 +12,7 @@ from objectives.records import Measurement
 from search.ablation.records import AblationSummary, ablations
 from search.ablation.verdict import ablation_summary
 from search.config.sections import StudyConfig
+from search.explore.first_trials import dry_run_trials
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.front import hypervolume, unit_objectives
 from search.profile.study_profile import read_profile
@@ -28,7 +29,7 @@ _STAGES = ("cost", "network", "fit", "export", "judge", "time")
 
 def study_front(config: StudyConfig, study: Study) -> Front:
     """The result of a study so far. Trials whose choice was never settled are left out."""
-    facts, settled, measured, able = study.facts, study.ended(), study.measured(), study.able()
+    facts, settled, measured, able = study.facts, _timed(study), study.measured(), study.able()
     contenders = study.contenders()
     members = study.front(contenders)
     standing, sources = (able, contenders, members), _sources(settled)
@@ -71,6 +72,12 @@ def study_front(config: StudyConfig, study: Study) -> Front:
         ablation=_ablation(config.name, rows, None if choice is None else choice.row.trial, facts),
     )
     return replace(front, warnings=tuple(doubts(front)))
+
+
+def _timed(study: Study) -> list[EndedTrial]:
+    """Return the trials that ended; those of the dry run, which has a clock of its own, were there from the start."""
+    dry, ended = dry_run_trials(study), study.ended()
+    return [replace(one, minutes=0.0) if one.number in dry else one for one in ended]
 
 
 def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial], number: int | None) -> list[Row]:

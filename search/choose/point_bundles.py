@@ -72,9 +72,10 @@ def bundle_points(
     config, home, study = session.config, session.home, session.study
     front = session.front()
     points = points_of(front, trials)
-    looks = [from_plain(Look, look) for look in study.facts.get("looks", [])]
     found: list[PointBundle] = []
     with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
+        study.refresh_facts()  # another process may have looked at test since
+        looks = [from_plain(Look, look) for look in study.facts.get("looks", [])]
         pairs, sides = session.pairs(front, workers, console), session.sides()
         session.level(console)  # so that each trial has a run
         confirmed: Confirmed | choosing.Unconfirmed

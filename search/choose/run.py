@@ -45,12 +45,13 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         JobError: the baseline cannot be timed.
     """
     config, home, study = session.config, session.home, session.study
-    facts, found = study.facts, session.front()
+    found = session.front()
     jobs = session.jobs(found)
     if not (ordered := finalists(found, policy)):
         raise NothingConfirmedError(no_finalist(found, policy))
-    looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
+        study.refresh_facts()  # another process may have looked at test since
+        looks = [from_plain(Look, look) for look in study.facts.get("looks", [])]
         with open_workers(home.logs(config.name)) as workers:
             pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
             console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")

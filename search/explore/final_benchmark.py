@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -83,7 +83,19 @@ class FinalBenchmark:
             seconds: left of the budget
             spent_seconds: of the budget, before this
         """
-        study, start, longest = self.session.study, time.monotonic(), 0.0
+        study, start, earlier = self.session.study, time.monotonic(), self.session.study.final_seconds
+
+        def note_seconds() -> None:
+            took = time.monotonic() - start
+            study.note_seconds(spent_seconds + took, earlier + took)
+
+        try:
+            self._run(seconds, start, note_seconds)
+        finally:
+            note_seconds()
+
+    def _run(self, seconds: float, start: float, note_seconds: Callable[[], None]) -> None:
+        study, longest = self.session.study, 0.0
         # The time is shared by the visits that it was reserved for, of which the search may have taken a little.
         planned, folder = max(1, round(seconds / self._expected_seconds())), self._begin()
         # Blocks of several visits, which are joined, have one length, also where the final benchmark goes on.
@@ -111,7 +123,7 @@ class FinalBenchmark:
                 each = (start + seconds - time.monotonic()) / remaining
                 self._visit(group, number, folder, _within(window, each))
             self._note(folder)
-            study.note(search_seconds=spent_seconds + time.monotonic() - start)
+            note_seconds()
             planned = max(1, planned - 1)
             longest = max(longest, time.monotonic() - begun)
         if not longest:
@@ -119,7 +131,7 @@ class FinalBenchmark:
         if not any(trial.final and trial.number == 0 for trial in study.measured_trials()):
             self.console.warn("the baseline failed in the final benchmark: the front keeps the numbers of the search")
             return
-        study.end_final(time.monotonic() - start)
+        study.end_final()
 
     def _begin(self) -> str:
         """Return the folder of the recordings: that of a final benchmark that goes on, or of a new one."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
-from search.expected_cost import QUALITY, correction, deviations, is_expected, is_ratio, refusal, simulated_values
+from search.expected_cost import QUALITY, is_expected, is_ratio, refusal, simulated_values
 from search.explore.running_trial import RunningTrial
 from search.front import Floats, loses_no_more
 from search.study import Study
@@ -177,13 +177,12 @@ class Screening:
             waiting = [rival for rival in waiting if rival.candidate.keeps_model]
             loss, resolution = 0.0, math.inf
         baseline = self._baseline(others)
-        shrunk = self.study.shrunk_values()
-        rivals = [Rival(number, shrunk[number] / baseline, m.quality.loss) for number, m in front.items()]
+        costs = self.study.expected_costs()
+        rivals = [Rival(number, costs.measured[number] / baseline, m.quality.loss) for number, m in front.items()]
         for rival in waiting:
             if rival.quality is not None and (values := self.expected(rival)) is not None:
                 rivals.append(Rival(rival.number, values / baseline, rival.quality.loss, measured=False))
-        seen = deviations(self.study.measured_trials(), objectives)
-        return dominated(expected / baseline, loss, rivals, objectives, resolution, seen)
+        return dominated(expected / baseline, loss, rivals, objectives, resolution, costs.deviations)
 
     def expected(self, running: RunningTrial) -> Floats | None:
         """Return the expected values of all objectives but quality, None where one is not known.
@@ -192,10 +191,8 @@ class Screening:
         """
         if running.simulated is None:
             return None
-        simulated = simulated_values(running.simulated, self.config.objectives)
-        if simulated is None:
-            return None
-        return np.multiply(simulated, correction(self.study.measured_trials(), self.config.objectives))
+        simulated = simulated_values(running.simulated, tuple(self.config.objectives))
+        return None if simulated is None else np.multiply(simulated, self.study.expected_costs().correction)
 
     def by_promise(self, waiting: Sequence[RunningTrial]) -> list[RunningTrial]:
         """Sort the trials that wait for their benchmark, the most promising first.

@@ -114,7 +114,7 @@ class StudyRuns:
     ) -> None:
         """Leave one finished run for each trial and each effect, and none else, with what is known now."""
         self._data = facts.data or self._data
-        kept = self._kept("trial", "leanrec.trial", {str(trial.number) for trial in trials})
+        kept = self._kept("trial", "leanrec.trial", {str(trial.number): _choice(trial) for trial in trials})
         for trial in trials:
             if str(trial.number) not in kept:
                 self.write(trial)
@@ -125,7 +125,7 @@ class StudyRuns:
         standing = Standing.of(front, facts.front)
         for number, run in runs.items():
             self._update(run, by_number[number], standing, links)
-        kept = self._kept("ablation", "leanrec.effect", effects)
+        kept = self._kept("ablation", "leanrec.effect", {name: {} for name in effects})
         for name, (number, effect) in effects.items():
             if name not in kept:
                 self._write_effect(name, number, effect)
@@ -245,21 +245,20 @@ class StudyRuns:
         self, run: str, record: Outcome | Effect, tags: Mapping[str, str], metrics: Mapping[str, float],
         params: Mapping[str, str] | None = None, step: int = 0,
     ) -> None:  # fmt: skip
-        """Write numbers and raw timings; which they are is known once all is written."""
-        now = int(time.time() * 1000)
+        """Write numbers and raw timings; the tags that tell which they are come last, as in every batch of MLflow's."""
+        now, told = int(time.time() * 1000), {**tags, _STEP: str(step)}
+        if record.timings is not None:
+            if (self._home / record.timings).exists():
+                self._client.log_artifact(run, str(self._home / record.timings), "timings")
+            told[_TIMINGS] = record.timings
+        if isinstance(record, Outcome):
+            told[_NUMBERS] = _numbers(record)
         self._client.log_batch(
             run,
             metrics=[Metric(key, value, now, step) for key, value in metrics.items()],
             params=[Param(key, value) for key, value in (params or {}).items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
+            tags=[RunTag(key, value) for key, value in told.items()],
         )
-        if record.timings is not None:
-            if (self._home / record.timings).exists():
-                self._client.log_artifact(run, str(self._home / record.timings), "timings")
-            self._client.set_tag(run, _TIMINGS, record.timings)
-        self._client.set_tag(run, _STEP, str(step))
-        if isinstance(record, Outcome):
-            self._client.set_tag(run, _NUMBERS, _numbers(record))
 
     def _end_parent(self, trials: Sequence[EndedTrial], front: Front | None, links: Links) -> None:
         """Describe the study in its experiment, its parent run and its registered model, and end the parent run."""
@@ -286,12 +285,19 @@ class StudyRuns:
             self._client.update_registered_model(name, f"{note}\n\nFrom the {links.study} {front.study}.")
             self._client.update_model_version(name, version, version_note(front, links))
 
-    def _kept(self, role: str, tag: str, wanted: Container[str]) -> set[str]:
-        """Delete a role's runs but one whole run for each wanted value of the tag; return the values that have one."""
+    def _kept(self, role: str, tag: str, wanted: Mapping[str, Mapping[str, str]]) -> set[str]:
+        """Delete a role's runs but one whole run for each wanted value of the tag; return the values that have one.
+
+        Args:
+            wanted: by the value, other tags that the run may not contradict
+        """
         kept: set[str] = set()
         for run in self._runs(role):
-            name = run.data.tags.get(tag, "")
-            if name not in wanted or name in kept or run.info.status == "RUNNING":
+            tags = run.data.tags
+            name = tags.get(tag, "")
+            others = wanted.get(name, {}).items()
+            strange = name not in wanted or any(tags.get(other, value) != value for other, value in others)
+            if strange or name in kept or run.info.status == "RUNNING":
                 self._client.delete_run(run.info.run_id)
             else:
                 kept.add(name)
@@ -309,6 +315,11 @@ class StudyRuns:
             token = page.token
             if not token:
                 return runs
+
+
+def _choice(trial: EndedTrial) -> dict[str, str]:
+    """Return the tags that tell a trial from one of the same number before the study was restarted."""
+    return {"candidate": trial.candidate.id, "state": trial.outcome.state}
 
 
 def _numbers(outcome: Outcome) -> str:

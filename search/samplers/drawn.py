@@ -50,12 +50,11 @@ class _RandomSuggester:
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._keep(
-            name,
-            _categorical(name, tuple(choices)),
-            lambda kept: kept in choices,
-            lambda _: self.random.choice(choices),
-        )
+        if name in self.knobs:
+            return self.knobs[name]
+        near = self.near.get(name)
+        stays = near is not None and near in choices and self._stays()
+        return self._keep(name, near if stays else self.random.choice(choices), _categorical(name, tuple(choices)))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         def value(near: Any) -> int:
@@ -63,8 +62,7 @@ class _RandomSuggester:
                 return round(self._number(low - 0.49, high + 0.49, True, near))
             return low + step * round(self._number(-0.49, (high - low) // step + 0.49, False, _steps(near, low, step)))
 
-        domain = _integers(low, high, step, log)
-        return int(self._keep(name, domain, lambda kept: _is_number(kept) and domain._contains(kept), value))
+        return int(self._suggest_number(name, _integers(low, high, step, log), value))
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -75,8 +73,25 @@ class _RandomSuggester:
                 return low + step * round(self._number(-0.49, most + 0.49, False, _steps(near, low, step)))
             return self._number(low, high, log, near)
 
-        domain = _floats(low, high, step, log)
-        return float(self._keep(name, domain, lambda kept: _is_number(kept) and domain._contains(kept), value))
+        return float(self._suggest_number(name, _floats(low, high, step, log), value))
+
+    def _suggest_number(
+        self, name: str, domain: IntDistribution | FloatDistribution, value: Callable[[Any], Scalar]
+    ) -> Any:
+        if name in self.knobs:
+            return self.knobs[name]
+        near: Any = self.near.get(name)
+        if near is not None and not (_is_number(near) and domain._contains(near)):
+            near = None
+        return self._keep(name, near if near is not None and self._stays() else value(near), domain)
+
+    def _stays(self) -> bool:
+        """Draw whether a knob that is near stays as it is."""
+        return self.random.random() >= self.change
+
+    def _keep(self, name: str, value: Any, domain: BaseDistribution) -> Any:
+        self.knobs[name], self.distributions[name] = value, domain
+        return value
 
     def _number(self, low: float, high: float, log: bool, near: float | None) -> float:
         """Draw a number uniformly, or around another one."""
@@ -86,19 +101,6 @@ class _RandomSuggester:
         if near is None:
             return self.random.uniform(low, high)
         return min(max(self.random.gauss(near, _STEP * (high - low)), low), high)
-
-    def _keep(
-        self, name: str, domain: BaseDistribution, offers: Callable[[Any], bool], value: Callable[[Any], Scalar]
-    ) -> Any:
-        """Return the value that the knob has already, the one that is near and still on offer, or a new one."""
-        if name not in self.knobs:
-            near = self.near.get(name)
-            if near is not None and not offers(near):
-                near = None
-            stays = near is not None and self.random.random() >= self.change
-            self.knobs[name] = near if near is not None and stays else value(near)
-            self.distributions[name] = domain
-        return self.knobs[name]
 
 
 # Distributions are made once: their checks take longer than a draw. Knobs have their own, since True equals 1.

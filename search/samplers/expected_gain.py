@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from search.config.loss_limits import Limits
+from search.expected_cost import ExpectedCosts
 from search.front import Floats
 from search.samplers.drawn import Drawn, draw
 from search.samplers.hypervolume_gain import HypervolumeGain
@@ -53,7 +54,7 @@ class Evidence:
     front: numbers of the trials that are expected on the front
     builders: workers that train, which stand still while a deployment is measured
     passed_over: numbers of measured trials that cannot be on the front, as a final benchmark left them out
-    shrunk: `shrunk_values` of the trials that were measured, None where they are not known yet
+    costs: what the measured trials tell of costs, None where that is not known yet
     """
 
     space: SearchSpace
@@ -63,7 +64,7 @@ class Evidence:
     front: Collection[int]
     builders: int = 1
     passed_over: Collection[int] = ()
-    shrunk: Mapping[int, Floats] | None = None
+    costs: ExpectedCosts | None = None
 
 
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
@@ -117,8 +118,8 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         if random.random() < self._explored:
             return pool[0].step
         try:
-            seed, builders, shrunk = random.randrange(1 << 31), evidence.builders, evidence.shrunk
-            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, seed, builders, shrunk)
+            seed, builders, costs = random.randrange(1 << 31), evidence.builders, evidence.costs
+            surrogates = Surrogates(evidence.ended, self._objectives, self._limits, seed, builders, costs)
         except NoEvidenceError:
             return pool[0].step
         predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from objectives.build.baseline_checks import convergence_check
 from objectives.build.fit import Fitted, fit, untrained
 from objectives.build.model_structure import of_baseline
+from objectives.build.stages import prepare as prepare_stage
 from objectives.build.stages.weights import weights_key
+from objectives.jobs.requests import PrepareRequest
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.load import open_user_model
@@ -232,6 +234,23 @@ def test_the_key_of_weights_tells_all_that_trains_them(home: Path, monkeypatch: 
 
 
 # -- a teacher that is asked once
+
+
+def test_the_convergence_check_is_that_of_the_optimizer_of_today(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate that the optimizer's function reads elsewhere is in no key of the recommender."""
+
+    def shop(rate: float) -> Shop:
+        given = Shop()
+        given.optimizer = lambda parameters: torch.optim.Adam(parameters, lr=rate)  # type: ignore[attr-defined]
+        return given
+
+    made = [opened(shop(rate), home, monkeypatch) for rate in (1e-3, 10.0, 1e-3)]
+    assert len({recommender.key for recommender in made}) == 1
+    found = []
+    for recommender in made:
+        monkeypatch.setattr(prepare_stage, "open_once", lambda *_, one=recommender: one)
+        found.append(prepare_stage.prepare(PrepareRequest(recommender.task, 1), _quiet))
+    assert found[0] == found[2] and found[0].holdout != found[1].holdout
 
 
 def test_the_users_model_is_asked_once_for_all_fits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

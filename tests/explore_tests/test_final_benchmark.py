@@ -426,6 +426,23 @@ def test_all_visits_have_blocks_of_one_length(
     assert {window.requests for window in meter.windows} == {10}, "200 requests in 20 blocks"
 
 
+def test_the_time_of_a_final_benchmark_that_is_interrupted_counts(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each request takes a second of the clock; the second visit is interrupted, and the benchmark then goes on."""
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    study, meter = study_of(parts, OUTCOMES), stopped_in_its_second_visit()
+    with pytest.raises(KeyboardInterrupt):
+        final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, 100.0)
+    spent = study.facts["search_seconds"]
+    assert spent - 100 == study.final_seconds > 0
+    before = next(seconds)
+    final_of(parts, study, meter, monkeypatch, tmp_path, visits=3).run(1e9, spent)
+    took = next(seconds) - before - 2
+    assert study.final_seconds == study.facts["search_seconds"] - 100 == pytest.approx(spent - 100 + took, abs=1)
+
+
 def test_a_final_benchmark_that_an_earlier_version_began_goes_on_with_its_blocks(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from objectives.records import Measurement, Quality, SimulatedRatios
 from search.config.loss_limits import Limits
-from search.expected_cost import correction, deviations, refusal, simulated_values
+from search.expected_cost import expected_costs, refusal, simulated_values
 from search.explore.screening import Rival, dominated
 from search.trials import EndedTrial, sought
 from spaces.candidate import Candidate
@@ -136,14 +136,14 @@ def test_each_objective_that_is_simulated_counts() -> None:
     assert dominated([1.3], 0.0, [], ("latency_p99", "quality"), 0.0, EXACT[:, :1]) is not None
     assert dominated([1.1], 0.0, [], ("latency_p99", "quality"), 0.0, EXACT[:, :1]) is None
     ratios = SimulatedRatios(0.1, 8.0, 0.2, 0.3, None, 5.0)
-    assert simulated_values(ratios, OBJECTIVES) == [0.3, 0.2]
-    assert simulated_values(ratios, ("latency_p50", "money_per_million")) == [0.2, 0.2]
-    assert simulated_values(ratios, ("latency_p99", "quality")) == [10.0], "it lies among the refused"
+    assert simulated_values(ratios, OBJECTIVES) == (0.3, 0.2)
+    assert simulated_values(ratios, ("latency_p50", "money_per_million")) == (0.2, 0.2)
+    assert simulated_values(ratios, ("latency_p99", "quality")) == (10.0,), "it lies among the refused"
     assert refusal(ratios, ("latency_p99",)) == "simulated to refuse so many requests that p99 is among them"
     assert refusal(ratios, OBJECTIVES) is None
     assert simulated_values(replace(ratios, throughput_ratio=None), OBJECTIVES) is None
     assert simulated_values(ratios, ("latency_p95", "model_bytes")) is None, "of an earlier version"
-    assert simulated_values(replace(ratios, model_bytes=500), ("model_bytes", "latency_p95")) == [500, 0.3]
+    assert simulated_values(replace(ratios, model_bytes=500), ("model_bytes", "latency_p95")) == (500, 0.3)
     assert simulated_values(replace(ratios, model_bytes=500), ("model_bytes", "peak_memory_bytes")) is None
     assert simulated_values(ratios, ("quality",)) is None, "nothing to be dominated in"
 
@@ -158,7 +158,9 @@ def test_bytes_are_known_and_need_no_margin() -> None:
     assert dominated([0.55, 1.0], 0.0, rivals, objectives, 0.0, EXACT) is None, "which holds for the p95 as before"
     assert dominated([0.8], 0.0, [Rival(7, (0.8,), 0.0)], ("model_bytes", "quality"), 0.0, EXACT[:, :1]) is None
     assert dominated([1.0], 0.0, [Rival(7, (0.8,), 0.0)], ("model_bytes", "quality"), 0.0, EXACT[:, :1]) is not None
-    assert deviations([], objectives).tolist() == [[-0.45, 0.0], [0.45, 0.0]], "a file is as large as it is"
+    assert expected_costs([], objectives).deviations.tolist() == [[-0.45, 0.0], [0.45, 0.0]], (
+        "a file is as large as it is"
+    )
 
 
 def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured() -> None:
@@ -167,13 +169,16 @@ def test_simulated_values_are_corrected_by_the_median_ratio_of_what_was_measured
         for number, times in enumerate((1.0, 1.5, 4.0))
         for simulated in [SimulatedRatios(0.1, 8.0, 0.1, 0.1, 0.1, 10.0)]
     ]
-    np.testing.assert_allclose(correction(trials, OBJECTIVES), [1.5, 1.25])
-    np.testing.assert_allclose(correction([], OBJECTIVES), [1.0, 1.0])
+    np.testing.assert_allclose(expected_costs(trials, OBJECTIVES).correction, [1.5, 1.25])
+    np.testing.assert_allclose(expected_costs([], OBJECTIVES).correction, [1.0, 1.0])
     few = [[-0.45, -0.45], [0.45, 0.45]]
     np.testing.assert_allclose(
-        deviations(trials, OBJECTIVES), [*np.log([[2 / 3, 1], [1, 1], [8 / 3, 1]]).tolist(), *few], rtol=5e-3
+        expected_costs(trials, OBJECTIVES).deviations,
+        [*np.log([[2 / 3, 1], [1, 1], [8 / 3, 1]]).tolist(), *few],
+        rtol=5e-3,
     )
-    assert deviations([], OBJECTIVES).tolist() == few
-    assert len(deviations(trials[:2] * 5, OBJECTIVES)) == 10, "ten speak for themselves"
+    assert expected_costs([], OBJECTIVES).deviations.tolist() == few
+    assert len(expected_costs(trials[:2] * 5, OBJECTIVES).deviations) == 10, "ten speak for themselves"
     refused = replace(trials[0].outcome, simulated=SimulatedRatios(0.1, 8.0, 0.1, None, None, 10.0))
-    np.testing.assert_allclose(correction([*trials, replace(trials[0], outcome=refused)], OBJECTIVES), [1.5, 1.25])
+    refusing = [*trials, replace(trials[0], outcome=refused)]
+    np.testing.assert_allclose(expected_costs(refusing, OBJECTIVES).correction, [1.5, 1.25])

@@ -162,6 +162,31 @@ def test_what_is_judged_is_what_the_batches_yield(mine: UserRecommender) -> None
     assert mine.facts().rows == {"train": 81, "validation": 55, "test": 60}
 
 
+def test_a_factory_may_fill_the_same_arrays_again(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows and requests are those of a factory that makes new arrays for each batch and each request."""
+
+    class Reusing(Mine):
+        def batches(self, split: str) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+            buffers: dict[Any, Any] = {}
+            for inputs, labels, groups in super().batches(split):
+                kept = {name: filled(buffers, name, values.numpy()) for name, values in inputs.items()}
+                yield kept, filled(buffers, "labels", labels.numpy()), filled(buffers, "groups", groups)
+
+        def requests(self, seed: int) -> Iterator[dict[str, Any]]:
+            buffers: dict[Any, Any] = {}
+            for number, request in enumerate(super().requests(seed)):
+                reused = {name: filled(buffers, name, values) for name, values in request.items()}
+                yield {n: torch.from_numpy(v) for n, v in reused.items()} if number % 2 else reused
+
+    def filled(buffers: dict[Any, Any], name: str, values: Any) -> Any:
+        buffer = buffers.setdefault((name, values.shape), np.empty_like(values))
+        buffer[:] = values
+        return buffer
+
+    found = opened(Reusing(), monkeypatch)
+    assert found.key == mine.key, "of all rows and requests"
+
+
 def test_users_and_items_that_train_has_little_of_are_slices(mine: UserRecommender) -> None:
     held = mine.held_out("validation")
     train = list(Mine().batches("train"))
@@ -295,6 +320,59 @@ def test_the_key_follows_all_that_determines_the_scores(mine: UserRecommender, m
     assert len(set(keys)) == len(keys) and keys[0] == mine.key == key() and keys[1] == key(Tuned(1))
     monkeypatch.setattr("tests.recommenders_tests.test_user_model.FACTOR", 3.0)
     assert key(Tuned(1)) != keys[1] and key(nn.ReLU()) == keys[5], "a constant of a helper's module"
+
+
+class Settings:
+    """A user's own record of settings, which cannot be called."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+
+class Scaled(nn.Module):
+    """A layer that reads settings and a tensor, neither of which is in its state dict."""
+
+    def __init__(self, scale: float = 1.0, prior: float = 0.0) -> None:
+        super().__init__()
+        self.settings, self.prior = Settings(scale), torch.full((1 << 17,), prior)
+        self.register_buffer("kept", torch.full((1 << 17,), prior), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settings.scale * x + self.prior[0]
+
+
+def test_the_key_follows_what_is_in_no_state_dict(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings in a record, large tensors, forward hooks, and which parameters are frozen or tied."""
+
+    def key(change: Callable[[Net], object] = lambda net: None) -> str:
+        given = Mine()
+        assert isinstance(given.model, Net)
+        change(given.model)
+        return opened(given, monkeypatch).key
+
+    def with_layer(**of: float) -> Callable[[Net], object]:
+        return lambda net: net.tower.append(Scaled(**of))
+
+    def tied(net: Net) -> None:
+        net.second = nn.Embedding.from_pretrained(net.item.weight, freeze=False)
+        net.second.weight = net.item.weight
+
+    def copied(net: Net) -> None:
+        net.second = nn.Embedding.from_pretrained(net.item.weight.detach().clone(), freeze=False)
+
+    def doubled(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        return 2 * output
+
+    def halved(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        return 0.5 * output
+
+    keys = [
+        key(), key(lambda net: net.item.weight.requires_grad_(False)), key(lambda net: net.user.requires_grad_(False)),
+        key(tied), key(copied), key(with_layer()), key(with_layer(scale=2.0)), key(with_layer(prior=0.1)),
+        key(lambda net: net.register_forward_hook(doubled)), key(lambda net: net.register_forward_hook(halved)),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys) and keys[0] == mine.key
+    assert key(with_layer(scale=2.0)) == keys[6] and key(tied) == keys[3], "the same in each process"
 
 
 def test_groups_may_be_a_column(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:

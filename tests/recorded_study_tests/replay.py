@@ -17,7 +17,7 @@ from objectives.measurement.service_curve import Line, ServiceCurve
 from objectives.records import Artifact, Footprint, Measurement, Quality, SimulatedRatios
 from objectives.task import Task
 from search.config.sections import SamplerName
-from search.expected_cost import shrunk_values
+from search.expected_cost import expected_costs
 from search.explore.cost_model import BASELINE, CostModel
 from search.explore.explorer import Explorer
 from search.explore.first_trials import run_first_trials
@@ -234,9 +234,9 @@ class Replay:
         """
         ended = [one for at, one in enumerate(self.ended) if at < self.dry_trials or (one.minutes or 0.0) <= minutes]
         able = {t.number: t for t in ended if t.measurement and self.config.quality.limits.kept(t.measurement.quality)}
-        shrunk, objectives = shrunk_values(ended, self.config.objectives), self.config.objectives
+        expected, objectives = expected_costs(ended, self.config.objectives).measured, self.config.objectives
         losses = [max(0.0, t.measurement.quality.loss) for t in able.values() if t.measurement]
-        table = np.column_stack([np.reshape([shrunk[number] for number in able], (-1, 2)), losses])
+        table = np.column_stack([np.reshape([expected[number] for number in able], (-1, 2)), losses])
         kept = resolved_front(table, objectives.index("quality"), self._recorded.resolution)
         rows = [self._recorded.rows[t.candidate.id] for t, front in zip(able.values(), kept, strict=True) if front]
         return self._volume([(row.p95_ratio, row.throughput_ratio, row.loss) for row in rows])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from objectives.records import Interval, SimulatedRatios
-from search.expected_cost import deviations, shrunk_values
+from search.expected_cost import expected_costs
 from search.trials import EndedTrial, log_deviations
 from spaces.candidate import Candidate
 from spaces.techniques.quantization import Precision
@@ -57,7 +57,7 @@ def errors(found: dict[int, float], truth: dict[int, float]) -> Sequence[float]:
 def test_what_is_expected_is_as_close_to_the_truth_as_can_be() -> None:
     """With known variances the mean squared error of the best estimate is the inverse of the sum of their inverses."""
     trials, truth = drawn(4000, 0)
-    expected = {number: float(values[0]) for number, values in shrunk_values(trials, OBJECTIVES).items()}
+    expected = {number: float(values[0]) for number, values in expected_costs(trials, OBJECTIVES).measured.items()}
     best = 1 / (1 / VISIT**2 + 1 / SIMULATION**2)
     assert np.square(errors(expected, truth)).mean() == pytest.approx(best, rel=0.1)
 
@@ -68,7 +68,7 @@ def test_the_best_of_many_is_not_expected_to_be_as_lucky_as_it_was() -> None:
     for seed in range(100):
         trials, truth = drawn(40, seed)
         measured = {one.number: one.measurement.latency.p95_ratio for one in trials if one.measurement}
-        expected = {number: float(values[0]) for number, values in shrunk_values(trials, OBJECTIVES).items()}
+        expected = {number: float(values[0]) for number, values in expected_costs(trials, OBJECTIVES).measured.items()}
         for bias, found in ((measured_bias, measured), (expected_bias, expected)):
             best = min(found, key=lambda number: found[number])
             bias.append(math.log(found[best] / truth[best]))
@@ -79,31 +79,32 @@ def test_the_best_of_many_is_not_expected_to_be_as_lucky_as_it_was() -> None:
 
 def test_the_errors_of_simulations_are_told_without_those_of_the_measurements() -> None:
     trials, _ = drawn(4000, 1)
-    assert deviations(trials, OBJECTIVES).std(axis=0) == pytest.approx([SIMULATION] * 2, rel=0.1)
+    assert expected_costs(trials, OBJECTIVES).deviations.std(axis=0) == pytest.approx([SIMULATION] * 2, rel=0.1)
 
 
 def test_a_precise_measurement_stays_as_it_is() -> None:
     """A measurement of several visits has a narrow interval; one without an interval, as of bytes, counts as exact."""
     trials = [trial(number, p95, 0.5, deviation=1e-4) for number, p95 in enumerate((0.2, 0.4, 0.8), 1)]
-    found = shrunk_values(trials, OBJECTIVES)
+    found = expected_costs(trials, OBJECTIVES).measured
     np.testing.assert_allclose([found[number][0] for number in (1, 2, 3)], [0.2, 0.4, 0.8], rtol=1e-4)
-    bytes_too = shrunk_values([trial(1, 0.2, None)], ("latency_p95", "model_bytes"))
+    bytes_too = expected_costs([trial(1, 0.2, None)], ("latency_p95", "model_bytes")).measured
     assert bytes_too[1].tolist() == pytest.approx([0.2, 1000.0])
 
 
 def test_one_that_was_not_simulated_is_expected_between_its_measurement_and_the_median() -> None:
     trials = [trial(number, p95, None) for number, p95 in enumerate((0.2, 0.7, 0.8, 0.9), 1)]
-    found = shrunk_values(trials, OBJECTIVES)
+    found = expected_costs(trials, OBJECTIVES).measured
     median = math.sqrt(0.7 * 0.8)
     assert 0.2 < found[1][0] < median < found[4][0] < 0.9
-    few = shrunk_values(trials[:2], OBJECTIVES)
+    few = expected_costs(trials[:2], OBJECTIVES).measured
     assert [few[1][0], few[2][0]] == pytest.approx([0.2, 0.7]), "two say nothing of a third"
 
 
 def test_the_baseline_is_as_fast_as_itself() -> None:
-    found = shrunk_values([trial(0, 1.3, 1.1), trial(1, 0.5, 0.5)], OBJECTIVES)
+    found = expected_costs([trial(0, 1.3, 1.1), trial(1, 0.5, 0.5)], OBJECTIVES).measured
     assert found[0].tolist() == [1.0, 1.0]
-    assert shrunk_values([trial(0, 1.3, None)], ("latency_p95", "model_bytes"))[0].tolist() == pytest.approx([1, 1000])
+    bytes_too = expected_costs([trial(0, 1.3, None)], ("latency_p95", "model_bytes")).measured
+    assert bytes_too[0].tolist() == pytest.approx([1, 1000])
 
 
 def test_one_that_keeps_the_slo_at_no_rate_says_nothing_of_the_others() -> None:
@@ -113,15 +114,15 @@ def test_one_that_keeps_the_slo_at_no_rate_says_nothing_of_the_others() -> None:
     assert measured is not None
     none = replace(measured, throughput=replace(measured.throughput, ratio=0.0, ratio_interval=(0.0, 0.0)))
     trials[0] = replace(trials[0], outcome=replace(trials[0].outcome, measurement=none))
-    found, without = shrunk_values(trials, OBJECTIVES), shrunk_values(trials[1:], OBJECTIVES)
+    found, without = (expected_costs(some, OBJECTIVES).measured for some in (trials, trials[1:]))
     assert found[1][1] == pytest.approx(1000.0)
     for number, values in without.items():
         assert found[number] == pytest.approx(values, rel=0.2)
 
 
 def test_nothing_measured_is_nothing_expected() -> None:
-    assert shrunk_values([], OBJECTIVES) == {}
-    assert shrunk_values([trial(1, 0.5, 0.5)], ("quality",))[1].tolist() == []
+    assert expected_costs([], OBJECTIVES).measured == {}
+    assert expected_costs([trial(1, 0.5, 0.5)], ("quality",)).measured[1].tolist() == []
 
 
 def test_a_ratio_of_zero_has_no_deviation() -> None:

@@ -211,6 +211,18 @@ def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch:
     assert {n for n, r in runs(uri).items() if r.data.tags.get("on_front") == "true"} == {"2"}
 
 
+def test_a_run_of_a_number_that_a_restarted_study_gave_another_choice_is_replaced(uri: str, tmp_path: Path) -> None:
+    """Trials of a study whose dry run failed; it begins again with the same numbers, while the store is away."""
+    ledger, before = opened(uri, tmp_path), entries(3)
+    assert ledger.level([replace(before[0], outcome=Outcome("failed", "it broke")), *before[1:]], front=[])
+    after = [before[0], replace(before[2], number=1), before[2]]
+    assert opened(uri, tmp_path).level(after, front=[1])
+    found = runs(uri)
+    assert {number: run.info.status for number, run in found.items()} == dict.fromkeys("012", "FINISHED")
+    assert found["1"].data.params == {k: str(v) for k, v in before[2].candidate.knobs().items()}
+    assert "reason" not in found["0"].data.tags
+
+
 @pytest.mark.parametrize("store", ["a server", "a database"])
 def test_a_store_that_is_away_costs_no_trial_and_no_minutes(
     store: str, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ import pytest
 from objectives.records import Outcome
 from search.config.loss_limits import Limits
 from search.config.study_file import load
+from search.report.data import hypervolume_curves
 from search.results import Front
 from search.study import Study
 from search.study_front import study_front
@@ -42,6 +43,21 @@ def test_losses_closer_than_the_resolution_count_as_equal(resolution: float, fro
     ]
     members = told(outcomes, resolution=resolution).members
     assert [point.trial for point in members] == front
+
+
+def test_the_minutes_of_the_dry_run_are_none_of_the_searchs() -> None:
+    """The dry run has a clock of its own, so its trials are there from the start; the curve ends with the search."""
+    config = load("ml-100k")
+    study = Study("s", in_memory(), config.objectives, Limits(0.01), 0)
+    for p95, minutes in ((1.0, 9.0), (0.5, 14.0), (0.2, 2.0)):
+        trial, _ = study.ask(small_space())
+        study.tell(trial.number, complete_outcome(p95, 1 / p95), minutes)
+    study.note(dry_run=[0, 1], search_seconds=240.0)
+    front = study_front(config, study)
+    assert [row.minutes for row in front.rows] == [0.0, 0.0, 2.0]
+    _, by_minutes = hypervolume_curves(front)
+    assert by_minutes.x == (0.0, 0.0, 2.0, 4.0)
+    assert by_minutes.hypervolume[1] > 0 and by_minutes.hypervolume[-1] == pytest.approx(front.hypervolume)
 
 
 def test_the_source_of_a_trial_is_what_proposed_it() -> None:

@@ -179,6 +179,15 @@ def test_restart_forgets_trials_and_keeps_facts(space: SearchSpace, storage: str
     assert study.ask(space)[0].number == 0
 
 
+def test_facts_of_another_process_are_read_when_they_are_refreshed(storage: str) -> None:
+    ours, theirs = open_study(storage), open_study(storage)
+    assert ours.facts == {}
+    theirs.note(looks=[1])
+    assert ours.facts == {}, "read once"
+    ours.refresh_facts()
+    assert ours.facts == {"looks": [1]}
+
+
 def test_nothing_infinite_is_ever_told() -> None:
     with pytest.raises(NotFiniteError, match="loss"):
         Quality("auc", 0.8, 0.8, float("nan"), (0.0, 0.1), 10, 5)

@@ -24,6 +24,7 @@ from objectives.build.baseline_checks import (
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages.graphs import EXPORT_STAGE, arrays_of, export_graph, signature_of, user_inputs
 from objectives.build.stages.opened import open_once
+from objectives.build.stages.weights import optimizer_settings
 from objectives.build.technique_checks import TechniqueChecks
 from objectives.compression.embeddings import evenly_seen, seen
 from objectives.compression.export import Rows, largest_difference
@@ -73,7 +74,8 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     task = request.task
     recommender = open_once(task, progress, request.threads)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
-    key = digest(recommender.key, recommender.metric, task.key(), _of_slices(held), EXPORT_STAGE, FACTS_STAGE)[:20]
+    of_stages = EXPORT_STAGE, FACTS_STAGE, optimizer_settings(recommender)
+    key = digest(recommender.key, recommender.metric, task.key(), _of_slices(held), *of_stages)[:20]
     holdout = task.cache / "holdouts" / key
     make_once(holdout, lambda into: _write_holdout(task, recommender, held, progress, into))
     progress("baseline: exporting it")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from objectives.build import elastic
@@ -117,7 +116,7 @@ def elastic_key(task: Task, recommender: Recommender, weights: Weights) -> str:
     """Return the cache key of an elastic network: of no single shape, but of all that determines the others."""
     assert weights.distillation is not None
     shapes = recommender.student() if weights.pruning is None else weights.pruning.multiple
-    trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+    trained = [task.seed, recommender.train_rows().batch_size, optimizer_settings(recommender)]
     return digest(recommender.key, shapes, replace(weights.distillation, epochs=0), trained, ELASTIC_STAGE)[:20]
 
 
@@ -135,14 +134,15 @@ def weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
     """Return the cache key of weights; settings of training are part of it only where the weights are trained."""
     trained: list[object] = []
     if weights.distillation is not None:
-        trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+        trained = [task.seed, recommender.train_rows().batch_size, optimizer_settings(recommender)]
     bits = [task.int8_weight_bits, version("torchao")] if weights.quantization_aware else None
     stages = (FIT_STAGE, ELASTIC_STAGE) if weights.elastic else (FIT_STAGE,)
     return digest(recommender.key, weights, trained, bits, *stages)[:20]
 
 
-def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
-    """Describe an optimizer by its class, its settings and the number of parameters of each group."""
+def optimizer_settings(recommender: Recommender) -> list[object]:
+    """Describe the recommender's optimizer by its class, its settings and the number of parameters of each group."""
+    optimizer = recommender.optimizer(recommender.model)
     found: list[object] = [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"]
     # Those of torch's own optimizers; the repr of another object may contain its address, which is never the same.
     kinds = (int, float, str, tuple, Tensor)

@@ -35,14 +35,24 @@ def identity_of(given: Given) -> str:
 
     The description holds the source of the model's classes, and of the functions and constants that they and the
     factory's functions use, as far as these lie outside of installed packages; the attributes of the modules that are
-    settings; and those of the result that its functions read.
+    settings, their forward hooks, and which parameters are frozen or tied; and those of the result that its functions
+    read.
     """
-    described = _Description()
+    described = _Description(given)
     for name, module in given.model.named_modules():
         described.add(f"module {name} {_name(type(module))}")
         described.add_class(type(module))
-        described.add_attributes(vars(module), _OF_MODULES)
-        described.add_attributes({each: module._buffers[each] for each in module._non_persistent_buffers_set}, set())
+        described.add_attributes(vars(module), _OF_MODULES, None)
+        buffers = {each: module._buffers[each] for each in module._non_persistent_buffers_set}
+        described.add_attributes(buffers, set(), None)
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            described.add(f"hook {described.of(hook)}")
+    first: dict[int, str] = {}
+    for name, parameter in given.model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            described.add(f"frozen {name}")
+        if (other := first.setdefault(id(parameter), name)) != name:
+            described.add(f"tied {name} {other}")
     optimizer = getattr(given, "optimizer", None)
     described.add(
         f"optimizer {described.of(optimizer) if isinstance(optimizer, functools.partial) else _source(optimizer)}"
@@ -59,19 +69,25 @@ def identity_of(given: Given) -> str:
 
 
 class _Description:
-    """Description that grows: each function, class and object is described once, where it is first used."""
+    """Description that grows: each function, class and object is described once, where it is first used.
 
-    def __init__(self) -> None:
+    Of the factory's result itself, `given`, only what is asked for is described.
+    """
+
+    def __init__(self, given: Given) -> None:
         self.lines: list[str] = []
-        self._seen: dict[int, object] = {}
+        self._seen: dict[int, object] = {id(given): given}
         self._waiting: deque[FunctionType] = deque()
 
     def add(self, line: str) -> None:
         self.lines.append(line)
 
-    def add_attributes(self, attributes: Mapping[str, object], skipped: Set[str]) -> None:
+    def add_attributes(self, attributes: Mapping[str, object], skipped: Set[str], most: int | None = _SETTING) -> None:
+        """Add attributes; `most` is the number of elements of an array whose values count, None for any."""
         for name in sorted(attributes.keys() - skipped):
-            if told := self.of(attributes[name]):
+            value = attributes[name]
+            told = _contents(value, most) if isinstance(value, (Tensor, np.ndarray)) else self.of(value)
+            if told:
                 self.add(f"{name} {told}")
 
     def add_class(self, kind: type) -> None:
@@ -119,7 +135,7 @@ class _Description:
         if isinstance(value, np.generic):
             return repr(value.item())
         if isinstance(value, (Tensor, np.ndarray)):
-            return _contents(value)
+            return _contents(value, _SETTING)
         if isinstance(value, functools.partial):
             return f"{self.of(value.func)} {self.of(value.args)} {self.of(value.keywords)}"
         if isinstance(value, (Namespace, SimpleNamespace)):
@@ -130,7 +146,9 @@ class _Description:
             return "" if depth == _DEEPEST or len(value) > _MOST else self._of_collection(value, depth + 1)
         if isinstance(value, nn.Module):
             return self._of_module(value)
-        return self._of_callable(value) if callable(value) else ""
+        if callable(value):
+            return self._of_callable(value)
+        return "" if _is_installed(type(value)) else self._of_object(value)
 
     def _of_collection(self, value: object, depth: int) -> str:
         if isinstance(value, Mapping):
@@ -143,8 +161,8 @@ class _Description:
         """Describe a module that is no part of the model, such as a loss, with its weights."""
         if self._is_new(module):
             self.add_class(type(module))
-            self.add_attributes(vars(module), _OF_MODULES)
-            self.add_attributes(module.state_dict(), set())
+            self.add_attributes(vars(module), _OF_MODULES, None)
+            self.add_attributes(module.state_dict(), set(), None)
         return _name(type(module))
 
     def _of_callable(self, value: Callable[..., object]) -> str:
@@ -156,10 +174,16 @@ class _Description:
             return f"{_source(function)} {_constants(function.__code__)}"
         if isinstance(value, type):
             self.add_class(value)
-        elif not _is_installed(type(value)) and self._is_new(value):  # an object that can be called
+        elif not _is_installed(type(value)):  # an object that can be called
+            return self._of_object(value)
+        return _name(value if hasattr(value, "__qualname__") else type(value))
+
+    def _of_object(self, value: object) -> str:
+        """Describe an object of a class of the user's own by its class and its attributes."""
+        if self._is_new(value):
             self.add_class(type(value))
             self.add_attributes(getattr(value, "__dict__", {}), set())
-        return _name(value if hasattr(value, "__qualname__") else type(value))
+        return _name(type(value))
 
     def _is_new(self, thing: object) -> bool:
         """Return whether a thing was not described yet; it is from now on."""
@@ -220,17 +244,17 @@ def _is_installed(thing: type | FunctionType | ModuleType) -> bool:
     return any(file.is_relative_to(folder) for folder in _INSTALLED)
 
 
-def _contents(values: Tensor | np.ndarray) -> str:
-    """Describe an array by its type, shape and a hash of its values; one that is too large for a setting without it."""
+def _contents(values: Tensor | np.ndarray, most: int | None) -> str:
+    """Describe an array by its type, shape and a hash of its values; one of more elements than `most` without it."""
     told = f"{values.dtype} {tuple(values.shape)}"
     if isinstance(values, Tensor):
-        if values.numel() > _SETTING or values.is_meta:
+        if values.is_meta or (most is not None and values.numel() > most):
             return told
         dense = values.detach().to_dense() if values.layout != torch.strided else values.detach()
         plain = (dense.float() if dense.dtype == torch.bfloat16 else dense).cpu().numpy()
     else:
         plain = values
-    if plain.size > _SETTING or plain.dtype.hasobject:
+    if plain.dtype.hasobject or (most is not None and plain.size > most):
         return told
     return f"{told} {hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()}"
 

@@ -106,8 +106,9 @@ def read_held_out(
     by_shape: dict[object, list[tuple[Arrays, NDArray[np.float64], Array, NDArray[np.int64]]]] = {}
     at = 0
     for inputs, labels, groups in batches_of(given, part):
-        arrays = rowed({name: values.numpy() for name, values in inputs.items()}, len(groups))
-        batch = (arrays, outputs.labels(labels), groups, np.arange(at, at + len(groups)))
+        # Copies, as of train.
+        arrays = rowed({name: values.numpy().copy() for name, values in inputs.items()}, len(groups))
+        batch = (arrays, outputs.labels(labels), groups.copy(), np.arange(at, at + len(groups)))
         at += len(groups)
         by_shape.setdefault(shape_of(arrays), []).append(batch)
     blocks = tuple(

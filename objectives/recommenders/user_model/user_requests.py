@@ -78,7 +78,7 @@ def sent_by(given: Given, seed: int) -> Sent:
     requests = called(
         where,
         lambda: tuple(
-            padded({n: np.ascontiguousarray(v.cpu() if isinstance(v, Tensor) else v) for n, v in request.items()}, bags)
+            padded({name: _kept(values) for name, values in request.items()}, bags)
             for request in islice(given.requests(seed), _REQUESTS)
         ),
     )
@@ -100,6 +100,11 @@ def sent_by(given: Given, seed: int) -> Sent:
         raise FactoryError(f"{where} that are equal in all rows of a request, but got {different[0]!r}, which differs")
     sides = constant if len(several) >= _TELLING else once
     return Sent(requests, once, sides, None if declared is None else frozenset(declared))
+
+
+def _kept(values: object) -> Array:
+    """Copy an input of a request, since the user's code may reuse the same array."""
+    return np.array(values.numpy(force=True) if isinstance(values, Tensor) else values, order="C", ndmin=1)
 
 
 def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, Array]:
