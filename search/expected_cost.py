@@ -87,7 +87,7 @@ def simulated_values(ratios: SimulatedRatios, objectives: tuple[str, ...]) -> tu
 
 @dataclass(frozen=True, eq=False)
 class ExpectedCosts:
-    """What the trials that were measured tell of costs: of their own, and of others that were only simulated.
+    """Costs expected of measured trials, and how far the simulations of others err, by the trials that were measured.
 
     Values are of the objectives but quality, (others,), lower is better.
 

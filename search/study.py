@@ -389,7 +389,7 @@ class Study:
         return self._resolved(among, rows)
 
     def expected_costs(self) -> ExpectedCosts:
-        """Return what the measured trials tell of costs."""
+        """Return the costs that are expected, given the trials that were measured."""
         if self._expected is None:
             self._expected = expected_costs(self.measured_trials(), self._objectives)
         return self._expected

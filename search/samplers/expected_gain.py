@@ -54,7 +54,7 @@ class Evidence:
     front: numbers of the trials that are expected on the front
     builders: workers that train, which stand still while a deployment is measured
     passed_over: numbers of measured trials that cannot be on the front, as a final benchmark left them out
-    costs: what the measured trials tell of costs, None where that is not known yet
+    costs: expected costs, None to compute them from `ended`
     """
 
     space: SearchSpace

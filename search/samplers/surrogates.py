@@ -58,7 +58,7 @@ class Surrogates:
         """Fit the models to the trials that ended.
 
         Args:
-            costs: what those that were measured tell of costs, None to compute it
+            costs: expected costs, None to compute them from these trials
 
         Raises:
             NoEvidenceError: the baseline was not measured.

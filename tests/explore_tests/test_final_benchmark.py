@@ -429,7 +429,7 @@ def test_all_visits_have_blocks_of_one_length(
 def test_the_time_of_a_final_benchmark_that_is_interrupted_counts(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each request takes a second of the clock; the second visit is interrupted, and the benchmark then goes on."""
+    """Each reading of the clock is a second later; the second visit is interrupted, and the benchmark then goes on."""
     seconds = iter(range(10_000))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     study, meter = study_of(parts, OUTCOMES), stopped_in_its_second_visit()

@@ -330,12 +330,12 @@ class Settings:
 
 
 class Scaled(nn.Module):
-    """A layer that reads settings and a tensor, neither of which is in its state dict."""
+    """A layer that reads settings, a tensor and a buffer, none of which is in its state dict."""
 
-    def __init__(self, scale: float = 1.0, prior: float = 0.0) -> None:
+    def __init__(self, scale: float = 1.0, prior: float = 0.0, kept: float = 0.0) -> None:
         super().__init__()
         self.settings, self.prior = Settings(scale), torch.full((1 << 17,), prior)
-        self.register_buffer("kept", torch.full((1 << 17,), prior), persistent=False)
+        self.register_buffer("kept", torch.full((1 << 17,), kept), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.settings.scale * x + self.prior[0]
@@ -354,7 +354,7 @@ def test_the_key_follows_what_is_in_no_state_dict(mine: UserRecommender, monkeyp
         return lambda net: net.tower.append(Scaled(**of))
 
     def tied(net: Net) -> None:
-        net.second = nn.Embedding.from_pretrained(net.item.weight, freeze=False)
+        net.second = nn.Embedding(ITEMS, 4)
         net.second.weight = net.item.weight
 
     def copied(net: Net) -> None:
@@ -369,10 +369,11 @@ def test_the_key_follows_what_is_in_no_state_dict(mine: UserRecommender, monkeyp
     keys = [
         key(), key(lambda net: net.item.weight.requires_grad_(False)), key(lambda net: net.user.requires_grad_(False)),
         key(tied), key(copied), key(with_layer()), key(with_layer(scale=2.0)), key(with_layer(prior=0.1)),
+        key(with_layer(kept=0.1)),
         key(lambda net: net.register_forward_hook(doubled)), key(lambda net: net.register_forward_hook(halved)),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys) and keys[0] == mine.key
-    assert key(with_layer(scale=2.0)) == keys[6] and key(tied) == keys[3], "the same in each process"
+    assert key(with_layer(scale=2.0)) == keys[6] and key(tied) == keys[3], "the same for an equal model"
 
 
 def test_groups_may_be_a_column(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,8 +74,8 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     task = request.task
     recommender = open_once(task, progress, request.threads)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
-    of_stages = EXPORT_STAGE, FACTS_STAGE, optimizer_settings(recommender)
-    key = digest(recommender.key, recommender.metric, task.key(), _of_slices(held), *of_stages)[:20]
+    made_by = EXPORT_STAGE, FACTS_STAGE, optimizer_settings(recommender)  # the convergence check trains
+    key = digest(recommender.key, recommender.metric, task.key(), _of_slices(held), *made_by)[:20]
     holdout = task.cache / "holdouts" / key
     make_once(holdout, lambda into: _write_holdout(task, recommender, held, progress, into))
     progress("baseline: exporting it")

@@ -106,7 +106,7 @@ def read_held_out(
     by_shape: dict[object, list[tuple[Arrays, NDArray[np.float64], Array, NDArray[np.int64]]]] = {}
     at = 0
     for inputs, labels, groups in batches_of(given, part):
-        # Copies, as of train.
+        # Copies, since the user's code may reuse the same arrays.
         arrays = rowed({name: values.numpy().copy() for name, values in inputs.items()}, len(groups))
         batch = (arrays, outputs.labels(labels), groups.copy(), np.arange(at, at + len(groups)))
         at += len(groups)
