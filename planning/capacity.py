@@ -13,7 +13,7 @@ from objectives.measurement.statistics import percentile
 from objectives.serving.pool.virtual_clock import simulate
 from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.demand import Counts, Floats, Workload
-from planning.fleet import SIMULATED_COUNTS, Deployment, Offer, limited
+from planning.fleet import SIMULATED_COUNTS, Deployment, Offer, as_served
 
 # Requests that one instance gets in a simulation, and the first of them that are left out.
 _REQUESTS, _WARM_UP = 5000, 300
@@ -58,7 +58,7 @@ def latency_ms(deployment: Deployment, service: ServiceTime, seconds: Floats, ro
         OutsideRangeError: a run has a size for which no time was measured.
     """
     due_ns = np.rint(seconds * 1e9).astype(np.int64)
-    found = simulate(limited(deployment.placement), rows.tolist(), due_ns.tolist(), service)
+    found = simulate(as_served(deployment.placement), rows.tolist(), due_ns.tolist(), service)
     return np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
 
 

@@ -26,7 +26,7 @@ from objectives.serving.http.limits import Limits
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import Objective
 from planning.demand import Counts, Floats
-from planning.fleet import MAX_IN_FLIGHT, limited
+from planning.fleet import MAX_IN_FLIGHT, as_served
 
 # Seconds for which a switch waits for the old model's last answer: `leanrec serve --drain-seconds`.
 _DRAIN_SECONDS = Limits.drain_seconds
@@ -141,15 +141,15 @@ def simulate_elastic(
 class _Model:
     """The pool of an option that serves or has served, and the requests that it got.
 
-    due_ns: arrival of each request
+    requests: number of them
     unanswered: number of a request in the count of late ones, by its number in the pool
     """
 
     def __init__(self, segment: Segment, option: Option, service: Callable[[_Model], ServiceTime]) -> None:
         self.segment, self.option = segment, option
         self._cores = _replica_cores(option)
-        self.pool = VirtualPool(limited(option.placement), service(self))
-        self.due_ns: list[int] = []
+        self.pool = VirtualPool(as_served(option.placement), service(self))
+        self.requests = 0
         self.unanswered: dict[int, int] = {}
 
     def busy_cores(self, begins: int | None = None) -> float:
@@ -160,7 +160,7 @@ class _Model:
     def latency_ms(self) -> Floats:
         """Return the latencies of all requests, once they are answered."""
         found = self.pool.finish()
-        return np.where(found.refused, np.inf, (found.finished_ns - np.array(self.due_ns, np.int64)) / 1e6)
+        return np.where(found.refused, np.inf, (found.finished_ns - found.submitted_ns) / 1e6)
 
 
 def _replica_cores(option: Option) -> tuple[float, ...]:
@@ -214,15 +214,14 @@ class _Machine:
                 self._next_tick += self._windows.tick_s
 
     def submit(self, second: float, rows: int) -> None:
-        due_ns, model = round(second * 1e9), self._models[-1]
-        now_ns = max(due_ns, model.pool.free_ns, *(each.pool.free_ns for each in self._draining))
+        now_ns, model = round(second * 1e9), self._models[-1]
         self._advance_pools(now_ns)
         if self._draining and self._in_flight_limit_reached():
             model.pool.refuse(now_ns)
         else:
             model.pool.submit(rows, now_ns)
-        model.unanswered[len(model.due_ns)] = self._lateness.began(due_ns)
-        model.due_ns.append(due_ns)
+        model.unanswered[model.requests] = self._lateness.began(now_ns)
+        model.requests += 1
         self._arrived += 1
 
     def finish(self) -> Served:
@@ -232,7 +231,7 @@ class _Machine:
         self._advance_pools(math.inf)
         return Served(
             np.concatenate([model.latency_ms() for model in self._models]),
-            np.concatenate([np.full(len(model.due_ns), model.segment.option) for model in self._models]),
+            np.concatenate([np.full(model.requests, model.segment.option) for model in self._models]),
             tuple(model.segment for model in self._models),
             tuple(self._decisions),
         )

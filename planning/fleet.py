@@ -179,11 +179,15 @@ def _in_memory(deployment: Deployment, kind: MachineKind) -> int:
     return kind.memory_bytes // deployment.memory_bytes
 
 
-def limited(placement: Placement) -> Placement:
-    """Return the placement with a limit of waiting requests, at most that of the server."""
+def as_served(placement: Placement) -> Placement:
+    """Return the placement that stands for one behind a server.
+
+    At most as many requests wait as the server accepts. They also wait for an inline replica: whoever sends a request
+    to a server does not wait until the run of another one is over.
+    """
     queue = placement.admission.queue
     limit = MAX_IN_FLIGHT if queue is None else min(queue, MAX_IN_FLIGHT)
-    return replace(placement, admission=Admission(limit, placement.admission.deadline_ms))
+    return replace(placement, admission=Admission(limit, placement.admission.deadline_ms), inline=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from objectives.serving.pool.balancing import Balance, Cost
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
 from planning.capacity import service_of
 from planning.demand import Counts, Floats
-from planning.fleet import Deployment, limited
+from planning.fleet import Deployment, as_served
 from planning.virtual_fleet.timeline import Cause, MachineEvent
 from spaces.techniques.placement import Placement
 
@@ -116,8 +115,7 @@ class VirtualFleet:
     """Instances behind one balancer that sees what is outstanding on each of those in rotation."""
 
     def __init__(self, deployment: Deployment, instances: Sequence[Instance], policy: Policy, seed: int) -> None:
-        # The caller of a server does not wait for the answers to others: nothing is computed on its thread.
-        placement = replace(limited(deployment.placement), inline=False)
+        placement = as_served(deployment.placement)
         self._clock, self._policy, self._turn = _Clock(), policy, 0
         self._instances = []
         self._of_machine: dict[int, list[_Running]] = {}

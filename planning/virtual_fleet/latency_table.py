@@ -9,7 +9,7 @@ import numpy as np
 
 from planning.capacity import Objective, saturated_rps, service_of
 from planning.demand import Counts, Floats
-from planning.fleet import limited
+from planning.fleet import as_served
 from planning.virtual_fleet.dispatch import BLIND, POLICIES, Instance, VirtualFleet, simulate_fleet
 from planning.virtual_fleet.incidents import FleetSpec, apportioned, speeds
 from planning.virtual_fleet.latency_shares import shares
@@ -59,7 +59,7 @@ class LatencyTable:
         service = service_of(self._deployment, 1.0, seed)
         self.saturated_rps = saturated_rps(self._deployment, service, drawn, _SATURATING)
         # Requests that may wait in an instance.
-        self.queue = limited(self._deployment.placement).admission.queue or 0
+        self.queue = as_served(self._deployment.placement).admission.queue or 0
         self._known: dict[tuple[Composition, int], Floats] = {}
 
     @property

@@ -46,11 +46,11 @@ def _server(text: str) -> BalancedServer:
     url, _, speed = text.partition("=")
     try:
         parts, factor = urlsplit(url), float(speed or "1")
-        port = parts.port or 80
+        port = 80 if parts.port is None else parts.port
     except ValueError:
         parts, factor, port = urlsplit(""), 0.0, 0
     plain = parts.scheme == "http" and parts.path in ("", "/") and not parts.query
-    if not (plain and _HOST.fullmatch(parts.hostname or "") and math.isfinite(factor) and factor > 0):
+    if not (plain and port and _HOST.fullmatch(parts.hostname or "") and math.isfinite(factor) and factor > 0):
         raise ConfigError(f"URL: must be http://HOST:PORT, or http://HOST:PORT=SPEED, but got {text!r}")
     return BalancedServer(str(parts.hostname), port, factor)
 

@@ -53,6 +53,7 @@ def test_servers_are_read_with_their_speed() -> None:
         "http://a:1=0",
         "http://a:1=fast",
         "http://a:99999",
+        "http://a:0",
         "http://a b:1",
         "http://",
     ],

@@ -365,6 +365,23 @@ def test_a_load_that_began_before_the_requests_takes_its_whole_time(tmp_path: Pa
     assert found.replica_seconds == 1 + 2 * 11 and found.switches == 1
 
 
+def test_what_a_server_that_was_stopped_decided_is_left_out(tmp_path: Path) -> None:
+    """The first server was up too late for its begin, and wrote into the same file as the second one."""
+    timeline = tmp_path / "timeline.jsonl"
+    one, two = (Option("one", 0.0, PLACEMENT.with_replicas(n), 10.0, 2.5, n) for n in (1, 2))
+    lines = [
+        {"at": 80.0, "event": "start", "option": one.name},
+        {"at": 81.0, "event": "decision", "option": two.name, "reason": "plan"},
+        {"at": 84.0, "event": "serving", "option": two.name, "load_seconds": 3.0},
+        {"at": 95.0, "event": "start", "option": one.name},
+        {"at": 103.0, "event": "decision", "option": two.name, "reason": "reactive"},
+    ]
+    timeline.write_text("\n".join(map(json.dumps, lines)))
+    served, decisions = server._told(timeline, (one, two), 100.0, 11.0, np.ones(2), np.array([0.5, 1.5]))
+    assert [(each.second, each.reason) for each in decisions] == [(3.0, "reactive")]
+    assert served.segments == (Segment(0.0, 0.0, 0),)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

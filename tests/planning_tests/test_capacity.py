@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from planning.capacity import CapacityTable, Objective, capacity_rps, needed_machines
+from planning.capacity import CapacityTable, Objective, capacity_rps, latency_ms, needed_machines, service_of
 from planning.demand import Workload
 from tests.planning_tests.fleets import deployment, exponential_quantiles, linear_table, offer, poisson
 
@@ -51,6 +52,15 @@ def test_a_machine_of_twice_the_speed_serves_twice_as_much_in_half_the_time(shor
     one = deployment(1000 * SERVICE_S, deviations=exponential_quantiles())
     slow, fast = (capacity_rps(one, speed, 1, poisson(), Objective(60.0 / speed), 0) for speed in (1.0, 2.0))
     assert fast == pytest.approx(2 * slow, rel=0.02)
+
+
+def test_requests_to_an_inline_replica_wait_and_are_refused() -> None:
+    """300 requests arrive within a run: one is run and 256 wait, the last one for all before it."""
+    one = deployment(10.0)
+    inline = replace(one, placement=replace(one.placement, inline=True))
+    found = latency_ms(inline, service_of(inline, 1.0, 0), np.arange(300) * 1e-6, np.full(300, 100))
+    assert np.isinf(found).sum() == 300 - 257
+    assert found[np.isfinite(found)].max() == pytest.approx(257 * 10, rel=1e-3)
 
 
 def test_bursts_cost_capacity_and_an_slo_below_the_service_time_leaves_none(short: None) -> None:

@@ -107,6 +107,16 @@ def test_requests_that_are_refused_count_as_late() -> None:
     assert outcome.p95_ms is None and outcome.p50_ms is None
 
 
+def test_requests_to_an_inline_replica_wait_and_are_refused_behind_a_server() -> None:
+    """Its 10 answers per second are too few for 40 requests, which the controller has to see before they are late."""
+    inline = replace(OPTIONS[0], placement=replace(OPTIONS[0].placement, inline=True))
+    assert played(ControlPlan((inline,)), even((500, 2))).latency_ms.tolist().count(math.inf) == 1000 - 257 - 19
+    plan = ControlPlan((inline, *OPTIONS[1:]))
+    found, expected = (played(each, even((6, 60), (40, 20))) for each in (plan, ControlPlan(OPTIONS)))
+    np.testing.assert_array_equal(found.latency_ms, expected.latency_ms)
+    assert found.decisions == expected.decisions and found.decisions
+
+
 def test_the_outcome_is_counted_by_hand() -> None:
     served = Served(
         np.array([10.0, 30.0, np.inf, 20.0]),

@@ -101,6 +101,28 @@ def test_a_damaged_request_is_read_or_refused_in_one_line(sent: dict[str, np.nda
     refused_in_one_line(damaged, headers[oracle.LENGTH])
 
 
+@given(
+    st.lists(st.sampled_from([1, 2**16, 2**30, 2**31 - 1]), min_size=1, max_size=7),
+    st.sampled_from(sorted(oracle.TYPES)),
+    st.booleans(),
+)
+def test_an_empty_tensor_is_of_a_shape_that_numpy_has_or_is_refused(
+    shape: list[int], datatype: str, binary: bool
+) -> None:
+    shape, dtype = [*shape, 0], np.dtype(oracle.TYPES[datatype][0])
+    tensor: dict[str, Any] = {"name": "x", "datatype": datatype, "shape": shape}
+    tensor |= {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    length = str(len(body)) if binary else None
+    try:
+        expected = np.empty(0, dtype).reshape(shape)
+    except ValueError:
+        with pytest.raises(RequestError, match="input x: shape: must be of fewer than"):
+            read_request(body, length, ("scores",))
+    else:
+        assert read_request(body, length, ("scores",)).inputs["x"].shape == expected.shape
+
+
 def refused_in_one_line(body: bytes, length: str | None) -> None:
     try:
         read_request(body, length, ("scores",))

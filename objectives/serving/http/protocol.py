@@ -17,8 +17,9 @@ from objectives.serving.http.json_data import RequestError, flatten, read_json, 
 
 # Header with the length of the JSON in front of binary tensors, in bytes.
 HEADER_LENGTH = "Inference-Header-Content-Length"
-# Most dimensions of a tensor, and the size that none of them reaches.
-_DIMENSIONS, _SIZE = 8, 2**31
+# Most dimensions of a tensor, and the size that none of them reaches. NumPy counts the bytes of an array in 63 bits,
+# with each 0 of its shape as 1.
+_DIMENSIONS, _SIZE, _BYTES = 8, 2**31, 2**63
 # Bytes of the longest JSON in front of binary tensors that is kept with what it says.
 _KEPT_BYTES = 1 << 12
 
@@ -167,6 +168,8 @@ def _read_tensor(name: str, tensor: Mapping[str, Any]) -> _Tensor:
         rule = f"be a list of 1 to {_DIMENSIONS} whole numbers from 0 to {_SIZE - 1}"
         _refuse(f"{_field(name)}: shape", rule, shape)
     dtype, count = DTYPES[datatype], math.prod(shape)
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= _BYTES:
+        _refuse(f"{_field(name)}: shape", f"be of fewer than {_BYTES} bytes, with each 0 as 1", shape)
     size = _parameters(_field(name), tensor).get("binary_data_size")
     if (size is None) == ("data" not in tensor):
         got = "both" if "data" in tensor else "neither"

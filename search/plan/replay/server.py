@@ -206,8 +206,8 @@ def _told(
         second = line["at"] - start_s
         if second > end_s:  # the last answers were late
             break
-        if line["event"] == "start":
-            segments = [Segment(0.0, 0.0, numbers[line["option"]])]  # that of a server which was up in time
+        if line["event"] == "start":  # the last such server was up in time; the others were stopped
+            segments, decisions = [Segment(0.0, 0.0, numbers[line["option"]])], []
         elif line["event"] == "decision":
             decisions.append(ReplayDecision(second=second, option=line["option"], reason=line["reason"]))
         elif line["event"] == "serving" and second <= 0:
