@@ -2,6 +2,7 @@
 
 pip install -e '.[foreign]'
 pip install --no-deps recbole==1.2.1 colorlog texttable thop; pip install tensorboard  # it pins versions of long ago
+pip install fuxictr  # ray comes with it
 python tests/benchmarks/foreign.py --home DIR [--model NAME ...] [--minutes 5] [--only-preflight]
 """
 
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from search.format import count
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("din", "autoint", "ft_transformer", "bert", "gru4rec")
+MODELS = ("din", "autoint", "ft_transformer", "bert", "gru4rec", "finalmlp")
 STUDY = """
 name: {name}
 recommender: foreign_models:{model}

@@ -1,8 +1,8 @@
 """Recommenders whose classes come from other packages, as factories: trained on clicks drawn here.
 
 torch-rechub's DIN, DeepCTR-Torch's AutoInt, rtdl's FT-Transformer, an encoder of Hugging Face's transformers over a
-history, and RecBole's recurrent GRU4Rec. Each adapter says in a few lines how named tensors reach the package's model,
-as a user's would.
+history, RecBole's recurrent GRU4Rec, and FuxiCTR's FinalMLP. Each adapter says in a few lines how named tensors reach
+the package's model, as a user's would.
 """
 
 from __future__ import annotations
@@ -212,6 +212,49 @@ def bert() -> Shop:
     """BERT of Hugging Face's transformers."""
     torch.manual_seed(0)
     return Shop("bert", Encoder(), ("item", "kind", "history"), probabilities=False, epochs=2)
+
+
+class Sourced(nn.Module):
+    """A model that takes a user's columns, all items of a row one below the other, and which of a history's are none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.net = model
+
+    def forward(self, user: Tensor, item: Tensor, kind: Tensor, price: Tensor, history: Tensor) -> Tensor:
+        row = {"user": user, "kind": kind, "price": price}
+        items = torch.cat([history, item[:, None]], dim=1).reshape(-1)
+        return self.net((row, {"item": items}, history > 0))["y_pred"].squeeze(1)  # type: ignore[no-any-return]
+
+
+def finalmlp() -> Shop:
+    """FinalMLP of FuxiCTR: two towers, and the bilinear product of what they end with."""
+    from fuxictr.features import FeatureMap
+    from model_zoo.LongCTR.FinalMLP import FinalMLP
+
+    torch.manual_seed(0)
+    features = FeatureMap("shop", ".")
+    features.labels, features.default_emb_dim = ["clicked"], 16
+    features.features |= {
+        "user": {"source": "row", "type": "categorical", "vocab_size": USERS},
+        "kind": {"source": "row", "type": "categorical", "vocab_size": KINDS},
+        "price": {"source": "row", "type": "numeric"},
+        "item": {"source": "item", "type": "categorical", "vocab_size": ITEMS + 1, "padding_idx": 0},
+    }
+    model = FinalMLP(
+        features,
+        embedding_dim=16,
+        mlp1_hidden_units=[256, 128],
+        mlp2_hidden_units=[256, 128],
+        num_heads=4,
+        use_fs=False,
+        optimizer="adam",
+        loss="binary_crossentropy",
+        verbose=0,
+        model_root=".",
+        metrics=["AUC"],
+    )
+    return Shop("finalmlp", Sourced(model), ("user", "item", "kind", "price", "history"), probabilities=True, epochs=2)
 
 
 class Session(nn.Module):

@@ -17,6 +17,7 @@ PACKAGES = {
     "ft_transformer": "rtdl_revisiting_models",
     "bert": "transformers",
     "gru4rec": "recbole.model.sequential_recommender",
+    "finalmlp": "model_zoo.LongCTR.FinalMLP",
 }
 
 
