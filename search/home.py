@@ -100,6 +100,19 @@ class Home:
             raise ConfigError(f"--home: {self.root} must be a folder that can be written, but {error}") from error
 
 
+def out_folder(given: str | None, default: Path) -> Path:
+    """Return the folder of an option `--out`, or the default, before the work that is written there.
+
+    Raises:
+        ConfigError: it is a file, or cannot be written.
+    """
+    folder = Path(given).resolve() if given else default
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--out: must be a folder that can be written, but got {given or folder}")
+    return folder
+
+
 def sqlite_file(url: str) -> Path | None:
     """Return the file of a database URL, with a driver or a query or without; None where it is no file of SQLite.
 

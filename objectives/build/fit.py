@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -41,6 +42,9 @@ TRAINING = "training.pt"
 _EVIDENCE = 8
 # Each cycle of a training has another order of batches, and other drawn negatives, than the one before.
 _BETWEEN_CYCLES = 1_000_003
+# So has each training of one fit: the last one, that of rounding, and those between the steps of a pruning.
+_BETWEEN_TRAININGS = 7_919
+_LAST, _ROUNDING, _BETWEEN_STEPS = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +99,11 @@ class _Learner:
     begun: Training | None
     seconds: list[float] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, times: int) -> Training | None:
+    def __call__(self, model: nn.Module, times: int, training: int = _LAST) -> Training | None:
         """Train a model in place for so many epochs, and return how it goes on where it is stopped before.
+
+        Args:
+            training: number of the training, which its order of batches depends on
 
         Raises:
             ValueError: the model's forward or loss fails.
@@ -105,7 +112,8 @@ class _Learner:
             return None
         learning, start = replace(self.given, epochs=times), time.monotonic()
         optimizer = self.recommender.optimizer(model)
-        how = optimizer, learning, self.seed, self.recommender.model, self.progress
+        seed = self.seed + _BETWEEN_TRAININGS * training
+        how = optimizer, learning, seed, self.recommender.model, self.progress
         try:
             trained = distil(model, self.data, *how, begun=self.begun)
         except Exception as error:  # anything that the user's forward or loss may raise in training
@@ -153,8 +161,8 @@ def fit(
     elif network is not None:
         model, structure = elastic.sliced(recommender, network, weights, seed)
     else:
-        evidence = partial(_evidence, recommender, seed)
-        model, structure = _reshaped(recommender, weights, evidence, lambda pruned: learn(pruned, 1))
+        evidence, number = partial(_evidence, recommender, seed), itertools.count(_BETWEEN_STEPS)
+        model, structure = _reshaped(recommender, weights, evidence, lambda pruned: learn(pruned, 1, next(number)))
     training = learn(model, plain)
     if not weights.quantization_aware:
         return Fitted(model, structure, {}, fmean(learn.seconds or [0.0]), training)
@@ -163,7 +171,7 @@ def fit(
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
     example = next(training_data.rows.epoch(torch.Generator().manual_seed(seed))).inputs
     wanted = recommender.hidden if given.feature_weight > 0 else None
-    train = partial(learn, times=rounding)
+    train = partial(learn, times=rounding, training=_ROUNDING)
     aware, ranges = train_aware(model, modules, train, example, recommender.method, wanted, weight_bits)
     return Fitted(aware, structure, ranges, fmean(learn.seconds or [0.0]))
 

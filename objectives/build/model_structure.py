@@ -60,12 +60,15 @@ def groups_of_student(recommender: Recommender, student: nn.Module, architecture
     Raises:
         TraceError: the model's forward cannot be traced.
     """
-    key = recommender.key, program_key(student)
-    if key not in _groups:
+    program = program_key(student)
+    known = None if program is None else _groups.get((recommender.key, program))
+    if known is None:
         structure = of_student(recommender, student, architecture).structure
         groups = (replace(group, dims=(), unprunable_reason="it is not pruned") for group in structure.groups)
-        _groups[key] = replace(structure, groups=tuple(groups))
-    return recounted(_groups[key], student)
+        known = replace(structure, groups=tuple(groups))
+        if program is not None:
+            _groups[recommender.key, program] = known
+    return recounted(known, student)
 
 
 def of_sibling(recommender: Recommender, model: nn.Module) -> Traced:

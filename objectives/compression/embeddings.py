@@ -298,6 +298,7 @@ def _smaller(
 
 
 def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedTable:
+    """Return a table in the form; its parts have sparse gradients, or are frozen, if the table is."""
     weight, padding = module.weight.detach(), module.padding_idx
     table: CompressedTable
     if isinstance(form, QuotientRemainder):
@@ -307,6 +308,11 @@ def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedT
         table = MixedTable.of(weight, form.temperature, counts, padding)
     if padding is not None:
         table.frequent.padding_idx = padding if table.places is None else int(table.places[padding])
+    for part in table.modules():
+        if isinstance(part, nn.Embedding):
+            part.sparse = module.sparse
+    for parameter in table.parameters():
+        parameter.requires_grad_(module.weight.requires_grad)
     return table
 
 

@@ -18,7 +18,7 @@ from spaces.model_structure import AxisSlice, PrunableDim
 from spaces.techniques.pruning import Importance
 
 # Modules that map ids to embeddings; a compressed table is treated as a whole, not by its parts.
-_TABLES = (nn.Embedding, CompressedTable)
+_TABLES = (nn.Embedding, nn.EmbeddingBag, CompressedTable)
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ def importances(
         batches (Molchanov et al., CVPR 2019, eq. 8).
     activation: the mean absolute activation of a unit: of an embedding where the units are its dimensions; otherwise of
         the input of the next layers, that is, after normalisation and activation; of the layers' own outputs where none
-        reads them, as for queries and keys.
+        reads them, as for queries and keys. Units whose activations are seen nowhere, since no layer has them, or none
+        of the layers is called, are judged by magnitude.
 
     The model is evaluated in its current mode.
 
     Raises:
-        ValueError: dimensions that do not lie in the model, taylor or activation without evidence, units without a
-        recorded activation, or an importance that is not finite.
+        ValueError: dimensions that do not lie in the model, taylor or activation without evidence, or an importance
+        that is not finite.
     """
     for width in widths:
         check_lies_in(model, width)
     if kind == "magnitude":
-        with torch.no_grad():
-            found = [_over_cuts(_parameters(model, [width]), width, torch.square) for width in widths]
+        found = [_magnitude(model, width) for width in widths]
     elif evidence is None:
         raise ValueError(f"Importance by {kind} is computed on rows, but got no evidence.")
     else:
@@ -73,6 +73,11 @@ def importances(
                 f"Importances are finite, but by {kind} {broken} of {width.units} of {width.name!r} are not."
             )
     return tuple(scores / scores.sum() if scores.any() else scores for scores in found)
+
+
+def _magnitude(model: nn.Module, width: PrunableDim) -> Tensor:
+    with torch.no_grad():
+        return _over_cuts(_parameters(model, [width]), width, torch.square)
 
 
 def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
@@ -106,14 +111,19 @@ def _requiring_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _activation(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
-    """Return the sum over layers of the mean activations of each unit."""
+    """Return the sum over layers of the mean activations of each unit, or its magnitude where there are none."""
     watched = [[_Answers(width, *place) for place in _places(model, width)] for width in widths]
     with ExitStack() as hooks, torch.no_grad():
         for answers in chain.from_iterable(watched):
-            hooks.enter_context(model.get_submodule(answers.module).register_forward_hook(answers.note))
+            layer = model.get_submodule(answers.module)
+            hooks.enter_context(layer.register_forward_hook(answers.note, with_kwargs=True))
         for inputs, _ in evidence.batches:
             evidence.outputs(model, inputs)
-    return [torch.stack([answers.mean() for answers in of_width]).sum(0) for of_width in watched]
+    means = [[answers.mean() for answers in of_width if answers.count] for of_width in watched]
+    return [
+        torch.stack(seen).sum(0) if seen else _magnitude(model, width)
+        for width, seen in zip(widths, means, strict=True)
+    ]
 
 
 def _parameters(model: nn.Module, widths: Sequence[PrunableDim]) -> dict[str, nn.Parameter]:
@@ -142,24 +152,30 @@ def _per_unit(values: Tensor, cut: AxisSlice, units: int) -> Tensor:
 
 
 class _Answers:
-    """Accumulator of the activations that one layer has for the units of a dimension."""
+    """Accumulator of the activations that one layer has for the units of a dimension, in `count` rows so far."""
 
     def __init__(self, width: PrunableDim, module: str, cut: AxisSlice, read: bool) -> None:
         self.module = module
+        self.count = 0
         self._width, self._cut, self._read = width, replace(cut, axis=1), read
-        self._total, self._count = torch.zeros(width.units), 0
+        self._total = torch.zeros(width.units)
 
-    def note(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    def note(
+        self,
+        module: nn.Module,
+        args: tuple[Tensor, ...],
+        kwargs: dict[str, Tensor],
+        output: Tensor | tuple[Tensor, ...],
+    ) -> None:
         """Add one call's activations, as a forward hook."""
-        values = inputs[0] if self._read else output[0] if isinstance(output, tuple) else output
+        given = args[0] if args else kwargs["input"]
+        values = given if self._read else output[0] if isinstance(output, tuple) else output
         rows = values.detach().abs().reshape(-1, values.shape[-1])
         self._total += _per_unit(rows, self._cut, self._width.units)
-        self._count += len(rows)
+        self.count += len(rows)
 
     def mean(self) -> Tensor:
-        if not self._count:
-            raise ValueError(f"Layers of {self._width.name!r} answer the evidence, but {self.module!r} was not called.")
-        return self._total / self._count
+        return self._total / self.count
 
 
 def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, bool]]:
@@ -178,11 +194,6 @@ def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, 
             repeats, period = (2, layer.hidden_size) if layer.bidirectional else (1, 0)
             recurrent.append((name, AxisSlice(cut.tensor, 0, repeats=repeats, period=period)))
     layers = linear + recurrent
-    if not layers:
-        raise ValueError(
-            "Importance by activation needs a table, a linear or a recurrent layer that has the units, but "
-            f"{width.name!r} cuts {[cut.tensor for cut in width.axis_slices]}."
-        )
     readers = [(name, cut, True) for name, cut in layers if cut.axis == 1]
     return readers or [(name, cut, False) for name, cut in layers]
 

@@ -125,7 +125,7 @@ def _replace(model: nn.Module, name: str, share: float) -> bool:
 
 
 def _split(layer: nn.Linear, rank: int) -> LowRankLinear:
-    """Factorise a layer; the bias goes to the second factor."""
+    """Factorise a layer; the bias goes to the second factor, and what is frozen stays so."""
     like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     first = nn.Linear(layer.in_features, rank, bias=False, **like)
     second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
@@ -135,4 +135,7 @@ def _split(layer: nn.Linear, rank: int) -> LowRankLinear:
         second.weight.copy_(left)
         if layer.bias is not None:
             second.bias.copy_(layer.bias)
+            second.bias.requires_grad_(layer.bias.requires_grad)
+    for factor in (first, second):
+        factor.weight.requires_grad_(layer.weight.requires_grad)
     return LowRankLinear(first, second).train(layer.training)

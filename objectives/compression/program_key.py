@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+
 from torch import nn
 
 from objectives.compression.module_edit import tensors
@@ -10,23 +15,67 @@ from objectives.compression.module_edit import tensors
 # not: a forward may compute with their number, on which rare ids depend that no check of scores need meet.
 _SIZES = frozenset(("in_features", "out_features", "embedding_dim", "normalized_shape", "num_features"))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-# Attributes of which the text says all.
-_PLAIN = (bool, int, float, str, type(None), tuple, list, dict, frozenset)
+# Modules whose forward is known, and those among them whose tensors are for others to use.
+_KNOWN = ("torch.nn.", "objectives.")
+_HOLDERS = (nn.ParameterList, nn.ParameterDict)
 
 ProgramKey = tuple[object, ...]
 
 
-def program_key(model: nn.Module) -> ProgramKey:
-    """Describe a model by its modules, their settings and what is tied: by all but its tensors' sizes and values."""
+def program_key(model: nn.Module) -> ProgramKey | None:
+    """Describe a model by its modules, their settings and what is tied, but not by its tensors' sizes and values.
+
+    The sizes of tensors that a user's own module holds belong to it, since its forward may compute with them as with
+    the rows of a table.
+
+    Returns:
+        The key, or None where a setting cannot be pickled, so that nothing is known of its contents.
+    """
+    modules, held = dict(model.named_modules()), tensors(model)
     first: dict[int, str] = {}
-    tied = tuple(
-        (name, first.setdefault(id(tensor), name), tensor.ndim, tensor.dtype) for name, tensor in tensors(model).items()
+    described = tuple(
+        (
+            name,
+            first.setdefault(id(tensor), name),
+            tensor.ndim if _is_known(modules[name.rpartition(".")[0]]) else tuple(tensor.shape),
+            tensor.dtype,
+        )
+        for name, tensor in held.items()
     )
-    modules = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
-    return (*modules, tied)
+    own = {id(part): name for name, part in (*modules.items(), *held.items())}
+    settings = _digest([_settings(module) for module in modules.values()], own)
+    if settings is None:
+        return None
+    return (*((name, type(module)) for name, module in modules.items()), *described, settings)
 
 
-def _settings(module: nn.Module) -> ProgramKey:
+def _is_known(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(_KNOWN) and not isinstance(module, _HOLDERS)
+
+
+def _settings(module: nn.Module) -> dict[str, object]:
+    """Return what an object like the module is made from, without what every module has."""
+    state = module.__reduce_ex__(2)[2]
     sizes = _SIZES if type(module).__module__.startswith("torch.nn.") else frozenset()
-    own = {name: value for name, value in vars(module).items() if name not in sizes | _OF_EVERY_MODULE}
-    return tuple((name, repr(value) if isinstance(value, _PLAIN) else type(value)) for name, value in own.items())
+    assert isinstance(state, dict), "the state of a module is its attributes"
+    return {name: value for name, value in state.items() if name not in sizes | _OF_EVERY_MODULE}
+
+
+class _Pickler(pickle.Pickler):
+    """Pickler for which some objects are no more than their names."""
+
+    def __init__(self, file: io.BytesIO, names: Mapping[int, str]) -> None:
+        super().__init__(file)
+        self._names = names
+
+    def persistent_id(self, value: object) -> str | None:
+        return self._names.get(id(value))
+
+
+def _digest(settings: object, names: Mapping[int, str]) -> str | None:
+    file = io.BytesIO()
+    try:
+        _Pickler(file, names).dump(settings)
+    except Exception:  # anything that a user's own class may raise
+        return None
+    return hashlib.sha256(file.getvalue()).hexdigest()

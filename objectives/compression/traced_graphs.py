@@ -52,8 +52,8 @@ class TracedGraphs:
         Arguments and errors are those of `to_onnx` and `check_parity`. The signature and the inputs' names are the same
         in all calls.
         """
-        known, shapes = self._known[program_key(model.eval())], {n: t.shape for n, t in tensors(model).items()}
-        if known:
+        program, shapes = program_key(model.eval()), {name: held.shape for name, held in tensors(model).items()}
+        if program is not None and (known := self._known[program]):
             nearest = max(known, key=lambda traced: traced.alike(shapes))
             try:
                 graph = optimized(_with_weights(nearest.graph, model), model)
@@ -63,7 +63,8 @@ class TracedGraphs:
         graph = trace(model, rows, signature)
         traced = _Traced(_without_weights(graph, model), shapes)
         parity = check_parity(model, optimized(graph, model), rows, signature.scores, requests)
-        known.append(traced)
+        if program is not None:
+            self._known[program].append(traced)
         return graph, parity
 
 

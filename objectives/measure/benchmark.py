@@ -23,7 +23,15 @@ from objectives.jobs.requests import (
     VisitRequest,
     VisitResponse,
 )
-from objectives.measure.deployment import Deployment, one_by_one, open_deployment, quiet, saturating, warm_up
+from objectives.measure.deployment import (
+    Deployment,
+    first_answers,
+    one_by_one,
+    open_deployment,
+    quiet,
+    saturating,
+    warm_up,
+)
 from objectives.measure.targets import open_pace_target, open_targets
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
@@ -167,7 +175,9 @@ def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
     requests, of = read_requests(Path(holdout)), from_plain(Deployment, deployment)
     with quiet(), open_deployment(of) as pool:
         warm_up(pool.submit, requests, of.placement)
-        cpu = cpu_seconds_per_1000(pool.submit, requests, saturating(of.placement, requests), one_by_one(of.placement))
+        outstanding = saturating(of.placement, requests)
+        alone, first = one_by_one(of.placement), first_answers(of.placement, outstanding)
+        cpu = cpu_seconds_per_1000(pool.submit, requests, outstanding, alone, first)
         return {"peak_memory_bytes": peak_memory_bytes(), "cpu_seconds_per_1000": cpu}
 
 
@@ -192,7 +202,7 @@ def measure_visit(
         pace_target: deployment that tells the machine's pace, and is not compared itself
 
     Raises:
-        NotFiniteError: the baseline refuses requests that come one at a time.
+        NotFiniteError: the baseline refuses requests that come one at a time, or too many at the load for an SLO.
     """
     pace = PaceTimer(pace_target, requests)
     request_ms, reference_pace_ms = service_and_pace_ms(targets[-1], requests, pace)
@@ -221,6 +231,8 @@ def measure_visit(
     ours = [search(one.candidate, one.candidate_service, which) for which, one in enumerate(kept)]
     theirs = [search(one.baseline, one.baseline_service, -1) for one in kept]
     limit = float(np.median([slo_of(one, load.slo_ms, load.percent, load.overhead_ms) for one in timings]))
+    if not math.isfinite(limit):
+        raise NotFiniteError("The SLO follows from the baseline's p95, but it refused too many requests: set slo.ms.")
     searched = search_rates(targets, [*ours, theirs[0]], requests, load, limit, window, seed, slowness, calm, monitor)
     # Each candidate's undisturbed pairs hold other blocks of the baseline; its further probes are the same for all.
     (begun,) = theirs[0].probes

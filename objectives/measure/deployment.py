@@ -95,12 +95,18 @@ class Submitter(Protocol):
 def load_target(pool: Submitter, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
     """Wrap a pool for the load generator."""
     outstanding = saturating(placement, requests)
-    return LiveTarget(pool.submit, placement.served_together, outstanding, one_by_one(placement), placement.in_turn)
+    alone, first = one_by_one(placement), first_answers(placement, outstanding)
+    return LiveTarget(pool.submit, placement.served_together, outstanding, alone, first, placement.in_turn)
 
 
 def one_by_one(placement: Placement) -> bool:
     """Return whether answers come one by one, of one replica that does not batch."""
     return placement.replicas == 1 and placement.batching is None
+
+
+def first_answers(placement: Placement, outstanding: int) -> int:
+    """Return the answers that a saturated rate leaves out: all that are in flight at first where they are batched."""
+    return 1 if placement.batching is None else outstanding
 
 
 def saturating(placement: Placement, requests: Sequence[Request]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from objectives.measure.deployment import (
     Deployment,
     close_kept,
+    first_answers,
     load_target,
     on_one_thread,
     one_by_one,
@@ -114,5 +115,6 @@ def served_target(
     remote = stack.enter_context(RemoteModel(server.url, max(CONNECTIONS, outstanding)))
     warm_up(remote.submit, requests, deployment.placement)
     # Requests that travel at the same time may change places, so that the order of a pool's replicas is not known.
-    alone = one_by_one(deployment.placement)
-    return LiveTarget(remote.submit, deployment.placement.served_together, outstanding, alone, None, children)
+    placement = deployment.placement
+    alone, first = one_by_one(placement), first_answers(placement, outstanding)
+    return LiveTarget(remote.submit, placement.served_together, outstanding, alone, first, None, children)

@@ -128,6 +128,10 @@ def _ratio(pairs: Sequence[_Pair], percent: int, seed: int, noise: VisitNoise) -
         raise NotFiniteError(f"p{percent} must be finite, but too many requests were refused in a visit.")
     with np.errstate(invalid="ignore"):
         within = [paired_log_variance(ours, theirs, percent, seed + i) for i, (ours, theirs) in enumerate(pairs)]
+    if not all(map(math.isfinite, within)):
+        raise NotFiniteError(
+            f"p{percent} must be finite whichever blocks are drawn, but too many requests were refused in some."
+        )
     return (*ratio_over_visits(ratios, within, noise, drift=DRIFT), ratios)
 
 

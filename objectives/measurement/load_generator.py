@@ -187,7 +187,7 @@ def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float
 
 
 def saturated(
-    submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float, together: int = 1
+    submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float, together: int = 1, first: int = 1
 ) -> float:
     """Measure the requests served, not refused, per second while `outstanding` of them are always in flight.
 
@@ -195,23 +195,40 @@ def saturated(
     batch come together, and so begin and end lie at the same place among them. Half of the requests in flight are
     answered at least.
 
+    A batch that begins while requests are still being sent is not full. Where answers before the time began are left
+    out for that, it begins like it ends, with the next answer after a moment that no answer sets.
+
     Args:
         requests: sent in their order, over and over
         together: the number of answers that count is a multiple of this, as of requests in strata, unless so many take
             seconds; 1 where answers come together, among which there is no other place to end
+        first: number of answers before the time may begin
     """
-    turns = itertools.cycle(requests)
+    turns, begun = itertools.cycle(requests), time.perf_counter_ns()
     flying = deque(submit(next(turns)) for _ in range(outstanding))
+
+    def next_refused() -> bool:
+        """Wait for the oldest answer, and send a request in its place."""
+        flying.append(submit(next(turns)))
+        return was_refused(flying.popleft())
+
     was_refused(flying.popleft())
-    start = now = time.perf_counter_ns()
-    answered = served = 0
+    now = time.perf_counter_ns()
+    if first > 1:
+        for _ in range(first - 1):
+            next_refused()
+        now = time.perf_counter_ns()
+        moment = now + (now - begun) // 4
+        while now < moment:
+            next_refused()
+            now = time.perf_counter_ns()
+    start, answered, served = now, 0, 0
     while (
         now < start + int(seconds * 1e9)
         or answered < max(1, outstanding // 2)
         or (answered % together and now < start + _MOST_SATURATED_NS)
     ):
-        flying.append(submit(next(turns)))
-        served += not was_refused(flying.popleft())
+        served += not next_refused()
         answered += 1
         now = time.perf_counter_ns()
     for answer in flying:

@@ -63,6 +63,7 @@ class LiveTarget:
     served_together: as in `LoadTarget`
     outstanding: requests in flight that keep every replica busy, with full batches where it batches
     one_by_one: whether answers come one by one: of one replica, which does not batch
+    first: answers that are left out before a saturated rate is measured, as in `load_generator.saturated`
     in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
     children: ids of the processes of all servers that are open, this one's among them; none of a pool in this process
     next_part: called before the wait for idle, with which each part of a measurement begins
@@ -72,6 +73,7 @@ class LiveTarget:
     served_together: int
     outstanding: int
     one_by_one: bool = False
+    first: int = 1
     in_turn: int | None = None
     children: tuple[int, ...] = ()
     next_part: Callable[[], None] = lambda: None
@@ -83,7 +85,8 @@ class LiveTarget:
         return closed_loop(self.submit, requests)
 
     def saturated(self, requests: Sequence[Request], seconds: float, together: int) -> float:
-        return saturated(self.submit, requests, self.outstanding, seconds, together if self.one_by_one else 1)
+        together = together if self.one_by_one else 1
+        return saturated(self.submit, requests, self.outstanding, seconds, together, self.first)
 
     def settle(self) -> None:
         self.next_part()

@@ -160,7 +160,9 @@ def open_baseline(
         torch.save(fresh.state_dict(), into / "state.pt")
         (into / "training.json").write_text(json.dumps(facts))
 
-    model = build().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.seed)
+        model = build().eval()
     if task.dry_run:
         return Baseline(model, {}, f"{key}-untrained")
     make_once(folder, make)

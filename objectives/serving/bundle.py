@@ -209,6 +209,18 @@ class Bundle:
         return Pool.open(model, placement, candidate.precision.compute, prepare, opened, balances)
 
 
+def check_free(folder: Path) -> None:
+    """Check that a bundle can be written to a folder: there is none, an empty one, or an older bundle.
+
+    Raises:
+        BundleError: it is taken by something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is a file; give a folder.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise BundleError(f"{folder} holds something that is no bundle; give another folder.")
+
+
 def write_bundle(
     folder: Path,
     name: str,
@@ -230,10 +242,9 @@ def write_bundle(
         weight_bits: bits of the weights in its int8 products, None where it has none
 
     Raises:
-        BundleError: `folder` holds something else.
+        BundleError: `folder` is taken by something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-        raise BundleError(f"{folder} holds something that is no bundle; give another folder.")
+    check_free(folder)
     partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
     _clean_up(folder, partial, old)
     partial.mkdir(parents=True)

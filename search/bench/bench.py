@@ -41,6 +41,8 @@ _TURNS = 5
 # A p99 needs its answers: at a low rate a schedule may last this many times longer than asked.
 _LONGEST_TIMES = 3
 _DRAWN_SIZES = 2000
+# Requests of the longest schedule, whose times take some hundred bytes each.
+_MOST_REQUESTS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ class Plan:
             )
         if self.pattern == "closed" and self.rate_rps is not None:
             raise ConfigError(f"--rate: a closed loop has none, but got {self.rate_rps}")
+        if self.rate_rps is not None:
+            self.check_requests(self.rate_rps)
+
+    def check_requests(self, rate_rps: float) -> None:
+        """Check that a schedule at a rate fits into memory; ConfigError where it does not."""
+        if rate_rps * self.seconds > _MOST_REQUESTS:
+            raise ConfigError(
+                f"--seconds: must be at most {_MOST_REQUESTS / rate_rps:.3g} at {rate_rps:.3g} requests/s, which are "
+                f"{_MOST_REQUESTS:,} requests, but got {self.seconds:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -224,6 +236,7 @@ def _play(
         console.say(f"bench: one request at a time for {plan.seconds:g} s")
         return None, play_closed(target, requests, plan.seconds), None
     rate = plan.rate_rps or plan.load * capacity
+    plan.check_requests(rate)
     count = _count(rate, plan.seconds)
     chosen = [requests[i % len(requests)] for i in range(count)]
     schedule = _schedule(traffic, rate, count, plan.seed)

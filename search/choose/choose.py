@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.records import Measurement, Quality
+from objectives.records import Measurement
 from search.ablation.records import DistillationGain
+from search.choose.looks import Look, Looks, ModelKey, confidence_of
 from search.choose.policy import MOST_LOOKS, MOST_TRIED, PREFERENCES, Policy, measured_bounds
 from search.errors import JobError, NothingConfirmedError
 from search.format import count, ranged
@@ -16,8 +17,6 @@ from search.verdict import interference_warnings
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from spaces.serialization import fields_in
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,43 +42,15 @@ class Unconfirmed:
     loss: str | None = None
 
 
-@dataclass(frozen=True)
-class ModelKey:
-    """A model as it is scored: the file, where it runs, and the width that it computes in."""
-
-    artifact: str
-    engine: tuple[str, ...]
-    compute: str
-
-
-@dataclass(frozen=True)
-class Look:
-    """A look at test: its number, the first trial that it was taken for, the model, and what was seen."""
-
-    look: int
-    trial: int
-    model: ModelKey
-    quality: Quality
-
-
-def confidence_of(look: int) -> float:
-    """Return the confidence level of the k-th evaluation on test.
-
-    This is Bonferroni with unequal shares, alpha / (k (k + 1)), which sum to alpha. For any number of evaluations, the
-    chance that any accepted point violates the limit stays below alpha, and the number need not be known beforehand.
-    """
-    return 1 - ALPHA / (look * (look + 1))
-
-
 def confirm(
-    pairs: PairedComparison, candidates: Sequence[tuple[Point, Side]], looks: list[Look], policy: Policy
+    pairs: PairedComparison, candidates: Sequence[tuple[Point, Side]], looks: Looks, policy: Policy
 ) -> tuple[Point, Confirmed]:
     """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
 
     The walk ends after five evaluations on test, which those that are too slow over a long window do not need.
 
     Args:
-        looks: earlier evaluations on test of this study; this call's are appended. The same model counts only once.
+        looks: evaluations on test of this study, to which this call's are added; the same model counts only once
 
     Raises:
         NothingConfirmedError: no finalist was confirmed; the message has the first one's reason.
@@ -97,7 +68,7 @@ def confirm(
 
 
 def try_point(
-    pairs: PairedComparison, point: Point, side: Side, looks: list[Look], policy: Policy
+    pairs: PairedComparison, point: Point, side: Side, looks: Looks, policy: Policy
 ) -> Confirmed | Unconfirmed:
     """Benchmark a point over a long window, and evaluate it on test where that keeps the policy.
 
@@ -116,10 +87,9 @@ def try_point(
         return Unconfirmed(f"over a long window {broken}")
     places = tuple(instance_group.place for instance_group in candidate.placement.instance_groups)
     model = ModelKey(artifact.key, places, candidate.precision.compute)
-    look = next((before.look for before in looks if before.model == model), len(looks) + 1)
+    look = looks.number_of(model)
     quality = pairs.evaluate(side, "test", confidence_of(look))
-    if look > len(looks):
-        looks.append(Look(look, point.trial, model, quality))
+    looks.add(Look(look, point.trial, model, quality))
     loss = ranged(quality.loss, quality.loss_interval, "+.2%")
     told = f"loss on test {loss} at {quality.confidence:.1%} (look {look})"
     if (unproved := policy.limits.unproved(quality)) is not None:

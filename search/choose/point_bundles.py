@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from objectives.serving.bundle import check_free
 from search.choose import choose as choosing
-from search.choose.choose import Confirmed, Look
+from search.choose.choose import Confirmed
 from search.choose.policy import Policy
-from search.choose.run import bundle_up
+from search.choose.run import bundle_up, looks_of
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import count, ranged
@@ -17,7 +18,7 @@ from search.locking import locked, stoppable
 from search.results import Confirmation, Front, Point
 from search.session import Session
 from search.workers.processes import open_workers
-from spaces.serialization import Json, from_plain, to_plain
+from spaces.serialization import Json
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,18 @@ def bundle_points(
     A bundle is also an artifact of its trial's run. What was chosen for the study, and its registered model, stay.
 
     Raises:
+        BundleError: one of these folders holds something else.
         ConfigError: a trial was not measured, or files of the baseline are gone.
     """
     config, home, study = session.config, session.home, session.study
     front = session.front()
     points = points_of(front, trials)
+    folders = {point.trial: out / f"trial-{point.trial}" for point in points}
+    for folder in folders.values():
+        check_free(folder)
     found: list[PointBundle] = []
     with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
-        study.refresh_facts()  # another process may have looked at test since
-        looks = [from_plain(Look, look) for look in study.facts.get("looks", [])]
+        looks = looks_of(study)
         pairs, sides = session.pairs(front, workers, console), session.sides()
         session.level(console)  # so that each trial has a run
         confirmed: Confirmed | choosing.Unconfirmed
@@ -85,12 +89,10 @@ def bundle_points(
                 confirmed = choosing.try_point(pairs, point, side, looks, policy)
             except JobError as error:
                 confirmed = choosing.Unconfirmed(f"not evaluated: {error}")
-            finally:
-                study.note(looks=to_plain(looks))
             if not isinstance(confirmed, Confirmed):
                 found.append(PointBundle(point.trial, None, None, confirmed.reason))
                 continue
-            folder, why = out / f"trial-{point.trial}", _reason(point, confirmed)
+            folder, why = folders[point.trial], _reason(point, confirmed)
             bundle_up(folder, pairs.jobs, side, confirmed, why, study.facts["machine"], policy)
             session.ledger.log_file(folder, "bundle", point.trial)
             found.append(PointBundle(point.trial, str(folder), choosing.confirmation(confirmed), why))

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from objectives.records import Artifact, Interval, Latency, Measurement, OverheadRatios, Prepared, Quality, Through
-from objectives.serving.bundle import Bundle, read_bundle
+from objectives.serving.bundle import Bundle, check_free, read_bundle
 from objectives.serving.bundle_files import MEASUREMENT, MODEL, BundleError, model_files
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
-from search.choose.choose import ALPHA, Confirmed, confidence_of
+from search.choose.choose import Confirmed
+from search.choose.looks import ALPHA, confidence_of
 from search.choose.policy import LIMITED, Policy, measured_bounds
 from search.choose.run import bundle_up, made_of
 from search.cli.console import Console
@@ -139,15 +140,17 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
     Nothing is built from the checkpoint that the bundle was made of.
 
     Raises:
+        BundleError: `out` holds something that is no bundle.
         ConfigError: the factory, or its result, is invalid.
         JobError: the candidate cannot be built, evaluated or benchmarked.
     """
     config, candidate = recipe.config, recipe.bundle.candidate
+    check_free(out)
     with open_workers(home.logs(config.name)) as workers:
         prepared = prepared_by(workers.builder, config, home, console)
         bits = int8_weight_bits() if candidate.precision.rounds_products else None
         made = made_of(prepared, candidate, bits)
-        if made == made_by(out):
+        if _holds(out, made, recipe.policy):
             return _result(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = PairedComparison(jobs_of(config, home, prepared), workers.builder, workers.meter, console)
         name = [config.name, candidate.id, _asked(recipe.policy)]
@@ -186,6 +189,18 @@ def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
         known[model] = 1 + max(before, *known.values(), 0)
         write_json(known, file)
     return known[model]
+
+
+def _holds(folder: Path, made: str, policy: Policy) -> bool:
+    """Return whether a folder has a whole bundle made of the same, which was confirmed for the same policy."""
+    kept = _kept(folder)
+    if kept.get("made_of") != made:
+        return False
+    try:
+        read_bundle(folder)
+    except BundleError:
+        return False
+    return from_plain(Policy, kept["policy"]) == policy
 
 
 def recoded(encoding: str, prepared: Prepared) -> str | None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.records import Measurement, Prepared
-from objectives.serving.bundle import COSTS, EXAMPLE_ROWS, ROW_QUANTILES, write_bundle
+from objectives.serving.bundle import COSTS, EXAMPLE_ROWS, ROW_QUANTILES, check_free, write_bundle
 from objectives.serving.pool.pending_result import cut_rows
 from objectives.serving.warm_up import row_quantiles
 from planning.virtual_fleet.dispatch import replica_cost
 from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
-from search.choose.choose import Confirmed, Look
+from search.choose.choose import Confirmed
+from search.choose.looks import Look, Looks
 from search.choose.policy import Policy, finalists, no_finalist
 from search.cli.console import Console
 from search.errors import JobError, NothingConfirmedError
@@ -28,6 +29,7 @@ from search.locking import locked, stoppable
 from search.report.render import render
 from search.results import Choice, TunedRatios, choice_json, timing_numbers
 from search.session import Session
+from search.study import Study
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
@@ -40,33 +42,31 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """Confirm finalists in their fixed order, write and register the bundle of the first that holds.
 
     Raises:
+        BundleError: the folder of the bundle holds something else.
         NothingConfirmedError: none does.
         ConfigError: nothing was measured yet, or files of the baseline are gone.
         JobError: the baseline cannot be timed.
     """
     config, home, study = session.config, session.home, session.study
+    folder = out or home.reports(config.name) / "bundle"
+    check_free(folder)
     found = session.front()
     jobs = session.jobs(found)
     if not (ordered := finalists(found, policy)):
         raise NothingConfirmedError(no_finalist(found, policy))
     with locked(home, config.name), stoppable():
-        study.refresh_facts()  # another process may have looked at test since
-        looks = [from_plain(Look, look) for look in study.facts.get("looks", [])]
+        looks = looks_of(study)
         with open_workers(home.logs(config.name)) as workers:
             pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
             console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
-            try:
-                known = [(point, sides[point.trial]) for point in ordered]
-                point, confirmed = choosing.confirm(pairs, known, looks, policy)
-            finally:
-                study.note(looks=to_plain(looks))
+            known = [(point, sides[point.trial]) for point in ordered]
+            point, confirmed = choosing.confirm(pairs, known, looks, policy)
             gained = control(pairs, sides[point.trial])
             assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
             tuned = tuned_ratios(pairs, point.trial, confirmed.measurement, found.tuned_baseline.trial, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
         _, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
-        folder = out or home.reports(config.name) / "bundle"
         bundle_up(folder, pairs.jobs, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
@@ -86,6 +86,13 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         study.note(chosen=choice_json(chosen))
         session.level(console)
     return chosen
+
+
+def looks_of(study: Study) -> Looks:
+    """Return the looks at test of a study, to which further ones are added; read within the study's lock."""
+    study.refresh_facts()  # another process may have looked since
+    known = (from_plain(Look, look) for look in study.facts.get("looks", []))
+    return Looks(known, lambda looks: study.note(looks=to_plain(looks)))
 
 
 def tuned_ratios(

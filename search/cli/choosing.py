@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from objectives.errors import InputError
-from search.cli.commands import DONE, FAILED, _bundle_folder, _console, _existing, _home
+from search.cli.commands import DONE, FAILED, _bundle_folder, _console, _existing, _home, _out
 
 
 def choose(options: argparse.Namespace) -> int:
@@ -19,7 +19,7 @@ def choose(options: argparse.Namespace) -> int:
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     limits = {name: getattr(options, name) for name in LIMITED}
     policy = Policy(tolerated, prefer=options.prefer, slices=dict(session.config.quality.slices), **limits)
-    out = Path(options.out).resolve() if options.out else None
+    out = _out(options, session.home.reports(session.config.name) / "bundle")
     chosen = choose_run.choose(session, policy, out, console)
     confirmed = chosen.confirmed
     console.warn(*confirmed.warnings)
@@ -51,7 +51,7 @@ def bundle(options: argparse.Namespace) -> int:
     trials = sorted({*options.trial, *planned, *members})
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     policy = Policy(tolerated, slices=dict(session.config.quality.slices))
-    out = Path(options.out).resolve() if options.out else session.home.reports(session.config.name) / "bundles"
+    out = _out(options, session.home.reports(session.config.name) / "bundles")
     found = bundle_points(session, trials, policy, out, console)
     lines = [
         f"bundle: {one.bundle}" if one.bundle else f"no bundle of trial {one.trial}: {one.reason}" for one in found
@@ -105,7 +105,7 @@ def build(options: argparse.Namespace) -> int:
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
     in_place = home.reports(recipe.config.name) / "bundle" if is_registered(options.bundle) else recipe.bundle.folder
-    out = Path(options.out).resolve() if options.out else in_place
+    out = _out(options, in_place)
     home.claim()
     with locked(home, recipe.config.name), stoppable():
         found = rebuild(recipe, home, out, console)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import shlex
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,12 @@ def _without_secret(override: str) -> str:
     """Return an override that may be shown: the address of a database or server may hold a password."""
     key, *_ = override.partition("=")
     return f"{key}=..." if key in ("storage", "tracking_uri") else override
+
+
+def _out(options: argparse.Namespace, default: Path) -> Path:
+    from search.home import out_folder
+
+    return out_folder(options.out, default)
 
 
 def _home(options: argparse.Namespace) -> Home:
@@ -153,7 +160,7 @@ def bench(options: argparse.Namespace) -> int:
     plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed, options.url)
     console, bundle = _console(options), read_bundle(folder)
     console.warn(*bundle.warnings)
-    out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
+    out = _out(options, _home(options).reports(f"bench-{bundle.name}"))
     found = run_bench(bundle, plan, out, console)
     console.warn(*doubts(found))
     console.result(found, headline(found), "; ".join(facts(found)), f"timeline: {out / 'bench.html'}")
@@ -272,7 +279,8 @@ def serve(options: argparse.Namespace) -> int:
 
     def say(line: str) -> None:
         if not options.quiet:
-            sys.stderr.write(f"leanrec: {line}\n")
+            with suppress(OSError):  # a log that cannot be written stops nothing
+                sys.stderr.write(f"leanrec: {line}\n")
 
     def started(found: Started) -> None:
         line = f"{found.name}, version {found.version}, is served at {found.url}/v2/models/{found.name}"

@@ -46,6 +46,7 @@ class Console:
         """Print a command's result: with `json` the document, a record or a mapping, else the lines and tables."""
         if self.as_json:
             sys.stdout.write(json.dumps(to_plain(document), allow_nan=False) + "\n")
+            sys.stdout.flush()  # a command that goes on prints further ones
             return
         # Not a terminal: as wide as the table needs, so that nothing is cut.
         terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160, emoji=False)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from objectives.errors import ExplainedError, InputError
-from search.cli.commands import DONE, _bundle_folder, _config, _console, _existing, _home
+from search.cli.commands import DONE, _bundle_folder, _config, _console, _existing, _home, _out
 
 if TYPE_CHECKING:
     from objectives.serving.control.elastic import ElasticSettings
@@ -84,7 +84,7 @@ def _observe_server(options: argparse.Namespace, session: Session | None, is_url
 
 
 def _observed(options: argparse.Namespace) -> Path:
-    return Path(options.out).resolve() if options.out else _home(options).reports("observe")
+    return _out(options, _home(options).reports("observe"))
 
 
 def _bundles(options: argparse.Namespace) -> tuple[Path, ...]:
@@ -123,7 +123,7 @@ def plan(options: argparse.Namespace) -> int:
         seed=_config(options).seed,
         bundles=_bundles(options),
     )
-    out = Path(options.out).resolve() if options.out else session.home.reports(name)
+    out = _out(options, session.home.reports(name))
     found = run_plan(session, request, out, console)
     console.warn(*found.warnings)
     console.result(
@@ -143,7 +143,7 @@ def manifests(options: argparse.Namespace) -> int:
     from search.plan.manifests.settings import Cluster
 
     console, plan = _console(options), Path(options.plan)
-    out = Path(options.out) if options.out else plan.parent / "manifests"
+    out = _out(options, plan.parent / "manifests")
     cluster = Cluster(
         image=options.image,
         namespace=options.namespace,
@@ -182,7 +182,7 @@ def replay(options: argparse.Namespace) -> int:
         windows=options.windows or KPA,
         seed=_config(options).seed,
     )
-    out = Path(options.out).resolve() if options.out else reports
+    out = _out(options, reports)
     found = run_replay(session, request, out, console)
     title = f"Policies on {found.machine}, {found.speed:g} times as fast as the trace"
     console.result(
@@ -216,7 +216,7 @@ def fleet(options: argparse.Namespace) -> int:
         exact=options.exact,
         seed=_config(options).seed,
     )
-    out = Path(options.out).resolve() if options.out else session.home.reports(name)
+    out = _out(options, session.home.reports(name))
     found = simulate(session, request, out, console)
     console.warn(*found.warnings)
     console.result(

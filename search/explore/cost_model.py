@@ -166,6 +166,9 @@ class CostModel:
 
     def _target_of(self, candidate: Candidate, curves: Sequence[ServiceCurve]) -> VirtualTarget:
         placement, seed = candidate.placement, self._jobs.config.seed
+        if self._transport is not None:
+            # Whoever sends a request to a server does not wait until the run of another one is over.
+            placement = replace(placement, inline=False)
         outstanding = saturating(placement, self._requests)
         return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding, self.transport_ms)
 

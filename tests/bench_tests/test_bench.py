@@ -35,12 +35,14 @@ from search.bench.bench import BenchResult, Plan, _count, _schedule, bench
 from search.bench.requests import draw_requests, parse_rows
 from search.bench.summary import Percentile, beside_poisson, percentiles
 from search.cli.console import Console
+from search.cli.parser import run_command
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
 from search.report.bench import bench_figure, doubts, headline
 from search.report.report import write_bench
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
+from tests.serve_tests.bundles import write_toy
 
 SPECS = (
     InputSpec("user", "int64", (), 40, "user"),
@@ -146,11 +148,24 @@ def test_rows_that_are_neither_are_refused(text: str) -> None:
         ({"pattern": "replay"}, "--log: goes with"),
         ({"log": Path("log.csv")}, "--log: goes with"),
         ({"pattern": "closed", "rate_rps": 10.0}, "--rate: .*closed"),
+        ({"rate_rps": 1e308}, "--seconds: must be at most 1e-301 at 1e\\+308 requests/s"),
+        ({"rate_rps": 1e4, "seconds": 1e9}, "--seconds: must be at most 1e\\+03 at 1e\\+04 requests/s"),
     ],
 )
 def test_a_plan_says_which_option_is_wrong(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Plan(**options)
+
+
+@pytest.mark.parametrize("inside", ["", "deeper/still"])
+def test_a_page_that_could_not_be_written_is_told_before_the_run(
+    inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / inside
+    assert run_command(["bench", str(write_toy(tmp_path / "bundle")), "--out", str(out)]) == 2
+    told = capsys.readouterr()
+    assert told.err == f"leanrec: --out: must be a folder that can be written, but got {out}\n" and told.out == ""
 
 
 def test_a_log_that_is_not_there_is_the_options_fault(stand_in: StandIn, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Studies of models from other packages: preflight, a short study, what was compressed and what was left alone.
 
 pip install -e '.[foreign]'
-pip install --no-deps recbole==1.2.1 colorlog texttable thop; pip install tensorboard  # it pins versions of long ago
+pip install --no-deps recbole==1.2.1  # it pins versions of long ago
+pip install colorama colorlog texttable thop tensorboard
 pip install fuxictr  # ray comes with it
 python tests/benchmarks/foreign.py --home DIR [--model NAME ...] [--minutes 5] [--only-preflight]
 """

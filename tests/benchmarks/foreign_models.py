@@ -215,7 +215,7 @@ def bert() -> Shop:
 
 
 class Sourced(nn.Module):
-    """A model that takes a user's columns, all items of a row one below the other, and which of a history's are none."""
+    """A model that takes the columns of a row, its items one below the other, and which of its history there are."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -158,11 +158,11 @@ def measure(folders: Mapping[str, Path], requests: list[Request], rate: float, b
         for placed, folder in folders.items():
             pool = stack.enter_context(read_bundle(folder).open())
             warm_up(pool.submit, requests, PLACEMENTS[placed])
-            pools[f"pool{placed}"] = PythonTarget(pool.submit, 1, 2, True, 1, children)
+            pools[f"pool{placed}"] = PythonTarget(pool.submit, 1, 2, True, in_turn=1, children=children)
         targets: dict[str, PythonTarget | RawTarget] = {**pools}
         for name, (_, url) in started.items():
             remote = stack.enter_context(RemoteModel(url))
-            targets[name] = PythonTarget(remote.submit, 1, 6, True, None, children)
+            targets[name] = PythonTarget(remote.submit, 1, 6, True, children=children)
             warm_up(remote.submit, requests, PLACEMENTS[""])
             targets[f"{name}, raw"] = raw_target(url, requests, pools["pool"], stack)
         idle = play(targets, requests, rate, blocks, 0)

@@ -96,7 +96,7 @@ def check_scores(client: Client, model: Model, request: Arrays) -> None:
 
 def measure(client: Client, process: int, requests: list[Arrays], limit_ms: float, seed: int) -> Visit:
     """Measure a server that is ready."""
-    target = LiveTarget(client.submit, 1, _OUTSTANDING, True, None, (process,))
+    target = LiveTarget(client.submit, 1, _OUTSTANDING, True, children=(process,))
     target.closed_loop([requests[i % len(requests)] for i in range(_WARM_UP)])
     service = np.array([target.closed_loop(requests) for _ in range(_SERVICE_BLOCKS)])
     search = RateSearch((), measure_capacity([target], requests, 0)[:, 0], service)

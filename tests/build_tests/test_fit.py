@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from objectives.build import fit as fitting
 from objectives.build import model_structure
 from objectives.build.fit import Fitted, fit, untrained
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import kept_scores
-from objectives.compression.distillation import Training
+from objectives.compression.distillation import Training, distil
 from objectives.compression.embeddings import MixedTable, QuotientRemainderTable
 from objectives.compression.low_rank import LowRankLinear
 from objectives.compression.pipeline import epochs_of
@@ -417,6 +418,22 @@ def test_the_seed_of_learning_is_another_training_of_the_same_choice(opened: Ope
     )
     torch.testing.assert_close(first, again)
     assert not torch.allclose(first, other, atol=1e-4)
+
+
+def test_no_two_trainings_of_a_fit_have_the_same_order_of_batches(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the steps of a pruning, at its end, and with rounding; where the last one is stopped it goes on alike."""
+    seeds: list[int] = []
+
+    def noted(*given: Any, **more: Any) -> Training:
+        seeds.append(given[4])
+        return distil(*given, **more)
+
+    monkeypatch.setattr(fitting, "distil", noted)
+    pruning, learning = Pruning((("mlp", 0.5),), steps=3), replace(LEARNING, epochs=5)
+    _fit(opened("dcn-v2"), pruning=pruning, distillation=learning, quantization_aware=("mlp",))
+    assert len(seeds) == len(set(seeds)) == 4 and seeds[2] == 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

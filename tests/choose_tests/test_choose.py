@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from objectives.records import Measurement, OverheadRatios
 from search.choose import choose
-from search.choose.choose import Look, confidence_of
+from search.choose.looks import Look, Looks, confidence_of
 from search.choose.policy import Policy, finalists, measured_bounds, no_finalist
 from search.errors import ConfigError, NothingConfirmedError
 from search.results import Front, Point, PointLatency, PointQuality
@@ -159,7 +159,7 @@ def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bo
     found = outcome.measurement
     assert found is not None
     said: list[str] = []
-    looks: list[Look] = []
+    looks = Looks((), lambda looks: None)
     pairs = SimpleNamespace(
         jobs=SimpleNamespace(recording=str), console=SimpleNamespace(say=said.append),
         benchmark=lambda *asked: found, evaluate=lambda *asked: found.quality,
@@ -172,7 +172,7 @@ def test_a_policy_must_hold_at_the_end_of_each_interval(policy: Policy, held: bo
         NothingConfirmedError, match="no finalist was confirmed; the first, trial 1: over a long window"
     ):
         choose.confirm(*asked)
-    assert looks == [], "what is too slow is not looked at on test"
+    assert len(looks) == 0, "what is too slow is not looked at on test"
     assert re.search("may be .* (above|below) the|is not known", said[-1])
 
 
@@ -181,7 +181,8 @@ def test_what_is_too_slow_takes_no_look_at_test(slow: int, tried: int, confirmed
     """The first `slow` of 20 finalists are too slow; the others keep the loss if one is to be confirmed."""
     fast, slower = (complete_outcome(p95, loss=0.0 if confirmed else 0.5).measurement for p95 in (0.5, 0.9))
     assert fast is not None and slower is not None
-    timed, looks = list[str](), list[Look]()
+    recorded: list[tuple[Look, ...]] = []
+    timed, looks = list[str](), Looks((), recorded.append)
 
     def benchmark(side: Any, name: str, recording: str) -> Measurement:
         timed.append(recording)
@@ -200,6 +201,9 @@ def test_what_is_too_slow_takes_no_look_at_test(slow: int, tried: int, confirmed
     else:
         assert choose.confirm(*asked)[0].trial == confirmed
     assert (len(timed), len(looks)) == (tried, 1 if confirmed else tried - slow)
+    assert [[look.look for look in seen] for seen in recorded] == [
+        list(range(1, number + 1)) for number in range(1, len(looks) + 1)
+    ], "each look is recorded by itself"
 
 
 @pytest.mark.parametrize(

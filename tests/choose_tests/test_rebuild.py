@@ -14,7 +14,7 @@ import pytest
 
 from objectives.jobs.requests import BenchmarkResponse
 from objectives.records import Measurement, SliceQuality
-from objectives.serving.bundle_files import MEASUREMENT
+from objectives.serving.bundle_files import MEASUREMENT, BundleError
 from search.choose import rebuild as recipe
 from search.choose.choose import Confirmed
 from search.choose.policy import Policy
@@ -168,22 +168,38 @@ def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pyt
         recipe._beside_old(Recipe(None, None, POLICY), pairs, None, None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("width", ["int8-static", "int8-dynamic", "int4"])
-@pytest.mark.parametrize("here", [7, 8])
-def test_a_bundle_made_for_another_cpu_is_built_anew(
-    width: str, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bundle is built again from the same checkpoint where its int8 weights have other bits than this CPU needs."""
+class BuiltError(Exception):
+    """The recipe was applied."""
 
-    class BuiltError(Exception):
-        """The recipe was applied."""
+
+def _unchanged(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    width: str = "int4",
+    here: int = 8,
+    policy: Policy = POLICY,
+    damaged: str | None = None,
+) -> bool:
+    """Return whether nothing is built from the checkpoint that a bundle with int8 weights of 8 bits was made of.
+
+    Args:
+        here: bits of the weights in int8 products on this machine
+        policy: of the bundle in the folder
+        damaged: what is wrong with the folder's files
+    """
 
     def measured(*asked: object) -> object:
         raise BuiltError
 
+    def read(folder: Path) -> None:
+        if damaged is not None:
+            raise BundleError(damaged)
+
     candidate, prepared = Candidate(precision=Precision((("mlp", width),))), SimpleNamespace(key="checkpoint")
     of_bundle = made_of(prepared, candidate, None if width == "int4" else 8)  # type: ignore[arg-type]
-    (tmp_path / "measurement.json").write_text(json.dumps({"recipe": {"made_of": of_bundle}}))
+    kept = {"recipe": {"made_of": of_bundle, "policy": to_plain(policy)}}
+    (folder / "measurement.json").write_text(json.dumps(kept))
+    (folder / "manifest.json").touch()
     for name, value in {
         "open_workers": lambda logs: nullcontext(SimpleNamespace(builder=None, meter=None)),
         "prepared_by": lambda *given: prepared,
@@ -192,16 +208,41 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
         "_number_look": lambda *given: 1,
         "_measured": measured,
         "int8_weight_bits": lambda: here,
+        "read_bundle": read,
     }.items():
         monkeypatch.setattr(recipe, name, value)
     bundle, config = SimpleNamespace(candidate=candidate), SimpleNamespace(name="s", recommender="shop:factory")
     made: Any = SimpleNamespace(bundle=bundle, config=config, policy=POLICY, looks=1)
-    home: Any = SimpleNamespace(logs=lambda name: tmp_path)
-    if width == "int4" or here == 8:
-        assert recipe.rebuild(made, home, tmp_path, None).unchanged  # type: ignore[arg-type]
-    else:
-        with pytest.raises(BuiltError):
-            recipe.rebuild(made, home, tmp_path, None)  # type: ignore[arg-type]
+    home: Any = SimpleNamespace(logs=lambda name: folder)
+    try:
+        return recipe.rebuild(made, home, folder, None).unchanged  # type: ignore[arg-type]
+    except BuiltError:
+        return False
+
+
+@pytest.mark.parametrize("width", ["int8-static", "int8-dynamic", "int4"])
+@pytest.mark.parametrize("here", [7, 8])
+def test_a_bundle_made_for_another_cpu_is_built_anew(
+    width: str, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle is built again from the same checkpoint where its int8 weights have other bits than this CPU needs."""
+    assert _unchanged(tmp_path, monkeypatch, width, here) == (width == "int4" or here == 8)
+
+
+def test_a_bundle_that_is_damaged_or_was_held_to_another_policy_is_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _unchanged(tmp_path, monkeypatch)
+    assert not _unchanged(tmp_path, monkeypatch, damaged="model.onnx was changed")
+    assert not _unchanged(tmp_path, monkeypatch, policy=replace(POLICY, max_loss=0.02))
+
+
+def test_a_folder_that_holds_something_else_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    made: Any = SimpleNamespace(bundle=SimpleNamespace(candidate=Candidate()), config=None, policy=POLICY, looks=1)
+    for out, why in ((tmp_path, "holds something that is no bundle"), (tmp_path / "notes.txt", "is a file")):
+        with pytest.raises(BundleError, match=why):
+            recipe.rebuild(made, None, out, None)  # type: ignore[arg-type]
 
 
 def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, losing: str = "") -> list[RebuildResult]:

@@ -62,6 +62,7 @@ def test_further_trials_are_given_together_or_one_by_one(typed: list[str]) -> No
         (["bench", ".", "--pattern", "replay"], ["--log", "replay"]),
         (["bench", ".", "--seconds", "0"], ["--seconds", "0"]),
         (["bench", ".", "--rows", "0"], ["--rows", "0"]),
+        (["bench", ".", "--rate", "1e308"], ["--seconds", "1e-301"]),
         (["bench", ".", "--seed", "-1"], ["--seed", "from 0 to 4294967295", "'-1'"]),
         (["observe", "log.csv", "--seed", "4294967296"], ["--seed", "from 0 to", "'4294967296'"]),
         (["balance", "http://localhost:8000", "--port", "70000"], ["--port", "from 1 to 65535", "'70000'"]),

@@ -353,6 +353,20 @@ def test_every_part_is_trained(model: nn.Module, forms: list[TableForm]) -> None
 
 
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
+def test_parts_of_a_sparse_table_are_sparse_and_those_of_a_frozen_one_frozen(
+    model: nn.Module, forms: list[TableForm]
+) -> None:
+    model.tables["item"] = nn.Embedding(1000, D, sparse=True)  # type: ignore[index,operator]
+    model.get_parameter("tables.user.weight").requires_grad_(False)
+    compressed, _ = compress_tables(model, forms, structure(), COUNTS)
+    item, user = compressed.get_submodule("tables.item"), compressed.get_submodule("tables.user")
+    item(torch.tensor([1, 999])).sum().backward()
+    parts = [part.weight.grad for part in item.modules() if isinstance(part, nn.Embedding)]
+    assert all(gradient is not None and gradient.is_sparse for gradient in parts)
+    assert not any(parameter.requires_grad for parameter in user.parameters())
+
+
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_padding_stays_padding(model: nn.Module, forms: list[TableForm]) -> None:
     """Code 0 of a table with padding_idx 0 gets no gradient."""
     model.tables["item"] = nn.Embedding(1000, D, padding_idx=0)  # type: ignore[index,operator]

@@ -146,6 +146,13 @@ def test_factors_are_trained(model: nn.Module, rows: dict[str, Tensor]) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in factorized.layers[0].parameters())  # type: ignore[index,union-attr]
 
 
+def test_factors_of_frozen_weights_are_frozen(model: nn.Module) -> None:
+    layer = model.get_submodule("layers.0")
+    layer.weight.requires_grad_(False)  # type: ignore[union-attr,operator]
+    factors = factorize(model, LowRank((("tower", 0.25),)), structure()).get_submodule("layers.0")
+    assert [name for name, factor in factors.named_parameters() if factor.requires_grad] == ["second.bias"]
+
+
 def test_nothing_to_gain_is_refused_by_group(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"0\.5 .*'head'"):
         factorize(model, LowRank((("head", 0.5), ("tower", 0.25))), structure())

@@ -613,13 +613,42 @@ def test_evidence_has_a_batch() -> None:
         replace(evidence(), batches=[])
 
 
-def test_answers_must_be_seen(ranker: nn.Module) -> None:
+def test_units_without_activations_are_judged_by_magnitude(ranker: nn.Module) -> None:
+    """No layer has the units of a normalisation alone, and none of the layers is called by a forward around them."""
     blind = PrunableDim("blind", 32, (AxisSlice("tower.1.weight", 0),))
-    with pytest.raises(ValueError, match=r"'blind' .*\['tower.1.weight'\]"):
-        importances(ranker, [blind], "activation", evidence())
     idle = replace(evidence(), outputs=lambda model, inputs: torch.zeros(50))
-    with pytest.raises(ValueError, match=r"'tower\.3'"):
-        importances(ranker, ranker_anatomy().group("tower").dims, "activation", idle)
+    for widths, rows in (([blind], evidence()), (ranker_anatomy().group("tower").dims, idle)):
+        found, expected = importances(ranker, widths, "activation", rows), importances(ranker, widths, "magnitude")
+        assert all(map(torch.equal, found, expected))
+
+
+class Bags(nn.Module):
+    """A table of bags, and two layers called by the name of their input, of which a forward leaves one out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bags, self.first, self.unused = nn.EmbeddingBag(30, 6), nn.Linear(6, 5), nn.Linear(6, 5)
+        self.last = nn.Linear(5, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(input=self.bags(input=ids)))
+        return self.last(input=hidden).squeeze(1)  # type: ignore[no-any-return]
+
+
+def test_activation_of_bags_and_of_layers_called_by_name() -> None:
+    torch.manual_seed(0)
+    model, ids = Bags(), torch.randint(30, (40, 3))
+    rows = Evidence(
+        [({"ids": ids}, torch.zeros(40))], lambda model, inputs: model(**inputs), lambda outputs, _: outputs
+    )
+    tables = [AxisSlice("bags.weight", 1), AxisSlice("first.weight", 1), AxisSlice("unused.weight", 1)]
+    hidden = [AxisSlice("first.weight", 0), AxisSlice("unused.weight", 0), AxisSlice("last.weight", 1)]
+    read = [AxisSlice("first.weight", 1), AxisSlice("unused.weight", 1)]
+    bags = model.bags(ids).detach()
+    for cuts, seen in ((tables, bags), (hidden, torch.relu(model.first(bags)).detach()), (read, bags)):
+        (got,) = importances(model, [PrunableDim("of", seen.shape[1], tuple(cuts))], "activation", rows)
+        expected = seen.abs().mean(0)
+        assert torch.allclose(got, expected / expected.sum(), rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_refused(ranker: nn.Module) -> None:

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -120,6 +121,17 @@ class Scaled(nn.Module):
         return self.times * self.head(table * table.shape[-1] ** 0.5).squeeze(1)  # type: ignore[no-any-return]
 
 
+class Unscaled(nn.Module):
+    """A model whose graph holds no number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(30, width), nn.Linear(width, 1)
+
+    def forward(self, item: Tensor) -> Tensor:
+        return self.head(self.table(item)).squeeze(1)  # type: ignore[no-any-return]
+
+
 class Clamped(nn.Module):
     """A model that reads its last row for ids behind it, which few requests have, times a scalar parameter."""
 
@@ -132,6 +144,31 @@ class Clamped(nn.Module):
         return (self.times * table).sum(1)
 
 
+class Hashed(nn.Module):
+    """A model that looks ids up modulo the rows of a table of its own."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(rows, 4))
+
+    def forward(self, item: Tensor) -> Tensor:
+        return F.embedding(item % self.table.shape[0], self.table).sum(1)
+
+
+class Shifted(nn.Module):
+    """A model that adds what a tensor without a name, or a list of them, holds for an id."""
+
+    def __init__(self, rare: float, within: Callable[[Tensor], object] = lambda values: values) -> None:
+        super().__init__()
+        values = torch.zeros(5000)
+        values[4000:] = rare
+        self.table, self.shift = nn.Embedding(5000, 4), within(values)
+
+    def forward(self, item: Tensor) -> Tensor:
+        shift = self.shift if isinstance(self.shift, Tensor) else self.shift[0]  # type: ignore[index]
+        return self.table(item).sum(1) + shift[item]  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     "models",
     [
@@ -139,8 +176,11 @@ class Clamped(nn.Module):
         (Scaled(8), Scaled(8, times=3.0)),
         (ranker(16, 1, 2, 8), ranker(16, 1, 1, 8)),
         (Clamped(30), Clamped(29)),
+        (Hashed(500), Hashed(2000)),
+        (Shifted(0.0), Shifted(5.0)),
+        (Shifted(0.0, lambda values: [values]), Shifted(5.0, lambda values: [values])),
     ],
-    ids=["a constant of a size", "a setting", "heads", "the rows of a table"],
+    ids=["a constant of a size", "a setting", "heads", "rows of a table", "rows of its own table", "values", "a list"],
 )
 def test_a_graph_with_numbers_of_another_model_is_not_reused(
     models: tuple[nn.Module, nn.Module], traced: list[nn.Module]
@@ -174,11 +214,31 @@ def test_weights_that_are_turned_or_combined_are_those_of_the_second_model(
     turned: bool, traced: list[nn.Module]
 ) -> None:
     rows, graphs = {"item": torch.randint(30, (max(PARITY_ROWS),))}, TracedGraphs()
-    for width in (8, 5):
-        model = lively(Folded(width, turned)).eval()
+    for _ in range(2):
+        model = lively(Folded(8, turned)).eval()
         graph, parity = graphs.export(model, rows, Signature())
         assert parity < 1e-4
         assert parts(graph) == parts(to_onnx(model, rows))
+    assert len(traced) == 1
+
+
+def test_a_model_that_holds_what_cannot_be_pickled_is_traced_each_time(traced: list[nn.Module]) -> None:
+    graphs, rows = TracedGraphs(), {"item": torch.arange(max(PARITY_ROWS)) % 30}
+    for _ in range(2):
+        model = Scaled(8)
+        model.hidden = lambda: None  # type: ignore[assignment]
+        assert graphs.export(model, rows, Signature())[1] < 1e-4
+    assert len(traced) == 2
+
+
+def test_what_a_model_holds_of_itself_does_not_stand_for_its_values(traced: list[nn.Module]) -> None:
+    """An optimizer and a list of layers beside the registered ones, as in models of some packages."""
+    graphs, rows = TracedGraphs(), {"item": torch.arange(max(PARITY_ROWS)) % 30}
+    for width in (8, 8, 4):
+        model = lively(Unscaled(width))
+        model.optimizer = torch.optim.Adam(model.parameters())  # type: ignore[assignment]
+        model.layers = [model.head]  # type: ignore[assignment]
+        assert graphs.export(model, rows, Signature())[1] < 1e-4
     assert len(traced) == 1
 
 

@@ -17,7 +17,7 @@ from search.explore.cost_model import BASELINE, CostModel
 from search.workers.meter_jobs import MeterJobs, curve_parts
 from spaces.candidate import Candidate
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
@@ -97,6 +97,23 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
     assert (large_part.placement, large_part.beside) == (Placement(large), (two,))
     forms = Placement(user_once=True, score_catalogue=True)
     assert [part.placement for part in curve_parts(replace(forms, inline=True))] == [replace(forms, inline=True)]
+
+
+def test_requests_through_a_server_wait_for_an_inline_replica(
+    jobs: MeterJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that is busy for most of the time refuses what comes while a request waits."""
+    traffic = jobs.config.traffic.model_copy(update={"through": "http"})
+    through = replace(jobs, config=jobs.config.model_copy(update={"traffic": traffic}))
+    monkeypatch.setattr(module, "call", lambda *asked: TransportResponse(transport_ms=0.01, pace_ms=3.0))
+    pairs: Any = SimpleNamespace(meter=None, console=SimpleNamespace(say=None))
+    ours = student(2.0, replace(ONE, inline=True, admission=Admission(queue=1)))
+    pool, served = cost_model(jobs, tmp_path / "pool"), cost_model(through, tmp_path / "served")
+    served.measure_baseline(pairs)
+    for model in (pool, served):
+        learn(model, ours, 2.0)
+    assert pool.ratios(ours).p95_ratio is not None, "who submits to a pool waits for an inline run"
+    assert served.ratios(ours).p95_ratio is None
 
 
 def test_transport_is_measured_once_and_slows_both_sides(

@@ -269,6 +269,25 @@ def test_the_capacity_of_answers_that_come_together_is_their_own(
     assert found == pytest.approx(1000 * together / taken_ms, rel=1e-3)
 
 
+@pytest.mark.parametrize("taken_ms", [5, 80, 2000])
+@pytest.mark.parametrize("full_after", [1, 3, 7, 8])
+def test_a_first_batch_that_is_not_full_does_not_lower_the_capacity(
+    full_after: int, taken_ms: int, clock: Clock
+) -> None:
+    """A replica that is idle takes what has come until then, and whole batches of eight after that."""
+    begun, start = itertools.count(), clock.now
+
+    class Batched(Instant):
+        def __init__(self) -> None:
+            batches = 1 + (next(begun) - full_after) // 8 + 1
+            self.finished_ns = start + max(batches, 1) * taken_ms * 1_000_000
+
+        def result(self) -> None:
+            clock.now = max(clock.now, self.finished_ns)
+
+    assert saturated(lambda request: Batched(), [{}], 16, 0.1, first=16) == pytest.approx(8000 / taken_ms, rel=1e-3)
+
+
 @pytest.mark.parametrize("together", [1, 3, 7])
 def test_the_answers_that_count_are_whole_strata(together: int, clock: Clock) -> None:
     """Requests take 1, 2, ... 7 ms in turn, one at a time."""

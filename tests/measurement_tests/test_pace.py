@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from objectives.measure.benchmark import measure_visit
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
+from objectives.measurement.load_generator import Arrivals
 from objectives.measurement.pace import PaceTimer, service_and_pace_ms
 from objectives.measurement.recording import Recording
 from objectives.records import NotFiniteError
@@ -125,6 +127,21 @@ def test_a_stall_at_the_beginning_of_a_visit_changes_no_rate() -> None:
     load = Load(Traffic(), 0.4, 95, None)
     (visit,) = measure_visit(targets, pace_target, requests_of([1] * 20), load, Window(), 0, QuietMonitor)
     assert visit.timings.rate_rps == pytest.approx(200.0)
+
+
+def test_a_baseline_that_refuses_too_many_requests_at_the_load_has_no_slo() -> None:
+    """It answers a request in 2 ms, and refuses every tenth in an open loop."""
+
+    class Refusing(SimulatedTarget):
+        def open_loop(self, requests: Sequence[Mapping[str, Any]], gaps_ns: NDArray[np.int64]) -> Arrivals:
+            found = super().open_loop(requests, gaps_ns)
+            return replace(found, latency_ms=np.where(np.arange(len(requests)) % 10, found.latency_ms, math.inf))
+
+    targets = [Refusing(lambda asked: np.full(len(asked), 2.0)) for _ in range(2)]
+    with pytest.raises(NotFiniteError, match=r"set slo\.ms"):
+        measure_visit(
+            targets, steady(), requests_of([1] * 20), Load(Traffic(), 0.4, 95, None), Window(), 0, QuietMonitor
+        )
 
 
 def test_a_baseline_that_refuses_single_requests_has_no_load() -> None:

@@ -469,6 +469,14 @@ def test_a_block_that_refused_some_requests_leaves_the_other_ratios() -> None:
     assert all(map(math.isfinite, found.p95_ratio_interval))
 
 
+def test_a_p95_that_some_resamples_have_among_the_refused_is_told_so() -> None:
+    """Sixty refusals of 3000 in three blocks: the p95 is finite, but not where these blocks are drawn often."""
+    latency = shuffled(3000, (120, 25))
+    latency[[17, 50, 90], :20] = np.inf
+    with pytest.raises(NotFiniteError, match="p95 must be finite whichever blocks are drawn, but too many requests"):
+        by_hand(latency, shuffled(3000, (120, 25), 1))
+
+
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.01])
 def test_a_truncated_file_is_an_error(tmp_path: Path, share: float) -> None:
     path = tmp_path / "7.npz"

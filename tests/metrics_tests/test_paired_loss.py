@@ -12,7 +12,7 @@ from objectives.measurement.metrics import paired_loss as module
 from objectives.measurement.metrics.paired_loss import content_key, paired_loss, resamples_for, tail_interval
 from objectives.measurement.statistics import Floats, weighted_mean
 from objectives.records import Quality
-from search.choose.choose import confidence_of
+from search.choose.looks import confidence_of
 
 
 def users_of_one_row(losses: Floats, confidence: float, seen: list[int] | None = None, seed: int = 0) -> Quality:

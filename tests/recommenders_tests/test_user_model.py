@@ -235,6 +235,11 @@ def test_the_key_follows_weights_and_data(mine: UserRecommender, monkeypatch: py
     assert opened(other, monkeypatch).key != mine.key
 
 
+class Louder(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 def test_the_key_follows_requests_and_the_code_of_every_layer(
     mine: UserRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,10 +248,6 @@ def test_the_key_follows_requests_and_the_code_of_every_layer(
     asked = Mine().requests
     fewer.requests = lambda seed: list(asked(seed))[:-1]  # type: ignore[method-assign, assignment, return-value]
     sliced.slices = lambda split: {"all": np.ones(sum(sliced.rows[split]), dtype=bool)}  # type: ignore[attr-defined]
-
-    class Louder(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            return 2 * super().forward(x)
 
     assert isinstance(other.model, Net)
     other.model.tower = Louder(*other.model.tower)
@@ -282,6 +283,14 @@ class Tuned(nn.Module):
 FACTOR = 2.0
 
 
+def one_more(x: Tensor) -> Tensor:
+    return x + 1
+
+
+def two_more(x: Tensor) -> Tensor:
+    return x + 2
+
+
 def raised(x: Tensor, power: int) -> Tensor:
     return FACTOR * x**power
 
@@ -310,9 +319,10 @@ def test_the_key_follows_all_that_determines_the_scores(mine: UserRecommender, m
         return lambda outputs, labels: factor * outputs.square().mean()
 
     keys = [
-        key(), key(Tuned(1)), key(Tuned(2)), key(Tuned(1, lambda x: x + 1)), key(Tuned(1, lambda x: x + 2)),
+        key(), key(Tuned(1)), key(Tuned(2)), key(Tuned(1, one_more)), key(Tuned(1, two_more)),
         key(nn.ReLU()), key(nn.Tanh()), key(nn.LeakyReLU(0.1)), key(nn.LeakyReLU(0.2)), key(alpha=0.5), key(alpha=0.7),
         key(loss=weighted(1.0)), key(loss=weighted(2.0)), key(hidden="tower"),
+        key(loss=lambda outputs, labels: outputs.mean() + 1), key(loss=lambda outputs, labels: outputs.mean() + 2),
         key(loss=functools.partial(nn.functional.binary_cross_entropy_with_logits, pos_weight=torch.tensor(2.0))),
         key(loss=functools.partial(nn.functional.binary_cross_entropy_with_logits, pos_weight=torch.tensor(3.0))),
     ]  # fmt: skip
@@ -341,6 +351,14 @@ class Scaled(nn.Module):
         return self.settings.scale * x + self.prior[0]
 
 
+def doubled(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def halved(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    return 0.5 * output
+
+
 def test_the_key_follows_what_is_in_no_state_dict(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings in a record, large tensors, forward hooks, and which parameters are frozen or tied."""
 
@@ -359,12 +377,6 @@ def test_the_key_follows_what_is_in_no_state_dict(mine: UserRecommender, monkeyp
 
     def copied(net: Net) -> None:
         net.second = nn.Embedding.from_pretrained(net.item.weight.detach().clone(), freeze=False)
-
-    def doubled(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return 2 * output
-
-    def halved(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return 0.5 * output
 
     keys = [
         key(), key(lambda net: net.item.weight.requires_grad_(False)), key(lambda net: net.user.requires_grad_(False)),

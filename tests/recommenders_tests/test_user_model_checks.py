@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.checks import model_warnings
+from objectives.recommenders.user_model.factory import FactoryError
 from objectives.recommenders.user_model.load import open_user_model
 from objectives.task import Task
 
@@ -61,6 +62,37 @@ def test_shapes_that_nothing_builds_are_told(monkeypatch: pytest.MonkeyPatch) ->
     given.shapes = {"width": [2]}  # type: ignore[attr-defined]
     (line,) = model_warnings(open_user_model(task, lambda line: None), 0)
     assert "shapes is not used without build(shape)" in line
+
+
+def local() -> nn.Module:
+    class Local(Ranker):
+        pass
+
+    return Local()
+
+
+def hooked() -> nn.Module:
+    model = Ranker()
+    model.tower.register_forward_hook(lambda module, inputs, output: output * 2)
+    return model
+
+
+def holding() -> nn.Module:
+    model = Ranker()
+    model.act = lambda values: values  # type: ignore[assignment]
+    return model
+
+
+@pytest.mark.parametrize("make", [local, hooked, holding])
+def test_a_model_that_could_not_be_saved_once_it_is_trained_is_refused(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FactoryError, match=r"given: model must be a model that torch\.save can"):
+        told(make(), logits, monkeypatch)
+    monkeypatch.setattr(Given, "shapes", {"width": [2]}, raising=False)
+    monkeypatch.setattr(Given, "build", lambda given, shape: make(), raising=False)
+    with pytest.raises(FactoryError, match=r"given: build\({'width': 2}\) must be a model that torch\.save can"):
+        told(Ranker(), logits, monkeypatch)
 
 
 def logits(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -768,6 +768,20 @@ def test_another_protocol_is_offered_in_vain(http_server: Running) -> None:
             assert answer(peer)[0] == 200
 
 
+@pytest.mark.parametrize("length", ["Content-Length: {}", "Transfer-Encoding: chunked"])
+def test_a_body_after_the_offer_of_another_protocol_is_not_read_as_a_request(length: str, http_server: Running) -> None:
+    """The parser ends such a request at its headers."""
+    body = head("GET", "/v2/health/ready")
+    with http_server.connect() as peer:
+        headers = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", length.format(len(body)))
+        peer.sendall(head("POST", INFER, *headers) + body)
+        status, said, _ = answer(peer)
+        assert status == 400 and json.loads(said)["error"].startswith("Upgrade: must not come with a body")
+        peer.sendall(body)
+        assert is_closed(peer)
+    assert http_server.is_well()
+
+
 def test_a_client_that_goes_before_its_body_is_whole_is_not_counted(http_server: Running) -> None:
     before = [http_server.ended(status) for status in (200, 400, 408, 500)]
     arrived = http_server.inference.arrived

@@ -69,10 +69,11 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
     await send({"type": "http.response.body", "body": body[2:]})
 
 
-def answers(*parts: bytes, end: int | None = None) -> Recorded:
+def answers(*parts: bytes, end: int | None = None, leaves: bool = False) -> Recorded:
     """Return the transport after a connection has got each part of its requests.
 
-    Each part comes some time after the one before. The server ends after `end` parts.
+    Each part comes some time after the one before. The server ends after `end` parts. A client that leaves does so
+    before its requests are answered.
     """
     transport = Recorded()
 
@@ -86,7 +87,12 @@ def answers(*parts: bytes, end: int | None = None) -> Recorded:
                 connection.shutdown()
             connection.data_received(part)
             await asyncio.sleep(0.0005)
+        if leaves:
+            transport.close()
+            connection.connection_lost(None)
         await asyncio.sleep(0.2)
+        if leaves:
+            return
         if len(parts) == end:
             connection.shutdown()
         closed = transport.closed
@@ -114,6 +120,12 @@ def test_each_response_is_one_write_in_the_order_of_the_requests(apart: bool) ->
     requests = [request(f"/path{number}") for number in range(3)]
     found = answers(*requests) if apart else answers(b"".join(requests))
     assert bodies(found.writes) == [b"/path0", b"/path1", b"/path2"]
+
+
+def test_nothing_is_written_to_a_client_that_left(caplog: pytest.LogCaptureFixture) -> None:
+    """Of several requests on their way, uvicorn notes that for the last one alone."""
+    found = answers(b"".join(request(f"/path{number}") for number in range(3)), leaves=True)
+    assert found.writes == [] and not caplog.records
 
 
 def test_what_was_sent_is_freed_without_a_garbage_collection() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from objectives.serving.bundle import read_bundle
+from objectives.serving.bundle import read_bundle, read_version
 from tests.serve_tests import oracle
 from tests.serve_tests.bundles import draw_request, waiting, write_toy
 from tests.serve_tests.clients import Clients
@@ -81,6 +81,16 @@ def test_a_swap_under_load_fails_no_request_and_a_corrupt_bundle_is_not_taken(tm
             assert post(server.url).status_code == 200
         assert set(load.ended) == {200} and len(versions) == 3 and load.seen == versions
         assert "model.onnx was changed" in server.log.read_text()
+
+
+def test_a_log_that_cannot_be_written_holds_up_neither_a_swap_nor_the_end(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle")
+    with serving(bundle, Path("/dev/full")) as server:
+        version = read_version(write_toy(bundle, seed=1))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: httpx.get(server.url).json()["versions"] == [version])
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SOON) == 0
 
 
 def test_accepted_requests_are_answered_before_the_end(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from objectives.serving.pool import PendingResult, Pool, Refusal, RefusedError
 from objectives.serving.pool.admission import ServiceRate
 from objectives.serving.pool.cores import share_cores
 from objectives.serving.pool.scheduler import parts_of
+from objectives.serving.pool.splitting import _Joint
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
@@ -656,6 +657,24 @@ class TestAdmission:
             assert refusal_of(late) == Refusal.DEADLINE
         assert pool.refused == 2
         assert [engine.runs for engine in engines] == [[[99]], [[99]]]
+
+    def test_no_part_runs_once_the_turn_of_the_first_came_too_late(self) -> None:
+        """The replica of the second part takes its turn before that of the first has told its caller."""
+
+        class Late:
+            def begin(self) -> bool:
+                raise RefusedError(Refusal.DEADLINE, "late")
+
+            def fail(self, error: BaseException) -> None:
+                told.append(error)
+
+        told: list[BaseException] = []
+        joint = _Joint(Late(), 2)  # type: ignore[arg-type]
+        with pytest.raises(RefusedError) as caught:
+            joint.begin()
+        assert not joint.begin()
+        joint.fail(caught.value)
+        assert told == [caught.value]
 
     def test_the_parts_of_a_request_wait_as_one(self) -> None:
         engines = [Held(), Held()]

@@ -26,12 +26,14 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
     raise RuntimeError(f"{proc / 'status'} must hold VmHWM, but does not.")
 
 
-def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstanding: int, one_by_one: bool) -> float:
+def cpu_seconds_per_1000(
+    submit: Submit, requests: Sequence[Request], outstanding: int, one_by_one: bool, first: int = 1
+) -> float:
     """Measure the CPU seconds of the whole process, pool included, for 1000 requests in a saturated closed loop.
 
     Args:
         outstanding: requests in flight that saturate it, with full batches where it batches
-        one_by_one: as in `LiveTarget`
+        one_by_one, first: as in `LiveTarget`
 
     Raises:
         RuntimeError: every request was refused.
@@ -39,7 +41,7 @@ def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], outstandin
     before, start = time.process_time(), time.perf_counter()
     chosen = in_strata(requests, [rows_of(request) for request in requests], STRATA)
     together = min(STRATA, len(chosen)) if one_by_one else 1
-    rate = saturated(submit, chosen, outstanding, _SECONDS, together)
+    rate = saturated(submit, chosen, outstanding, _SECONDS, together, first)
     if rate == 0:
         raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")
     share = (time.process_time() - before) / (time.perf_counter() - start)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from objectives.errors import one_line
 from objectives.recommenders.requests import request_rows
@@ -69,14 +71,34 @@ def _try_out(recommender: UserRecommender) -> None:
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise FactoryError(f"{given.name}: loss must give one number that has a gradient, but gave {got}")
+    _check_pickled(given.name, "model", model)
     if recommender.hidden is not None and recommender.hidden not in dict(model.named_modules()):
         raise FactoryError(f"{given.name}: hidden must be a module of the model, but got {recommender.hidden!r}")
     if shapes := recommender.student():
         first = Architecture(tuple((name, values[0]) for name, values in shapes.items()))
         sibling, what = recommender.build(first), f"{given.name}: the forward of build({first.as_dict()})"
         called(what, lambda: recommender.scores(recommender.outputs(sibling.eval(), inputs)))
+        _check_pickled(given.name, f"build({first.as_dict()})", sibling)
         if recommender.hidden is not None and recommender.hidden not in dict(sibling.named_modules()):
             raise FactoryError(f"{given.name}: build must give a model with the hidden module {recommender.hidden!r}")
+
+
+class _WithoutTensors(pickle.Pickler):
+    """Pickler that leaves out the tensors, which can be pickled and may be large."""
+
+    def persistent_id(self, value: object) -> str | None:
+        return "tensor" if isinstance(value, Tensor) else None
+
+
+def _check_pickled(name: str, what: str, model: nn.Module) -> None:
+    """Check that a trained model can be saved: as a whole, since a pruned one is no longer what its class makes."""
+    try:
+        _WithoutTensors(io.BytesIO()).dump(model)
+    except Exception as error:  # anything that a user's own class may raise
+        raise FactoryError(
+            f"{name}: {what} must be a model that torch.save can save, with classes, functions and hooks defined at "
+            f"the top of a module, but got {one_line(error)}"
+        ) from error
 
 
 def _compare(given: Given, batch: Mapping[str, Tensor], request: Mapping[str, Tensor]) -> None:

@@ -52,15 +52,16 @@ class _Joint:
         self._answer = answer
         self._scores: list[Scores] = [np.empty(0, np.float32)] * parts
         self._left = parts
-        self._begun = self._over = False
+        self._begun = self._runs = self._over = False
         self._lock = threading.Lock()
 
     def begin(self) -> bool:
         with self._lock:
             if not self._begun:
                 self._begun = True
-                self._over = not self._answer.begin()
-            return not self._over
+                self._runs = self._answer.begin()  # raises where it is refused, and then no part runs
+                self._over = not self._runs
+            return self._runs and not self._over
 
     def finish(self, part: int, scores: Scores) -> None:
         with self._lock:

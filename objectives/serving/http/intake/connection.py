@@ -109,6 +109,10 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if not self._check_header_bytes(len(self.url) + sum(len(name) + len(value) for name, value in self.headers)):
             return
+        if self.parser.should_upgrade() and self._has_body():
+            # The parser ends such a request at its headers, and its body would be read as the next one.
+            self._refuse(400, "Upgrade: must not come with a body, since requests are of HTTP/1.1 alone")
+            return
         length = self._length_to_infer()
         if length is not None and self._gate is not None and self._gate.turns_away(self._path, length):
             self._dropping = True
@@ -174,6 +178,10 @@ class Connection(HttpToolsProtocol):
     @property
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
+
+    def _has_body(self) -> bool:
+        told = dict(self.headers)
+        return b"transfer-encoding" in told or told.get(b"content-length", b"0").strip(b"0") != b""
 
     def _length_to_infer(self) -> int | None:
         """Return the length of the body of a request that can be answered before its body is read, else None.

@@ -37,13 +37,13 @@ class JoinedTransport:
         """Hold a part of the response; what comes before it, which asks for the body, is sent at once."""
         if self._state.response_started:
             self._parts.append(data)
-        else:
+        elif not self._transport.is_closing():
             self._transport.write(data)
 
     def send(self) -> None:
-        """Send what was held."""
+        """Send what was held, unless the client has gone."""
         parts, self._parts = self._parts, []
-        if parts:
+        if parts and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
 
     def close(self) -> None:
