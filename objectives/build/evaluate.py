@@ -92,7 +92,8 @@ def _evaluated(
 
 
 def _scored(request: ScoreRequest, name: str, held: HeldOut) -> ScoreResponse:
-    theirs, known = _score(request, name, held, request.baseline)
+    # Another deployment stands for the baseline where two candidates are compared.
+    theirs, known = _score(request, name, held, next(_by_engine(request.baseline)))
     ours = [_score(request, name, held, each) for each in _by_engine(request.candidate)]
     return ScoreResponse(tuple(file for file, _ in ours), theirs, known and all(reused for _, reused in ours))
 

@@ -200,9 +200,12 @@ class Explorer:
         while not self._timing:
             slices = waiting_for_network(self._running_trials)
             idle = len(self._waiting) + len(slices) == len(self._running_trials) and not self._may_ask()
+            builders = [b for b in self._builders if not b.busy]
+            if builders and len(self._waiting) >= MOST_WAITING:
+                # Nothing new begins until some of these have ended.
+                idle = idle or next_job(self._running_trials, len(builders), False) is None
             if self._dispatch_benchmark(elapsed, idle):
                 return
-            builders = [b for b in self._builders if not b.busy]
             running = next_job(self._running_trials, len(builders), not self._meter.busy)
             if running is None:
                 return

@@ -125,7 +125,8 @@ def search(session: Session, console: Console) -> None:
                 end = explorer(bar).run(budget - spent, trials, spent)
             console.say(f"search: {end}")
             spent = float(study.facts["search_seconds"])
-        final.run(budget - spent, spent)
+        if study.final_is_due:
+            final.run(budget - spent, spent)
         study.note(importance=to_plain(study.importance()))
 
 

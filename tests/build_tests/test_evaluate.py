@@ -240,6 +240,18 @@ def test_the_baseline_loses_nothing_against_itself(holdout: Path) -> None:
     assert quality.loss == 0 and quality.loss_interval == (0, 0)
 
 
+def test_scores_of_a_deployment_that_stands_for_the_baseline_depend_on_its_engine_alone(
+    holdout: Path, asked: list[tuple[tuple[int, ...], int]]
+) -> None:
+    """Replicas that are pinned have no number of threads to themselves where scores are computed."""
+    placement = Placement(InstanceGroup(threads=1, pinned=True, replicas=2))
+    expected, _ = _judge(holdout, "ndcg@10")
+    count, scores = len(asked), _asked(holdout)
+    scores = replace(scores, baseline=replace(scores.baseline, placement=placement))
+    found = evaluate(EvaluateRequest(scores, "ndcg@10", 0, 0.95))
+    assert found.quality == expected and found.reused and len(asked) == count
+
+
 @pytest.mark.parametrize("metric", ["auc", "gauc"])
 def test_users_and_what_came_next_have_no_metric_of_rows(metric: str, holdout: Path) -> None:
     with pytest.raises(ValueError, match=rf"hr@K .*ndcg@K.*'{metric}'") as caught:
