@@ -226,11 +226,13 @@ def participants(study: Study) -> list[EndedTrial]:
     """Return the trials that the final benchmark measures, by number.
 
     They are the front, as it was measured and as it is expected, the baseline, the reference points and the best
-    placement of the baseline's own model.
+    placement of the baseline's own model. What was on the front of an earlier final benchmark is measured again, also
+    where a single visit of a later trial says that it is beaten: the numbers of a front are of one run.
     """
     contenders, trials = study.contenders(), study.measured_trials()
     tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])
-    numbers = {*study.front(contenders), *study.expected_front(contenders), 0, tuned}
+    earlier = {trial.number: contenders[trial.number] for trial in trials if trial.final and trial.number in contenders}
+    numbers = {*study.front(contenders), *study.expected_front(contenders), *study.front(earlier), 0, tuned}
     return [trial for trial in trials if trial.number in numbers or trial.reference is not None]
 
 

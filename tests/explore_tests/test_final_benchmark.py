@@ -343,16 +343,19 @@ def test_one_visit_is_as_unsure_as_visits_differ_elsewhere(
 def test_trials_after_a_final_benchmark_may_enter_the_front_until_the_next_one(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Those of the front until then are measured again with them, also where a single visit has beaten them all."""
     study = study_of(parts, OUTCOMES)
     final = final_of(parts, study, Meter({}), monkeypatch, tmp_path)
     final.run(1e9, 0.0)
+    before = study.front(study.contenders())
     trial, _ = study.ask(small_space())
     study.tell(trial.number, complete_outcome(0.01, 30.0, 0.0, "new"), 9)
     assert study.front(study.contenders()).keys() == {trial.number} and study.final_is_due
     final.run(1e9, 0.0)
     assert not study.final_is_due
-    folders = {Path(str(one.outcome.timings)).parent.name for one in study.ended() if one.final}
-    assert "final-1" in folders, "a second one has recordings of its own"
+    runs = {one.number: Path(str(one.outcome.timings)).parent.name for one in study.ended() if one.final}
+    assert runs[trial.number] == "final-1", "a second one has recordings of its own"
+    assert {runs[number] for number in (*before, *study.front(study.contenders()))} == {"final-1"}
 
 
 def test_a_trial_that_is_measured_after_a_final_benchmark_is_new_whatever_its_number(
