@@ -101,14 +101,18 @@ class Home:
 
 
 def out_folder(given: str | None, default: Path) -> Path:
-    """Return the folder of an option `--out`, or the default, before the work that is written there.
+    """Return the folder of an option `--out`, or the default, where it can be written.
 
     Raises:
         ConfigError: it is a file, or cannot be written.
     """
     folder = Path(given).resolve() if given else default
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+    try:
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
         raise ConfigError(f"--out: must be a folder that can be written, but got {given or folder}")
     return folder
 

@@ -168,8 +168,10 @@ class _Answers:
         output: Tensor | tuple[Tensor, ...],
     ) -> None:
         """Add one call's activations, as a forward hook."""
-        given = args[0] if args else kwargs["input"]
-        values = given if self._read else output[0] if isinstance(output, tuple) else output
+        if self._read:
+            values = args[0] if args else next(iter(kwargs.values()))
+        else:
+            values = output[0] if isinstance(output, tuple) else output
         rows = values.detach().abs().reshape(-1, values.shape[-1])
         self._total += _per_unit(rows, self._cut, self._width.units)
         self.count += len(rows)

@@ -6,8 +6,9 @@ import hashlib
 import io
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from objectives.compression.module_edit import tensors
 
@@ -15,6 +16,8 @@ from objectives.compression.module_edit import tensors
 # not: a forward may compute with their number, on which rare ids depend that no check of scores need meet.
 _SIZES = frozenset(("in_features", "out_features", "embedding_dim", "normalized_shape", "num_features"))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# Those of them that a forward depends on.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # Modules whose forward is known, and those among them whose tensors are for others to use.
 _KNOWN = ("torch.nn.", "objectives.")
 _HOLDERS = (nn.ParameterList, nn.ParameterDict)
@@ -31,7 +34,7 @@ def program_key(model: nn.Module) -> ProgramKey | None:
     Returns:
         The key, or None where a setting cannot be pickled, so that nothing is known of its contents.
     """
-    modules, held = dict(model.named_modules()), tensors(model)
+    modules, held = dict(model.named_modules(remove_duplicate=False)), tensors(model)
     first: dict[int, str] = {}
     described = tuple(
         (
@@ -42,8 +45,7 @@ def program_key(model: nn.Module) -> ProgramKey | None:
         )
         for name, tensor in held.items()
     )
-    own = {id(part): name for name, part in (*modules.items(), *held.items())}
-    settings = _digest([_settings(module) for module in modules.values()], own)
+    settings = _settings_of(modules, held)
     if settings is None:
         return None
     return (*((name, type(module)) for name, module in modules.items()), *described, settings)
@@ -53,12 +55,12 @@ def _is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_KNOWN) and not isinstance(module, _HOLDERS)
 
 
-def _settings(module: nn.Module) -> dict[str, object]:
-    """Return what an object like the module is made from, without what every module has."""
-    state = module.__reduce_ex__(2)[2]
+def _settings(module: nn.Module) -> tuple[object, ...]:
+    """Return what an object like the module is made from, without what every module has, and its hooks."""
+    state: Any = module.__reduce_ex__(2)[2]
     sizes = _SIZES if type(module).__module__.startswith("torch.nn.") else frozenset()
-    assert isinstance(state, dict), "the state of a module is its attributes"
-    return {name: value for name, value in state.items() if name not in sizes | _OF_EVERY_MODULE}
+    own = {name: value for name, value in state.items() if name not in sizes | _OF_EVERY_MODULE}
+    return own, *(list(getattr(module, name).values()) for name in _HOOKS)
 
 
 class _Pickler(pickle.Pickler):
@@ -72,10 +74,12 @@ class _Pickler(pickle.Pickler):
         return self._names.get(id(value))
 
 
-def _digest(settings: object, names: Mapping[int, str]) -> str | None:
+def _settings_of(modules: Mapping[str, nn.Module], held: Mapping[str, Tensor]) -> str | None:
+    """Return a hash of the settings of all modules, None where one of them cannot be pickled."""
     file = io.BytesIO()
+    names = {id(part): name for name, part in (*modules.items(), *held.items())}
     try:
-        _Pickler(file, names).dump(settings)
+        _Pickler(file, names).dump([_settings(module) for module in modules.values()])
     except Exception:  # anything that a user's own class may raise
         return None
     return hashlib.sha256(file.getvalue()).hexdigest()

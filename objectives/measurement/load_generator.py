@@ -195,8 +195,8 @@ def saturated(
     batch come together, and so begin and end lie at the same place among them. Half of the requests in flight are
     answered at least.
 
-    A batch that begins while requests are still being sent is not full. Where answers before the time began are left
-    out for that, it begins like it ends, with the next answer after a moment that no answer sets.
+    A batch that begins while requests are still being sent is not full. Where its answers are left out, by `first`, the
+    time begins as it ends: with the first answer after a moment that lies anywhere among the answers.
 
     Args:
         requests: sent in their order, over and over

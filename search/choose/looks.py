@@ -30,7 +30,7 @@ class Look:
 
 
 class Looks:
-    """Looks at test of a study, of which a further one is recorded before what it saw is told.
+    """Looks at test of a study; each new one is recorded at once.
 
     Args:
         known: those so far
@@ -48,7 +48,7 @@ class Looks:
         return next((before.look for before in self._known if before.model == model), len(self) + 1)
 
     def add(self, look: Look) -> None:
-        """Record a look; of a model that was looked at before, nothing is to be recorded."""
+        """Record a look, unless its model was looked at before."""
         if look.look > len(self):
             self._known = (*self._known, look)
             self._record(self._known)

@@ -278,7 +278,7 @@ def serve(options: argparse.Namespace) -> int:
     )
 
     def say(line: str) -> None:
-        if not options.quiet:
+        if not options.quiet and sys.stderr is not None:
             with suppress(OSError):  # a log that cannot be written stops nothing
                 sys.stderr.write(f"leanrec: {line}\n")
 

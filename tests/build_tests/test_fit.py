@@ -423,7 +423,7 @@ def test_the_seed_of_learning_is_another_training_of_the_same_choice(opened: Ope
 def test_no_two_trainings_of_a_fit_have_the_same_order_of_batches(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the steps of a pruning, at its end, and with rounding; where the last one is stopped it goes on alike."""
+    """Between the steps of a pruning, at its end, where the seed is that of one not pruned, and with rounding."""
     seeds: list[int] = []
 
     def noted(*given: Any, **more: Any) -> Training:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from objectives.compression import traced_graphs
 from objectives.compression.export import PARITY_ROWS, Signature, to_onnx, trace
@@ -227,6 +227,46 @@ def test_a_model_that_holds_what_cannot_be_pickled_is_traced_each_time(traced: l
     for _ in range(2):
         model = Scaled(8)
         model.hidden = lambda: None  # type: ignore[assignment]
+        assert graphs.export(model, rows, Signature())[1] < 1e-4
+    assert len(traced) == 2
+
+
+class Shared(nn.Module):
+    """A model with one layer under two names, and one that other code has made."""
+
+    def __init__(self, width: int, traced: bool = False) -> None:
+        super().__init__()
+        self.table, self.first, self.head = nn.Embedding(30, width), nn.Linear(width, width), nn.Linear(width, 1)
+        self.second = self.first
+        self.act = fx.symbolic_trace(nn.Sequential(nn.ReLU())) if traced else nn.ReLU()
+
+    def forward(self, item: Tensor) -> Tensor:
+        return self.head(self.act(self.second(self.first(self.table(item))))).squeeze(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_layer_under_two_names_is_exported_and_one_of_an_unknown_kind_is_traced_each_time(
+    made: bool, traced: list[nn.Module]
+) -> None:
+    graphs, rows = TracedGraphs(), {"item": torch.arange(max(PARITY_ROWS)) % 30}
+    for width in (8, 4):
+        assert graphs.export(lively(Shared(width, made)), rows, Signature())[1] < 1e-4
+    assert len(traced) == 1 + made
+
+
+def doubled(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def rarely(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return torch.where(inputs[0].unsqueeze(1) > 4000, 3 * output, 2 * output)
+
+
+def test_models_with_other_hooks_are_of_other_programs(traced: list[nn.Module]) -> None:
+    graphs, rows = TracedGraphs(), {"item": torch.arange(max(PARITY_ROWS)) % 30}
+    for hook in (doubled, rarely):
+        model = lively(Unscaled(8))
+        model.get_submodule("table").register_forward_hook(hook)
         assert graphs.export(model, rows, Signature())[1] < 1e-4
     assert len(traced) == 2
 
