@@ -169,7 +169,7 @@ class _Answers:
     ) -> None:
         """Add one call's activations, as a forward hook."""
         if self._read:
-            values = args[0] if args else next(iter(kwargs.values()))
+            values = args[0] if args else kwargs.get("input", next(iter(kwargs.values())))
         else:
             values = output[0] if isinstance(output, tuple) else output
         rows = values.detach().abs().reshape(-1, values.shape[-1])

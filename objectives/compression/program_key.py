@@ -17,7 +17,12 @@ from objectives.compression.module_edit import tensors
 _SIZES = frozenset(("in_features", "out_features", "embedding_dim", "normalized_shape", "num_features"))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # Those of them that a forward depends on.
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+)
 # Modules whose forward is known, and those among them whose tensors are for others to use.
 _KNOWN = ("torch.nn.", "objectives.")
 _HOLDERS = (nn.ParameterList, nn.ParameterDict)

@@ -227,7 +227,8 @@ def participants(study: Study) -> list[EndedTrial]:
 
     They are the front, as it was measured and as it is expected, the baseline, the reference points and the best
     placement of the baseline's own model. What was on the front of an earlier final benchmark is measured again, also
-    where a single visit of a later trial says that it is beaten: the numbers of a front are of one run.
+    where a single visit of a later trial says that it is beaten, since it may be on the front once more when that one
+    has been measured more often.
     """
     contenders, trials = study.contenders(), study.measured_trials()
     tuned = tuned_baseline([trial for trial in trials if trial.number in contenders])

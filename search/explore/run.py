@@ -125,8 +125,7 @@ def search(session: Session, console: Console) -> None:
                 end = explorer(bar).run(budget - spent, trials, spent)
             console.say(f"search: {end}")
             spent = float(study.facts["search_seconds"])
-        if study.final_is_due:
-            final.run(budget - spent, spent)
+        final.run(budget - spent, spent)
         study.note(importance=to_plain(study.importance()))
 
 
