@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import optuna
@@ -35,8 +36,8 @@ _FINAL, _FINAL_RUNS, _FINAL_ENDED = "final:", "final:runs", "final:ended"
 _FINAL_BEFORE, _FINAL_SECONDS = "final:before", "final:seconds"
 # Requests of a block of the last final benchmark that was begun.
 _FINAL_REQUESTS = "final:requests"
-# Attributes of a trial that was enqueued as a starting point, that a run left open, and that was proposed.
-_START, _INTERRUPTED, EXPECTED_LOSS = "start", "interrupted", "expected_loss"
+# Attributes of a trial that was enqueued as a starting point, and that was proposed.
+_START, EXPECTED_LOSS = "start", "expected_loss"
 # Facts: the sources of starting points whose points were enqueued, and elastic networks that could not be trained.
 STARTED_FROM, _FAILED_NETWORKS = "started_from", "failed_networks"
 # Facts that begin so belong to the trials, and are forgotten with them.
@@ -68,7 +69,7 @@ class Study:
         self._measured: dict[int, EndedTrial] = {}
         self._expected: ExpectedCosts | None = None
         self._known: set[Candidate] = set()
-        self._leading = self._chosen = 0
+        self._leading = 0
         return optuna.create_study(
             study_name=self._name,
             storage=self._storage,
@@ -130,26 +131,28 @@ class Study:
         settled: Mapping[str, Scalar] | None = None,
         evaluated: Sequence[EndedTrial] = (),
         builders: int = 1,
+        left: float = math.inf,
     ) -> tuple[Trial, Candidate]:
-        """Return the next choice: one that was enqueued, else a new one around the knobs that are settled.
+        """Return the next choice: one that waits, else a new one around the knobs that are settled.
 
         Args:
             evaluated: trials under way whose cost and loss are known
             builders: workers that train
+            left: seconds of search that are left
         """
         trials = self._unfinished()
-        waits = any(trial.state == TrialState.WAITING for trial in trials)
-        if settled and not waits:
+        waiting = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+        if waiting is not None and "candidate" in waiting.user_attrs:
+            return self._begin_again(waiting)
+        if settled and waiting is None:
             self._study.enqueue_trial(dict(settled))
-        elif isinstance(self._sampler, ExpectedGainSampler) and not waits:
-            ended = [*self._recent(), *evaluated]
-            front, passed_over, costs = self.expected_front(self.contenders()), self.passed_over, self.expected_costs()
-            evidence = Evidence(space, ended, self._known, _pending(trials), front, builders, passed_over, costs)
-            drawn = self._sampler.propose(evidence, self._chosen + _chosen(trials))
+        elif isinstance(self._sampler, ExpectedGainSampler) and waiting is None:
+            ended, pending, passed_over = [*self._recent(), *evaluated], _pending(trials), self.passed_over
+            front, costs = self.expected_front(self.contenders()), self.expected_costs()
+            evidence = Evidence(space, ended, self._known, pending, front, builders, passed_over, costs, left)
+            drawn = self._sampler.propose(evidence, self.next_number)
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
-        if "reference" in trial.user_attrs:
-            return trial, _candidate_of(trial)
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
@@ -157,13 +160,17 @@ class Study:
     def _unfinished(self) -> Sequence[FrozenTrial]:
         """Return all trials from the first one that has not ended, so that an ask of a long study looks at few.
 
-        Those before it change no more; their choices are counted once.
+        Those before it change no more.
         """
         trials = self._study.get_trials(deepcopy=False)
         while self._leading < len(trials) and trials[self._leading].state.is_finished():
-            self._chosen += _chosen(trials[self._leading : self._leading + 1])
             self._leading += 1
         return trials[self._leading :]
+
+    @property
+    def next_number(self) -> int:
+        """Number of the next trial that is not one that waits."""
+        return self._leading + len(self._unfinished())
 
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal, with all of its knobs in one transaction.
@@ -188,9 +195,12 @@ class Study:
         """Return a reference point that waits, before any other choice that was enqueued."""
         waiting = self._waiting_reference()
         assert waiting is not None, "the caller has seen that one waits"
+        return self._begin_again(waiting)
+
+    def _begin_again(self, waiting: FrozenTrial) -> tuple[Trial, Candidate]:
+        """Begin a trial that waits, and whose candidate is settled."""
         self._study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
-        trial = Trial(self._study, waiting._trial_id)
-        return trial, _candidate_of(trial)
+        return Trial(self._study, waiting._trial_id), from_plain(Candidate, waiting.user_attrs["candidate"])
 
     def _waiting_reference(self) -> FrozenTrial | None:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -210,32 +220,22 @@ class Study:
         self._close(trial, outcome)
 
     def sweep(self) -> None:
-        """Close trials that a run left open: by their outcome, else as stopped, to be asked first next time."""
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            trial = self._open_trial(frozen.number)
-            if "outcome" in frozen.user_attrs:
-                self._close(trial, _outcome(frozen))
-                continue
-            interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
-            # First of all: a kill in between may repeat the choice, which is seen, and never loses it.
-            self.ask_again(frozen.number)
-            trial.set_user_attr(_INTERRUPTED, True)
-            trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
-            self._close(trial, interrupted)
+        """Close trials that a run left open by their outcome; the others wait, and are asked for first.
 
-    def ask_again(self, number: int, changed: Mapping[str, Scalar] | None = None) -> None:
-        """Enqueue the choice of a trial that ended for no fault of its own.
-
-        With some knobs changed, it is another choice, of which nothing was expected.
+        One that waits keeps its number and its choice, on which later proposals depend.
         """
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "outcome" in frozen.user_attrs:
+                self._close(self._open_trial(frozen.number), _outcome(frozen))
+            else:
+                self._study._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
+
+    def ask_again(self, number: int, changed: Mapping[str, Scalar]) -> None:
+        """Enqueue the choice of a trial with some knobs changed: another choice, of which nothing was expected."""
         frozen = self._study.get_trials(deepcopy=False)[number]
-        if "reference" in frozen.user_attrs:
-            kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
-            self._study.enqueue_trial({}, user_attrs=kept)
-        elif chosen := {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}:
-            names = (_START,) if changed else (_START, EXPECTED_LOSS)
-            kept = {key: frozen.user_attrs[key] for key in names if key in frozen.user_attrs}
-            self._study.enqueue_trial({**chosen, **(changed or {})}, user_attrs=kept)
+        kept = {_START: True} if _START in frozen.user_attrs else None
+        chosen = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params, **changed}
+        self._study.enqueue_trial(chosen, user_attrs=kept)
 
     @property
     def failed_networks(self) -> dict[str, str]:
@@ -338,7 +338,7 @@ class Study:
         """Count the trials against `budget.trials`.
 
         These are the trials of the search that ended, in any state. The baseline and reference points do not count, nor
-        do trials that were stopped and tell nothing, such as a choice that was made before or was interrupted.
+        do trials that were stopped and tell nothing, such as a choice that was made before.
         """
         outcomes = (trial.outcome for trial in self.ended() if trial.number > 0 and trial.reference is None)
         return sum(outcome.state != "stopped" or outcome.informative for outcome in outcomes)
@@ -423,11 +423,6 @@ class Study:
         self._keep(self._study.tell(trial, sought(outcome.measurement, self._objectives)))
 
 
-def _chosen(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials but those that were interrupted, whose choices were asked for again."""
-    return sum(_INTERRUPTED not in trial.user_attrs for trial in trials)
-
-
 def _pending(trials: Sequence[FrozenTrial]) -> list[Candidate]:
     """Return the candidates of the trials that are under way."""
     running = (trial.user_attrs for trial in trials if trial.state == TrialState.RUNNING)
@@ -439,10 +434,6 @@ def _times_ms(trial: FrozenTrial) -> tuple[int, int] | None:
     """Return begin and end of a trial, in milliseconds since the epoch."""
     begin, end = trial.datetime_start, trial.datetime_complete
     return None if begin is None or end is None else (int(1000 * begin.timestamp()), int(1000 * end.timestamp()))
-
-
-def _candidate_of(trial: Trial) -> Candidate:
-    return from_plain(Candidate, trial.user_attrs["candidate"])
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:

@@ -100,10 +100,8 @@ def _scored(request: ScoreRequest, name: str, held: HeldOut) -> ScoreResponse:
 
 def _by_engine(deployment: Deployment) -> Iterator[Deployment]:
     """Yield a deployment of one replica of each instance group, reduced to the settings that its scores depend on."""
-    placement = deployment.placement
-    for group in placement.instance_groups:
-        alone = InstanceGroup(group.engine, group.device)
-        yield replace(deployment, placement=replace(placement.of_graph, instance_group=alone))
+    for placement in deployment.placement.of_scores:
+        yield replace(deployment, placement=placement)
 
 
 def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployment) -> tuple[str, bool]:

@@ -76,7 +76,7 @@ class Explorer:
         self._trained: set[str] = set()
         for ended in study.ended():
             self._learn(ended.candidate, ended.outcome)
-        self._duplicates = self._asked = self._told = 0
+        self._duplicates = self._told = 0
         self._limit: int | None = None
 
     def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
@@ -108,7 +108,7 @@ class Explorer:
                     closed = False  # the final benchmark of fewer points takes less time
                     self._after_networks((elapsed + spent_seconds) / 60)
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
-                    self._told += self._fill(elapsed + spent_seconds)
+                    self._told += self._fill(elapsed + spent_seconds, left)
                     self._dispatch(elapsed)
                 self._clock.wait([*self._builders, self._meter], _POLL_SECONDS)
                 minutes = (self._clock.now() - start + spent_seconds) / 60
@@ -149,22 +149,22 @@ class Explorer:
         own = sum(running.reference is None for running in self._running_trials)
         return self._limit is None or self._told + own < self._limit
 
-    def _fill(self, seconds: float) -> int:
+    def _fill(self, seconds: float, left: float) -> int:
         """Begin trials until so many run; return how many ended at once, by what is known of their cost."""
         ended = 0
         for _ in range(_DUPLICATES):
             # After a trial that ended by its cost, whose simulation took a while, waiting workers come first.
             if ended or not self._may_ask():
                 break
-            ended += self._ask(seconds)
+            ended += self._ask(seconds, left)
         return ended
 
-    def _ask(self, seconds: float) -> int:
+    def _ask(self, seconds: float, left: float) -> int:
         """Begin a trial; return 1 where what is known of its cost ends it, else 0."""
         if self._within_limit:
             evaluated = [(one, self._stages.ended(one, "stopped", _WAITS)) for one in self._waiting]
             known = [EndedTrial(one.number, one.candidate, outcome, None) for one, outcome in evaluated]
-            trial, candidate = self._study.ask(self._space, self._again(), known, len(self._builders))
+            trial, candidate = self._study.ask(self._space, self._again(), known, len(self._builders), left)
         else:
             trial, candidate = self._study.ask_reference()
         running = RunningTrial(trial, candidate, "export")
@@ -190,8 +190,7 @@ class Explorer:
 
         `auto` itself weighs them against new ones, and `random` draws every knob.
         """
-        self._asked += 1
-        if self._asked % 2 or self._config.sampler in ("auto", "random"):
+        if self._config.sampler in ("auto", "random") or self._study.next_number % 2:
             return None
         trial = self._screening.least_tried([running.candidate.weights.id for running in self._running_trials])
         return None if trial is None else self._space.weights_knobs(trial.knobs)

@@ -41,6 +41,7 @@ class Encoded:
 
     untrained: key of the cost
     variant: key of the loss, and of an export
+    scores: keys of the scores, one for each instance group
     graph: key of the export of untrained weights
     trainings: keys of the trainings, one for each cycle, the last of which gives the weights
     network: origin of the elastic network that the weights are a slice of; None where they are none
@@ -50,6 +51,7 @@ class Encoded:
 
     untrained: Hashable
     variant: Hashable
+    scores: tuple[Hashable, ...]
     graph: Hashable
     trainings: tuple[Hashable, ...]
     network: str | None
@@ -66,10 +68,12 @@ def encoded(candidate: Candidate) -> Encoded:
     untrained, knobs = candidate.untrained, candidate.knobs()
     cost_knobs = {name: value for name, value in knobs.items() if not name.startswith(_TRAINING)}
     loss_knobs = {name: value for name, value in knobs.items() if not name.startswith(_SERVING)}
-    graph, weights = (Key(untrained.weights), Key(untrained.precision)), Key(candidate.weights)
+    graph = Key(untrained.weights), Key(untrained.precision)
+    variant = Key(candidate.weights), Key(candidate.precision)
     return Encoded(
         untrained=(graph, Key(candidate.placement)),
-        variant=(weights, Key(candidate.precision)),
+        variant=variant,
+        scores=tuple((variant, Key(placement)) for placement in candidate.placement.of_scores),
         graph=graph,
         trainings=tuple(map(Key, candidate.weights.trainings)),
         network=candidate.weights.origin if candidate.weights.elastic else None,

@@ -6,6 +6,7 @@ often, other widths less often, and new weights rarely, as far as each pays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ class Evidence:
     builders: workers that train, which stand still while a deployment is measured
     passed_over: numbers of measured trials that cannot be on the front, as a final benchmark left them out
     costs: expected costs, None to compute them from `ended`
+    left: seconds of search that are left; what takes longer is proposed only where everything does
     """
 
     space: SearchSpace
@@ -65,6 +67,7 @@ class Evidence:
     builders: int = 1
     passed_over: Collection[int] = ()
     costs: ExpectedCosts | None = None
+    left: float = math.inf
 
 
 class ExpectedGainSampler(optuna.samplers.BaseSampler):
@@ -75,8 +78,7 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
 
     `expected_loss` is the loss that is expected of the last proposal; None where it was random, or its loss is known.
 
-    A proposal depends on the seed, its number and the evidence only, so a resumed study goes on as one that was not
-    interrupted.
+    A proposal depends on the seed, its number and the evidence only, whether or not a study was interrupted before.
     """
 
     evidence: Evidence | None = None
@@ -125,8 +127,9 @@ class ExpectedGainSampler(optuna.samplers.BaseSampler):
         predicted = surrogates.predict([*(option.target.candidate for option in pool), *evidence.pending])
         # A trial under way counts as measured where it is expected.
         front = np.concatenate([surrogates.measured(evidence.passed_over), predicted.expected[len(pool) :]])
-        rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)[: len(pool)]
-        best = int(np.argmax(rates))
+        rates = gain_per_second(HypervolumeGain(front, surrogates.objectives), predicted)
+        in_time = _shortest_seconds(predicted, builders) <= evidence.left
+        best = max(range(len(pool)), key=lambda place: (in_time[place], rates[place]))
         self.expected_loss = surrogates.expected_loss(pool[best].step.candidate)
         return pool[best].step
 
@@ -147,6 +150,15 @@ def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
     trained, timed = (lossless > 0).mean(axis=0), (gains > 0).mean(axis=0)
     seconds = predicted.cost_seconds + trained * predicted.build_seconds + timed * predicted.benchmark_seconds
     return np.asarray(gains.mean(axis=0) / np.maximum(seconds, 1e-3))
+
+
+def _shortest_seconds(predicted: Prediction, builders: int) -> Floats:
+    """Return the expected seconds until candidates that begin at once are benchmarked, (n,).
+
+    Measuring has the machine to itself, so that its seconds count once here and not for each builder.
+    """
+    measuring = predicted.cost_seconds + predicted.benchmark_seconds
+    return predicted.build_seconds + measuring / builders
 
 
 @dataclass(frozen=True, eq=False)

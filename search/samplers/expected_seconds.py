@@ -23,9 +23,9 @@ _FEWEST_FITS = 4
 class ExpectedSeconds:
     """Expected seconds of the stages of candidates.
 
-    A stage whose output is known takes none, others as long as in the mean of the trials; a training takes as long as
-    a model of its knobs expects. A second in which a deployment is measured counts for each builder, since they all
-    stand still.
+    A stage whose output is known takes none, but for the evaluation of known scores; others take as long as in the mean
+    of the trials, and a training as long as a model of its knobs expects. A second in which a deployment is measured
+    counts for each builder, since they all stand still.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class ExpectedSeconds:
         self._trained = {training for of in built for training in of.trainings}
         self._exported = {of.variant for of in built}
         self._networks = {of.network for of in built}
+        self._scored = {scores for of, outcome in runs if outcome.evaluated is not None for scores in of.scores}
         self._graphs = {of.graph for of in costed}
         self._curves = {(of.graph, part) for of in costed for part in of.parts}
         self._stages = _stages(runs)
@@ -77,7 +78,12 @@ class ExpectedSeconds:
             # Before one was trained, a network is expected to take as long as trainings of all shapes of its steps.
             network = self._means.get("network", SHAPES_IN_STEP * self._means["fit"])
             fit = self._means["slice"] + (0.0 if of.network in self._networks else network)
-        return fit + export + self._means["judge"]
+        return fit + export + self._evaluation(of)
+
+    def _evaluation(self, of: Encoded) -> float:
+        """Return the seconds of the evaluation; of known scores they are taken to be as many until one was seen."""
+        whole = self._means["judge"]
+        return self._means.get("judge again", whole) if self._scored.issuperset(of.scores) else whole
 
     def _fits(self, of: Sequence[Encoded]) -> list[float]:
         """Return the seconds of a cycle of the training of candidates: larger models train longer.
@@ -98,6 +104,7 @@ def _stages(runs: Sequence[tuple[Encoded, Outcome]]) -> Mapping[str, list[tuple[
 
     `fit` is a cycle of a training, `slice` the fit of one from an elastic network, and `network` the training of that.
     `curve` is the cost of a graph that was exported before, `cost` that of an untrained one, with its export.
+    `judge again` is an evaluation of scores that were known.
     """
     by_stage: dict[str, list[tuple[Encoded, float]]] = {}
     trained: set[Hashable] = set()
@@ -106,11 +113,13 @@ def _stages(runs: Sequence[tuple[Encoded, Outcome]]) -> Mapping[str, list[tuple[
         if outcome.artifact is not None:
             trained.update(of.trainings)
         for stage, seconds in outcome.seconds.items():
-            if seconds <= 0 or stage in outcome.reused:
+            again = stage in outcome.reused
+            if seconds <= 0 or (again and stage != "judge"):
                 continue
             known = stage == "cost" and outcome.artifact is not None and outcome.seconds.get("fit", 0.0) <= _REUSED
             if stage == "fit" and of.network is None:
                 seconds /= max(1, cycles)
             name = "curve" if known else "slice" if stage == "fit" and of.network is not None else stage
+            name += " again" if again else ""
             by_stage.setdefault(name, []).append((of, seconds))
     return by_stage

@@ -149,6 +149,12 @@ class Placement:
         )
 
     @property
+    def of_scores(self) -> tuple[Placement, ...]:
+        """One replica of each instance group, with those settings only on which its scores depend."""
+        groups = (InstanceGroup(group.engine, group.device) for group in self.instance_groups)
+        return tuple(replace(self.of_graph, instance_group=group) for group in groups)
+
+    @property
     def replicas(self) -> int:
         return sum(instance_group.replicas for instance_group in self.instance_groups)
 

@@ -249,7 +249,7 @@ def test_a_reference_point_that_was_interrupted_is_asked_for_again() -> None:
 
 
 def test_reference_points_that_a_kill_interrupted_are_measured_within_a_budget_of_trials(parts: dict[str, Any]) -> None:
-    """Interrupted reference points are enqueued again behind the starting points, which the budget does not reach."""
+    """Trials that were under way come before the budget's own, so that no reference point is left out."""
     study = begin(parts)
     for _ in range(4):
         study.ask(parts["space"])

@@ -7,8 +7,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from search.config.sections import SamplerName
+from search.samplers.drawn import Drawn
+from search.samplers.expected_gain import Evidence, ExpectedGainSampler
 from search.trials import EndedTrial
 from tests.recorded_study_tests.replay import Replay
 from tests.recorded_study_tests.table import SPACE, RecordedStudy, candidates_of, read_recorded_study
@@ -109,15 +112,31 @@ def test_an_interrupted_search_goes_on(recorded: RecordedStudy) -> None:
     assert [(t.number, t.candidate.id) for t in begun.ended] == [
         (t.number, t.candidate.id) for t in whole.ended[: len(begun.ended)]
     ]
-    known = begun.study.finished()
-    under_way = [trial.user_attrs["candidate"] for trial in known if "interrupted" in trial.user_attrs]
+    under_way = {trial.number for trial in begun.study._study.get_trials() if trial.state == TrialState.WAITING}
     resumed = Replay(recorded, "auto", 3, storage, before=begun)
     resumed.run(4)
-    again = [trial.user_attrs["candidate"] for trial in resumed.study.finished()[len(known) :]]
-    assert 0 < len(under_way) < len(again) and again[: len(under_way)] == under_way
+    choices = [[t.user_attrs["candidate"] for t in of.study._study.get_trials()] for of in (whole, resumed)]
+    assert under_way and choices[0][: max(under_way)] == choices[1][: max(under_way)]
+    assert under_way <= {trial.number for trial in resumed.ended}
     measured = [trial.candidate.id for trial in resumed.study.measured_trials()]
     assert len(measured) == len(set(measured)) > len([t for t in begun.ended if t.measurement is not None])
     assert resumed.study.facts["search_seconds"] >= 200
+
+
+def test_proposals_know_the_seconds_that_are_left(recorded: RecordedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, told = Replay(recorded, "auto", 0, in_memory()), list[tuple[float, float]]()
+    propose = ExpectedGainSampler.propose
+
+    def noted(sampler: ExpectedGainSampler, evidence: Evidence, number: int) -> Drawn:
+        told.append((replay._clock.now(), evidence.left))
+        return propose(sampler, evidence, number)
+
+    monkeypatch.setattr(ExpectedGainSampler, "propose", noted)
+    replay.run(2)
+    (begin, whole), *_ = [(at, left) for at, left in told if left < np.inf]
+    left = [seconds for at, seconds in told if at >= begin]
+    assert 60 < whole <= 120 and len(left) > 5
+    np.testing.assert_allclose(left, [whole - (at - begin) for at, _ in told if at >= begin])
 
 
 def test_visits_that_err_are_judged_by_what_is_recorded(recorded: RecordedStudy) -> None:

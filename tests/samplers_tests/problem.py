@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from optuna.trial import Trial
 
 from objectives.records import Measurement, Outcome, SimulatedRatios
 from search.config.loss_limits import Limits
@@ -73,7 +74,10 @@ class Problem:
 
     def step(self) -> Candidate:
         """Ask for one trial, and tell its outcome."""
-        trial, candidate = self.study.ask(self.space)
+        return self.end(*self.study.ask(self.space))
+
+    def end(self, trial: Trial, candidate: Candidate) -> Candidate:
+        """Tell the outcome of a trial."""
         (p95, throughput), lost = costs(candidate), loss(candidate)
         learning = candidate.weights.distillation
         if self.halved and learning is not None:

@@ -26,7 +26,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import Admission
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import CYCLES, Weights
-from tests.samplers_tests.problem import BUILD, FIT, LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
+from tests.samplers_tests.problem import BENCHMARK, BUILD, COST, FIT, LIMITS, OBJECTIVES, SPACE, Problem, costs, loss
 from tests.search_tests.measurements import complete_outcome, in_memory
 
 
@@ -64,6 +64,45 @@ def test_the_sequence_goes_on_after_a_kill_in_the_middle_of_a_trial() -> None:
     parts.study.sweep()
     again += [parts.step().id for _ in range(5)]
     assert lost == ids[6:7] and again == ids
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "nsga3"])
+def test_the_sequence_goes_on_where_a_later_trial_had_ended_before_a_kill(sampler: str) -> None:
+    """Two trials run, the second ends, then the process is killed or not; then the first ends."""
+
+    def searched(killed: bool) -> list[str]:
+        parts = Problem(sampler, 5)
+        for _ in range(14):
+            parts.step()
+        first, second = (parts.study.ask(SPACE) for _ in range(2))
+        parts.end(*second)
+        if killed:
+            parts.study = Study("s", parts.study._storage, OBJECTIVES, LIMITS, 5, sampler)  # type: ignore[arg-type]
+            parts.study.sweep()
+            first = parts.study.ask(SPACE)
+        parts.end(*first)
+        return [parts.step().id for _ in range(6)]
+
+    assert searched(True) == searched(False)
+
+
+def test_what_cannot_be_measured_in_the_time_that_is_left_is_not_proposed() -> None:
+    """Known weights take 18.5 s, new ones 30 s more."""
+    problem = run("auto", 0, 1200)
+    study = problem.study
+    ended = study.ended()
+    trained = {t.candidate.weights for t in ended if t.outcome.seconds.get("fit")} | {Weights()}
+    known, front = {trial.candidate for trial in ended}, study.expected_front(study.contenders())
+    sampler = ExpectedGainSampler(OBJECTIVES, LIMITS, 0, explored=0.0)
+
+    def proposed(left: float) -> list[Candidate]:
+        evidence = Evidence(SPACE, ended, known, (), front, left=left)
+        return [sampler.propose(evidence, number).candidate for number in range(8)]
+
+    unlimited = proposed(np.inf)
+    assert not {candidate.weights for candidate in unlimited} <= trained
+    assert {candidate.weights for candidate in proposed(COST + BUILD + BENCHMARK + 1)} <= trained
+    assert proposed(COST + FIT + BUILD + BENCHMARK + 1) == unlimited == proposed(0.1)
 
 
 def test_a_candidate_that_failed_is_not_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,6 +431,26 @@ def test_a_further_cycle_takes_the_seconds_of_one() -> None:
     new = [candidate for candidate in longer if candidate.weights not in trained]
     assert new
     np.testing.assert_allclose(surrogates.predict(new).build_seconds, FIT + BUILD)
+
+
+def test_known_scores_are_evaluated_in_the_seconds_that_others_took() -> None:
+    problem = Problem("auto", 0)
+    while not (ended := [t for t in problem.study.ended() if t.measurement and t.outcome.seconds.get("fit")]):
+        problem.step()
+    trial, export = ended[-1], 1.0
+    inline, group = trial.candidate.placement.inline, trial.candidate.placement.instance_group
+    placed, elsewhere = (
+        replace(trial.candidate, placement=replace(trial.candidate.placement, inline=not inline, instance_group=of))
+        for of in (group, replace(group, engine="openvino"))
+    )
+
+    def seconds(*more: EndedTrial) -> list[float]:
+        surrogates = Surrogates([*problem.study.ended(), *more], OBJECTIVES, LIMITS, 0)
+        return surrogates.predict([placed, elsewhere]).build_seconds.tolist()
+
+    assert seconds() == pytest.approx([BUILD - export, BUILD - export]), "as long as any while none was seen"
+    outcome = replace(trial.outcome, seconds={"fit": 0.01, "judge": 0.1}, reused=("fit", "export", "judge"))
+    assert seconds(replace(trial, number=100, outcome=outcome)) == pytest.approx([0.1, BUILD - export])
 
 
 def test_a_larger_model_is_expected_to_train_longer() -> None:

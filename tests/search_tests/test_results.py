@@ -79,4 +79,4 @@ def test_the_source_of_a_trial_is_what_proposed_it() -> None:
     sources = {row.trial: row.source for row in study_front(config, study).rows}
     origins = {row.trial: row.origin for row in study_front(config, study).rows}
     drawn = "known weights" if origins[4] == "baseline" else "new weights"
-    assert [*sources.values()] == ["starting point"] * 3 + ["reference point", drawn, "known weights"]
+    assert [*sources.values()] == ["starting point"] * 2 + ["reference point", drawn, "known weights"]

@@ -1,9 +1,10 @@
-"""Trials survive kills: an outcome that was kept is told, a trial without one is stopped and asked again."""
+"""Trials survive kills: an outcome that was kept is told, a trial without one waits to be asked for again."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from search.config.loss_limits import Limits
 from search.samplers.expected_gain import ExpectedGainSampler
 from search.study import Study
 from search.trials import sought
+from spaces.candidate import Candidate
+from spaces.domains import Choice
 from spaces.search_space import SearchSpace
+from spaces.serialization import from_plain
 from tests.search_tests.measurements import complete_outcome, small_space
 
 
@@ -94,45 +98,80 @@ def test_a_kill_between_keeping_and_telling_loses_nothing(
     assert [trial.state for trial in again.finished()] == [optuna.trial.TrialState.COMPLETE]
 
 
-def test_an_interrupted_trial_is_stopped_and_its_choice_is_asked_again(space: SearchSpace, storage: str) -> None:
-    _, candidate = open_study(storage).ask(space)
+def test_an_interrupted_trial_waits_with_its_number_and_choice(space: SearchSpace, storage: str) -> None:
+    trial, candidate = open_study(storage).ask(space)
     again = open_study(storage)
     again.sweep()
-    assert [trial.outcome.state for trial in again.ended()] == ["stopped"]
-    assert [trial.state for trial in again.finished()] == [optuna.trial.TrialState.PRUNED]
-    assert again.ask(space)[1] == candidate
-    again.sweep()
-    assert len(again.finished()) == 2
+    assert again.ended() == [] and again.finished() == [] and again.spent() == 0
+    repeated, same = again.ask(space)
+    assert (repeated.number, same) == (trial.number, candidate)
+    again.tell(repeated.number, complete_outcome(), 1.0)
+    assert [ended.candidate for ended in again.ended()] == [candidate]
+    assert again.ended()[0].knobs == trial.params
 
 
-@pytest.mark.parametrize("writes", range(4))
-def test_a_kill_while_a_trial_is_swept_loses_no_choice(
+def test_an_interrupted_choice_is_asked_for_where_the_space_no_longer_offers_it(
+    space: SearchSpace, storage: str
+) -> None:
+    """Another sampler trains one cycle only, and a choice of several was interrupted."""
+    cycled = replace(space, weights=replace(space.weights, cycles=Choice((1, 2, 3))))
+    study = open_study(storage)
+    while (learning := study.ask(cycled)[1].weights.distillation) is None or learning.cycles == 1:
+        continue
+    choices = [from_plain(Candidate, trial.user_attrs["candidate"]) for trial in study._study.get_trials()]
+    study.sweep()
+    assert [study.ask(space)[1] for _ in choices] == choices
+
+
+def test_a_choice_that_was_interrupted_half_made_is_made_whole(
+    space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was suggested of it stays."""
+    study, suggest, half = open_study(storage), optuna.Trial._suggest, dict[str, Any]()
+
+    def killed(trial: Any, name: str, domain: Any) -> Any:
+        if len(half) == 2:
+            raise KeyboardInterrupt
+        half[name] = suggest(trial, name, domain)
+        return half[name]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "_suggest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study.ask(space)
+    study.sweep()
+    trial, _ = study.ask(space)
+    assert trial.number == 0 and len(trial.params) > 2 and half.items() <= trial.params.items()
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_kill_while_trials_are_swept_loses_no_choice(
     writes: int, space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever write is the last one, the choice waits; asked for twice, it is seen to be the same."""
-    _, candidate = open_study(storage).ask(space)
-    killed, left = open_study(storage), [None] * writes
-    write = optuna.trial.Trial.set_user_attr
+    """Whichever write is the last one, both choices wait."""
+    study = open_study(storage)
+    choices, left = [study.ask(space)[1] for _ in range(2)], [None] * writes
+    write = optuna.storages._CachedStorage.set_trial_state_values
 
-    def last(trial: Any, key: str, value: Any) -> None:
+    def last(storage: Any, identity: int, state: Any, values: Any = None) -> bool:
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        write(trial, key, value)
+        return write(storage, identity, state, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.trial.Trial, "set_user_attr", last)
+        patch.setattr(optuna.storages._CachedStorage, "set_trial_state_values", last)
         with contextlib.suppress(KeyboardInterrupt):
-            killed.sweep()
+            open_study(storage).sweep()
     again = open_study(storage)
     again.sweep()
-    assert again.ask(space)[1] == candidate
+    assert [again.ask(space)[1] for _ in range(2)] == choices
 
 
 def test_a_proposal_has_the_same_number_in_a_study_that_goes_on_and_in_one_that_is_opened(
     space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It counts every choice but that of an interrupted trial, which is asked for again; ends come in any order."""
+    """It is that of its trial, and an interrupted one keeps its own; trials end in any order."""
     numbers = list[int]()
     study = Study("s", storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0, "auto")
     propose = ExpectedGainSampler.propose
