@@ -327,6 +327,12 @@ class Study:
         return None if begun == self.facts.get(_FINAL_ENDED, 0) else begun - 1
 
     @property
+    def ended_final(self) -> int | None:
+        """Number of the last final benchmark that ended; None where there is none."""
+        ended = int(self.facts.get(_FINAL_ENDED) or 0)
+        return ended - 1 if ended else None
+
+    @property
     def final_is_due(self) -> bool:
         """Return True if a final benchmark was begun and not ended, or a trial of a front was not part of one."""
         if self.open_final is not None:

@@ -77,12 +77,16 @@ class FinalBenchmark:
     def run(self, seconds: float, spent_seconds: float) -> None:
         """Benchmark all points once, and again for as long as the time holds and their visits are not complete.
 
-        A final benchmark that was interrupted goes on with the points and visits that it lacks.
+        A final benchmark that was interrupted goes on with the points and visits that it lacks. Nothing is benchmarked
+        where the last one had all visits and all points.
 
         Args:
             seconds: left of the budget
             spent_seconds: of the budget, before this
         """
+        if self._is_complete():
+            self.console.say("final benchmark: all of its points were measured in the last one")
+            return
         study, start, earlier = self.session.study, time.monotonic(), self.session.study.final_seconds
 
         def note_seconds() -> None:
@@ -93,6 +97,15 @@ class FinalBenchmark:
             self._run(seconds, start, note_seconds)
         finally:
             note_seconds()
+
+    def _is_complete(self) -> bool:
+        """Return whether the last final benchmark had all visits, and all points that another one would have."""
+        study = self.session.study
+        if study.open_final is not None or study.ended_final is None:
+            return False
+        folder = f"final-{study.ended_final}"
+        visits = {trial.number: self._visited(trial, folder) for trial in participants(study)}
+        return min(visits.values()) > 0 and visits[0] >= self._window.visits
 
     def _run(self, seconds: float, start: float, note_seconds: Callable[[], None]) -> None:
         study, longest = self.session.study, 0.0
@@ -131,6 +144,9 @@ class FinalBenchmark:
         if not any(trial.final and trial.number == 0 for trial in study.measured_trials()):
             self.console.warn("the baseline failed in the final benchmark: the front keeps the numbers of the search")
             return
+        for trial in study.measured_trials():
+            if trial.final and not self._visited(trial, folder):
+                study.note_final(trial.number, None)  # numbers of two runs are not to share a front
         study.end_final()
 
     def _begin(self) -> str:

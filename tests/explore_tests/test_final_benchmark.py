@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -249,6 +250,7 @@ def test_a_final_benchmark_that_was_interrupted_goes_on_with_what_it_lacks(
     final_of(parts, study, silent, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     assert silent.visits == [] and not study.final_is_due
     assert [trial.number for trial in study.ended() if trial.final] == [0, 1, 2]
+    shutil.rmtree(tmp_path)
     another = Meter({2: 9.0})
     final_of(parts, study, another, monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
     assert [number for number, _ in another.visits] == [0, 0, 1, 1, 2, 2], "one that ended is not gone on with"
@@ -356,6 +358,45 @@ def test_trials_after_a_final_benchmark_may_enter_the_front_until_the_next_one(
     runs = {one.number: Path(str(one.outcome.timings)).parent.name for one in study.ended() if one.final}
     assert runs[trial.number] == "final-1", "a second one has recordings of its own"
     assert {runs[number] for number in (*before, *study.front(study.contenders()))} == {"final-1"}
+
+
+def test_numbers_of_two_final_benchmarks_do_not_share_a_front(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The second one finds all that it measures slower than a point that others had dominated in the first one."""
+    study = study_of(parts, OUTCOMES)
+    final_of(parts, study, Meter({0: 1.0, 1: 0.9, 2: 2.0, 4: 4.0}), monkeypatch, tmp_path, visits=3).run(1e9, 0.0)
+    assert study.measured_trials()[2].final and 2 not in study.front(study.contenders())
+    trial, _ = study.ask(small_space())
+    study.tell(trial.number, complete_outcome(0.01, 30.0, 0.0, "new"), 9)
+    final_of(parts, study, Meter(dict.fromkeys(range(10), 0.5)), monkeypatch, tmp_path).run(1e9, 0.0)
+    runs = {one.number: Path(str(one.outcome.timings)).parent.name for one in study.ended() if one.final}
+    assert set(runs.values()) == {"final-1"} and 2 not in runs
+    assert study.front(study.contenders()).keys() <= runs.keys()
+
+
+def test_a_final_benchmark_is_repeated_only_where_it_lacks_something(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One of one visit in place of three is made again with more time; a whole one only for a point that it lacks."""
+    study, meter = study_of(parts, OUTCOMES), Meter({})
+    final = final_of(parts, study, meter, monkeypatch, tmp_path, visits=3)
+    final.run(0.0, 0.0)
+    assert len(meter.visits) == 1
+    final.run(1e9, 0.0)
+    whole = len(meter.visits)
+    assert whole >= 4
+    spent = study.facts["search_seconds"]
+    final.run(1e9, 5.0)
+    assert len(meter.visits) == whole and study.facts["search_seconds"] == spent and not study.final_is_due
+    trial, _ = study.ask(small_space())
+    study.tell(trial.number, complete_outcome(0.9, 0.5, 0.009, "slow"), 9)
+    final.run(1e9, 0.0)
+    assert len(meter.visits) == whole, "it is on no front"
+    trial, _ = study.ask(small_space())
+    study.tell(trial.number, complete_outcome(0.01, 30.0, 0.0, "new"), 9)
+    final.run(1e9, 0.0)
+    assert len(meter.visits) > whole and not study.final_is_due
 
 
 def test_a_trial_that_is_measured_after_a_final_benchmark_is_new_whatever_its_number(
