@@ -114,11 +114,18 @@ def _solved(problem: Problem, limits: Limits, phase_seconds: float) -> Schedule:
 
 
 def _with_too_few(problem: Problem, tables: Sequence[CapacityTable], demand_rps: Floats) -> Problem:
-    """Return the problem in which all machines of a kind may serve a phase for which they are too few."""
+    """Return the problem in which all machines of a kind may serve a phase for which they are too few.
+
+    Raises:
+        NoScheduleError: no offer serves anything.
+    """
     capacity = np.array([table.rate(table.offer.kind.most) for table in tables])
+    if not capacity.any():
+        raise NoScheduleError("no offer keeps the SLO at any rate")
     enough = problem.needed > 0
     unserved = np.where(enough, 0.0, 1 - capacity / np.maximum(demand_rps, 1e-300)[:, None])
-    return replace(problem, needed=np.where(enough, problem.needed, problem.most), unserved=np.clip(unserved, 0.0, 1.0))
+    most = np.where(capacity > 0, problem.most, 0)
+    return replace(problem, needed=np.where(enough, problem.needed, most), unserved=np.clip(unserved, 0.0, 1.0))
 
 
 def joined(parts: Sequence[PhasePlans]) -> PhasePlans:
@@ -157,17 +164,20 @@ def schedule_part(
     phase_seconds: float,
     limits: Limits,
     serving: tuple[int, int] | None,
-    horizon: int,
+    whole: int | None = None,
 ) -> PhasePlans:
-    """Schedule a part of at most `horizon` phases, with the arguments and errors of `schedule`.
+    """Schedule a part of a demand, with the arguments and errors of `schedule`.
 
-    A shorter one, the last, may be that of the day's peak: where its share of the money leaves no choice, it has the
-    cheapest.
+    Where its share of the money leaves no choice it has the cheapest, unless it is a whole one: a shorter one, the
+    last, may be that of the day's peak.
+
+    Args:
+        whole: phases of a whole part, which has to keep its share; None where none has to
     """
     try:
         return schedule(tables, expected, demand_rps, phase_seconds, limits, serving)
     except NoScheduleError as error:
-        if len(expected) == horizon or limits.max_money is None or isinstance(error, OutOfTimeError):
+        if len(expected) == whole or limits.max_money is None or isinstance(error, OutOfTimeError):
             raise
         return schedule(tables, expected, demand_rps, phase_seconds, replace(limits, max_money=None), serving)
 
@@ -182,6 +192,8 @@ def planned(
     seen: Callable[[Forecast], None] | None = None,
 ) -> PhasePlans:
     """Plan the phases of a demand part by part, each from a forecast that ends `LEAD` phases before its own start.
+
+    They are in the past, and judge the policy: a part that takes more than its share of the money has no other choice.
 
     Args:
         before: demand that is known at the beginning
@@ -198,18 +210,18 @@ def planned(
         if seen is not None:
             seen(found)
         rates = found.quantiles[limits.headroom] / after.phase_seconds
-        return schedule_part(tables, found.expected, rates, after.phase_seconds, limits, serving, horizon)
+        return schedule_part(tables, found.expected, rates, after.phase_seconds, limits, serving)
 
     return by_parts(len(after), horizon, part)
 
 
 def oracle(tables: Sequence[CapacityTable], after: Demand, limits: Limits, horizon: int) -> PhasePlans:
-    """Plan the phases of a demand from their own counts."""
+    """Plan the phases of a demand from their own counts, with the money as in `planned`."""
 
     def part(start: int, end: int, serving: tuple[int, int] | None) -> PhasePlans:
         rates = after.rates_rps[start:end]
         counts, phase_s = after.counts[start:end], after.phase_seconds
-        return schedule_part(tables, counts, rates, phase_s, limits, serving, horizon)
+        return schedule_part(tables, counts, rates, phase_s, limits, serving)
 
     return by_parts(len(after), horizon, part)
 

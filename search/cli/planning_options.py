@@ -69,7 +69,9 @@ def add_plan_options(planned: argparse.ArgumentParser) -> None:
     planned.add_argument("--slo-ms", type=above_zero, help="milliseconds within which requests are answered")
     planned.add_argument("--max-loss", type=tolerated, help="mean loss of a day's requests (default: the study's)")
     planned.add_argument(
-        "--max-money", type=above_zero, help="of a day; the loss is minimised within it and --max-loss"
+        "--max-money",
+        type=above_zero,
+        help="of a day, of which a shorter horizon has its share; the loss is minimised within it and --max-loss",
     )
     planned.add_argument(
         "--headroom",

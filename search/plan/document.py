@@ -10,7 +10,7 @@ import numpy as np
 
 from objectives.serving.control.options import capacity_factor
 from planning.capacity import CapacityTable
-from planning.demand import Demand
+from planning.demand import DAY_SECONDS, Demand
 from planning.fleet import Offer
 from planning.forecast import QUANTILES, Score
 from planning.plan import Planned, Terms
@@ -248,6 +248,13 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
             f"the mean loss served on the held-out phases is above max_loss with: {', '.join(lost)}; it was kept for "
             "the requests that were expected"
         )
+    if terms.limits.max_money is not None:
+        days = len(demand) * demand.phase_seconds / DAY_SECONDS
+        dear = [
+            name for name, outcome in outcomes.items() if outcome.money > terms.limits.max_money * days * (1 + 1e-9)
+        ]
+        if dear:
+            found.append(f"on the held-out phases, the money of a day is above max_money with: {', '.join(dear)}")
     served = next(iter(outcomes.values()))
     if served.simulated < served.requests:
         found.append(

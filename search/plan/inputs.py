@@ -44,7 +44,7 @@ def read_profile(path: Path) -> WeeklyProfile:
         ConfigError: the file cannot be read, an hour is missing or given twice, or a rate is none.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             lines = csv.DictReader(file)
             if missing := [name for name in _COLUMNS if name not in (lines.fieldnames or ())]:
                 raise ConfigError(f"--profile: {path} must have the columns {', '.join(_COLUMNS)}, but lacks {missing}")

@@ -113,7 +113,7 @@ def plan(session: Session, request: Request, out: Path, console: Console) -> Pla
     except OutOfTimeError as error:
         raise JobError(f"{error}: fewer phases at a time take less (--phase-minutes, --horizon-hours)") from error
     except NoScheduleError as error:
-        raise ConfigError(f"--max-loss, --max-money: must leave a choice, but {error}") from error
+        raise ConfigError(f"--max-loss, --max-money, --slo-ms: must leave a choice, but {error}") from error
     except OutsideRangeError as error:
         raise ConfigError(f"--trace: must have requests of sizes that the study measured, but: {error}") from error
     found = _document(session, request, menu, solved)

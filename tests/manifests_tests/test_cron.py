@@ -81,7 +81,7 @@ def test_the_triggers_of_a_week_are_its_plan(plan: PlanDocument) -> None:
 
 @given(dated_plans())
 def test_the_triggers_of_given_dates_are_their_plan(plan: PlanDocument) -> None:
-    """Outside of the dates the machines of the last phase stay."""
+    """Outside of the dates the machines of the last phase stay, also while those of the first one start."""
     assert plan.start_s is not None
     end_s = plan.start_s + len(plan.phases) * plan.phase_seconds
     for offer, schedule in schedules(plan).items():
@@ -90,7 +90,10 @@ def test_the_triggers_of_given_dates_are_their_plan(plan: PlanDocument) -> None:
         minutes = np.arange(first - 3000, last + 3000)
         wanted = wanted_by_plan(plan, offer, minutes, plan.start_s)
         final = plan.phases[-1]
-        wanted[(minutes < first) | (minutes >= last)] = final.machines * row.copies if final.offer == offer else 0
+        stay = final.machines * row.copies if final.offer == offer else 0
+        wanted[(minutes < first) | (minutes >= last)] = stay
+        starting = (minutes >= first) & (60 * minutes < plan.start_s)
+        wanted[starting] = np.maximum(wanted[starting], stay)
         assert wanted_by_triggers(schedule, minutes).tolist() == wanted.tolist()
 
 

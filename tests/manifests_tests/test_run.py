@@ -54,6 +54,18 @@ def test_manifests_are_written_beside_the_plan(tmp_path: Path, capsys: pytest.Ca
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("start_s", "phase_s", "widened"), [(0.0, 900.0, False), (12.3, 900.0, True), (0.0, 90.0, True)]
+)
+def test_times_that_are_no_whole_minutes_are_told(
+    start_s: float, phase_s: float, widened: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of([Kind()], [(0, 1), (0, 2)], phase_s, START_S + start_s)
+    assert run_command(["manifests", str(saved(plan, tmp_path)), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["warnings"]
+    assert any("whole minutes" in each for each in told) == widened
+
+
 def test_a_plan_without_dates_needs_a_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = saved(plan_of([Kind()], [(0, 1), (0, 2)], start_s=None), tmp_path)
     assert run_command(["manifests", str(plan)]) == 2

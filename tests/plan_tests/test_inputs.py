@@ -62,9 +62,11 @@ def week() -> list[str]:
     return [f"{day},{hour},{1 + number},{2 + hour}" for number, day in enumerate(days) for hour in range(24)]
 
 
-def test_a_profile_is_read_by_hour(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_profile_is_read_by_hour(encoding: str, tmp_path: Path) -> None:
+    """Spreadsheets write a byte order mark."""
     file = tmp_path / "profile.csv"
-    file.write_text("\n".join(["weekday,hour,mean_rps,p95_rps", *reversed(week())]))
+    file.write_text("\n".join(["weekday,hour,mean_rps,p95_rps", *reversed(week())]), encoding)
     found = read_profile(file)
     assert found.mean_rps.reshape(7, 24)[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert found.p95_rps[24 * 6 : 24 * 6 + 8].tolist() == [7, 7, 7, 7, 7, 7, 8, 9], "a p95 is at least the mean"

@@ -16,7 +16,7 @@ from objectives.serving.bundle import read_bundle
 from objectives.serving.control import plan_file as control_file
 from objectives.serving.control.plan_file import machine_plan
 from planning import schedule as solver
-from planning.demand import Workload
+from planning.demand import Demand, Workload
 from planning.fleet import MachineKind, layouts_of, offers_of
 from planning.forecast import QUANTILES, Score
 from planning.policies import Limits, schedule
@@ -29,7 +29,7 @@ from search.home import Home
 from search.plan import run
 from search.plan.columns import stretches
 from search.plan.deployments import Menu
-from search.plan.document import forecast_row, machine_warnings, offer_rows, phase_rows
+from search.plan.document import forecast_row, machine_warnings, offer_rows, phase_rows, warnings_of
 from search.plan.figures import plan_figure, policies_figure
 from search.plan.inputs import read_profile
 from search.plan.observe.log import LogColumns, observe_log
@@ -158,6 +158,18 @@ def test_a_solver_that_runs_out_of_time_is_no_wrong_limit(
     assert not (tmp_path / "out").exists()
 
 
+def test_policies_that_took_more_money_on_the_held_out_phases_are_named() -> None:
+    """24 of a day are 2 in two hours."""
+    terms: Any = SimpleNamespace(limits=Limits(0.01, max_money=24.0))
+    plans: Any = SimpleNamespace(short=np.zeros(2, np.bool_), gap=0.0)
+    taken = {
+        name: SimpleNamespace(loss=0.0, money=money, phases=(None, None), simulated=1, requests=1)
+        for name, money in (("planned", 2.0), ("oracle", 2.1))
+    }
+    said = warnings_of(terms, plans, taken, Demand(np.full(9, 1e4), 3600.0))  # type: ignore[arg-type]
+    assert said == ("on the held-out phases, the money of a day is above max_money with: oracle",)
+
+
 def test_capacities_are_simulated_once(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = log_file(tmp_path)
     first = run.plan(session, asked(trace), tmp_path / "out", QUIET)
@@ -216,7 +228,7 @@ def test_a_plan_warns_of_phases_that_one_process_on_a_machine_cannot_serve() -> 
         ({"phase_s": 1e6}, "--phase-minutes: must be at most a day"),
         ({"phase_s": 4000.0}, "--trace: must be long enough"),
         ({"horizon_s": 3000.0}, "--trace: must be long enough"),
-        ({"slo_ms": 1.0, "max_loss": 0.0, "max_money": 1e-9}, "--max-loss, --max-money: must leave a choice"),
+        ({"slo_ms": 1.0, "max_loss": 0.0, "max_money": 1e-9}, "--max-loss, --max-money, --slo-ms: must leave a choice"),
         ({"trace": Path("none.csv")}, "--trace: none.csv"),
     ],
 )

@@ -28,7 +28,7 @@ from planning.plan import (
     make_plan,
     split_phases,
 )
-from planning.policies import LEAD, Limits, oracle, planned, schedule, static
+from planning.policies import LEAD, Limits, oracle, planned, schedule, schedule_part, static
 from planning.replay import Arrivals
 from planning.schedule import NoScheduleError
 from planning.weekly_profile import WeeklyProfile, plan_week, poisson_workload
@@ -70,12 +70,25 @@ def test_a_part_that_is_shorter_has_its_share_of_the_money() -> None:
     demand = Demand(np.array([20.0, 20.0, 20.0, 30.0]) * PHASE_S, PHASE_S)
     found = oracle(tables(), demand, Limits(1.0, max_money=24 * 2.5), 3)
     assert found.offers.tolist() == [0, 0, 0, 1] and found.machines.tolist() == [2, 2, 2, 1]
-    # The last part has 1.5 an hour, which is less than it takes: it is no reason to have no plan.
+    # The last part has 1.5 an hour, which is less than it takes: no reason not to judge a policy on it.
     demand = Demand(np.array([8.0, 8.0, 8.0, 75.0]) * PHASE_S, PHASE_S)
     found = oracle(tables(), demand, Limits(1.0, max_money=24 * 1.5), 3)
     assert found.offers.tolist() == [0, 0, 0, 1] and found.machines.tolist() == [1, 1, 1, 2]
+    assert oracle(tables(), demand, Limits(1.0, max_money=24 * 1.5), 1).offers.tolist() == [0, 0, 0, 1]
+    rates, limits = np.array([75.0]), Limits(1.0, max_money=24 * 1.5)
     with pytest.raises(NoScheduleError):
-        oracle(tables(), demand, Limits(1.0, max_money=24 * 1.5), 1)
+        schedule_part(tables(), rates * PHASE_S, rates, PHASE_S, limits, None, 1)
+    assert schedule_part(tables(), rates * PHASE_S, rates, PHASE_S, limits, None, 2).machines.tolist() == [2]
+
+
+def test_an_offer_that_keeps_the_slo_at_no_rate_serves_nothing() -> None:
+    """The other one serves what it can; where there is no other, there is no plan."""
+    exact, small = tables()
+    never, rates = linear_table(exact.offer, 0.0), np.array([1e6])
+    found = schedule([never, small], rates * PHASE_S, rates, PHASE_S, Limits(1.0))
+    assert found.offers.tolist() == [1] and found.short.tolist() == [True]
+    with pytest.raises(NoScheduleError, match="no offer keeps the SLO at any rate"):
+        schedule([never], rates * PHASE_S, rates, PHASE_S, Limits(1.0))
 
 
 def test_a_phase_that_no_choice_serves_gets_every_machine_of_the_one_that_serves_most() -> None:

@@ -79,6 +79,9 @@ def _by_minute(calendar: Calendar, processes: Sequence[Stretch], lead_s: float) 
     wanted = np.zeros(math.ceil(calendar.end_s / _MINUTE) - first, np.int64)
     for start, end, count in _spans(calendar.start_s, processes, lead_s):
         wanted[start - first : end - first] = np.maximum(wanted[start - first : end - first], count)
+    # Until the plan begins, while its first machines start, those of its last phase serve.
+    before = math.ceil(calendar.start_s / _MINUTE) - first
+    wanted[:before] = np.maximum(wanted[:before], round(processes[-1].value))
     return first, wanted
 
 

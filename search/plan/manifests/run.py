@@ -96,7 +96,7 @@ def _warnings(plan: PlanDocument, served: ServedPlan) -> tuple[str, ...]:
     found = []
     if not served.calendar.weekly:
         found.append("the plan is of given dates: after them, the machines of its last phase go on until a newer plan")
-    if plan.phase_seconds % 60:
+    if plan.phase_seconds % 60 or (not served.calendar.weekly and served.calendar.start_s % 60):
         found.append("KEDA's times are whole minutes: each phase is widened to those that it touches")
     if unknown := [offer.name for offer in served.offers if offer.row.memory_bytes is None]:
         found.append(f"memory was not measured, and is not asked for: {', '.join(unknown)}")
