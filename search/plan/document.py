@@ -249,10 +249,8 @@ def warnings_of(terms: Terms, plans: PhasePlans, outcomes: Mapping[str, Outcome]
             "the requests that were expected"
         )
     if terms.limits.max_money is not None:
-        days = len(demand) * demand.phase_seconds / DAY_SECONDS
-        dear = [
-            name for name, outcome in outcomes.items() if outcome.money > terms.limits.max_money * days * (1 + 1e-9)
-        ]
+        most = (1 + 1e-9) * terms.limits.max_money * demand.phase_seconds / DAY_SECONDS
+        dear = [name for name, outcome in outcomes.items() if outcome.money > most * len(outcome.phases)]
         if dear:
             found.append(f"on the held-out phases, the money of a day is above max_money with: {', '.join(dear)}")
     served = next(iter(outcomes.values()))
