@@ -557,6 +557,12 @@ def test_what_went_wrong_leaves_nothing_in_the_cache(task_of: TaskOf) -> None:
     assert set(task.cache.rglob("*")) == before
 
 
+def test_fp32_for_a_group_is_the_plain_graph(task_of: TaskOf) -> None:
+    plain, _ = export(task_of("dlrm"), Weights(), Precision(), Form(), _silent)
+    widths = Precision((("bottom", "fp32"), ("tables", "fp32")))
+    assert export(task_of("dlrm"), Weights(), widths, Form(), _silent) == (plain, True)
+
+
 def test_one_recommender_stays_open(task_of: TaskOf) -> None:
     first, second = (open_once(task_of(family), _silent) for family in itertools.islice(FAMILIES, 2))
     assert open_once(task_of("dlrm"), _silent) is second

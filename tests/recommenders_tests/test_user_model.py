@@ -22,6 +22,7 @@ from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.factory import FactoryError, batches_of, given_by, load_factory
 from objectives.recommenders.user_model.load import open_user_model
 from objectives.recommenders.user_model.recommender import UserRecommender
+from objectives.recommenders.user_model.user_requests import Sent
 from objectives.task import Task
 from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
@@ -215,6 +216,18 @@ def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: UserRecomme
 def test_rows_of_serving_have_one_length(mine: UserRecommender) -> None:
     rows = mine.serving_rows(100)
     assert {len(values) for values in rows.values()} == {100} and rows["history"].shape[1] in (2, 3, 4)
+
+
+def test_rows_of_serving_are_of_many_users() -> None:
+    """Where the user is given once a request, all rows of a run have to be of one user."""
+    items = np.arange(20.0, dtype=np.float32)
+    several = tuple({"user": np.full(20, float(user), np.float32), "item": items} for user in range(50))
+    found = Sent(several, frozenset(), frozenset({"user"}))
+    for count in (7, 40):
+        assert len(np.unique(found.rows(count)["user"])) == count == len(found.rows(count)["item"])
+    assert len(found.rows(3000)["user"]) == 3000, "rows come again where there are fewer"
+    alone = tuple({"user": np.full(1, float(user), np.float32), "item": items} for user in range(50))
+    assert set(Sent(alone, frozenset({"user"}), frozenset()).rows(20)["user"].tolist()) == {0.0}
 
 
 def test_counts_are_of_every_input_that_a_table_looks_up(mine: UserRecommender) -> None:

@@ -35,7 +35,7 @@ from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 # Version of the stage, raised when its output changes, so that older cache entries are not used.
-EXPORT_STAGE = 15
+EXPORT_STAGE = 16
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -68,7 +68,9 @@ def export_graph(
     # The compute type of an engine does not change the file, nor does a placement but by the graph's form.
     split = placement.embedding_device is not None
     form = _Form(placement.user_once, split, placement.score_catalogue)
-    stored = Precision(precision.widths, calibration=precision.calibration)
+    narrow = any(width != "fp32" for _, width in precision.widths)
+    # A choice of fp32 for each group is the plain graph, which others need too.
+    stored = Precision(precision.widths, calibration=precision.calibration) if narrow else Precision()
     bits = task.int8_weight_bits if stored.rounds_products else None
     made_by = (EXPORT_STAGE, ir.__version__, version("onnxscript"), torch.__version__)
     key = digest(weights_key(task, recommender, weights), stored, form, bits, *made_by)

@@ -57,12 +57,18 @@ class Sent:
         return replace(self, requests=tuple(sized))
 
     def rows(self, count: int) -> dict[str, Array]:
-        """Return rows of requests, of those with the commonest lengths."""
+        """Return rows of requests with the commonest lengths, evenly spread over them.
+
+        Neighbouring rows are of one user. Where an input is given once a request, it has to be that of all rows of a
+        run, so that the first rows are taken.
+        """
         shapes = Counter(shape_of(request) for request in self.requests)
         (common, _), *_ = shapes.most_common(1)
         alike = [rowed(request) for request in self.requests if shape_of(request) == common]
         joined = {name: np.concatenate([request[name] for request in alike]) for name in alike[0]}
-        picks = np.resize(np.arange(len(next(iter(joined.values())))), count)
+        held = len(next(iter(joined.values())))
+        spread = held > count and not self.once
+        picks = np.linspace(0, held - 1, count, dtype=np.int64) if spread else np.resize(np.arange(held), count)
         return {name: values[picks] for name, values in joined.items()}
 
 
