@@ -32,11 +32,10 @@ class SearchSpace:
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Return the knob values of the first trials.
 
-        The baseline comes first. Then, for each technique of the weights and for the baseline's own weights, comes the
-        middle of the technique with narrower widths and a lean placement. The first of these follows with a second
-        cycle of training, which shows whether a longer one pays. Then all come in fp32, since a narrower width may cost
-        more time than it saves; and last in the baseline's placement too, since a small model with large requests has
-        work enough for its threads.
+        The baseline comes first. Then, for each start of the weights and for the baseline's own weights, come narrower
+        widths and a lean placement. The first of these follows with a second cycle of training, which shows whether a
+        longer one pays. Then all come in fp32, since a narrower width may cost more time than it saves; and last in the
+        baseline's placement too, since a small model with large requests has work enough for its threads.
         """
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
         baseline |= self._unlearned()

@@ -250,7 +250,10 @@ class WeightsSpace:
         return replace(self, **kept)  # type: ignore[arg-type]
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Return the knob values of each technique alone: its middle, and the smallest student as well."""
+        """Return the knob values of the middle student, pruned model and sparse attention, and of the smallest student.
+
+        Each is alone; low rank, compressed tables and quantization-aware training are in none.
+        """
         sparse = {"window": self.window, "history": self.history}
         whole = {knob: value for knob, (value, _) in self._whole.items()}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
