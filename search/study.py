@@ -170,7 +170,8 @@ class Study:
     @property
     def next_number(self) -> int:
         """Number of the next trial that is not one that waits."""
-        return self._leading + len(self._unfinished())
+        unfinished = self._unfinished()  # first, since it moves the place where they begin
+        return self._leading + len(unfinished)
 
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal, with all of its knobs in one transaction.

@@ -141,7 +141,8 @@ class FinalBenchmark:
             longest = max(longest, time.monotonic() - begun)
         if not longest:
             self._note(folder)
-        if not any(trial.final and trial.number == 0 for trial in study.measured_trials()):
+        baseline = next(trial for trial in study.measured_trials() if trial.number == 0)
+        if not (baseline.final and self._visited(baseline, folder)):
             self.console.warn("the baseline failed in the final benchmark: the front keeps the numbers of the search")
             return
         for trial in study.measured_trials():
