@@ -109,6 +109,8 @@ class Explorer:
                     self._after_networks((elapsed + spent_seconds) / 60)
                     # A proposal takes a tenth of a second or more of a core, which a benchmark would show.
                     self._told += self._fill(elapsed + spent_seconds, left)
+                    # A slice that a run left open may belong to a network that has failed since.
+                    self._after_networks((elapsed + spent_seconds) / 60)
                     self._dispatch(elapsed)
                 self._clock.wait([*self._builders, self._meter], _POLL_SECONDS)
                 minutes = (self._clock.now() - start + spent_seconds) / 60

@@ -153,9 +153,10 @@ def gain_per_second(gain: HypervolumeGain, predicted: Prediction) -> Floats:
 
 
 def _shortest_seconds(predicted: Prediction, builders: int) -> Floats:
-    """Return the expected seconds until candidates that begin at once are benchmarked, (n,).
+    """Return a lower bound of the expected seconds until candidates that begin at once are benchmarked, (n,).
 
-    Measuring has the machine to itself, so that its seconds count once here and not for each builder.
+    Measuring has the machine to itself, so that its seconds count once here and not for each builder. The export of
+    untrained weights is divided with them, though one builder makes it.
     """
     measuring = predicted.cost_seconds + predicted.benchmark_seconds
     return predicted.build_seconds + measuring / builders

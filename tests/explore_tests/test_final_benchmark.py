@@ -217,6 +217,21 @@ def test_a_final_benchmark_whose_baseline_failed_leaves_the_front_and_stays_due(
     assert not study.final_is_due
 
 
+@pytest.mark.parametrize("failing", [{0}, set(range(9))])
+def test_a_second_final_benchmark_whose_baseline_failed_leaves_the_numbers_of_the_first(
+    failing: set[int], parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = study_of(parts, OUTCOMES)
+    final_of(parts, study, Meter({}), monkeypatch, tmp_path).run(1e9, 0.0)
+    final = {trial.number for trial in study.measured_trials() if trial.final}
+    trial, _ = study.ask(small_space())
+    study.tell(trial.number, complete_outcome(0.01, 30.0, 0.0, "new"), 9)
+    meter = Meter({}, failing=lambda numbers, _: bool(failing & set(numbers)))
+    final_of(parts, study, meter, monkeypatch, tmp_path).run(1e9, 0.0)
+    assert final <= {trial.number for trial in study.measured_trials() if trial.final} and study.final_is_due
+    assert study.front(study.contenders())
+
+
 def test_a_final_benchmark_that_was_interrupted_goes_on_with_what_it_lacks(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -195,6 +195,13 @@ def test_a_proposal_has_the_same_number_in_a_study_that_goes_on_and_in_one_that_
     assert numbers == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_the_next_number_is_known_when_a_study_is_opened(space: SearchSpace, storage: str) -> None:
+    study = open_study(storage)
+    for _ in range(3):
+        study.tell(study.ask(space)[0].number, complete_outcome(), 1)
+    assert open_study(storage).next_number == 3
+
+
 def test_a_failed_and_a_stopped_trial_have_no_values(space: SearchSpace, storage: str) -> None:
     study = open_study(storage)
     for state in ("failed", "stopped"):

@@ -98,7 +98,7 @@ def _graph(
     task: Task, recommender: Recommender, weights: Weights, stored: Precision, placement: Placement, fitted: Fitted
 ) -> tuple[ir.Model, float]:
     """Return the graph in its form and widths, and its parity with the model, or with the graph of no form or width."""
-    rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
+    rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), bool(stored.widths)
     if placement.of_graph == Placement() and not narrow:
         signature = signature_of(recommender)
         requests = of_each_shape(list(recommender.requests(task.seed))) if signature.open else ()
