@@ -11,11 +11,15 @@ Scale = Literal["logits", "probabilities", "values", "lists"]
 
 @dataclass(frozen=True)
 class OutputKind:
-    """Kind of one output; `spread` is the unit of its differences: the standard deviation of values over train."""
+    """Kind of one output.
+
+    unit: of the differences of values: 1 for a loss of the labels that is the mean of their squares; else the unit in
+        which this mean weighs what that loss does, or, where a value has no labels, its standard deviation over train
+    """
 
     scale: Scale
-    spread: float = 1.0
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.spread < float("inf"):
-            raise ValueError(f"spread: must be above 0 and finite, but got {self.spread}")
+        if not 0 < self.unit < float("inf"):
+            raise ValueError(f"unit: must be above 0 and finite, but got {self.unit}")

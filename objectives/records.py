@@ -294,6 +294,7 @@ class Prepared:
     custom_metric: True where the metric is a function of the user's own, which a builder evaluates
     median_rows: median number of rows of the requests
     featured: True where a module is known whose outputs are features to distil
+    softened: True where an output has a temperature; values have none
     built: True where smaller siblings can be built, of the sizes in `student` or of those that the study file names
     nested: True where the tensors of such siblings are known to be parts of the model's, as an elastic network needs
     warnings: what is probably not meant in a user's model or loss, as a dry run finds it
@@ -333,6 +334,7 @@ class Prepared:
     custom_metric: bool = False
     median_rows: int = 200
     featured: bool = True
+    softened: bool = True
     built: bool = True
     nested: bool = False
     unlearnable: str | None = None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planning.count_scale import fit_scale
 from planning.demand import Floats
 from planning.seasonal_models import (
     DecompositionETS,
@@ -42,16 +42,40 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
+class Backtest:
+    """Counts that a model forecast from some origins, and those that came, (origins, horizon) each."""
+
+    expected: Floats
+    actual: Floats
+
+    def before(self, origin: int) -> Backtest:
+        """Return that of the earlier origins."""
+        return Backtest(self.expected[:origin], self.actual[:origin])
+
+    def bound(self, expected: Floats, quantile: float) -> Floats:
+        """Return a quantile of counts of which so many are expected.
+
+        It is that of the backtest's errors, on a scale on which they are alike whether few or many are expected.
+        Without errors it is what is expected.
+        """
+        if not self.actual.size:
+            return expected
+        scale = fit_scale(self.expected, self.actual)
+        errors = scale.scaled(self.actual) - scale.scaled(self.expected)
+        return scale.counts(scale.scaled(expected) + _quantile(errors.ravel(), quantile))
+
+
+@dataclass(frozen=True, eq=False)
 class Selected:
     """The model with the least pinball loss in the backtest.
 
-    errors: (n,) its errors, log((actual + 1) / (forecast + 1)), from which quantiles are taken
+    backtest: its own, from which quantiles are taken
     scores: of all models that were tried, the best first
     reason: why seasonal models were left out, None where they were not
     """
 
     model: PointForecaster
-    errors: Floats
+    backtest: Backtest
     scores: tuple[Score, ...]
     reason: str | None
 
@@ -96,34 +120,24 @@ def origins_of(phases: int, needed: int, horizon: int) -> list[int]:
     return [phases - horizon * back for back in range(min(most, _ORIGINS), 0, -1)]
 
 
-def backtest(model: PointForecaster, history: Floats, horizon: int, origins: Sequence[int]) -> NDArray[np.float64]:
-    """Return a model's errors, log((actual + 1) / (forecast + 1)), (origins, horizon).
-
-    For each origin the model is fitted only on what lies before it.
-    """
-    found = [model.forecast(history[:at], horizon) for at in origins]
-    actual = np.array([history[at : at + horizon] for at in origins])
-    return np.asarray(np.log1p(actual) - np.log1p(np.maximum(found, 0.0)), np.float64)
+def backtest(model: PointForecaster, history: Floats, horizon: int, origins: Sequence[int]) -> Backtest:
+    """Return what a model forecasts from each origin, fitted only on what lies before it."""
+    expected = np.array([model.forecast(history[:at], horizon) for at in origins])
+    return Backtest(np.maximum(expected, 0.0), np.array([history[at : at + horizon] for at in origins]))
 
 
-def score(name: str, errors: Floats, actual: Floats) -> Score:
-    """Score the errors of a backtest, (origins, horizon), whose quantiles are those of the errors of earlier origins.
-
-    Args:
-        actual: counts that the forecasts were for, (origins, horizon)
-    """
-    judged = range(min(_CALIBRATING, len(errors) - 1), len(errors))
+def score(name: str, tested: Backtest) -> Score:
+    """Score the forecasts of a backtest, whose quantiles are those of the errors of earlier origins."""
+    expected, actual = tested.expected, tested.actual
+    judged = range(min(_CALIBRATING, len(actual) - 1), len(actual))
     losses, covered = [], dict.fromkeys(QUANTILES, 0.0)
     for at in judged:
-        point = (actual[at] + 1) / np.exp(errors[at])
         for quantile in QUANTILES:
-            bound = point * np.exp(_quantile(errors[:at].ravel(), quantile)) - 1 if at else point - 1
-            above = actual[at] - bound
+            above = actual[at] - tested.before(at).bound(expected[at], quantile)
             losses.append(float(np.maximum(quantile * above, (quantile - 1) * above).mean()))
             covered[quantile] += float((above <= 0).mean()) / len(judged)
     some = actual > 0
-    forecast = (actual + 1) / np.exp(errors) - 1
-    relative = np.abs(actual[some] - forecast[some]) / actual[some]
+    relative = np.abs(actual[some] - expected[some]) / actual[some]
     mean = max(float(actual.mean()), 1e-300)
     mape = float(relative.mean()) if some.any() else 0.0
     return Score(name, mape, float(np.mean(losses)) / mean, covered, len(judged))
@@ -144,21 +158,17 @@ def select(history: Floats, per_day: int, horizon: int) -> Selected:
     origins = origins_of(len(history), max(model.needed for model in models), horizon)
     if not origins:
         raise ValueError(f"a forecast needs a longer history, but got {len(history)} phases for a horizon of {horizon}")
-    actual = np.array([history[at : at + horizon] for at in origins])
-    errors = [backtest(model, history, horizon, origins) for model in models]
-    scored = [score(model.name, found, actual) for model, found in zip(models, errors, strict=True)]
+    tested = [backtest(model, history, horizon, origins) for model in models]
+    scored = [score(model.name, found) for model, found in zip(models, tested, strict=True)]
     order = sorted(range(len(models)), key=lambda which: scored[which].pinball)
     best = order[0]
-    return Selected(models[best], errors[best].ravel(), tuple(scored[which] for which in order), reason)
+    return Selected(models[best], tested[best], tuple(scored[which] for which in order), reason)
 
 
 def forecast(selected: Selected, history: Floats, horizon: int) -> Forecast:
     """Forecast the next phases of a history that the model is fitted on now."""
     expected = np.maximum(selected.model.forecast(history, horizon), 0.0)
-    quantiles = {
-        quantile: np.maximum((expected + 1) * np.exp(_quantile(selected.errors, quantile)) - 1, 0.0)
-        for quantile in QUANTILES
-    }
+    quantiles = {quantile: selected.backtest.bound(expected, quantile) for quantile in QUANTILES}
     return Forecast(expected, quantiles)
 
 

@@ -350,11 +350,14 @@ class WeightsSpace:
             temperature, weight = (float(middle(self.distillation[n])) for n in ("temperature", "teacher_weight"))
             epochs = int(pick(self.fine_tuning, suggester, "distillation.fine_tuning"))
             return Distillation(temperature, weight, epochs, elastic_epochs=network)
-        drawn = dict(draw(self.distillation, suggester, "distillation"))
+        weights = {name: self.distillation[name] for name in ("feature_weight", "teacher_weight")}
+        drawn = {name: float(value) for name, value in draw(weights, suggester, "distillation")}
+        asked = drawn["teacher_weight"] > 0  # else the temperature changes nothing
+        temperature = pick(self.distillation["temperature"], suggester, "distillation.temperature") if asked else 1.0
         return Distillation(
-            float(drawn["temperature"]),
-            float(drawn["teacher_weight"]),
+            float(temperature),
+            drawn["teacher_weight"],
             self.epochs,
-            float(drawn["feature_weight"]),
+            drawn["feature_weight"],
             cycles=int(pick(self.cycles, suggester, CYCLES)),
         )

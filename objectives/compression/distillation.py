@@ -50,8 +50,7 @@ def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, 
     """Return the soft loss of scores whose columns are of these kinds, summed over the outputs.
 
     The scores are (rows,) or (rows, outputs), or (lists, candidates) for lists. Probabilities are converted to logits.
-    Values have no temperature: their loss is the squared distance in units of their spread, which is 1 for a student
-    that only predicts their mean.
+    Values have no temperature: their loss is the mean squared distance in their unit.
     """
     if kinds[0].scale == "lists":
         return soft_loss(student, teacher, temperature)
@@ -62,7 +61,7 @@ def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, 
 
 def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     if kind.scale == "values":
-        return F.mse_loss(student / kind.spread, teacher / kind.spread)
+        return F.mse_loss(student / kind.unit, teacher / kind.unit)
     if kind.scale == "probabilities":
         return soft_loss(_logit(student), _logit(teacher), temperature)
     return soft_loss(student, teacher, temperature)

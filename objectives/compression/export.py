@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from objectives.compression.graph_passes.exported import name_turned, optimize, plain_recurrent
+from objectives.compression.graph_passes.exported import name_turned, optimize, plain_products, plain_recurrent
 from objectives.compression.graph_passes.tracing import BagsAsReductions, any_length
 from objectives.compression.module_edit import Positional
 from objectives.compression.training_data import as_they_are
@@ -101,6 +101,7 @@ def optimized(graph: ir.Model, model: nn.Module) -> ir.Model:
     with warnings.catch_warnings(action="ignore"):
         optimize(graph)
     parameters = {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    plain_products(graph)
     name_turned(graph, parameters)
     plain_recurrent(graph, parameters)
     RemoveUnusedNodesPass()(graph)

@@ -31,6 +31,7 @@ RATIOS = (0.0, 0.3, 0.45, 0.6, 0.75, 0.9)
 # Few settings of distillation, as of the forms of tables below, since each is a training of its own: between
 # temperatures from 1 to 8 three seeds showed no difference of quality (tests/benchmarks/RESULTS.md).
 TEMPERATURE = Choice((1.0, 2.0, 4.0))
+_NOT_SOFTENED = Choice((1.0,))
 TEACHER_WEIGHT = Choice((0.25, 0.5, 0.75))
 FEATURE_WEIGHT = Choice((0.0,))
 STEPS = Choice((1, 3))
@@ -90,12 +91,17 @@ def _weights(given: SpaceConfig, prepared: Prepared, epochs: int) -> WeightsSpac
         raise ConfigError(
             "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
         )
+    temperature = learning.temperature or (TEMPERATURE if prepared.softened else _NOT_SOFTENED)
+    if not prepared.softened and temperature != _NOT_SOFTENED:
+        raise ConfigError(
+            "space.distillation.temperature: must be [1] for this model, whose outputs are values, which have none"
+        )
     space = WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
         own=prepared.sizes,
         pruning={group: d for group, d in pruning.items() if _highest(d) > 0},
         distillation={
-            "temperature": learning.temperature or TEMPERATURE,
+            "temperature": temperature,
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
             "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
         },

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.build.baseline_checks import convergence_check
-from objectives.build.fit import Fitted, fit, untrained
+from objectives.build.fit import Fitted, _training_data, fit, untrained
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages import prepare as prepare_stage
 from objectives.build.stages.weights import weights_key
+from objectives.compression.distillation import training_loss
 from objectives.jobs.requests import PrepareRequest
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model import load as opening
@@ -325,8 +326,53 @@ def test_each_output_is_of_the_kind_that_its_scores_and_labels_show(
     }  # fmt: skip
     rows = [{n: torch.from_numpy(v) for n, v in inputs.items()} for inputs, *_ in found.given.batches("train")]
     with torch.inference_mode():
-        dwell = np.concatenate([found.model(**inputs)["dwell"].numpy() for inputs in rows])
-    assert kinds["dwell"].spread == pytest.approx(dwell.std(), rel=1e-4)
+        other = np.concatenate([found.model(**inputs)["other"].numpy() for inputs in rows])
+    assert kinds["other"].unit == pytest.approx(other.std(), rel=1e-4), "nothing is known of what it should be"
+    assert kinds["dwell"].unit == pytest.approx(1000.0, rel=1e-4), "its loss is the squared distance over 1e6"
+
+
+class Sales(Shop):
+    """Regression: labels and scores in some currency."""
+
+    @staticmethod
+    def metric(scores: Any, labels: Any, groups: Any) -> float:  # type: ignore[override]
+        return -float(((scores - labels) ** 2).mean())
+
+    def __init__(self, currency: float) -> None:
+        super().__init__()
+        self.currency = currency
+        with torch.no_grad():
+            for parameter in self.model.tower[2].parameters():  # type: ignore[index, union-attr]
+                parameter.mul_(currency)
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+        random = np.random.default_rng(len(split))
+        for inputs, click, groups in super().batches(split):
+            yield inputs, torch.from_numpy(self.currency * random.normal(2, 1, len(click))).float(), groups
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(outputs, labels)
+
+
+@pytest.mark.parametrize("currency", [0.01, 100.0])
+def test_the_teachers_weight_is_its_share_of_the_loss_in_any_unit(
+    currency: float, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is that of (1 - a) (z - y)^2 + a (z - t)^2, where it was that of labels or teacher alone."""
+    found = opened(Sales(currency), home, monkeypatch)
+    (kind,) = found.output_kinds
+    assert kind.scale == "values" and kind.unit == pytest.approx(1.0, rel=1e-3)
+    data = _training_data(found, Distillation(2.0, 0.25, 1), None)
+    batch = next(data.rows.epoch(torch.Generator().manual_seed(0)))
+    student = copy.deepcopy(found.model)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(0.7)
+        teacher = found.model(**batch.inputs)
+    z = student(**batch.inputs)
+    expected = 0.75 * F.mse_loss(z, batch.labels) + 0.25 * F.mse_loss(z, teacher)  # type: ignore[arg-type]
+    got = training_loss(student, batch, data, Distillation(2.0, 0.25, 1), found.model)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_a_student_comes_to_every_output_of_its_teacher(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +408,7 @@ def test_a_student_comes_to_every_output_of_its_teacher(home: Path, monkeypatch:
 )
 def test_kinds_by_hand(scores: list[float], labels: list[float] | None, kind: OutputKind) -> None:
     found = kind_of(np.array(scores), None if labels is None else np.array(labels))
-    assert found.scale == kind.scale and found.spread == pytest.approx(kind.spread)
+    assert found.scale == kind.scale and found.unit == pytest.approx(kind.unit)
 
 
 # -- weights before training

@@ -423,8 +423,8 @@ def test_certain_probabilities_leave_the_loss_finite() -> None:
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
 
-def test_values_are_compared_in_units_of_their_spread() -> None:
-    """The unit is the teacher's spread, not a batch's own: two alike rows are worth no more than others."""
+def test_values_are_compared_in_their_unit() -> None:
+    """The unit is the same for all batches, and not a batch's own: two alike rows are worth no more than others."""
     student, teacher = np.random.default_rng(8).normal(size=(2, 9))
     for scale in (1.0, 5000.0):
         soft = partial(soft_loss_of, [OutputKind("values", 2 * scale)])
@@ -434,10 +434,10 @@ def test_values_are_compared_in_units_of_their_spread() -> None:
         assert alike == pytest.approx(0.25, rel=1e-6)
 
 
-@pytest.mark.parametrize("spread", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_spread_is_a_positive_number(spread: float) -> None:
-    with pytest.raises(ValueError, match=f"spread: .*{spread}"):
-        OutputKind("values", spread)
+@pytest.mark.parametrize("unit", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_unit_is_a_positive_number(unit: float) -> None:
+    with pytest.raises(ValueError, match=f"unit: .*{unit}"):
+        OutputKind("values", unit)
 
 
 def test_each_output_has_the_loss_of_its_kind() -> None:

@@ -18,7 +18,7 @@ from search.config.defaults import RANKS, RATIOS, epochs_for, space_for
 from search.config.study_file import parse
 from search.errors import ConfigError
 from spaces.candidate import Candidate
-from spaces.domains import Choice
+from spaces.domains import Choice, FixedValues
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim, Table
 from spaces.search_space import SearchSpace
 from spaces.techniques.attention import Attention
@@ -563,6 +563,21 @@ def test_a_cycle_takes_as_long_as_the_baseline_did_as_far_as_that_is_short(
 ) -> None:
     """Twenty validations, so 60 passes of three in each, in 200 s: 9 passes take 30 s."""
     assert epochs_for(training, epoch_seconds) == epochs
+
+
+def test_a_temperature_is_drawn_only_where_it_changes_a_training() -> None:
+    """Values have none, and where the teacher does not count, all temperatures are the same training."""
+    assert values(space().weights.distillation["temperature"]) == (1.0, 2.0, 4.0)
+    assert values(space(softened=False).weights.distillation["temperature"]) == (1.0,)
+    line = refused({"distillation": {"temperature": [1, 4]}}, softened=False)
+    assert line.startswith("space.distillation.temperature: must be [1] for this model")
+    assert space({"distillation": {"temperature": [1]}}, softened=False)
+    weights = space({"distillation": {"temperature": [2, 4], "teacher_weight": [0.0, 0.5]}}).weights
+    student = {"weights.origin": "student", "distillation.temperature": 4.0}
+    for teacher_weight, temperature in ((0.0, 1.0), (0.5, 4.0)):
+        drawn = weights.suggest(FixedValues({**student, "distillation.teacher_weight": teacher_weight}), ())
+        assert drawn.distillation is not None
+        assert (drawn.distillation.teacher_weight, drawn.distillation.temperature) == (teacher_weight, temperature)
 
 
 def test_a_training_may_go_on_unless_the_study_file_gives_its_epochs() -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from objectives.compression.export import PREFIX
 from spaces.model_structure import Group, ModelStructure
 from spaces.techniques.quantization import Precision
-from tests.protos import name_turned, quantize, read_widths, run_onnx
+from tests.protos import name_turned, quantize, read_widths, run_onnx, to_onnx
 
 
 class Encoder(nn.Module):
@@ -145,3 +146,35 @@ def test_equal_parameters_have_a_name_each() -> None:
         graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(matrix.T), name))
     graph = name_turned(graph, {"model.a.weight": matrix, "model.b.weight": matrix})
     assert [node.input[1] for node in graph.graph.node[:2]] == ["model.a.weight", "model.b.weight"]
+
+
+class TiedOutput(nn.Module):
+    """A table of users' last items that also gives the scores of all items, larger than what the exporter folds."""
+
+    def __init__(self, steps: bool) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({"item": nn.Embedding(1000, 16)})
+        self.steps = steps
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        table = self.tables["item"]
+        vectors: Tensor = table(user)
+        scores = F.linear(vectors.unsqueeze(1), table.weight).squeeze(1) if self.steps else vectors @ table.weight.T
+        return scores.gather(1, item.unsqueeze(1)).squeeze(1)
+
+
+@pytest.mark.parametrize("width", ["fp16", "int8", "int4", "int2"])
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_table_that_is_also_the_output_takes_every_width(steps: bool, width: str) -> None:
+    torch.manual_seed(0)
+    model = TiedOutput(steps).eval()
+    rows = {name: torch.randint(0, 1000, (64,)) for name in ("user", "item")}
+    plain = to_onnx(model, rows)
+    assert "Transpose" not in [node.op_type for node in plain.graph.node]
+    given = {name: values.numpy() for name, values in rows.items()}
+    expected = model(**rows).detach().numpy()
+    assert np.allclose(run_onnx(plain, given), expected, atol=1e-4)
+    structure = ModelStructure((Group("tables", "table", ("tables.item",), 0, (), "not asked"),))
+    narrow = quantize(plain, Precision((("tables", width),)), structure, given)
+    assert read_widths(narrow, structure) == {"tables": width}
+    assert np.corrcoef(run_onnx(narrow, given), expected)[0, 1] > {"int2": 0.6, "int4": 0.95}.get(width, 0.999)

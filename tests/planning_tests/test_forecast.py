@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.tsa.api import ETSModel
 from statsmodels.tsa.forecasting.stl import STLForecast
 
 from planning.demand import Floats
-from planning.forecast import backtest, candidates, forecast, origins_of, score, select
+from planning.forecast import Backtest, backtest, candidates, forecast, origins_of, score, select
 from planning.seasonal_models import DecompositionETS, ExponentialSmoothing, RecentMean, SeasonalNaive
 
 DAY = 24
@@ -61,11 +62,11 @@ class Spy:
 def test_a_backtest_fits_on_what_lies_before_each_origin() -> None:
     history, spy = np.arange(30.0), Spy()
     origins = origins_of(30, spy.needed, 4)
-    errors = backtest(spy, history, 4, origins)
+    tested = backtest(spy, history, 4, origins)
     assert origins[-1] == 26 and origins[0] >= spy.needed and set(np.diff(origins)) == {4}
     assert [seen.tolist() for seen in spy.seen] == [history[:at].tolist() for at in origins]
-    expected = [[np.log((actual + 1) / 4) for actual in history[at : at + 4]] for at in origins]
-    assert errors == pytest.approx(np.array(expected))
+    assert tested.actual.tolist() == [history[at : at + 4].tolist() for at in origins]
+    assert (tested.expected == 3.0).all() and tested.expected.shape == tested.actual.shape
 
 
 def test_quantiles_cover_what_they_promise() -> None:
@@ -73,13 +74,27 @@ def test_quantiles_cover_what_they_promise() -> None:
     random = np.random.default_rng(0)
     errors = random.normal(0, 0.3, (40, 50))
     actual = 1000 * np.exp(errors)
-    found = score("planted", errors, actual)
+    found = score("planted", Backtest(np.full((40, 50), 1000.0), actual))
     assert found.coverage == pytest.approx({0.5: 0.5, 0.8: 0.8, 0.9: 0.9, 0.95: 0.95}, abs=0.04)
     assert found.mape == pytest.approx(np.abs(1 - np.exp(-errors)).mean(), rel=0.02)
     assert found.origins == 38, "the first two only calibrate"
-    wrong = score("biased", errors + 0.5, actual)
+    wrong = score("biased", Backtest(np.full((40, 50), 1000 * np.exp(-0.5)), actual))
     assert wrong.pinball == pytest.approx(found.pinball, rel=0.1), "a bias that lasts is calibrated away"
-    assert score("noisy", 2 * errors, actual).pinball > 1.3 * found.pinball
+    noisy = score("noisy", Backtest(np.full((40, 50), 1000.0), 1000 * np.exp(2 * errors)))
+    assert noisy.pinball > 1.3 * found.pinball
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.01])
+def test_quantiles_cover_few_and_many_requests_alike(dispersion: float) -> None:
+    """Counts of scipy's Poisson and negative binomial distributions, 50 a phase by night and 2000 by day."""
+    mean = np.resize([50.0, 2000.0], 100)
+    random = np.random.default_rng(0)
+    law = stats.nbinom(1 / dispersion, 1 / (1 + dispersion * mean)) if dispersion else stats.poisson(mean)
+    tested = Backtest(np.tile(mean, (40, 1)), law.rvs((40, 100), random_state=random).astype(float))
+    for quantile in (0.5, 0.9, 0.95):
+        covered = law.cdf(np.floor(tested.bound(mean, quantile)))
+        assert covered[::2].mean() == pytest.approx(quantile, abs=0.05), "one count is 0.056 at 50"
+        assert covered[1::2].mean() == pytest.approx(quantile, abs=0.05)
 
 
 def test_the_seasonal_model_is_chosen_where_there_is_a_season_and_its_coverage_is_kept() -> None:

@@ -98,6 +98,7 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         custom_metric=recommender.custom_metric,
         median_rows=rows,
         featured=recommender.hidden is not None,
+        softened=any(kind.scale != "values" for kind in recommender.output_kinds),
         built=recommender.built,
         nested=recommender.layout(None) is not None,
         columns=recommender.columns,

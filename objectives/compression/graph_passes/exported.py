@@ -1,4 +1,4 @@
-"""Corrections of an exported graph: small addends stay, weights have names, recurrent layers have one plain form."""
+"""Corrections of an exported graph: small addends stay, weights have names, products and recurrent layers are plain."""
 
 from __future__ import annotations
 
@@ -49,6 +49,29 @@ def _is_small(value: ir.Value | None) -> bool:
         return False
     values: Array = tensor.numpy()
     return values.dtype.kind == "f" and values.size == 1 and 0 < abs(float(values.item())) <= _LARGEST
+
+
+def plain_products(model: ir.Model) -> None:
+    """Let products read a matrix itself that nodes transpose, such as a table that is looked up and multiplied by.
+
+    The exporter folds such a transposition into a constant unless a large matrix has another reader too. Rows are then
+    multiplied by a Gemm, which transposes as it reads; other products get the transposed matrix as a constant, as an
+    engine would compute it.
+    """
+    for turn in [node for node in model.graph if node.op_type == "Transpose" and not node.domain]:
+        (matrix,), turned = operands(turn), turn.outputs[0]
+        if not matrix.is_initializer() or matrix.shape is None or len(matrix.shape) != 2:
+            continue
+        if tuple(turn.attributes.get_ints("perm", (1, 0))) != (1, 0) or turned.is_graph_output():
+            continue
+        for product, place in list(turned.uses()):
+            if product.op_type != "MatMul" or place != 1:
+                continue
+            rows = product.inputs[0]
+            if rows is not None and rows.shape is not None and len(rows.shape) == 2:
+                turn_into(product, "Gemm", [rows, matrix], None, {"transB": 1})
+            else:
+                product.replace_input_with(1, initializer(model.graph, f"{matrix.name}{TURNED}", array(matrix).T))
 
 
 def name_turned(model: ir.Model, parameters: Arrays) -> None:

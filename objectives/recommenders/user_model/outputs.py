@@ -50,6 +50,12 @@ class Outputs:
         several = _by_name(outputs, self.factory)
         return torch.stack([_column(several[name], f"{self.factory}: output {name}") for name in self.names], 1)
 
+    def one(self, outputs: object, name: Name | None) -> Tensor:
+        """Return one of the model's outputs as the model gives it; None names the only one."""
+        found = outputs if name is None else _by_name(outputs, self.factory)[name]
+        assert isinstance(found, Tensor)
+        return found
+
     def labels(self, labels: Labels) -> NDArray[np.float64]:
         """Return the labels, (rows, 1 + others), of the main output, then of the others."""
         return np.stack([self._of(labels, name) for name in (self.main, *self.others)], axis=1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -21,8 +22,9 @@ from objectives.output_kind import OutputKind
 from objectives.recommenders.protocol import Facts, Method, Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
+from objectives.recommenders.user_model.label_unit import label_unit
 from objectives.recommenders.user_model.optimizer import optimizer_of
-from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
+from objectives.recommenders.user_model.outputs import Name, Outputs, kind_of, outputs_of
 from objectives.recommenders.user_model.padded_forward import bags_of, padded_forward, take_padded
 from objectives.recommenders.user_model.rows import Train, read_held_out, read_train
 from objectives.recommenders.user_model.user_requests import Sent
@@ -37,6 +39,8 @@ _LEARNING_RATE = 1e-3
 BATCH = 256  # rows, unless the study sets another number
 # Rows of train from which the kinds of the outputs are inferred.
 _SAMPLE = 4096
+# Batches of train on which the loss of the labels is compared with a squared distance.
+_UNIT_BATCHES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +151,7 @@ class UserRecommender(Recommender):
 
     @cached_property
     def output_kinds(self) -> tuple[OutputKind, ...]:
-        """Kinds of the outputs, inferred from the model's scores of a sample of train, and from all labels."""
+        """Kinds of the outputs, inferred from the model's scores of a sample of train, from all labels and the loss."""
         self.model.eval()
         with torch.inference_mode():
             scores = torch.cat([self.teacher_outputs(inputs) for inputs in self.train_rows().sample(_SAMPLE)])
@@ -155,7 +159,17 @@ class UserRecommender(Recommender):
         known = dict(zip((self._outputs.main, *self._outputs.others), labels.T, strict=True))
         columns = scores.reshape(len(scores), -1).double().numpy().T
         names = self._outputs.names or (None,)
-        return tuple(kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True))
+        kinds = {name: kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True)}
+        for name, kind in kinds.items():
+            if kind.scale == "values" and name in known:
+                kinds[name] = replace(kind, unit=self._label_unit(name) or kind.unit)
+        return tuple(kinds.values())
+
+    def _label_unit(self, output: Name | None) -> float | None:
+        batches = islice(self.train_rows().batches(torch.Generator().manual_seed(0)), _UNIT_BATCHES)
+        with torch.no_grad():
+            given = [(self.outputs(self.model, inputs), labels) for inputs, labels in batches]
+            return label_unit(given, lambda outputs: self._outputs.one(outputs, output), self.loss)
 
     def scores(self, outputs: object) -> Tensor:
         return self._outputs.scores(outputs)

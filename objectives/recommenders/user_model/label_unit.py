@@ -1,0 +1,55 @@
+"""Unit of an output in which a squared distance weighs what the user's own loss of the labels does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from objectives.training_rows import Labels
+
+Loss = Callable[[object, Labels], Tensor]
+
+
+def label_unit(
+    batches: Iterable[tuple[object, Labels]], output: Callable[[object], Tensor], loss: Loss
+) -> float | None:
+    """Return the unit u in which the mean of ((z - t) / u)^2 bends as the loss does, None where the loss does not bend.
+
+    It is compared between an output and the same one with its rows in another order: a loss of the mean squared error
+    has the unit 1, one of half of it the square root of 2. The labels do not matter for it.
+
+    Args:
+        batches: a model's outputs, without gradients, and labels; the outputs are changed in place
+        output: takes one output of the model's, (rows,) or (rows, 1)
+    """
+    found = squared = 0.0
+    for outputs, labels in batches:
+        values = output(outputs)
+        before = values.clone()
+        after = before.roll(len(before) // 2, 0)
+        first = _slope(outputs, labels, values, loss)
+        values.copy_(after)
+        second = _slope(outputs, labels, values, loss)
+        moved = after - before
+        if first is not None and second is not None:
+            found += float((moved * (second - first)).sum())
+            squared += 2 * float(moved.square().sum()) / len(moved)
+    ratio = found / squared if squared > 0 else 0.0
+    return 1 / math.sqrt(ratio) if 0 < ratio < math.inf else None
+
+
+def _slope(outputs: object, labels: Labels, values: Tensor, loss: Loss) -> Tensor | None:
+    """Return the gradient of the loss by the values, None where it does not depend on them."""
+    values.requires_grad_()
+    try:
+        with torch.enable_grad():
+            found = loss(outputs, labels)
+        if not found.requires_grad:
+            return None
+        (slope,) = torch.autograd.grad(found, values, allow_unused=True)
+        return slope
+    finally:
+        values.requires_grad_(False)

@@ -1,0 +1,56 @@
+"""Units in which a squared distance bends as a loss of the labels, by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from objectives.recommenders.user_model.label_unit import label_unit
+
+
+def unit_of(loss: Callable[[Tensor, Tensor], Tensor], values: Tensor | None = None) -> float | None:
+    random = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(4):
+        outputs = 300 + 40 * torch.randn(32, generator=random) if values is None else values.clone()
+        batches.append((outputs, 300 + 90 * torch.randn(len(outputs), generator=random)))
+    with torch.no_grad():
+        return label_unit(batches, lambda of: of, loss)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("loss", "unit"),
+    [
+        (F.mse_loss, 1.0),
+        (lambda z, y: F.mse_loss(z, y) / 2, math.sqrt(2)),
+        (lambda z, y: F.mse_loss(z, y) / 1e6, 1000.0),
+        (lambda z, y: F.mse_loss(z / 7, y / 7), 7.0),
+        (lambda z, y: F.mse_loss(z, y, reduction="sum") / 32, 1.0),
+        (lambda z, y: F.huber_loss(z, y, delta=1e6), math.sqrt(2)),
+        # a pair of rows: the mean of ((z1 - z2) - (y1 - y2))^2 over all pairs bends twice as much
+        (lambda z, y: ((z[:, None] - z) - (y[:, None] - y)).square().mean(), math.sqrt(0.5)),
+    ],
+)
+def test_units_by_hand(loss: Callable[[Tensor, Tensor], Tensor], unit: float) -> None:
+    assert unit_of(loss) == pytest.approx(unit, rel=1e-3)
+
+
+def test_a_loss_of_logarithms_bends_by_the_inverse_square_of_its_value() -> None:
+    """The Poisson loss exp(z) - y z of values near z = 2 bends half as much as exp(2) times a squared distance."""
+    near = 2 + 1e-3 * torch.randn(64, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    found = unit_of(lambda z, y: F.poisson_nll_loss(z, y), near)
+    assert found == pytest.approx(math.sqrt(2 / math.exp(2)), rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", [lambda z, y: y.mean(), lambda z, y: z.mean(), lambda z, y: -F.mse_loss(z, y)])
+def test_a_loss_that_does_not_bend_upwards_has_no_unit(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert unit_of(loss) is None
+
+
+def test_outputs_that_do_not_vary_have_no_unit() -> None:
+    assert unit_of(F.mse_loss, torch.full((8,), 3.0)) is None
