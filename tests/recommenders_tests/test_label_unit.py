@@ -54,3 +54,12 @@ def test_a_loss_that_does_not_bend_upwards_has_no_unit(loss: Callable[[Tensor, T
 
 def test_outputs_that_do_not_vary_have_no_unit() -> None:
     assert unit_of(F.mse_loss, torch.full((8,), 3.0)) is None
+
+
+def test_the_outputs_stay_as_they_are() -> None:
+    """They may be tensors of the model's own."""
+    own, labels = torch.arange(6.0), torch.zeros(6)
+    with torch.no_grad():
+        assert label_unit([(own, labels)], lambda of: of, F.mse_loss) == pytest.approx(1.0)  # type: ignore[arg-type, return-value]
+        assert label_unit([(own[:1].expand(6), labels)], lambda of: of, F.mse_loss) is None  # type: ignore[arg-type, return-value]
+    assert own.tolist() == list(range(6)) and not own.requires_grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -22,12 +23,16 @@ def label_unit(
     has the unit 1, one of half of it the square root of 2. The labels do not matter for it.
 
     Args:
-        batches: a model's outputs, without gradients, and labels; the outputs are changed in place
+        batches: a model's outputs, without gradients, and labels
         output: takes one output of the model's, (rows,) or (rows, 1)
     """
     found = squared = 0.0
-    for outputs, labels in batches:
+    for given, labels in batches:
+        # A copy to be changed, since an output may be a tensor of the model's own.
+        outputs = copy.deepcopy(given)
         values = output(outputs)
+        if 0 in values.stride():  # one value, expanded over the rows
+            continue
         before = values.clone()
         after = before.roll(len(before) // 2, 0)
         first = _slope(outputs, labels, values, loss)
