@@ -13,8 +13,8 @@ Scale = Literal["logits", "probabilities", "values", "lists"]
 class OutputKind:
     """Kind of one output.
 
-    unit: of the differences of values: 1 for a loss of the labels that is the mean of their squares; else the unit in
-        which this mean weighs what that loss does, or, where a value has no labels, its standard deviation over train
+    unit: of the differences of values: that in which their mean square has the curvature of the user's loss, so that it
+        is 1 for the mean squared error; where a value has no labels, its standard deviation over train
     """
 
     scale: Scale

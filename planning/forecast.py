@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from planning.count_scale import fit_scale
+from planning.count_scale import CountScale, fit_scale
 from planning.demand import Floats
 from planning.seasonal_models import (
     DecompositionETS,
@@ -60,9 +61,16 @@ class Backtest:
         """
         if not self.actual.size:
             return expected
-        scale = fit_scale(self.expected, self.actual)
-        errors = scale.scaled(self.actual) - scale.scaled(self.expected)
-        return scale.counts(scale.scaled(expected) + _quantile(errors.ravel(), quantile))
+        scale = self._scale
+        return scale.counts(scale.scaled(expected) + _quantile(self._errors, quantile))
+
+    @cached_property
+    def _scale(self) -> CountScale:
+        return fit_scale(self.expected, self.actual)
+
+    @cached_property
+    def _errors(self) -> Floats:
+        return (self._scale.scaled(self.actual) - self._scale.scaled(self.expected)).ravel()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +140,9 @@ def score(name: str, tested: Backtest) -> Score:
     judged = range(min(_CALIBRATING, len(actual) - 1), len(actual))
     losses, covered = [], dict.fromkeys(QUANTILES, 0.0)
     for at in judged:
+        earlier = tested.before(at)
         for quantile in QUANTILES:
-            above = actual[at] - tested.before(at).bound(expected[at], quantile)
+            above = actual[at] - earlier.bound(expected[at], quantile)
             losses.append(float(np.maximum(quantile * above, (quantile - 1) * above).mean()))
             covered[quantile] += float((above <= 0).mean()) / len(judged)
     some = actual > 0

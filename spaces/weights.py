@@ -352,8 +352,8 @@ class WeightsSpace:
             return Distillation(temperature, weight, epochs, elastic_epochs=network)
         weights = {name: self.distillation[name] for name in ("feature_weight", "teacher_weight")}
         drawn = {name: float(value) for name, value in draw(weights, suggester, "distillation")}
-        asked = drawn["teacher_weight"] > 0  # else the temperature changes nothing
-        temperature = pick(self.distillation["temperature"], suggester, "distillation.temperature") if asked else 1.0
+        taught = drawn["teacher_weight"] > 0  # else the temperature changes nothing
+        temperature = pick(self.distillation["temperature"], suggester, "distillation.temperature") if taught else 1.0
         return Distillation(
             float(temperature),
             drawn["teacher_weight"],

@@ -1,4 +1,4 @@
-"""Units in which a squared distance bends as a loss of the labels, by hand."""
+"""Units in which a squared distance has the curvature of a loss, by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unit_of(loss: Callable[[Tensor, Tensor], Tensor], values: Tensor | None = No
         (lambda z, y: F.mse_loss(z / 7, y / 7), 7.0),
         (lambda z, y: F.mse_loss(z, y, reduction="sum") / 32, 1.0),
         (lambda z, y: F.huber_loss(z, y, delta=1e6), math.sqrt(2)),
-        # a pair of rows: the mean of ((z1 - z2) - (y1 - y2))^2 over all pairs bends twice as much
+        # a pair of rows: the mean of ((z1 - z2) - (y1 - y2))^2 over all pairs has twice the curvature
         (lambda z, y: ((z[:, None] - z) - (y[:, None] - y)).square().mean(), math.sqrt(0.5)),
     ],
 )
@@ -40,15 +40,15 @@ def test_units_by_hand(loss: Callable[[Tensor, Tensor], Tensor], unit: float) ->
     assert unit_of(loss) == pytest.approx(unit, rel=1e-3)
 
 
-def test_a_loss_of_logarithms_bends_by_the_inverse_square_of_its_value() -> None:
-    """The Poisson loss exp(z) - y z of values near z = 2 bends half as much as exp(2) times a squared distance."""
+def test_the_unit_of_a_poisson_loss_is_that_of_its_second_derivative() -> None:
+    """The second derivative of exp(z) - y z at z = 2 is exp(2), and that of a squared distance in unit u is 2 / u^2."""
     near = 2 + 1e-3 * torch.randn(64, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     found = unit_of(lambda z, y: F.poisson_nll_loss(z, y), near)
     assert found == pytest.approx(math.sqrt(2 / math.exp(2)), rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", [lambda z, y: y.mean(), lambda z, y: z.mean(), lambda z, y: -F.mse_loss(z, y)])
-def test_a_loss_that_does_not_bend_upwards_has_no_unit(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_a_loss_without_curvature_above_0_has_no_unit(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     assert unit_of(loss) is None
 
 

@@ -1,4 +1,4 @@
-"""Unit of an output in which a squared distance weighs what the user's own loss of the labels does."""
+"""Unit of an output in which a squared distance has the curvature of the user's own loss."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Loss = Callable[[object, Labels], Tensor]
 def label_unit(
     batches: Iterable[tuple[object, Labels]], output: Callable[[object], Tensor], loss: Loss
 ) -> float | None:
-    """Return the unit u in which the mean of ((z - t) / u)^2 bends as the loss does, None where the loss does not bend.
+    """Return the unit in which a mean squared distance has the curvature of the loss, None where that is not above 0.
 
-    It is compared between an output and the same one with its rows in another order: a loss of the mean squared error
-    has the unit 1, one of half of it the square root of 2. The labels do not matter for it.
+    The curvature is the change of the gradient between an output and the same output with its rows in another order.
+    The mean squared error has the unit 1, half of it the square root of 2, whatever the labels.
 
     Args:
         batches: a model's outputs, without gradients, and labels
