@@ -13,8 +13,9 @@ Scale = Literal["logits", "probabilities", "values", "lists"]
 class OutputKind:
     """Kind of one output.
 
-    unit: of the differences of values: that in which their mean square has the curvature of the user's loss, so that it
-        is 1 for the mean squared error; where a value has no labels, its standard deviation over train
+    unit: what differences of values are divided by before they are squared, so that their mean square has the curvature
+        of the user's loss: 1 for the mean squared error. Where a value has no labels, or the loss no curvature above 0,
+        it is the value's standard deviation over train.
     """
 
     scale: Scale

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 
 from planning.demand import Floats
 
 # Counts of a Poisson distribution, plus this, have square roots of nearly one deviation (Anscombe 1948).
 _SHIFT = 3 / 8
+# A squared error counts as so many variances at most, so that a single incident is not the scale of all; and the mean
+# of the squares of standard normal numbers that count so.
+_MOST_SQUARE, _MEAN_SQUARE = 9.0, 0.995
 # Least dispersion, at which the scale is that of square roots; and the most, at which it is that of logarithms.
 _LEAST, _MOST = 1e-12, 1e4
+# Dispersions that are tried before the likeliest one is searched for between two of them.
+_GRID = 33
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,38 @@ class CountScale:
 def fit_scale(expected: Floats, actual: Floats) -> CountScale:
     """Return the scale of forecasts and of the counts that came, of one shape.
 
-    The dispersion is that at which the squared errors are, in the mean, their variance (Pearson's statistic; Breslow
-    1984). An expectation below one request counts as one.
+    Errors have the variance factor * (m + dispersion * m^2): a forecast from few counts adds to the noise of single
+    arrivals in proportion. The dispersion is the likeliest for normal errors, with a robust estimate of the factor
+    (Huber's proposal 2, 1964), so that a single incident does not decide it. Where all expectations are alike, which
+    says nothing of the two apart, the factor is 1. An expectation below one request counts as one.
     """
-    mean = np.maximum(expected, 1.0)
-    squares = (actual - expected) ** 2
+    mean = np.maximum(expected, 1.0).ravel()
+    squares = np.ravel((actual - expected) ** 2) / mean
 
-    def excess(dispersion: float) -> float:
-        return float((squares / (mean + dispersion * mean**2)).mean()) - 1
+    def unlikely(log_dispersion: float) -> float:
+        """Return the negative logarithm of the likelihood, with that of one error for a factor of 1."""
+        spread = 1 + np.exp(log_dispersion) * mean
+        factor = np.log(_factor(squares / spread))
+        return float(len(mean) * factor + np.log(spread).sum() + factor**2) / 2
 
-    if excess(_LEAST) <= 0:
+    if _factor(squares) <= 1:
         return CountScale()
-    return CountScale(_MOST if excess(_MOST) >= 0 else float(brentq(excess, _LEAST, _MOST)))
+    grid = np.linspace(np.log(_LEAST), np.log(_MOST), _GRID)
+    best = int(np.argmin([unlikely(each) for each in grid]))
+    within = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
+    return CountScale(float(np.exp(minimize_scalar(unlikely, bounds=within, method="bounded").x)))
+
+
+def _factor(squares: Floats) -> float:
+    """Return the variance of normal numbers by their squares, each of which counts as nine variances at most.
+
+    It is 0 where all but a few squares are 0.
+    """
+    if (squares > 0).mean() * _MOST_SQUARE <= _MEAN_SQUARE:
+        return 0.0
+
+    def excess(variance: float) -> float:
+        return float(np.minimum(squares / variance, _MOST_SQUARE).mean()) - _MEAN_SQUARE
+
+    positive = squares[squares > 0]
+    return float(brentq(excess, positive.min() / 10, 2 * squares.mean(), rtol=1e-6))

@@ -21,6 +21,8 @@ from planning.seasonal_models import (
 QUANTILES = (0.5, 0.8, 0.9, 0.95)
 # Origins of a backtest: the most, the fewest, and the first of them whose errors only calibrate the quantiles.
 _ORIGINS, _FEWEST_ORIGINS, _CALIBRATING = 10, 4, 2
+# Decimals of a bound.
+_DECIMALS = 6
 # Mean of the last phases of a history without seasons.
 _RECENT = 5
 
@@ -62,7 +64,9 @@ class Backtest:
         if not self.actual.size:
             return expected
         scale = self._scale
-        return scale.counts(scale.scaled(expected) + _quantile(self._errors, quantile))
+        found = scale.counts(scale.scaled(expected) + _quantile(self._errors, quantile))
+        # A count comes back from the scale with an error of rounding, by which it is not to exceed its own bound.
+        return np.round(found, _DECIMALS)
 
     @cached_property
     def _scale(self) -> CountScale:

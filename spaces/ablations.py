@@ -99,7 +99,8 @@ def _distilled(target: Candidate, source: Candidate) -> Candidate:
     if learning is None:
         own = target.weights.distillation
         assert own is not None
-        learning = replace(own.separate(), teacher_weight=0.0, feature_weight=0.0)
+        # The temperature is that of the search's own trainings without a teacher, so that their weights are the same.
+        learning = replace(own.separate(), temperature=1.0, teacher_weight=0.0, feature_weight=0.0)
     return replace(target, weights=replace(target.weights, distillation=learning))
 
 

@@ -227,11 +227,12 @@ def training_loss(
         known = training_data.scores(_teach(teacher, batch, training_data))
     elif weight > 0 and training_data.teacher_scores is not None:
         known = training_data.teacher_scores(batch)
+    # Before the loss, which may change the outputs in place.
+    scores = training_data.scores(outputs) if weight > 0 else None
     loss = training_data.loss(outputs, batch.labels)
-    if weight > 0:
+    if scores is not None:
         assert known is not None
-        soft = training_data.soft(training_data.scores(outputs), known, distillation.temperature)
-        loss = (1 - weight) * loss + weight * soft
+        loss = (1 - weight) * loss + weight * training_data.soft(scores, known, distillation.temperature)
     return loss if features is None else loss + distillation.feature_weight * features()
 
 

@@ -92,7 +92,7 @@ def _weights(given: SpaceConfig, prepared: Prepared, epochs: int) -> WeightsSpac
             "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
         )
     temperature = learning.temperature or (TEMPERATURE if prepared.softened else _NOT_SOFTENED)
-    if not prepared.softened and temperature != _NOT_SOFTENED:
+    if not prepared.softened and _highest(temperature) != 1:
         raise ConfigError(
             "space.distillation.temperature: must be [1] for this model, whose outputs are values, which have none"
         )

@@ -234,7 +234,7 @@ def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
 def test_distilling_is_told_beside_labels_alone_for_as_long(whole: tuple[Session, Mapping[str, Any]]) -> None:
     _, document = whole
     control = next(part for part in document["techniques"] if part["name"] == "distillation")["without"]["other"]
-    assert control["weights"]["distillation"] == to_plain(Distillation(2.0, 0.0, 1))
+    assert control["weights"]["distillation"] == to_plain(Distillation(1.0, 0.0, 1))
     # 0.8 (1 - 0.004 + 0.002) against 0.8 (1 - 0.004), each interval 0.002 to both sides.
     gain = DISTILLED / (1 - 0.004)
     assert document["control"]["gain"] == pytest.approx(gain)

@@ -97,6 +97,37 @@ def test_quantiles_cover_few_and_many_requests_alike(dispersion: float) -> None:
         assert covered[1::2].mean() == pytest.approx(quantile, abs=0.05)
 
 
+@pytest.mark.parametrize(("phase", "count"), [(0, 1500.0), (1, 0.0), (1, 6000.0)], ids=["night", "outage", "surge"])
+def test_a_single_incident_leaves_the_quantiles_of_the_other_phases_alone(phase: int, count: float) -> None:
+    mean = np.resize([50.0, 2000.0], 24)
+    counts = stats.poisson(mean).rvs((10, 24), random_state=np.random.default_rng(0)).astype(float)
+    counts[4, phase] = count
+    covered = stats.poisson(mean).cdf(np.floor(Backtest(np.tile(mean, (10, 1)), counts).bound(mean, 0.9)))
+    assert covered[::2].mean() == pytest.approx(0.9, abs=0.06)
+    assert covered[1::2].mean() == pytest.approx(0.9, abs=0.06)
+
+
+@pytest.mark.parametrize("counts", [[7.0], [100.0], [7.0, 300.0]])
+def test_counts_that_are_always_as_expected_lie_within_their_bounds(counts: list[float]) -> None:
+    found = select(np.resize(counts, 400), 24, 24)
+    assert min(found.scores[0].coverage.values()) == pytest.approx(1.0)
+
+
+def test_forecasts_from_few_counts_cover_few_and_many_requests_alike() -> None:
+    """The forecast is the mean of two Poisson counts, so that errors have one and a half times the counts' variance."""
+    mean, random = np.resize([50.0, 2000.0], 100), np.random.default_rng(0)
+
+    def drawn(days: int) -> Backtest:
+        counts = stats.poisson(mean).rvs((3, days, 100), random_state=random).astype(float)
+        return Backtest(counts[:2].mean(axis=0), counts[2])
+
+    known, new = drawn(40), drawn(200)
+    for quantile in (0.5, 0.9, 0.95):
+        covered = new.actual <= known.bound(new.expected, quantile)
+        assert covered[:, ::2].mean() == pytest.approx(quantile, abs=0.02)
+        assert covered[:, 1::2].mean() == pytest.approx(quantile, abs=0.02)
+
+
 def test_the_seasonal_model_is_chosen_where_there_is_a_season_and_its_coverage_is_kept() -> None:
     history = days(30, noise=0.1)
     chosen = select(history[: 20 * DAY], DAY, DAY)

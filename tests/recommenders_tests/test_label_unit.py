@@ -56,6 +56,43 @@ def test_outputs_that_do_not_vary_have_no_unit() -> None:
     assert unit_of(F.mse_loss, torch.full((8,), 3.0)) is None
 
 
+def test_a_loss_may_change_its_outputs_in_place() -> None:
+    def loss(outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+        outputs["minutes"] /= 10
+        outputs["minutes"] = outputs["minutes"] - 2
+        return F.mse_loss(outputs.pop("minutes"), labels)
+
+    batches = [({"minutes": torch.arange(6.0)}, torch.zeros(6))]
+    with torch.no_grad():
+        found = label_unit(batches, lambda of: of["minutes"], loss)  # type: ignore[index, arg-type]
+    assert found == pytest.approx(10.0) and batches[0][0]["minutes"].tolist() == list(range(6))
+
+
+def test_what_a_loss_draws_at_random_is_the_same_whenever_and_no_one_elses() -> None:
+    torch.manual_seed(1)
+    first, state = unit_of(lambda z, y: F.mse_loss(F.dropout(z, 0.5), y)), torch.random.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.random.get_rng_state()), "the caller's numbers go on as if nothing was drawn"
+    torch.manual_seed(2)
+    assert unit_of(lambda z, y: F.mse_loss(F.dropout(z, 0.5), y)) == first
+    assert first == pytest.approx(math.sqrt(0.5), rel=0.2), "half of the rows, twice as large, count four times"
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_outputs_of_half_precision_have_the_unit_of_single(kind: torch.dtype) -> None:
+    values = torch.linspace(200, 400, 64).to(kind)
+    found = unit_of(lambda z, y: F.mse_loss(z.float(), y), values)
+    assert found == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_batch_without_a_finite_gradient_is_left_out() -> None:
+    batches = [(torch.arange(6.0), torch.full((6,), math.nan)), (torch.arange(6.0), torch.zeros(6))]
+    with torch.no_grad():
+        found = label_unit(batches, lambda of: of, F.mse_loss)  # type: ignore[arg-type, return-value]
+        assert label_unit([(torch.arange(6), torch.zeros(6))], lambda of: of, F.mse_loss) is None  # type: ignore[arg-type, return-value]
+    assert found == pytest.approx(1.0)
+
+
 def test_the_outputs_stay_as_they_are() -> None:
     """They may be tensors of the model's own."""
     own, labels = torch.arange(6.0), torch.zeros(6)

@@ -35,7 +35,7 @@ from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 # Version of the stage, raised when its output changes, so that older cache entries are not used.
-EXPORT_STAGE = 17
+EXPORT_STAGE = 18
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 

@@ -52,26 +52,46 @@ def _is_small(value: ir.Value | None) -> bool:
 
 
 def plain_products(model: ir.Model) -> None:
-    """Let products read a matrix itself that nodes transpose, such as a table that is looked up and multiplied by.
+    """Replace products of rows with a transposed matrix by ones that transpose it as they read it (Gemm).
 
-    The exporter folds such a transposition into a constant unless a large matrix has another reader too. Rows are then
-    multiplied by a Gemm, which transposes as it reads; other products get the transposed matrix as a constant, as an
-    engine would compute it.
+    The exporter folds such a transposition into a constant, unless a large matrix has another reader, such as the
+    lookups of a table that is the output layer too.
     """
-    for turn in [node for node in model.graph if node.op_type == "Transpose" and not node.domain]:
-        (matrix,), turned = operands(turn), turn.outputs[0]
-        if not matrix.is_initializer() or matrix.shape is None or len(matrix.shape) != 2:
+    for turned in [node.outputs[0] for node in model.graph if node.op_type == "Transpose"]:
+        if (matrix := _turned(turned)) is None:
             continue
-        if tuple(turn.attributes.get_ints("perm", (1, 0))) != (1, 0) or turned.is_graph_output():
-            continue
-        for product, place in list(turned.uses()):
-            if product.op_type != "MatMul" or place != 1:
-                continue
+        for product in _multiplied_by(turned):
             rows = product.inputs[0]
             if rows is not None and rows.shape is not None and len(rows.shape) == 2:
                 turn_into(product, "Gemm", [rows, matrix], None, {"transB": 1})
-            else:
-                product.replace_input_with(1, initializer(model.graph, f"{matrix.name}{TURNED}", array(matrix).T))
+
+
+def hold_turned(graph: ir.Graph, matrix: ir.Value) -> None:
+    """Let products read a constant in place of a matrix that is transposed in every request.
+
+    A width needs that; in fp32 an engine makes the constant itself, and the file has the matrix once.
+    """
+    for node in [node for node in matrix.consumers() if _turned(node.outputs[0]) is matrix]:
+        for product in _multiplied_by(node.outputs[0]):
+            product.replace_input_with(1, initializer(graph, f"{matrix.name}{TURNED}", array(matrix).T))
+        if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            graph.remove(node, safe=True)
+
+
+def _turned(value: ir.Value) -> ir.Value | None:
+    """Return the constant matrix that a Transpose makes a value of, None where it does not."""
+    node = value.producer()
+    matrix = None if node is None else node.inputs[0]
+    if node is None or node.op_type != "Transpose" or node.domain:
+        return None
+    if matrix is None or not matrix.is_initializer() or len(matrix.shape or ()) != 2:
+        return None
+    return matrix if tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0) else None
+
+
+def _multiplied_by(value: ir.Value) -> list[ir.Node]:
+    """Return the products whose second factor is a value."""
+    return [node for node, place in value.uses() if node.op_type == "MatMul" and place == 1]
 
 
 def name_turned(model: ir.Model, parameters: Arrays) -> None:

@@ -9,11 +9,12 @@ import onnx_ir as ir
 
 from objectives.arrays import Arrays
 from objectives.compression.export import PREFIX
+from objectives.compression.graph_passes.exported import hold_turned
 from objectives.compression.quantization.calibration import Range, value_ranges
 from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
 from objectives.compression.quantization.products import block_product, dynamic_int8, dynamic_lstm, half_product
 from objectives.compression.quantization.static import static_int8
-from objectives.compression.quantization.weights import WidthError, read_weight_bits, read_widths, weights
+from objectives.compression.quantization.weights import WidthError, prefixes, read_weight_bits, read_widths, weights
 from objectives.compression.quantization.weights import products as products_of
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.onnx_graph import finish, name_of, operands
@@ -54,6 +55,9 @@ def quantize(
     wide = dict.fromkeys(read_widths(model, structure, asked), "fp32")
     expected = wide | {name: width for name, width in asked.items() if width != "fp32"}
     result, stored = model.clone(), structure.stored(asked)
+    narrow = prefixes([module for name, width in expected.items() if width != "fp32" for module in stored[name]])
+    for matrix in [value for name, value in result.graph.initializers.items() if name.startswith(narrow)]:
+        hold_turned(result.graph, matrix)
     narrowed = {weight: width for name, width in expected.items() for weight in weights(result.graph, stored[name])}
     # Static first: its ranges refer to the exported graph; the other passes rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]

@@ -62,10 +62,11 @@ def _readers(weight: ir.Value) -> list[ir.Node]:
             f"{weight.name} must feed products and lookups alone to change its width, but it feeds {kinds}."
         )
     forms = [{n: of.value for n, of in node.attributes.items() if _PLAIN.get(n) != of.value} for node in found]
-    whole = all(place == PLACES[node.op_type] for node, place in weight.uses())
+    if any(place != PLACES[node.op_type] for node, place in weight.uses()):
+        raise WidthError(f"{weight.name} must be looked up or the second factor of its products, but it is the first.")
     turned = {is_transposed(node) for node in found if node.op_type != "Gather"}
-    if not whole or any(form not in ({}, {"transB": 1}) for form in forms) or len(turned) > 1:
-        raise WidthError(f"{weight.name} must be read alike, as a whole weight, but its {kinds} have {forms}.")
+    if any(form not in ({}, {"transB": 1}) for form in forms) or len(turned) > 1:
+        raise WidthError(f"{weight.name} must be read alike, but its {kinds} have {forms}.")
     return found
 
 

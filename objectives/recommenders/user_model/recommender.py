@@ -172,7 +172,8 @@ class UserRecommender(Recommender):
             return label_unit(given, lambda outputs: self._outputs.one(outputs, output), self.loss)
 
     def scores(self, outputs: object) -> Tensor:
-        return self._outputs.scores(outputs)
+        # A copy, since the user's loss may change the outputs in place.
+        return self._outputs.scores(outputs).clone()
 
     @property
     def columns(self) -> tuple[str, ...]:
