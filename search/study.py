@@ -150,7 +150,7 @@ class Study:
             ended, pending, passed_over = [*self._recent(), *evaluated], _pending(trials), self.passed_over
             front, costs = self.expected_front(self.contenders()), self.expected_costs()
             evidence = Evidence(space, ended, self._known, pending, front, builders, passed_over, costs, left)
-            drawn = self._sampler.propose(evidence, self.next_number)
+            drawn = self._sampler.propose(evidence, self._leading + len(trials))
             return self._begin(drawn, self._sampler.expected_loss)
         trial = self._study.ask()
         candidate = space.suggest(trial)
@@ -170,8 +170,7 @@ class Study:
     @property
     def next_number(self) -> int:
         """Number of the next trial that is not one that waits."""
-        unfinished = self._unfinished()  # first, since it moves the place where they begin
-        return self._leading + len(unfinished)
+        return len(self._study.get_trials(deepcopy=False))
 
     def _begin(self, drawn: Drawn, expected_loss: float | None) -> tuple[Trial, Candidate]:
         """Begin the trial of a proposal, with all of its knobs in one transaction.

@@ -23,15 +23,7 @@ from objectives.jobs.requests import (
     VisitRequest,
     VisitResponse,
 )
-from objectives.measure.deployment import (
-    Deployment,
-    first_answers,
-    one_by_one,
-    open_deployment,
-    quiet,
-    saturating,
-    warm_up,
-)
+from objectives.measure.deployment import Deployment, load_target, open_deployment, quiet, warm_up
 from objectives.measure.targets import open_pace_target, open_targets
 from objectives.measurement.interference import InterferenceMonitor, calm_share
 from objectives.measurement.latency import Load, Window, measure_latency
@@ -175,9 +167,7 @@ def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
     requests, of = read_requests(Path(holdout)), from_plain(Deployment, deployment)
     with quiet(), open_deployment(of) as pool:
         warm_up(pool.submit, requests, of.placement)
-        outstanding = saturating(of.placement, requests)
-        alone, first = one_by_one(of.placement), first_answers(of.placement, outstanding)
-        cpu = cpu_seconds_per_1000(pool.submit, requests, outstanding, alone, first)
+        cpu = cpu_seconds_per_1000(load_target(pool, of.placement, requests), requests)
         return {"peak_memory_bytes": peak_memory_bytes(), "cpu_seconds_per_1000": cpu}
 
 

@@ -92,21 +92,21 @@ class Submitter(Protocol):
     def submit(self, request: Request) -> PendingAnswer: ...
 
 
-def load_target(pool: Submitter, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
-    """Wrap a pool for the load generator."""
-    outstanding = saturating(placement, requests)
-    alone, first = one_by_one(placement), first_answers(placement, outstanding)
-    return LiveTarget(pool.submit, placement.served_together, outstanding, alone, first, placement.in_turn)
+def load_target(pool: Submitter, placement: Placement, requests: Sequence[Request], travelling: int = 0) -> LiveTarget:
+    """Wrap a pool, or what stands for one, for the load generator.
 
-
-def one_by_one(placement: Placement) -> bool:
-    """Return whether answers come one by one, of one replica that does not batch."""
-    return placement.replicas == 1 and placement.batching is None
-
-
-def first_answers(placement: Placement, outstanding: int) -> int:
-    """Return the answers that a saturated rate leaves out: all that are in flight at first where they are batched."""
-    return 1 if placement.batching is None else outstanding
+    Args:
+        travelling: requests that are on their way to the pool or back at the same time, and may change places
+    """
+    batches, outstanding = placement.batching is not None, saturating(placement, requests) + travelling
+    return LiveTarget(
+        pool.submit,
+        placement.served_together,
+        outstanding,
+        one_by_one=placement.replicas == 1 and not batches,
+        first=outstanding if batches else 1,
+        in_turn=None if travelling else placement.in_turn,
+    )
 
 
 def saturating(placement: Placement, requests: Sequence[Request]) -> int:

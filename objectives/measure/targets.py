@@ -9,10 +9,8 @@ from dataclasses import replace
 from objectives.measure.deployment import (
     Deployment,
     close_kept,
-    first_answers,
     load_target,
     on_one_thread,
-    one_by_one,
     open_deployment,
     quiet,
     saturating,
@@ -111,10 +109,8 @@ def served_target(
     Args:
         children: as in `LiveTarget`
     """
-    outstanding = saturating(deployment.placement, requests) + _TRAVELLING
-    remote = stack.enter_context(RemoteModel(server.url, max(CONNECTIONS, outstanding)))
-    warm_up(remote.submit, requests, deployment.placement)
-    # Requests that travel at the same time may change places, so that the order of a pool's replicas is not known.
     placement = deployment.placement
-    alone, first = one_by_one(placement), first_answers(placement, outstanding)
-    return LiveTarget(remote.submit, placement.served_together, outstanding, alone, first, None, children)
+    connections = max(CONNECTIONS, saturating(placement, requests) + _TRAVELLING)
+    remote = stack.enter_context(RemoteModel(server.url, connections))
+    warm_up(remote.submit, requests, placement)
+    return replace(load_target(remote, placement, requests, _TRAVELLING), children=children)

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.measurement import load_generator as traffic
+from objectives.measurement.load_generator import Submit
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.profile import footprint
 from objectives.measurement.profile.footprint import cpu_seconds_per_1000, money_per_million, peak_memory_bytes
 
@@ -35,6 +37,10 @@ def test_a_kernel_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="VmHWM") as caught:
         peak_memory_bytes(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def alone(submit: Submit) -> LiveTarget:
+    return LiveTarget(submit, served_together=1, outstanding=1, one_by_one=True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="not Linux")
@@ -65,7 +71,7 @@ def test_a_thousand_requests_take_the_cpu_time_of_each(monkeypatch: pytest.Monke
         return SimpleNamespace(finished_ns=0, result=answered)
 
     # The two in flight at the end are waited for after the rate is taken: 2 of 75.
-    assert cpu_seconds_per_1000(submit, [{"x": [0.0]}], 1, True) == pytest.approx(1.0, rel=0.03)
+    assert cpu_seconds_per_1000(alone(submit), [{"x": [0.0]}]) == pytest.approx(1.0, rel=0.03)
 
 
 def test_a_worker_that_burns_a_millisecond_is_seen() -> None:
@@ -75,7 +81,7 @@ def test_a_worker_that_burns_a_millisecond_is_seen() -> None:
             pass
         return SimpleNamespace(finished_ns=0, result=lambda: None)
 
-    assert 0.8 < cpu_seconds_per_1000(submit, [{"x": [0.0]}], 1, True) < 4
+    assert 0.8 < cpu_seconds_per_1000(alone(submit), [{"x": [0.0]}]) < 4
 
 
 def test_cpu_time_where_all_is_refused_is_an_error_of_one_clear_line() -> None:
@@ -86,7 +92,7 @@ def test_cpu_time_where_all_is_refused_is_an_error_of_one_clear_line() -> None:
         raise DeclinedError
 
     with pytest.raises(RuntimeError, match="refused"):
-        cpu_seconds_per_1000(lambda request: SimpleNamespace(finished_ns=0, result=declined), [{"x": [0.0]}], 1, True)
+        cpu_seconds_per_1000(alone(lambda request: SimpleNamespace(finished_ns=0, result=declined)), [{"x": [0.0]}])
 
 
 def test_money_is_the_price_of_the_time_that_a_million_takes() -> None:

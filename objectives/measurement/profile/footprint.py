@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.measurement.load_generator import STRATA, Request, Submit, in_strata, saturated
+from objectives.measurement.load_generator import STRATA, Request, in_strata
+from objectives.measurement.load_target import LoadTarget
 from objectives.records import rows_of
 
 _SECONDS = 0.3
@@ -26,22 +27,15 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
     raise RuntimeError(f"{proc / 'status'} must hold VmHWM, but does not.")
 
 
-def cpu_seconds_per_1000(
-    submit: Submit, requests: Sequence[Request], outstanding: int, one_by_one: bool, first: int = 1
-) -> float:
+def cpu_seconds_per_1000(target: LoadTarget, requests: Sequence[Request]) -> float:
     """Measure the CPU seconds of the whole process, pool included, for 1000 requests in a saturated closed loop.
-
-    Args:
-        outstanding: requests in flight that saturate it, with full batches where it batches
-        one_by_one, first: as in `LiveTarget`
 
     Raises:
         RuntimeError: every request was refused.
     """
     before, start = time.process_time(), time.perf_counter()
     chosen = in_strata(requests, [rows_of(request) for request in requests], STRATA)
-    together = min(STRATA, len(chosen)) if one_by_one else 1
-    rate = saturated(submit, chosen, outstanding, _SECONDS, together, first)
+    rate = target.saturated(chosen, _SECONDS, min(STRATA, len(chosen)))
     if rate == 0:
         raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")
     share = (time.process_time() - before) / (time.perf_counter() - start)
