@@ -18,7 +18,7 @@ from torch import nn
 from objectives.build import elastic
 from objectives.build.model_structure import groups_of_student, of_baseline, of_student
 from objectives.build.teacher_outputs import kept_scores
-from objectives.compression.distillation import Training, distil, soft_loss_of
+from objectives.compression.distillation import Training, distil
 from objectives.compression.elastic.network import ElasticNetwork
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
@@ -27,6 +27,7 @@ from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
 from objectives.jobs.protocol import Progress
 from objectives.model_copy import copy_model
+from objectives.output_kind import soft_loss_of
 from objectives.recommenders.families.transfer import start_from
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.optimizer import keeps_state

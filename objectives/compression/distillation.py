@@ -3,74 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.compression.training_data import TrainingData
-from objectives.output_kind import OutputKind
 from objectives.training_rows import NumberedBatch
 from spaces.techniques.distillation import Distillation
 
 _WARM_UP = 0.1
 # One cycle allows a higher peak than a constant rate does (Smith and Topin 2018).
 _PEAK = 3.0
-# Smallest distance of a probability from 0 and from 1.
-_RAREST, _NEAREST_TO_1 = 1e-12, 1e-7
-
-
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 times the cross entropy between softened outputs, the mean over rows or lists.
-
-    The loss is that of Hinton et al. 2015, section 2. One logit z is the two-class softmax of (z, 0), so softening it
-    is sigmoid(z / T). T^2 keeps the gradient's size independent of T.
-
-    Args:
-        student, teacher: logits, (rows,), or (lists, candidates)
-
-    Raises:
-        ValueError: the shapes differ, or are of neither form.
-    """
-    if student.shape != teacher.shape or student.ndim not in (1, 2):
-        raise ValueError(
-            "Student and teacher score the same rows, or the same lists of candidates, but got "
-            f"{tuple(student.shape)} and {tuple(teacher.shape)}."
-        )
-    if student.ndim == 1:
-        target = torch.sigmoid(teacher / temperature)
-        return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
-    return temperature**2 * F.cross_entropy(student / temperature, torch.softmax(teacher / temperature, dim=1))
-
-
-def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the soft loss of scores whose columns are of these kinds, summed over the outputs.
-
-    The scores are (rows,) or (rows, outputs), or (lists, candidates) for lists. Probabilities are converted to logits.
-    Values have no temperature: their loss is the mean squared distance in their unit.
-    """
-    if kinds[0].scale == "lists":
-        return soft_loss(student, teacher, temperature)
-    pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
-    losses = [_of_one(kind, *pair, temperature) for kind, pair in zip(kinds, pairs, strict=True)]
-    return torch.stack(losses).sum()
-
-
-def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    if kind.scale == "values":
-        return F.mse_loss(student / kind.unit, teacher / kind.unit)
-    if kind.scale == "probabilities":
-        return soft_loss(_logit(student), _logit(teacher), temperature)
-    return soft_loss(student, teacher, temperature)
-
-
-def _logit(probability: Tensor) -> Tensor:
-    """Return the logit of a probability, clamped: a float resolves far smaller steps near 0 than near 1 (6e-8)."""
-    certain = probability.clamp(_RAREST, 1 - _NEAREST_TO_1)
-    return certain.log() - torch.log1p(-certain)
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

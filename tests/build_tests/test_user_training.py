@@ -327,8 +327,32 @@ def test_each_output_is_of_the_kind_that_its_scores_and_labels_show(
     rows = [{n: torch.from_numpy(v) for n, v in inputs.items()} for inputs, *_ in found.given.batches("train")]
     with torch.inference_mode():
         other = np.concatenate([found.model(**inputs)["other"].numpy() for inputs in rows])
-    assert kinds["other"].unit == pytest.approx(other.std(), rel=1e-4), "nothing is known of what it should be"
-    assert kinds["dwell"].unit == pytest.approx(1000.0, rel=1e-4), "its loss is the squared distance over 1e6"
+    assert kinds["other"].weight == pytest.approx(1 / other.var(), rel=1e-4), "nothing is known of what it should be"
+    assert kinds["dwell"].weight == pytest.approx(1e-6, rel=1e-3), "its loss is the squared distance over 1e6"
+    assert (kinds["click"].weight, kinds["buy"].weight) == (1.0, 1.0), "their losses are cross entropies"
+
+
+class Summed(Shop):
+    """Loss that is a sum over the rows of a batch, as part of which it is 0.1 of a cross entropy."""
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return 0.1 * F.binary_cross_entropy_with_logits(outputs, labels, reduction="sum")
+
+
+def test_the_teachers_weight_is_its_share_of_a_loss_with_a_weight_of_its_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened(Summed(), home, monkeypatch, batch_size=50)
+    (kind,) = found.output_kinds
+    assert kind.scale == "logits" and kind.weight == 5.0, "a tenth for each of 50 rows"
+    data = _training_data(found, Distillation(1.0, 0.25, 1), None)
+    batch = next(data.rows.epoch(torch.Generator().manual_seed(0)))
+    student = Ranker()
+    z, teacher = student(**batch.inputs), found.model(**batch.inputs).detach()
+    by_teacher = 5 * F.binary_cross_entropy_with_logits(z, teacher.sigmoid())
+    expected = 0.75 * found.loss(z, batch.labels) + 0.25 * by_teacher
+    got = training_loss(student, batch, data, Distillation(1.0, 0.25, 1), found.model)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 class Sales(Shop):
@@ -361,7 +385,7 @@ def test_the_teachers_weight_is_its_share_of_the_loss_in_any_unit(
     """The gradient is that of (1 - a) (z - y)^2 + a (z - t)^2, where it was that of labels or teacher alone."""
     found = opened(Sales(currency), home, monkeypatch)
     (kind,) = found.output_kinds
-    assert kind.scale == "values" and kind.unit == pytest.approx(1.0, rel=1e-3)
+    assert kind.scale == "values" and kind.weight == 1.0
     data = _training_data(found, Distillation(2.0, 0.25, 1), None)
     batch = next(data.rows.epoch(torch.Generator().manual_seed(0)))
     student = copy.deepcopy(found.model)
@@ -398,17 +422,17 @@ def test_a_student_comes_to_every_output_of_its_teacher(home: Path, monkeypatch:
         ([0.1, 0.9], [0, 1], OutputKind("probabilities")),
         ([0.1, 0.9], None, OutputKind("probabilities")),
         ([0.1, 1.1], [0, 1], OutputKind("logits")),
-        ([0.1, 0.9], [0, 0.5], OutputKind("values", 0.4)),
-        ([1000.0, 3000.0], [2.0, 7.0], OutputKind("values", 1000.0)),
-        ([-3.0, 5.0], None, OutputKind("values", 4.0)),
-        ([5000.0, 5000.0], [2.0, 7.0], OutputKind("values", 5000.0)),
-        ([-2.0, -2.0], None, OutputKind("values", 2.0)),
+        ([0.1, 0.9], [0, 0.5], OutputKind("values", 1 / 0.16)),
+        ([1000.0, 3000.0], [2.0, 7.0], OutputKind("values", 1e-6)),
+        ([-3.0, 5.0], None, OutputKind("values", 1 / 16)),
+        ([5000.0, 5000.0], [2.0, 7.0], OutputKind("values", 1 / 25e6)),
+        ([-2.0, -2.0], None, OutputKind("values", 0.25)),
         ([0.0, 0.0], [2.0, 7.0], OutputKind("values", 1.0)),
     ],
 )
 def test_kinds_by_hand(scores: list[float], labels: list[float] | None, kind: OutputKind) -> None:
     found = kind_of(np.array(scores), None if labels is None else np.array(labels))
-    assert found.scale == kind.scale and found.unit == pytest.approx(kind.unit)
+    assert found.scale == kind.scale and found.weight == pytest.approx(kind.weight)
 
 
 # -- weights before training

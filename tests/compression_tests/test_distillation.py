@@ -22,11 +22,9 @@ from objectives.compression.distillation import (
     distil,
     feature_loss,
     hidden_outputs,
-    soft_loss,
-    soft_loss_of,
 )
 from objectives.compression.training_data import TrainingData
-from objectives.output_kind import OutputKind
+from objectives.output_kind import OutputKind, soft_loss, soft_loss_of
 from objectives.recommenders.user_model.optimizer import keeps_state, optimizer_of
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
 from spaces.techniques.distillation import Distillation
@@ -398,7 +396,7 @@ def test_what_cannot_be_learned_is_refused(
         )
 
 
-LOGITS, PROBABILITIES = OutputKind("logits"), OutputKind("probabilities")
+PROBABILITIES = OutputKind("probabilities")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -423,30 +421,31 @@ def test_certain_probabilities_leave_the_loss_finite() -> None:
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
 
-def test_values_are_compared_in_their_unit() -> None:
-    """The unit is the same for all batches, and not a batch's own: two alike rows are worth no more than others."""
+def test_values_are_compared_by_their_weight() -> None:
+    """The weight is the same for all batches, and not a batch's own: two alike rows are worth no more than others."""
     student, teacher = np.random.default_rng(8).normal(size=(2, 9))
     for scale in (1.0, 5000.0):
-        soft = partial(soft_loss_of, [OutputKind("values", 2 * scale)])
+        soft = partial(soft_loss_of, [OutputKind("values", (2 * scale) ** -2)])
         got = soft(torch.tensor(scale * student + 3), torch.tensor(scale * teacher + 3), 3.0).item()
         assert got == pytest.approx(((student - teacher) ** 2).mean() / 4, rel=1e-9)
         alike = soft(torch.tensor([7.0 * scale, 7 * scale]), torch.tensor([8.0 * scale, 8 * scale]), 3.0).item()
         assert alike == pytest.approx(0.25, rel=1e-6)
 
 
-@pytest.mark.parametrize("unit", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_unit_is_a_positive_number(unit: float) -> None:
-    with pytest.raises(ValueError, match=f"unit: .*{unit}"):
-        OutputKind("values", unit)
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_is_a_positive_number(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"weight: .*{weight}"):
+        OutputKind("values", weight)
 
 
 def test_each_output_has_the_loss_of_its_kind() -> None:
     draws = torch.randn(2, 40, 3, dtype=torch.double, generator=torch.Generator().manual_seed(9))
     student, teacher = (torch.stack([z[:, 0], 60 * z[:, 1] + 900, z[:, 2].sigmoid()], 1) for z in draws)
-    got = soft_loss_of([LOGITS, OutputKind("values", 60.0), PROBABILITIES], student, teacher, 2.0)
+    kinds = [OutputKind("logits", 0.1), OutputKind("values", 1 / 3600), PROBABILITIES]
+    got = soft_loss_of(kinds, student, teacher, 2.0)
     of_values = ((student[:, 1] - teacher[:, 1]) ** 2).mean() / 3600
     mine, theirs = (torch.logit(z[:, 2]) for z in (student, teacher))
-    expected = soft_loss(student[:, 0], teacher[:, 0], 2.0) + of_values + soft_loss(mine, theirs, 2.0)
+    expected = 0.1 * soft_loss(student[:, 0], teacher[:, 0], 2.0) + of_values + soft_loss(mine, theirs, 2.0)
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from objectives.compression.distillation import distil, soft_loss
+from objectives.compression.distillation import distil
 from objectives.compression.qat import Ranges, train_aware
 from objectives.compression.training_data import TrainingData
 from objectives.int8_weights import Int8WeightBits
+from objectives.output_kind import soft_loss
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, sasrec
 from objectives.training_rows import Block, TrainingRows

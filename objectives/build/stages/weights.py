@@ -25,8 +25,8 @@ from spaces.serialization import digest
 from spaces.weights import Weights
 
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
-FIT_STAGE = 14
-ELASTIC_STAGE = 3
+FIT_STAGE = 15
+ELASTIC_STAGE = 4
 # Trainings that were stopped and may go on, of which the state is kept; one of more trains from its beginning.
 _KEPT = 8
 

@@ -103,7 +103,7 @@ def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> 
     """Infer the kind of an output from its scores, (n,), and its labels, (rows,), if any.
 
     The output gives probabilities where all scores lie between 0 and 1, and any labels are 0 and 1; logits where only
-    the labels are; else values, in units of their standard deviation, or, where they do not vary, of their size.
+    the labels are; else values, weighted by the inverse of their variance, or, where they do not vary, of their square.
     """
     binary = labels is not None and bool(np.isin(labels, (0, 1)).all())
     within = bool(((scores >= 0) & (scores <= 1)).all())
@@ -112,7 +112,7 @@ def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> 
     if binary:
         return OutputKind("logits")
     spread, size = float(scores.std()), float(np.abs(scores).max())
-    return OutputKind("values", spread if spread > 1e-6 * size else size or 1.0)
+    return OutputKind("values", (spread if spread > 1e-6 * size else size or 1.0) ** -2)
 
 
 def _by_name(outputs: object, factory: str) -> Mapping[Name, object]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import ClassVar
 
@@ -22,9 +21,9 @@ from objectives.output_kind import OutputKind
 from objectives.recommenders.protocol import Facts, Method, Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
-from objectives.recommenders.user_model.label_unit import label_unit
+from objectives.recommenders.user_model.loss_curvature import relative_curvature
 from objectives.recommenders.user_model.optimizer import optimizer_of
-from objectives.recommenders.user_model.outputs import Name, Outputs, kind_of, outputs_of
+from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
 from objectives.recommenders.user_model.padded_forward import bags_of, padded_forward, take_padded
 from objectives.recommenders.user_model.rows import Train, read_held_out, read_train
 from objectives.recommenders.user_model.user_requests import Sent
@@ -39,8 +38,8 @@ _LEARNING_RATE = 1e-3
 BATCH = 256  # rows, unless the study sets another number
 # Rows of train from which the kinds of the outputs are inferred.
 _SAMPLE = 4096
-# Batches of train on which the loss of the labels is compared with a squared distance.
-_UNIT_BATCHES = 8
+# Batches of train on which the curvature of the user's loss is found.
+_CURVATURE_BATCHES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,16 +159,13 @@ class UserRecommender(Recommender):
         columns = scores.reshape(len(scores), -1).double().numpy().T
         names = self._outputs.names or (None,)
         kinds = {name: kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True)}
-        for name, kind in kinds.items():
-            if kind.scale == "values" and name in known:
-                kinds[name] = replace(kind, unit=self._label_unit(name) or kind.unit)
-        return tuple(kinds.values())
-
-    def _label_unit(self, output: Name | None) -> float | None:
-        batches = islice(self.train_rows().batches(torch.Generator().manual_seed(0)), _UNIT_BATCHES)
+        batches = islice(self.train_rows().batches(torch.Generator().manual_seed(0)), _CURVATURE_BATCHES)
         with torch.no_grad():
             given = [(self.outputs(self.model, inputs), labels) for inputs, labels in batches]
-            return label_unit(given, lambda outputs: self._outputs.one(outputs, output), self.loss)
+            for name in known:
+                kind, output = kinds[name], partial(self._outputs.one, name=name)
+                kinds[name] = replace(kind, weight=relative_curvature(given, output, kind, self.loss) or kind.weight)
+        return tuple(kinds.values())
 
     def scores(self, outputs: object) -> Tensor:
         # A copy, since the user's loss may change the outputs in place.
@@ -195,7 +191,7 @@ class UserRecommender(Recommender):
         """Make the user's own optimizer, else AdamW, as `optimizer_of` does for tables with sparse gradients."""
         make, where = getattr(self.given, "optimizer", None), f"{self.given.name}: optimizer"
         if make is None:
-            return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE, fused=True))
+            return optimizer_of(model, partial(torch.optim.AdamW, lr=_LEARNING_RATE, fused=True))
         made = called(f"{where}(parameters)", lambda: optimizer_of(model, make))
         if not isinstance(made, torch.optim.Optimizer):
             raise FactoryError(f"{where} must give a torch.optim.Optimizer, but gave {type(made).__name__}")

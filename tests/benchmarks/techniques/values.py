@@ -5,8 +5,9 @@
 A model of users and films predicts the ratings of MovieLens latest-small (the folder of LEANREC_TEST_DATA), in stars or
 in a unit of which a star has so many. The first four fifths of each user's ratings by time are train, the rest
 validation. Three quarters of its hidden units are pruned and the rest is trained again, from the labels alone, and with
-half the weight on the teacher's outputs, whose squared distance is in the unit of the user's loss, or in that of their
-own standard deviation. Printed: the root mean squared error in stars, the mean of the seeds and its standard error.
+half the weight on the teacher's outputs, whose squared distance is as curved as the user's loss, or is in units of
+their own standard deviation. Printed: the root mean squared error in stars, the mean of the seeds and its standard
+error.
 """
 
 from __future__ import annotations
@@ -124,14 +125,14 @@ def compare(unit: float, seeds: int, passes: int) -> None:
         spread = float(torch.cat([given.model(**inputs) for inputs, *_ in given.batches("train")]).std())
     groups = [group.name for group in of_baseline(recommender).structure.groups if group.prunable]
     pruning = Pruning(tuple((group, _PRUNED) for group in groups))
-    print(f"a star is {unit:g}: the teacher errs by {error(given.model, given):.4f} stars; unit {kind.unit:.4g}")
-    for name, weight, used in (
-        ("labels alone", 0.0, kind.unit),
-        ("teacher, in the unit of the loss", 0.5, kind.unit),
-        ("teacher, by the deviation", 0.5, spread),
+    print(f"a star is {unit:g}: the teacher errs by {error(given.model, given):.4f} stars; weight {kind.weight:.4g}")
+    for name, share, weight in (
+        ("labels alone", 0.0, kind.weight),
+        ("teacher, by the curvature of the loss", 0.5, kind.weight),
+        ("teacher, by the deviation", 0.5, spread**-2),
     ):
-        recommender.__dict__["output_kinds"] = (replace(kind, unit=used),)
-        weights = Weights(pruning=pruning, distillation=Distillation(1.0, weight, passes))
+        recommender.__dict__["output_kinds"] = (replace(kind, weight=weight),)
+        weights = Weights(pruning=pruning, distillation=Distillation(1.0, share, passes))
         found = [error(fit(recommender, weights, seed, lambda line: None).model, given) for seed in range(seeds)]
         deviation = np.std(found, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
         print(f"  {name}: {np.mean(found):.4f}, {deviation:.4f}", flush=True)
