@@ -21,8 +21,8 @@ from planning.seasonal_models import (
 QUANTILES = (0.5, 0.8, 0.9, 0.95)
 # Origins of a backtest: the most, the fewest, and the first of them whose errors only calibrate the quantiles.
 _ORIGINS, _FEWEST_ORIGINS, _CALIBRATING = 10, 4, 2
-# Decimals of a bound.
-_DECIMALS = 6
+# Decimals of a bound, which a count keeps on its way to the scale and back.
+_DECIMALS = 3
 # Mean of the last phases of a history without seasons.
 _RECENT = 5
 

@@ -172,6 +172,8 @@ def test_a_table_that_is_also_the_output_takes_every_width(steps: bool, width: s
     plain = to_onnx(model, rows)
     held = sum(len(numpy_helper.to_array(value).ravel()) for value in plain.graph.initializer)
     assert 1000 * 16 <= held < 1000 * 16 + 20, "the file has the table once"
+    kinds = [node.op_type for node in plain.graph.node]
+    assert (kinds.count("Gemm"), kinds.count("Transpose")) == ((0, 1) if steps else (1, 0))
     given = {name: values.numpy() for name, values in rows.items()}
     expected = model(**rows).detach().numpy()
     assert np.allclose(run_onnx(plain, given), expected, atol=1e-4)
@@ -179,3 +181,26 @@ def test_a_table_that_is_also_the_output_takes_every_width(steps: bool, width: s
     narrow = quantize(plain, Precision((("tables", width),)), structure, given)
     assert read_widths(narrow, structure) == {"tables": width}
     assert np.corrcoef(run_onnx(narrow, given), expected)[0, 1] > {"int2": 0.6, "int4": 0.95}.get(width, 0.999)
+
+
+class TwiceInSteps(nn.Module):
+    """A layer over the steps of two sequences, larger than what the exporter folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(160, 160)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return (self.layer(first) * self.layer(second)).sum(dim=(1, 2))
+
+
+def test_a_layer_of_several_products_has_a_constant_and_its_name() -> None:
+    torch.manual_seed(0)
+    model = TwiceInSteps().eval()
+    rows = {name: torch.randn(8, 3, 160) for name in ("first", "second")}
+    plain = to_onnx(model, rows)
+    assert "Transpose" not in [node.op_type for node in plain.graph.node]
+    structure = ModelStructure((Group("mlp", "linear", ("layer",), 0, (), "not asked"),))
+    assert read_widths(plain, structure) == {"mlp": "fp32"}
+    given = {name: values.numpy() for name, values in rows.items()}
+    assert np.allclose(run_onnx(plain, given), model(**rows).detach().numpy(), rtol=1e-3, atol=1e-2)

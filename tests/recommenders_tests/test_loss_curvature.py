@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model.loss_curvature import relative_curvature
@@ -80,7 +80,15 @@ def test_the_curvature_of_a_poisson_loss_is_its_second_derivative() -> None:
     assert found == pytest.approx(math.exp(2) / 2, rel=2e-3)
 
 
-@pytest.mark.parametrize("loss", [lambda z, y: y.mean(), lambda z, y: z.mean(), lambda z, y: -F.mse_loss(z, y)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, y: y.mean(),
+        lambda z, y: z.mean(),
+        lambda z, y: -F.mse_loss(z, y),
+        lambda z, y: F.mse_loss(z, y) - F.mse_loss(z, 0 * y),
+    ],
+)
 def test_a_loss_without_curvature_above_0_has_none(loss: Loss) -> None:
     assert curvature_of(loss) is None
 
@@ -99,6 +107,42 @@ def test_a_loss_may_change_its_outputs_in_place() -> None:
     with torch.no_grad():
         found = relative_curvature(batches, lambda of: of["minutes"], VALUES, loss)  # type: ignore[index, arg-type]
     assert found == 0.01 and batches[0][0]["minutes"].tolist() == list(range(6))
+
+
+def test_a_loss_may_change_its_labels() -> None:
+    def loss(outputs: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        weight = labels.pop("weight")
+        labels["stars"].mul_(2)
+        return (weight * (outputs - labels["stars"]).square()).mean()
+
+    labels = {"stars": torch.ones(6), "weight": torch.full((6,), 3.0)}
+    with torch.no_grad():
+        found = relative_curvature([(torch.arange(6.0), labels)], lambda of: of, VALUES, loss)  # type: ignore[arg-type, return-value]
+    assert found == 3.0 and labels["stars"].tolist() == [1.0] * 6 and "weight" in labels
+
+
+def test_a_batch_whose_rows_have_no_labels_counts_as_flat() -> None:
+    """Half of the batches have labels, so that the loss is half as curved in the mean."""
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        known = ~labels.isnan()
+        return F.mse_loss(outputs[known], labels[known]) if known.any() else torch.zeros(())
+
+    batches = [(torch.arange(6.0), torch.full((6,), math.nan if part % 2 else 1.0)) for part in range(4)]
+    with torch.no_grad():
+        assert relative_curvature(batches, lambda of: of, VALUES, loss) == 0.5  # type: ignore[arg-type, return-value]
+
+
+def test_outputs_may_have_gradients_of_their_own() -> None:
+    weight = nn.Parameter(torch.arange(6.0))
+    for outputs in ({"stars": weight}, {"stars": 2 * weight}):
+        found = relative_curvature([(outputs, torch.zeros(6))], lambda of: of["stars"], VALUES, _of_stars)  # type: ignore[index, arg-type, return-value]
+        assert found == 1.0
+    assert weight.grad is None
+
+
+def _of_stars(outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    return F.mse_loss(outputs["stars"], labels)
 
 
 def test_what_a_loss_draws_at_random_is_the_same_whenever_and_no_one_elses() -> None:

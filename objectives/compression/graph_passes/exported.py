@@ -54,8 +54,8 @@ def _is_small(value: ir.Value | None) -> bool:
 def plain_products(model: ir.Model) -> None:
     """Replace products of rows with a transposed matrix by ones that transpose it as they read it (Gemm).
 
-    The exporter folds such a transposition into a constant, unless a large matrix has another reader, such as the
-    lookups of a table that is the output layer too.
+    The exporter folds such a transposition into a constant, unless a large matrix has another reader. Where these are
+    products too, the others get that constant. A table that is also looked up stays as it is, once in the file.
     """
     for turned in [node.outputs[0] for node in model.graph if node.op_type == "Transpose"]:
         if (matrix := _turned(turned)) is None:
@@ -64,6 +64,8 @@ def plain_products(model: ir.Model) -> None:
             rows = product.inputs[0]
             if rows is not None and rows.shape is not None and len(rows.shape) == 2:
                 turn_into(product, "Gemm", [rows, matrix], None, {"transB": 1})
+        if all(node.op_type != "Gather" for node in matrix.consumers()):
+            hold_turned(model.graph, matrix)
 
 
 def hold_turned(graph: ir.Graph, matrix: ir.Value) -> None:

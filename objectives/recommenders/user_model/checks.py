@@ -75,8 +75,9 @@ def _takes_logits(recommender: UserRecommender, model: nn.Module, inputs: Inputs
         return None
     with torch.no_grad():
         outputs = recommender.outputs(model, inputs)
-        loss = recommender.loss(outputs, labels)
+        # Before the loss, which may change the outputs in place.
         scores = recommender.scores(outputs).reshape(-1)
+        loss = recommender.loss(outputs, labels)
     if labels.numel() != len(scores):
         return None
     of_logits = F.binary_cross_entropy_with_logits(scores, labels.reshape(-1).to(scores.dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from objectives.output_kind import OutputKind
 from objectives.training_rows import Labels
 
+# Share of the gradients below which their change is an error of rounding.
+_ROUNDING = 1e-6
 Loss = Callable[[object, Labels], Tensor]
 
 
@@ -30,44 +32,51 @@ def relative_curvature(
         output: takes one output of the model's, (rows,) or (rows, 1)
         kind: of this output
     """
-    found = compared = 0.0
+    found = compared = unsure = 0.0
     for given, labels in batches:
         if not output(given).is_floating_point():
             return None
-        before = kind.raw(output(given).double())
+        before = kind.raw(output(given).detach().double())
         after = before.roll(len(before) // 2, 0)
         first, second = (_slope(given, labels, output, kind, raw, loss) for raw in (before, after))
-        if first is None or second is None:
-            return None
         moved = after - before
         change = float((moved * (second - first)).sum())
         if math.isfinite(change):
             found += change
+            unsure += _ROUNDING * float((moved * (second.abs() + first.abs())).abs().sum())
             compared += float((moved * _difference(kind, before, after)).sum())
-    ratio = found / compared if compared > 0 else 0.0
+    ratio = found / compared if compared > 0 and found > unsure else 0.0
     return float(f"{ratio:.3g}") if 0 < ratio < math.inf else None
 
 
 def _slope(
     given: object, labels: Labels, output: Callable[[object], Tensor], kind: OutputKind, raw: Tensor, loss: Loss
-) -> Tensor | None:
-    """Return the gradient of the loss by the raw values of one output, None where it does not depend on them.
+) -> Tensor:
+    """Return the gradient of the loss by the raw values of one output, 0 where it does not depend on them.
 
-    What a loss draws at random is the same whenever this is called.
+    What a loss draws at random with torch is the same whenever this is called.
     """
-    # A copy, since the loss may change the outputs in place, and one may be a tensor of the model's own.
-    outputs = copy.deepcopy(given)
+    # Copies, since the loss may change what it is given, and an output may be a tensor of the model's own.
+    detached = {id(tensor): tensor.detach().clone() for tensor in _tensors(given)}
+    outputs, told = copy.deepcopy(given, dict[int, object](detached)), copy.deepcopy(labels)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        by, changed = raw.clone().requires_grad_(), output(outputs)
-        if 0 in changed.stride():  # one value, expanded over the rows
-            return None
-        changed.copy_(kind.scores(by))
-        found = loss(outputs, labels)
+        by = raw.clone().requires_grad_()
+        output(outputs).copy_(kind.scores(by))
+        found = loss(outputs, told)
         if not found.requires_grad:
-            return None
+            return torch.zeros_like(raw)
         (slope,) = torch.autograd.grad(found, by, allow_unused=True)
-    return slope
+    return torch.zeros_like(raw) if slope is None else slope
+
+
+def _tensors(outputs: object) -> Iterator[Tensor]:
+    """Yield the tensors of outputs by name or in order."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, (Mapping, list, tuple)):
+        for value in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            yield from _tensors(value)
 
 
 def _difference(kind: OutputKind, before: Tensor, after: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
-"""Distillation of a regression of real ratings in several units: the teacher's share of the loss is the same in all.
+"""Distillation of real ratings under losses of several sizes: the teacher's share of the loss is the same in all.
 
-    python tests/benchmarks/techniques/values.py [--seeds 5] [--units 0.01,1,100] [--passes 4]
+    python tests/benchmarks/techniques/teacher_share.py [--seeds 5] [--passes 4]
 
-A model of users and films predicts the ratings of MovieLens latest-small (the folder of LEANREC_TEST_DATA), in stars or
-in a unit of which a star has so many. The first four fifths of each user's ratings by time are train, the rest
-validation. Three quarters of its hidden units are pruned and the rest is trained again, from the labels alone, and with
-half the weight on the teacher's outputs, whose squared distance is as curved as the user's loss, or is in units of
-their own standard deviation. Printed: the root mean squared error in stars, the mean of the seeds and its standard
-error.
+A model of users and films predicts the ratings of MovieLens latest-small (the folder of LEANREC_TEST_DATA): the stars,
+in units of which a star has 0.01, 1 or 100, by their squared error; or whether there are four or more, by a cross
+entropy times 0.01, 1 and 1024 (as a sum over a batch has it). The first four fifths of each user's ratings by time are
+train, the rest validation. Three quarters of its hidden units are pruned and the rest is trained again, from the labels
+alone; with half the weight on the comparison with the teacher's outputs, as curved as the loss; and with this
+comparison unweighted (for stars: divided by their variance). Printed: on validation the root mean squared error in
+stars, or the mean cross entropy; the mean of the seeds and its standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,29 +58,67 @@ def ratings() -> dict[str, pl.DataFrame]:
     return {"train": table.filter(pl.col("share") < 0.8), "validation": table.filter(pl.col("share") >= 0.8)}
 
 
-class Regression(nn.Module):
-    def __init__(self, unit: float) -> None:
+@dataclass(frozen=True)
+class Case:
+    """What is predicted, and the loss.
+
+    likes: whether the model predicts, in logits, that there are four stars or more; else the stars
+    unit: that a star has in outputs and labels
+    factor: of the loss
+    """
+
+    name: str
+    likes: bool
+    unit: float = 1.0
+    factor: float = 1.0
+
+    def labels(self, stars: Tensor) -> Tensor:
+        return (stars >= 4).float() if self.likes else self.unit * stars
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        of = F.binary_cross_entropy_with_logits if self.likes else F.mse_loss
+        return self.factor * of(outputs, labels)
+
+    def error(self, outputs: Tensor, labels: Tensor) -> float:
+        """Return the mean cross entropy, or the root mean squared error in stars."""
+        whole = float(self.loss(outputs, labels)) / self.factor
+        return whole if self.likes else whole**0.5 / self.unit
+
+
+CASES = (
+    Case("a star is 0.01", likes=False, unit=0.01),
+    Case("a star is 1", likes=False),
+    Case("a star is 100", likes=False, unit=100.0),
+    Case("0.01 times the cross entropy", likes=True, factor=0.01),
+    Case("the cross entropy", likes=True),
+    Case("1024 times the cross entropy", likes=True, factor=1024.0),
+)
+
+
+class Predictor(nn.Module):
+    def __init__(self, case: Case) -> None:
         super().__init__()
         rows = pl.concat(ratings().values())
         self.user, self.item = (nn.Embedding(rows[name].n_unique(), 32) for name in ("user", "item"))
         self.tower = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
-        self.unit = unit
+        self.unit, self.middle = case.unit, 0.0 if case.likes else 3.5
         for table in (self.user, self.item):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        found: Tensor = self.unit * (3.5 + self.tower(torch.cat([self.user(user), self.item(item)], 1)).squeeze(1))
+        vectors = torch.cat([self.user(user), self.item(item)], 1)
+        found: Tensor = self.unit * (self.middle + self.tower(vectors).squeeze(1))
         return found
 
 
 class Ratings:
-    """Factory of the regression, with a trained model."""
+    """Factory of a case, with a trained model."""
 
     name = "ratings"
 
-    def __init__(self, unit: float) -> None:
+    def __init__(self, case: Case) -> None:
         torch.manual_seed(0)
-        self.unit, self.model = unit, Regression(unit)
+        self.case, self.loss, self.model = case, case.loss, Predictor(case)
         optimizer, rows = torch.optim.AdamW(self.model.parameters(), lr=1e-3), list(self.batches("train"))
         for _ in range(_TEACHER_PASSES):
             for at in torch.randperm(len(rows)).tolist():
@@ -91,49 +130,45 @@ class Ratings:
     def metric(scores: Any, labels: Any, groups: Any) -> float:
         return -float(((scores - labels) ** 2).mean())
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return F.mse_loss(outputs, labels)
-
     def batches(self, split: str) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
         rows = ratings()["train" if split == "train" else "validation"]
         rows = rows.sample(fraction=1.0, shuffle=True, seed=0) if split == "train" else rows
         for part in rows.iter_slices(_BATCH):
             user, item, stars = (torch.from_numpy(part[name].to_numpy(writable=True)) for name in rows.columns[:3])
-            yield {"user": user, "item": item}, self.unit * stars, user
+            yield {"user": user, "item": item}, self.case.labels(stars), user
 
     def requests(self, seed: int) -> Iterator[dict[str, Any]]:
         for user in range(100):
             yield {"user": np.full(200, user), "item": np.arange(200)}
 
-
-def error(model: nn.Module, given: Ratings) -> float:
-    """Return the root mean squared error on validation, in stars."""
-    with torch.inference_mode():
-        parts = [
-            ((model(**inputs) - labels) / given.unit).square() for inputs, labels, _ in given.batches("validation")
-        ]
-    return float(torch.cat(parts).mean().sqrt())
+    def error(self, model: nn.Module) -> float:
+        """Return the error on validation."""
+        with torch.inference_mode():
+            parts = [(model(**inputs), labels) for inputs, labels, _ in self.batches("validation")]
+            outputs, labels = (torch.cat(columns) for columns in zip(*parts, strict=True))
+            return self.case.error(outputs, labels)
 
 
-def compare(unit: float, seeds: int, passes: int) -> None:
-    """Train the pruned model in a unit by each teacher, and print its errors."""
-    given = Ratings(unit)
+def compare(case: Case, seeds: int, passes: int) -> None:
+    """Train the pruned model of a case by each teacher, and print its errors."""
+    given = Ratings(case)
     with tempfile.TemporaryDirectory() as home, patch.object(opening, "load_factory", lambda *_: lambda: given):
         recommender = open_user_model(Task(home, "ratings:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
     (kind,) = recommender.output_kinds
     with torch.inference_mode():
-        spread = float(torch.cat([given.model(**inputs) for inputs, *_ in given.batches("train")]).std())
+        variance = float(torch.cat([given.model(**inputs) for inputs, *_ in given.batches("train")]).var())
     groups = [group.name for group in of_baseline(recommender).structure.groups if group.prunable]
     pruning = Pruning(tuple((group, _PRUNED) for group in groups))
-    print(f"a star is {unit:g}: the teacher errs by {error(given.model, given):.4f} stars; weight {kind.weight:.4g}")
+    own = given.error(given.model)
+    print(f"{case.name}: {kind.scale} of weight {kind.weight:.4g}, the teacher's error is {own:.4f}")
     for name, share, weight in (
         ("labels alone", 0.0, kind.weight),
-        ("teacher, by the curvature of the loss", 0.5, kind.weight),
-        ("teacher, by the deviation", 0.5, spread**-2),
+        ("teacher, as curved as the loss", 0.5, kind.weight),
+        ("teacher, unweighted", 0.5, 1.0 if case.likes else 1 / variance),
     ):
         recommender.__dict__["output_kinds"] = (replace(kind, weight=weight),)
         weights = Weights(pruning=pruning, distillation=Distillation(1.0, share, passes))
-        found = [error(fit(recommender, weights, seed, lambda line: None).model, given) for seed in range(seeds)]
+        found = [given.error(fit(recommender, weights, seed, lambda line: None).model) for seed in range(seeds)]
         deviation = np.std(found, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
         print(f"  {name}: {np.mean(found):.4f}, {deviation:.4f}", flush=True)
 
@@ -141,11 +176,10 @@ def compare(unit: float, seeds: int, passes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--units", default="0.01,1,100")
     parser.add_argument("--passes", type=int, default=4)
     options = parser.parse_args()
-    for unit in map(float, options.units.split(",")):
-        compare(unit, options.seeds, options.passes)
+    for case in CASES:
+        compare(case, options.seeds, options.passes)
 
 
 if __name__ == "__main__":
