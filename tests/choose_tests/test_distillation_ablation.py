@@ -50,7 +50,7 @@ def quality(loss: float, low: float, high: float) -> Quality:
 def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else() -> None:
     pairs: Any = Said()
     found = control(pairs, (MODEL, CHOSEN))
-    labels = replace(LEARNING, teacher_weight=0.0, feature_weight=0.0)
+    labels = replace(LEARNING, temperature=1.0, teacher_weight=0.0, feature_weight=0.0)
     beside = replace(CHOSEN, weights=replace(CHOSEN.weights, distillation=labels))
     assert pairs.asked == [beside]
     assert pairs.sides == [((MODEL, CHOSEN), (CONTROL, beside), "test")]

@@ -117,7 +117,7 @@ def test_what_is_left_after_the_last_stage_that_learns_is_the_baselines_own_weig
     assert by_name["pruning"].without == Candidate(precision=candidate.precision)
     assert by_name["pruning"].alone == Candidate(candidate.weights)
     labels = by_name["distillation"].without.weights.distillation
-    assert labels == Distillation(2.0, 0.0, 3), "from the labels alone, for as long"
+    assert labels == Distillation(1.0, 0.0, 3), "from the labels alone, for as long"
     assert by_name["distillation"].alone == Candidate(Weights(distillation=LEARNING))
     assert by_name["narrower weights"].alone == Candidate(precision=candidate.precision)
 

@@ -116,6 +116,6 @@ def test_what_distillation_gains_is_told_against_a_separate_training() -> None:
     candidate = Candidate(Weights(pruning=PRUNED, distillation=SLICED, quantization_aware=("mlp",)), static)
     found = {technique.name: technique for technique in techniques(candidate)}
     assert found.keys() >= {"pruning", "distillation", "learning with rounding"}
-    assert found["distillation"].without.weights.distillation == Distillation(2.0, 0.0, 9, seed=1)
+    assert found["distillation"].without.weights.distillation == Distillation(1.0, 0.0, 9, seed=1)
     assert found["pruning"].without.weights.distillation == Distillation(2.0, 0.5, 9, seed=1)
     assert found["pruning"].alone.weights == Weights(pruning=PRUNED, distillation=SLICED)
