@@ -77,7 +77,7 @@ def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, 
     Values have no temperature: their loss is the mean squared distance.
     """
     if kinds[0].scale == "lists":
-        return soft_loss(student, teacher, temperature)
+        return kinds[0].weight * kinds[0].distance(student, teacher, temperature)
     pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
     losses = [
         kind.weight * kind.distance(kind.raw(ours), kind.raw(theirs), temperature)

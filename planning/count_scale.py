@@ -47,15 +47,15 @@ def fit_scale(expected: Floats, actual: Floats) -> CountScale:
     """Return the scale of forecasts and of the counts that came, of one shape.
 
     Errors have the variance factor * (m + dispersion * m^2): a forecast from few counts adds to the noise of single
-    arrivals in proportion. The dispersion is the likeliest for normal errors, with a robust estimate of the factor
-    (Huber's proposal 2, 1964), so that a single incident does not decide it. Where all expectations are alike, which
-    says nothing of the two apart, the factor is 1. An expectation below one request counts as one.
+    arrivals in proportion. The dispersion is the most probable one for normal errors, with a robust estimate of the
+    factor (Huber's proposal 2, 1964), so that a single incident does not decide it. A weak prior, a log-normal one
+    around a factor of 1, decides where all expectations are alike, which does not tell the two apart. An expectation
+    below one request counts as one.
     """
     mean = np.maximum(expected, 1.0).ravel()
     squares = np.ravel((actual - expected) ** 2) / mean
 
-    def unlikely(log_dispersion: float) -> float:
-        """Return the negative logarithm of the likelihood, with that of one error for a factor of 1."""
+    def negative_log_posterior(log_dispersion: float) -> float:
         spread = 1 + np.exp(log_dispersion) * mean
         factor = np.log(_factor(squares / spread))
         return float(len(mean) * factor + np.log(spread).sum() + factor**2) / 2
@@ -63,9 +63,9 @@ def fit_scale(expected: Floats, actual: Floats) -> CountScale:
     if _factor(squares) <= 1:
         return CountScale()
     grid = np.linspace(np.log(_LEAST), np.log(_MOST), _GRID)
-    best = int(np.argmin([unlikely(each) for each in grid]))
+    best = int(np.argmin([negative_log_posterior(each) for each in grid]))
     within = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
-    return CountScale(float(np.exp(minimize_scalar(unlikely, bounds=within, method="bounded").x)))
+    return CountScale(float(np.exp(minimize_scalar(negative_log_posterior, bounds=within, method="bounded").x)))
 
 
 def _factor(squares: Floats) -> float:

@@ -145,7 +145,7 @@ def _of_stars(outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
     return F.mse_loss(outputs["stars"], labels)
 
 
-def test_what_a_loss_draws_at_random_is_the_same_whenever_and_no_one_elses() -> None:
+def test_random_draws_of_a_loss_are_repeated_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(1)
     first, state = curvature_of(lambda z, y: F.mse_loss(F.dropout(z, 0.5), y)), torch.random.get_rng_state()
     torch.manual_seed(1)

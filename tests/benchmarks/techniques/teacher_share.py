@@ -60,7 +60,7 @@ def ratings() -> dict[str, pl.DataFrame]:
 
 @dataclass(frozen=True)
 class Case:
-    """What is predicted, and the loss.
+    """Prediction task with its loss.
 
     likes: whether the model predicts, in logits, that there are four stars or more; else the stars
     unit: that a star has in outputs and labels
