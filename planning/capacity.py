@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from objectives.measurement.service_curve import DrawnTimes
 from objectives.measurement.statistics import percentile
 from objectives.serving.pool.virtual_clock import simulate
-from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.demand import Counts, Floats, Workload
 from planning.fleet import SIMULATED_COUNTS, Deployment, Offer, as_served
 
@@ -32,22 +32,12 @@ class Objective:
     percent: int = 95
 
 
-class _Service:
-    """Service time of an instance of a deployment on a machine of some speed, drawn from its curves."""
-
-    def __init__(self, deployment: Deployment, speed: float, seed: int) -> None:
-        self._draws = [curve.scaled(1 / speed).sampler(seed) for curve in deployment.curves]
-
-    def __call__(self, group: int, rows: int, idle_ns: int | None, busy: int) -> float:
-        return self._draws[group](rows, idle_ns, busy)
+def service_of(deployment: Deployment, speed: float, seed: int) -> DrawnTimes:
+    """Return the service times of an instance of a deployment on a machine so many times as fast as the study's."""
+    return DrawnTimes([curve.scaled(1 / speed) for curve in deployment.curves], seed)
 
 
-def service_of(deployment: Deployment, speed: float, seed: int) -> ServiceTime:
-    """Return the service time of an instance of a deployment on a machine so many times as fast as the study's."""
-    return _Service(deployment, speed, seed)
-
-
-def latency_ms(deployment: Deployment, service: ServiceTime, seconds: Floats, rows: Counts) -> Floats:
+def latency_ms(deployment: Deployment, service: DrawnTimes, seconds: Floats, rows: Counts) -> Floats:
     """Return the milliseconds of the requests of one instance, (n,), infinite where one is refused.
 
     Args:
@@ -58,17 +48,18 @@ def latency_ms(deployment: Deployment, service: ServiceTime, seconds: Floats, ro
         OutsideRangeError: a run has a size for which no time was measured.
     """
     due_ns = np.rint(seconds * 1e9).astype(np.int64)
-    found = simulate(as_served(deployment.placement), rows.tolist(), due_ns.tolist(), service)
+    found = simulate(
+        as_served(deployment.placement), rows.tolist(), due_ns.tolist(), service, slowness=service.slowness
+    )
     return np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
 
 
-def saturated_rps(deployment: Deployment, service: ServiceTime, rows: Counts, each: int = _SATURATING) -> float:
+def saturated_rps(deployment: Deployment, service: DrawnTimes, rows: Counts, each: int = _SATURATING) -> float:
     """Return the requests per second that an instance answers with all replicas busy, from so many of each replica."""
     count = each * deployment.placement.replicas
     sizes = np.resize(rows, count).tolist()
-    found = simulate(
-        deployment.placement, sizes, [0] * count, service, outstanding=_OUTSTANDING * deployment.placement.replicas
-    )
+    outstanding = _OUTSTANDING * deployment.placement.replicas
+    found = simulate(deployment.placement, sizes, [0] * count, service, outstanding, slowness=service.slowness)
     return float((~found.refused).sum() / (found.finished_ns.max() / 1e9))
 
 

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from objectives.measurement.arrivals import gaps
 from objectives.measurement.latency import Load, measured_limit
 from objectives.measurement.load_generator import Arrivals, Request, drawn_requests, on_time, typical_requests
+from objectives.measurement.service_curve import DrawnTimes, ServiceCurve
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import SEGMENTS, Probe, RateSearch, next_rate, rate_under_slo
 from objectives.records import SimulatedRatios, rows_of
 from objectives.serving.pool.virtual_clock import simulate
+from objectives.serving.pool.virtual_pool import ServiceTime, Simulated, Slowness
 from spaces.techniques.placement import Placement
 
 # Requests of the first try to saturate a placement for as long as is asked.
@@ -42,16 +44,24 @@ class VirtualTarget:
     """A placement whose runs take the times that its groups' service curves give.
 
     Args:
-        services: for each instance group, the nanoseconds of a run by rows, the nanoseconds that the replica was idle
-            (None for a busy one), and the number of other replicas that are busy
+        service, slowness: as for `simulate`
         outstanding: requests in flight that keep every replica busy
         transport_ms: of each request on its way to the pool and back; one request travels at a time
     """
 
     placement: Placement
-    services: Sequence[Callable[[int, int | None, int], float]]
+    service: ServiceTime
     outstanding: int
     transport_ms: float = 0.0
+    slowness: Slowness | None = None
+
+    @classmethod
+    def of(
+        cls, placement: Placement, curves: Sequence[ServiceCurve], seed: int, outstanding: int, transport_ms: float = 0
+    ) -> VirtualTarget:
+        """Return a placement whose instance groups have these curves, with times drawn by a seed."""
+        times = DrawnTimes(curves, seed)
+        return cls(placement, times, outstanding, transport_ms, times.slowness)
 
     @property
     def served_together(self) -> int:
@@ -73,12 +83,12 @@ class VirtualTarget:
         """Return the latency of requests by their rows in an open loop, (n,), infinite where one is refused."""
         due_ns, travel_ns = np.cumsum(gaps_ns), np.full(len(gaps_ns), round(1e6 * self.transport_ms))
         submitted_ns = on_time(due_ns, travel_ns) + travel_ns
-        found = simulate(self.placement, sizes, submitted_ns.tolist(), self._service)
+        found = self._simulated(sizes, submitted_ns.tolist())
         return np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
 
     def service_ms(self, sizes: Sequence[int]) -> Floats:
         """Return the latency of requests by their rows, one at a time, (n,), infinite where one is refused."""
-        found = simulate(self.placement, sizes, [0] * len(sizes), self._service, outstanding=1)
+        found = self._simulated(sizes, [0] * len(sizes), outstanding=1)
         latency_ms = (found.finished_ns - found.submitted_ns) / 1e6 + self.transport_ms
         return np.where(found.refused, np.inf, latency_ms)
 
@@ -91,15 +101,15 @@ class VirtualTarget:
         while True:
             count = math.ceil(count / together) * together
             rows = [sizes[i % len(sizes)] for i in range(count)]
-            found = simulate(self.placement, rows, [0] * count, self._service, self.outstanding)
+            found = self._simulated(rows, [0] * count, self.outstanding)
             took = found.finished_ns.max() / 1e9
             rate = float((~found.refused).sum() / took)
             if took >= seconds or count >= _MOST_SATURATING:
                 return min(rate, 1000 / self.transport_ms) if self.transport_ms > 0 else rate
             count = min(math.ceil(_LONGER * count * seconds / took), _MOST_SATURATING)
 
-    def _service(self, group: int, rows: int, idle_ns: int | None, busy: int) -> float:
-        return self.services[group](rows, idle_ns, busy)
+    def _simulated(self, sizes: Sequence[int], due_ns: Sequence[int], outstanding: int | None = None) -> Simulated:
+        return simulate(self.placement, sizes, due_ns, self.service, outstanding, slowness=self.slowness)
 
 
 def _sizes(requests: Sequence[Request]) -> list[int]:

@@ -122,12 +122,15 @@ def _show_front(session: Session, front: Front, console: Console, *after: str) -
 
 
 def profile(options: argparse.Namespace) -> int:
+    from search.errors import ConfigError
     from search.explore import run as explore_run
     from search.report.profile import headline, operator_table, profile_table, user_once
     from search.session import open_session
 
     if options.trial is not None:
         return _profile_trial(options)
+    if options.floor:
+        raise ConfigError("--floor: must come with --trial, whose placement it is of, but got none")
     console = _console(options)
     session = open_session(_config(options), _home(options))
     found = explore_run.profile(session, console)
@@ -141,7 +144,7 @@ def _profile_trial(options: argparse.Namespace) -> int:
     from search.profile.trial_tables import trial_headline, trial_tables
 
     console = _console(options)
-    found = profile_trial(_existing(options), options.trial, console)
+    found = profile_trial(_existing(options), options.trial, console, options.floor)
     console.result(found, *trial_tables(found), trial_headline(found))
     return DONE
 

@@ -170,7 +170,7 @@ class CostModel:
             # Whoever sends a request to a server does not wait until the run of another one is over.
             placement = replace(placement, inline=False)
         outstanding = saturating(placement, self._requests)
-        return VirtualTarget(placement, [curve.sampler(seed) for curve in curves], outstanding, self.transport_ms)
+        return VirtualTarget.of(placement, curves, seed, outstanding, self.transport_ms)
 
     @property
     def transport_ms(self) -> float:

@@ -15,6 +15,7 @@ from objectives.serving.pool.scheduler import group_of
 from search.cli.console import Console
 from search.errors import ConfigError
 from search.locking import locked, stoppable
+from search.profile.floor import Floor, measure_floor
 from search.session import Session
 from search.workers.processes import call, open_workers
 
@@ -51,6 +52,7 @@ class TrialProfile:
     service_p50_ms: of requests of all sizes in the trial's benchmark, one at a time; None where it had none, or on
         another machine
     through: how those requests reached the trial
+    floor: the trial and an empty graph in its place at the study's load; None where that was not asked for
     """
 
     study: str
@@ -64,14 +66,15 @@ class TrialProfile:
     through: Through
     groups: tuple[GroupTimes, ...]
     operators: tuple[OperatorCost, ...]
+    floor: Floor | None = None
 
 
-def profile_trial(session: Session, trial: int, console: Console) -> TrialProfile:
-    """Measure the profiles of the baseline and of a trial's model, one after the other.
+def profile_trial(session: Session, trial: int, console: Console, with_floor: bool = False) -> TrialProfile:
+    """Measure the profiles of the baseline and of a trial's model, one after the other, and the trial's floor.
 
     Raises:
-        ConfigError: the trial has no model file, or one that is split between two devices.
-        JobError: a model cannot be profiled.
+        ConfigError: the trial has no model file, or one that is split between two devices, or a floor cannot be told.
+        JobError: a model cannot be profiled, or a benchmark fails.
     """
     config, sides, jobs = session.config, session.sides(), session.jobs(session.front())
     if trial not in sides:
@@ -88,6 +91,9 @@ def profile_trial(session: Session, trial: int, console: Console) -> TrialProfil
             call(workers.meter, asked, config.workers.job_seconds, console.say)
             for asked in (jobs.profile(), jobs.profile((artifact, candidate), group.threads))
         )
+        floor = None
+        if with_floor:
+            floor = measure_floor(jobs, workers.meter, (artifact, candidate), f"floor-{trial}", console.say)
     measured = next(one.measurement for one in session.study.ended() if one.number == trial)
     if session.study.facts.get("machine") != describe():
         measured = None
@@ -104,6 +110,7 @@ def profile_trial(session: Session, trial: int, console: Console) -> TrialProfil
         through=config.traffic.through,
         groups=group_times(baseline.profile, ours.profile, perfect),
         operators=ours.profile.operators,
+        floor=floor,
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from rich.table import Table
 
-from search.format import milliseconds, percent, significant
+from search.format import milliseconds, percent, ranged, significant
+from search.profile.floor import AtLoad, Floor
 from search.profile.trial_profile import GroupTimes, TrialProfile
 from search.report.columns import Cell, Column, console_table, number
 from search.report.profile import OPERATOR_COLUMNS
@@ -18,6 +22,27 @@ COLUMNS: tuple[Column[GroupTimes], ...] = (
     Column("trial ms", lambda group: number(group.ms, _THOUSANDTHS)),
     Column("of the trial's time", lambda group: number(group.time_share, _SHARE)),
     Column("perfect ms", lambda group: number(group.perfect_ms or None, _THOUSANDTHS)),
+)
+
+
+class _Side(NamedTuple):
+    name: str
+    at_load: AtLoad
+
+
+def _ratio(ratio: str, form: str = ".3f") -> Callable[[_Side], Cell]:
+    """Return the cell of a ratio with its interval."""
+    return lambda side: Cell(ranged(getattr(side.at_load, ratio), getattr(side.at_load, f"{ratio}_interval"), form))
+
+
+FLOOR_COLUMNS: tuple[Column[_Side], ...] = (
+    Column("graph", lambda side: Cell(side.name), "left"),
+    Column("p50 ms", lambda side: number(side.at_load.p50_ms, _THOUSANDTHS)),
+    Column("p95 ms", lambda side: number(side.at_load.p95_ms, _THOUSANDTHS)),
+    Column("p50 ratio", _ratio("p50_ratio")),
+    Column("p95 ratio", _ratio("p95_ratio")),
+    Column("throughput ratio", _ratio("throughput_ratio", ".2f")),
+    Column("capacity ratio", _ratio("capacity_ratio", ".2f")),
 )
 
 
@@ -36,16 +61,32 @@ def trial_headline(found: TrialProfile) -> str:
         told.append(f"In its benchmark requests of all sizes took {took} in the median, one at a time through {way}.")
     if found.place != "onnxruntime":
         told.append(f"The trial runs in {found.place}; these are times of ONNX Runtime on the CPU.")
+    if found.floor is not None:
+        told.append(_floor_told(found.floor))
     return " ".join(told)
 
 
-def trial_tables(found: TrialProfile) -> tuple[Table, Table]:
-    """Return the layer groups beside the baseline's, and the operators that take the most time."""
+def _floor_told(floor: Floor) -> str:
+    """Return how much faster a smaller model could be."""
+    empty = ranged(floor.empty.p95_ratio, floor.empty.p95_ratio_interval)
+    ours = ranged(floor.trial.p95_ratio, floor.trial.p95_ratio_interval)
+    return (
+        f"At {floor.rate_rps:.0f} requests/s its p95 is {ours} of the baseline's, and that of a graph which computes "
+        f"nothing, in the same placement, {empty}: no smaller model is faster than that there."
+    )
+
+
+def trial_tables(found: TrialProfile) -> tuple[Table, ...]:
+    """Return the layer groups beside the baseline's, the operators that take the most time, and the floor."""
     threads = "default" if found.threads is None else found.threads
     title = (
         f"Trial {found.trial} of {found.study} (threads: {threads}) beside the baseline (default), {found.rows} rows"
     )
-    return (
+    tables = (
         console_table(title, COLUMNS, found.groups),
         console_table("By operator", OPERATOR_COLUMNS, found.operators[:_OPERATORS]),
     )
+    if found.floor is None:
+        return tables
+    sides = (_Side("the trial", found.floor.trial), _Side("an empty graph", found.floor.empty))
+    return (*tables, console_table("In its placement, beside the baseline", FLOOR_COLUMNS, sides))

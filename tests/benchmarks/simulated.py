@@ -169,8 +169,8 @@ class Simulation:
 
     def virtual(self, candidate: Candidate, seed: int) -> VirtualTarget:
         """Return a candidate on the virtual clock, whose service times are drawn by a seed."""
-        samplers = [curve.sampler(seed) for curve in self.costs.curves(candidate)]
-        return VirtualTarget(candidate.placement, samplers, saturating(candidate.placement, self.requests))
+        curves, outstanding = self.costs.curves(candidate), saturating(candidate.placement, self.requests)
+        return VirtualTarget.of(candidate.placement, curves, seed, outstanding)
 
     @cached_property
     def load(self) -> SimulatedLoad:

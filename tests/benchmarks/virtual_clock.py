@@ -63,7 +63,7 @@ def curve(run_ns: float, row_ns: float, others: int) -> ServiceCurve:
 
 def target(placement: Placement, model: str, requests: Sequence[Request]) -> VirtualTarget:
     curves = [curve(*MODELS[model], placement.replicas - 1) for _ in placement.instance_groups]
-    return VirtualTarget(placement, [one.sampler(1) for one in curves], saturating(placement, requests))
+    return VirtualTarget.of(placement, curves, 1, saturating(placement, requests))
 
 
 def main() -> None:

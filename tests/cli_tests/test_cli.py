@@ -76,6 +76,7 @@ def test_further_trials_are_given_together_or_one_by_one(typed: list[str]) -> No
         (["profile", "ml-100x"], ["ml-100x", "ml-100k"]),
         (["profile", "ml-100k", "--trial", "3"], ["STUDY", "leanrec run"]),
         (["profile", "ml-100k", "--trial", "best"], ["--trial", "best"]),
+        (["profile", "ml-100k", "--floor"], ["--floor", "--trial"]),
         (["ui", "--port", "99999"], ["--port", "99999"]),
         (["run", "ml-100k", "--minutes", "nan"], ["budget.minutes", ".nan"]),
         (["run", "ml-100k", "--trials", "0", "--seed", "-1"], ["budget.trials", "0", "1 more"]),

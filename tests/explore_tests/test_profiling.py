@@ -21,9 +21,10 @@ from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
+from search.profile.floor import AtLoad, Floor
 from search.profile.study_profile import StudyProfile, read_profile
 from search.profile.trial_profile import GroupTimes, TrialProfile, group_times, not_built
-from search.profile.trial_tables import trial_headline
+from search.profile.trial_tables import trial_headline, trial_tables
 from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
@@ -31,7 +32,7 @@ from search.workers.processes import Done
 from spaces.domains import Choice, Float
 from spaces.model_structure import Group, ModelStructure
 from spaces.search_space import SearchSpace
-from spaces.serialization import to_plain
+from spaces.serialization import from_plain, to_plain
 from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace, Route
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import WeightsSpace
@@ -88,6 +89,27 @@ def test_the_headline_tells_what_is_known_of_a_trial() -> None:
         assert part in told, (part, told)
     plain = trial_headline(replace(found, service_p50_ms=None, place="onnxruntime"))
     assert "benchmark" not in plain and "runs in" not in plain
+    assert "computes nothing" not in told and len(trial_tables(found)) == 2
+
+
+def test_the_floor_stands_beside_the_trial() -> None:
+    one, two, three = (1.0, 1.2), (0.08, 0.12), (0.05, 0.07)
+    trial, empty = (AtLoad(
+        p50_ms=0.2, p95_ms=0.4, p50_ratio=0.2, p50_ratio_interval=one, p95_ratio=p95, p95_ratio_interval=interval,
+        throughput_ratio=9.0, throughput_ratio_interval=one, capacity_ratio=11.0, capacity_ratio_interval=one,
+    ) for p95, interval in ((0.1, two), (0.06, three)))  # fmt: skip
+    groups = (GroupTimes("mlp", "linear", 8.0, 0.3, 0.75, 0.05),)
+    found = TrialProfile(
+        "s", 7, "onnxruntime", 200, 1, 8.0, 0.4, 0.9, "pool", groups, (), Floor(288.4, 4.0, trial, empty)
+    )
+    told = trial_headline(found)
+    for part in ("288 requests/s", "0.100 [0.080, 0.120]", "computes nothing", "0.060 [0.050, 0.070]"):
+        assert part in told, (part, told)
+    *_, table = trial_tables(found)
+    rows = [list(column.cells) for column in table.columns]
+    assert rows[0] == ["the trial", "an empty graph"]
+    assert rows[4] == ["0.100 [0.080, 0.120]", "0.060 [0.050, 0.070]"] and rows[5][0] == "9.00 [1.00, 1.20]"
+    assert from_plain(TrialProfile, to_plain(found)) == found
 
 
 class Meter:

@@ -39,7 +39,7 @@ def curve(times: float) -> ServiceCurve:
 
 
 def target(times: float, placement: Placement = Placement(), seed: int = 0) -> VirtualTarget:  # noqa: B008
-    return VirtualTarget(placement, [curve(times).sampler(seed)], 2 * placement.replicas)
+    return VirtualTarget.of(placement, [curve(times)], seed, 2 * placement.replicas)
 
 
 @pytest.mark.parametrize("times", [1.0, 0.5])
@@ -77,7 +77,7 @@ def test_a_second_replica_waits_less_and_serves_twice_as_much() -> None:
     same = replace(
         curve(1.0), **dict.fromkeys(("idle", "rested", "alone", "crowded"), Line((1.0, 99.0), (1e6, 1e6), (1.0,)))
     )
-    targets = [VirtualTarget(each, [same.sampler(0)], 2 * each.replicas) for each in (one, two)]
+    targets = [VirtualTarget.of(each, [same], 0, 2 * each.replicas) for each in (one, two)]
     found = SimulatedLoad.of(targets[0], requests, Load(Traffic(), 0.8, 95, None), 0).ratios(targets[1])
     assert found.p95_ratio is not None and found.p95_ratio < 0.5
     assert found.capacity_ratio == pytest.approx(2, rel=0.01) and found.service_p50_ratio == 1.0
@@ -90,7 +90,7 @@ def test_instance_groups_that_share_a_core_serve_no_more_together() -> None:
         curve(1.0), idle=one, rested=one, alone=one, crowded=one.scaled(2.0), others=1, least_rows=10, most_rows=90
     )
     routed, requests = Placement(route=Route(50, InstanceGroup("openvino"))), requests_of([10, 90] * 50)
-    both = VirtualTarget(routed, [crowded.sampler(seed) for seed in range(2)], 4)
+    both = VirtualTarget.of(routed, [crowded, crowded], 0, 4)
     assert both.saturated(requests, 1.0, 2) == pytest.approx(1000, rel=0.01)
     assert both.closed_loop(requests[:4]).tolist() == [1.0] * 4
 

@@ -25,12 +25,12 @@ from spaces.techniques.placement import Admission, Batching, InstanceGroup, Plac
 from tests.measurement_tests.simulated import QuietMonitor, requests_of, steady
 
 
-def by_rows(rows: int, idle_ns: int | None, busy: int) -> float:
+def by_rows(group: int, rows: int, idle_ns: int | None, busy: int) -> float:
     return 1e4 * rows + (0 if idle_ns is None else 2e5)
 
 
 def test_one_at_a_time_takes_what_an_idle_replica_takes() -> None:
-    target = VirtualTarget(Placement(), [by_rows], 2)
+    target = VirtualTarget(Placement(), by_rows, 2)
     assert target.closed_loop(requests_of([10, 30])).tolist() == [0.3, 0.5]
     assert target.saturated(requests_of([10]), 0.1, 1) == pytest.approx(10_000, rel=0.01)
 
@@ -40,7 +40,7 @@ def test_every_replica_is_busy_in_a_saturated_loop(replicas: int) -> None:
     """However much sizes differ, the capacity is that of one replica so many times."""
     rows = np.clip(np.exp(np.random.default_rng(1).normal(np.log(200), 0.6, 1000)), 1, 1000).astype(int)
     placement, requests = Placement(InstanceGroup(replicas=replicas, threads=1)), requests_of(rows.tolist())
-    target = VirtualTarget(placement, [lambda rows, idle_ns, busy: 1e4 * rows], saturating(placement, requests))
+    target = VirtualTarget(placement, lambda group, rows, idle_ns, busy: 1e4 * rows, saturating(placement, requests))
     assert target.saturated(requests, 1.0, 10) == pytest.approx(replicas * 1e5 / rows.mean(), rel=0.02)
 
 
@@ -48,7 +48,7 @@ def test_every_replica_is_busy_in_a_saturated_loop(replicas: int) -> None:
 def test_utilisation_is_one_at_the_capacity_of_requests_that_are_split_or_not(split_rows: int | None) -> None:
     """Four replicas serve four requests at the same time, or one whose parts each of them has."""
     placement, requests = Placement(InstanceGroup(replicas=4), split_rows=split_rows), requests_of([400] * 50)
-    target = VirtualTarget(placement, [lambda rows, idle_ns, busy: 1e4 * rows], saturating(placement, requests))
+    target = VirtualTarget(placement, lambda group, rows, idle_ns, busy: 1e4 * rows, saturating(placement, requests))
     capacity, seconds = target.saturated(requests, 1.0, 10), target.closed_loop(requests).mean() / 1000
     assert capacity * seconds / target.served_together == pytest.approx(1, rel=0.02)
 
@@ -64,19 +64,17 @@ def test_strata_count_where_answers_come_one_by_one() -> None:
 
 
 def test_refusals_have_infinite_latency() -> None:
-    target = VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 2)
+    target = VirtualTarget(Placement(admission=Admission(queue=1)), by_rows, 2)
     found = target.open_loop(requests_of([10] * 4), np.array([1000] * 4))
     assert np.isinf(found.latency_ms).tolist() == [False, False, True, True]
-    assert (
-        VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 9).saturated(requests_of([10]), 0.01, 1) > 0
-    )
+    assert VirtualTarget(Placement(admission=Admission(queue=1)), by_rows, 9).saturated(requests_of([10]), 0.01, 1) > 0
 
 
 def test_a_whole_visit_runs_on_virtual_time() -> None:
     """Planted: twice the replicas of a queue at load 0.4 wait less, and serve twice as much."""
     requests = requests_of(np.random.default_rng(0).integers(50, 150, 300).tolist())
-    one = VirtualTarget(Placement(), [by_rows], 2)
-    two = VirtualTarget(Placement(InstanceGroup(replicas=2)), [by_rows], 4)
+    one = VirtualTarget(Placement(), by_rows, 2)
+    two = VirtualTarget(Placement(InstanceGroup(replicas=2)), by_rows, 4)
     window = Window(blocks=40, probe_requests=1000)
     (visit,) = measure_visit((two, one), steady(), requests, Load(Traffic(), 0.4, 95, None), window, 0, QuietMonitor)
     latency, throughput = Recording((visit,), None, 95, 0).summarize()
@@ -92,7 +90,7 @@ def test_transport_and_pool_are_queues_in_a_row(transport_ms: float, service_ms:
     They wait as in an M/D/1 queue (Friedman 1965). A request alone takes both times, and no more requests pass than the
     slower server lets.
     """
-    target = VirtualTarget(Placement(), [lambda rows, idle_ns, busy: 1e6 * service_ms], 4, transport_ms)
+    target = VirtualTarget(Placement(), lambda group, rows, idle_ns, busy: 1e6 * service_ms, 4, transport_ms)
     requests, slower = requests_of([10] * 60_000), max(transport_ms, service_ms)
     assert target.closed_loop(requests[:5]).tolist() == pytest.approx([transport_ms + service_ms] * 5)
     assert target.saturated(requests[:5], 0.1, 1) == pytest.approx(1000 / slower, rel=0.01)
@@ -231,6 +229,6 @@ def test_the_simulated_load_is_that_of_many_requests(seed: int) -> None:
     The closed form: a gamma distribution of shape 4 and scale 0.25 ms has a mean of 1 ms.
     """
     random = np.random.default_rng(seed)
-    baseline = VirtualTarget(Placement(), [lambda rows, idle_ns, busy: 1e6 * random.gamma(4.0, 0.25)], 2)
+    baseline = VirtualTarget(Placement(), lambda group, rows, idle_ns, busy: 1e6 * random.gamma(4.0, 0.25), 2)
     simulated = SimulatedLoad.of(baseline, requests_of([10] * 20), Load(Traffic(), 0.4, 95, None), seed)
     assert simulated.rate_rps == pytest.approx(400, rel=0.1)

@@ -270,9 +270,29 @@ def test_a_trial_is_profiled_beside_the_baseline(road: Road, front: dict[str, An
     }
     assert sum(group["time_share"] for group in found["groups"]) == pytest.approx(1)
     assert found["service_p50_ms"] == pytest.approx(point["latency_ms"]["service_p50"])
+    assert found["floor"] is None
     process = road.start("profile", str(road.study), "--trial", "99999")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "--trial: must be a trial whose model was built" in err and "99999" in err
+
+
+def test_the_floor_of_a_trial_is_that_of_an_empty_graph(road: Road, front: dict[str, Any]) -> None:
+    """Both are in the same visits, whose recordings hold the numbers that are told."""
+    point = next(row for row in front["rows"] if row["on_front"] and row["trial"] != 0)
+    arguments = "profile", str(road.study), "--trial", str(point["trial"]), "--floor", "--json"
+    floor = json.loads(road.command(*arguments))["floor"]
+    assert floor["rate_rps"] > 0 and floor["baseline_p95_ms"] > 0
+    folder = road.home / "mlruns" / "timings" / "road" / f"floor-{point['trial']}"
+    for name in ("trial", "empty"):
+        latency, throughput = read_recording(folder / f"{name}.npz").summarize()
+        assert floor["baseline_p95_ms"] == latency.baseline.p95_ms, "that of the same blocks"
+        told = {key: floor[name][key] for key in ("p95_ms", "p95_ratio", "throughput_ratio", "capacity_ratio")}
+        assert told == {
+            "p95_ms": latency.candidate.p95_ms,
+            "p95_ratio": latency.p95_ratio,
+            "throughput_ratio": throughput.ratio,
+            "capacity_ratio": throughput.capacity_ratio,
+        }
 
 
 @pytest.mark.nightly
