@@ -12,6 +12,7 @@ import numpy as np
 from objectives.measurement.service_curve import DrawnTimes
 from objectives.measurement.statistics import percentile
 from objectives.serving.pool.virtual_clock import simulate
+from objectives.serving.pool.virtual_pool import ServiceTime
 from planning.demand import Counts, Floats, Workload
 from planning.fleet import SIMULATED_COUNTS, Deployment, Offer, as_served
 
@@ -32,12 +33,12 @@ class Objective:
     percent: int = 95
 
 
-def service_of(deployment: Deployment, speed: float, seed: int) -> DrawnTimes:
-    """Return the service times of an instance of a deployment on a machine so many times as fast as the study's."""
+def service_of(deployment: Deployment, speed: float, seed: int) -> ServiceTime:
+    """Return the service time of an instance of a deployment on a machine so many times as fast as the study's."""
     return DrawnTimes([curve.scaled(1 / speed) for curve in deployment.curves], seed)
 
 
-def latency_ms(deployment: Deployment, service: DrawnTimes, seconds: Floats, rows: Counts) -> Floats:
+def latency_ms(deployment: Deployment, service: ServiceTime, seconds: Floats, rows: Counts) -> Floats:
     """Return the milliseconds of the requests of one instance, (n,), infinite where one is refused.
 
     Args:
@@ -48,18 +49,17 @@ def latency_ms(deployment: Deployment, service: DrawnTimes, seconds: Floats, row
         OutsideRangeError: a run has a size for which no time was measured.
     """
     due_ns = np.rint(seconds * 1e9).astype(np.int64)
-    found = simulate(
-        as_served(deployment.placement), rows.tolist(), due_ns.tolist(), service, slowness=service.slowness
-    )
+    found = simulate(as_served(deployment.placement), rows.tolist(), due_ns.tolist(), service)
     return np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
 
 
-def saturated_rps(deployment: Deployment, service: DrawnTimes, rows: Counts, each: int = _SATURATING) -> float:
+def saturated_rps(deployment: Deployment, service: ServiceTime, rows: Counts, each: int = _SATURATING) -> float:
     """Return the requests per second that an instance answers with all replicas busy, from so many of each replica."""
     count = each * deployment.placement.replicas
     sizes = np.resize(rows, count).tolist()
-    outstanding = _OUTSTANDING * deployment.placement.replicas
-    found = simulate(deployment.placement, sizes, [0] * count, service, outstanding, slowness=service.slowness)
+    found = simulate(
+        deployment.placement, sizes, [0] * count, service, outstanding=_OUTSTANDING * deployment.placement.replicas
+    )
     return float((~found.refused).sum() / (found.finished_ns.max() / 1e9))
 
 

@@ -17,7 +17,7 @@ from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.throughput import SEGMENTS, Probe, RateSearch, next_rate, rate_under_slo
 from objectives.records import SimulatedRatios, rows_of
 from objectives.serving.pool.virtual_clock import simulate
-from objectives.serving.pool.virtual_pool import ServiceTime, Simulated, Slowness
+from objectives.serving.pool.virtual_pool import ServiceTime
 from spaces.techniques.placement import Placement
 
 # Requests of the first try to saturate a placement for as long as is asked.
@@ -44,7 +44,7 @@ class VirtualTarget:
     """A placement whose runs take the times that its groups' service curves give.
 
     Args:
-        service, slowness: as for `simulate`
+        service: of a run, as for `simulate`
         outstanding: requests in flight that keep every replica busy
         transport_ms: of each request on its way to the pool and back; one request travels at a time
     """
@@ -53,15 +53,13 @@ class VirtualTarget:
     service: ServiceTime
     outstanding: int
     transport_ms: float = 0.0
-    slowness: Slowness | None = None
 
     @classmethod
     def of(
         cls, placement: Placement, curves: Sequence[ServiceCurve], seed: int, outstanding: int, transport_ms: float = 0
     ) -> VirtualTarget:
         """Return a placement whose instance groups have these curves, with times drawn by a seed."""
-        times = DrawnTimes(curves, seed)
-        return cls(placement, times, outstanding, transport_ms, times.slowness)
+        return cls(placement, DrawnTimes(curves, seed), outstanding, transport_ms)
 
     @property
     def served_together(self) -> int:
@@ -83,12 +81,12 @@ class VirtualTarget:
         """Return the latency of requests by their rows in an open loop, (n,), infinite where one is refused."""
         due_ns, travel_ns = np.cumsum(gaps_ns), np.full(len(gaps_ns), round(1e6 * self.transport_ms))
         submitted_ns = on_time(due_ns, travel_ns) + travel_ns
-        found = self._simulated(sizes, submitted_ns.tolist())
+        found = simulate(self.placement, sizes, submitted_ns.tolist(), self.service)
         return np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
 
     def service_ms(self, sizes: Sequence[int]) -> Floats:
         """Return the latency of requests by their rows, one at a time, (n,), infinite where one is refused."""
-        found = self._simulated(sizes, [0] * len(sizes), outstanding=1)
+        found = simulate(self.placement, sizes, [0] * len(sizes), self.service, outstanding=1)
         latency_ms = (found.finished_ns - found.submitted_ns) / 1e6 + self.transport_ms
         return np.where(found.refused, np.inf, latency_ms)
 
@@ -101,15 +99,12 @@ class VirtualTarget:
         while True:
             count = math.ceil(count / together) * together
             rows = [sizes[i % len(sizes)] for i in range(count)]
-            found = self._simulated(rows, [0] * count, self.outstanding)
+            found = simulate(self.placement, rows, [0] * count, self.service, self.outstanding)
             took = found.finished_ns.max() / 1e9
             rate = float((~found.refused).sum() / took)
             if took >= seconds or count >= _MOST_SATURATING:
                 return min(rate, 1000 / self.transport_ms) if self.transport_ms > 0 else rate
             count = min(math.ceil(_LONGER * count * seconds / took), _MOST_SATURATING)
-
-    def _simulated(self, sizes: Sequence[int], due_ns: Sequence[int], outstanding: int | None = None) -> Simulated:
-        return simulate(self.placement, sizes, due_ns, self.service, outstanding, slowness=self.slowness)
 
 
 def _sizes(requests: Sequence[Request]) -> list[int]:

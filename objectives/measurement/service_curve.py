@@ -24,8 +24,6 @@ _DRAWN_TOGETHER = 1000
 _BURST_NS = 1000
 # Quantiles that stand for the deviations of a line.
 _DEVIATIONS = 199
-# Nanoseconds of a run by each line: idle, rested, alone, crowded.
-_Times = tuple[float, float, float, float]
 
 
 class OutsideRangeError(ValueError):
@@ -202,43 +200,32 @@ class ServiceCurve:
         idle_draws, rested_draws, alone_draws, crowded_draws = (
             _endless(random, line.deviations) for line in (self.idle, self.rested, self.alone, self.crowded)
         )
-        times: dict[int, _Times] = {}
+        apart_by = self.others - self.fewest
+        slowdown, slowed_by = self.slowdown or 0.0, self.slowed_by
+        times: dict[int, tuple[float, float, float, float]] = {}
+
+        def crowd(busy: int) -> float:
+            """Return the share of `crowded` in the time of a busy replica's run beside so many others."""
+            return min(max((busy - self.fewest) / apart_by, 0.0), 1.0) if apart_by > 0 else 0.0
+
+        slowed = crowd(slowed_by)
 
         def draw(rows: int, idle_ns: int | None, busy: int) -> float:
             if rows not in times:
                 times[rows] = self._times(rows)
-            ns = self._ns(times[rows], idle_ns, busy)
+            idle, rested, alone, crowded = times[rows]
+            beside = (crowded - alone) * crowd(busy)
             if idle_ns is None:
-                return ns * next(crowded_draws if busy > self.fewest else alone_draws)
-            return ns * next(rested_draws if self._rested_share(idle_ns) > 0.5 else idle_draws)
+                return (alone + beside) * next(crowded_draws if busy > self.fewest else alone_draws)
+            share = self._rested_share(idle_ns)
+            line = (1 - share) * idle + share * rested
+            beyond = (crowded - alone) * max(crowd(busy) - slowed, 0.0)
+            longer = line * (1 + slowdown * min(busy, slowed_by)) + beyond
+            return longer * next(rested_draws if share > 0.5 else idle_draws)
 
         return draw
 
-    def slowness(self, rows: int, idle_ns: int | None, busy: int) -> float:
-        """Return how many times as long a run takes beside so many others as beside none; arguments as for `sampler`.
-
-        Raises:
-            OutsideRangeError: as there.
-        """
-        times = self._times(rows)
-        return self._ns(times, idle_ns, busy) / self._ns(times, idle_ns, 0)
-
-    def _ns(self, times: _Times, idle_ns: int | None, busy: int) -> float:
-        """Return the nanoseconds of a run that does not deviate from its lines."""
-        idle, rested, alone, crowded = times
-        if idle_ns is None:
-            return alone + (crowded - alone) * self._crowd(busy)
-        share = self._rested_share(idle_ns)
-        line = (1 - share) * idle + share * rested
-        beyond = (crowded - alone) * max(self._crowd(busy) - self._crowd(self.slowed_by), 0.0)
-        return line * (1 + (self.slowdown or 0.0) * min(busy, self.slowed_by)) + beyond
-
-    def _crowd(self, busy: int) -> float:
-        """Return the share of `crowded` in the time of a busy replica's run beside so many others."""
-        apart_by = self.others - self.fewest
-        return min(max((busy - self.fewest) / apart_by, 0.0), 1.0) if apart_by > 0 else 0.0
-
-    def _times(self, rows: int) -> _Times:
+    def _times(self, rows: int) -> tuple[float, float, float, float]:
         """Return the nanoseconds of a run by each line; OutsideRangeError for a size that was not measured."""
         if not self.least_rows / _BEYOND <= rows <= self.most_rows * _BEYOND:
             measured = f"{self.least_rows} to {self.most_rows}"
@@ -250,15 +237,11 @@ class DrawnTimes:
     """Service times of the runs of a deployment, drawn from the curve of each of its instance groups."""
 
     def __init__(self, curves: Sequence[ServiceCurve], seed: int) -> None:
-        self._curves, self._draws = tuple(curves), [curve.sampler(seed) for curve in curves]
+        self._draws = [curve.sampler(seed) for curve in curves]
 
     def __call__(self, group: int, rows: int, idle_ns: int | None, busy: int) -> float:
         """Draw the nanoseconds of a run of an instance group; the other arguments are those of a curve's sampler."""
         return self._draws[group](rows, idle_ns, busy)
-
-    def slowness(self, group: int, rows: int, idle_ns: int | None, busy: int) -> float:
-        """Return how many times as long such a run takes as beside no others."""
-        return self._curves[group].slowness(rows, idle_ns, busy)
 
 
 def _continued(rows: Floats, level: Floats, least: float, most: float) -> tuple[Floats, Floats]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from objectives.measurement.service_curve import DrawnTimes, ServiceCurve
+from objectives.measurement.service_curve import ServiceCurve
 from objectives.serving.pool import balancing
 from objectives.serving.pool.balancing import Balance, Cost
 from objectives.serving.pool.virtual_pool import ServiceTime, VirtualPool
@@ -63,15 +63,14 @@ class _Running:
     sent: numbers of the requests of its pool
     """
 
-    def __init__(self, placement: Placement, service: DrawnTimes, cost: Cost, clock: _Clock) -> None:
+    def __init__(self, placement: Placement, service: ServiceTime, cost: Cost, clock: _Clock) -> None:
         self._placement, self._clock, self._full_speed, self.cost = placement, clock, service, cost
         self._former: list[tuple[VirtualPool, list[int], float]] = []
         self._begin(1.0)
 
     def _begin(self, speed: float) -> None:
         self._service = _Service(self._full_speed, speed)
-        self._pool = VirtualPool(self._placement, self._service, slowness=self._full_speed.slowness)
-        self._sent, self.until_ns = list[int](), math.inf
+        self._pool, self._sent, self.until_ns = VirtualPool(self._placement, self._service), list[int](), math.inf
 
     @property
     def requests(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -338,54 +337,6 @@ def test_a_saturated_loop_serves_at_the_rate_of_its_replicas() -> None:
     batched = Placement(batching=Batching(40))
     found = simulate(batched, [10] * 4000, [0] * 4000, lambda group, size, idle, busy: 1e6 + 1e4 * size, outstanding=8)
     assert 4000 / found.finished_ns.max() == pytest.approx(4 / 1.4e6, rel=0.01)
-
-
-def shared_core(schedule: list[tuple[int, int]], inline: bool) -> list[Fraction]:
-    """Return when requests of (rows, time of arrival) are answered by two groups of one replica that share a core.
-
-    Requests of up to 50 rows are the first group's. Each has 1 ms of the core for a row.
-    """
-    waiting, done, now = list(enumerate(schedule)), dict[int, Fraction](), Fraction(0)
-    queues: tuple[list[list[Any]], ...] = ([], [])  # of (request, work that is left)
-    while len(done) < len(schedule):
-        while waiting and waiting[0][1][1] <= now and not (inline and queues[0]):
-            request, (size, _) = waiting.pop(0)
-            queues[size > 50].append([request, Fraction(1_000_000 * size)])
-        heads = [queue[0] for queue in queues if queue]
-        ends = [left * len(heads) for _, left in heads]
-        blocked = inline and queues[0]
-        arrives = [] if not waiting or blocked else [Fraction(waiting[0][1][1]) - now]
-        step = min(ends + arrives)
-        now += step
-        for head in heads:
-            head[1] -= step / len(heads)
-            if head[1] == 0:
-                done[head[0]] = now
-        for queue in queues:
-            if queue and queue[0][1] == 0:
-                queue.pop(0)
-    return [done[request] for request in range(len(schedule))]
-
-
-@given(
-    inline=st.booleans(),
-    schedule=st.lists(st.tuples(st.integers(1, 100), st.integers(0, 90_000_000)), min_size=1, max_size=40),
-)
-def test_instance_groups_that_share_a_core_slow_each_other_down_while_they_both_run(
-    inline: bool, schedule: list[tuple[int, int]]
-) -> None:
-    """A run takes twice as long for as long as one of the other group runs, whichever began first."""
-    sizes, due = [size for size, _ in schedule], np.cumsum([gap for _, gap in schedule]).tolist()
-    placement = Placement(inline=inline, route=Route(50, InstanceGroup("openvino")))
-    found = simulate(
-        placement,
-        sizes,
-        due,
-        lambda group, size, idle, busy: 1e6 * size * (1 + busy),
-        slowness=lambda group, size, idle, busy: 1 + busy,
-    )
-    exact = [float(time) for time in shared_core(list(zip(sizes, due, strict=True)), inline)]
-    assert found.finished_ns == pytest.approx(exact, abs=4 * len(schedule))
 
 
 def test_a_schedule_has_a_time_for_each_request() -> None:

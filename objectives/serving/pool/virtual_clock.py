@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from objectives.serving.pool.balancing import Balance, least_rows
-from objectives.serving.pool.virtual_pool import ServiceTime, Simulated, Slowness, VirtualPool
+from objectives.serving.pool.virtual_pool import ServiceTime, Simulated, VirtualPool
 from spaces.techniques.placement import Placement
 
 
@@ -19,7 +19,6 @@ def simulate(
     outstanding: int | None = None,
     balance: Balance = least_rows,
     speeds: Sequence[float] = (),
-    slowness: Slowness | None = None,
 ) -> Simulated:
     """Simulate requests in an open loop: submitted by one caller at their times, in order.
 
@@ -33,8 +32,6 @@ def simulate(
             loop
         balance: policy by which requests go to the replicas of their instance group
         speeds: how many times as fast as `service` each replica of the first group is; none where all are alike
-        slowness: by which a run is prolonged, or shortened again, for as long as runs of other instance groups begin or
-            end beside it; None where it keeps the time that it has at its start
 
     Raises:
         ValueError: there is not one time for each request, or not one speed above 0 for each replica.
@@ -44,7 +41,7 @@ def simulate(
     most = outstanding or len(rows)
     if placement.in_turn == 1 and not speeds:
         return _served_in_turn(rows, due_ns, service, most, placement.inline)
-    pool = VirtualPool(placement, service, balance, speeds, slowness)
+    pool = VirtualPool(placement, service, balance, speeds)
     for request, (size, due) in enumerate(zip(rows, due_ns, strict=True)):
         now = max(due, pool.free_ns)
         pool.advance(now)

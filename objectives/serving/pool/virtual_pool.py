@@ -34,12 +34,6 @@ class ServiceTime(Protocol):
         ...
 
 
-class Slowness(Protocol):
-    """How many times as long a run takes beside others as beside none, by the arguments of a `ServiceTime`."""
-
-    def __call__(self, group: int, rows: int, idle_ns: int | None, busy: int) -> float: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Simulated:
     """Times of the requests of a schedule in nanoseconds, (n,) each.
@@ -85,35 +79,18 @@ class _Job:
 
 
 class _Replica:
-    """A replica, when it last ended a run, and the run that it is busy with."""
+    """A replica, and when it last ended a run."""
 
-    __slots__ = ("freed_ns", "group", "number", "run", "scheduler", "speed")
+    __slots__ = ("busy", "freed_ns", "group", "number", "scheduler", "speed")
 
     def __init__(self, group: int, number: int, scheduler: Scheduler[_Job], speed: float) -> None:
         self.group, self.number, self.scheduler, self.speed = group, number, scheduler, speed
-        self.freed_ns = 0
-        self.run: _Run | None = None
+        self.busy, self.freed_ns = False, 0
 
 
-class _Run:
-    """A run of jobs with so many rows.
-
-    beside: other replicas of the pool that run: those of its own instance group at its start, and of others now
-    ends_ns: when it ends, unless runs of other instance groups begin or end before
-    """
-
-    __slots__ = ("began_ns", "beside", "ends_ns", "idle_ns", "jobs", "rows")
-
-    def __init__(
-        self, jobs: Sequence[_Job], rows: int, idle_ns: int | None, beside: int, began_ns: int, ends_ns: int
-    ) -> None:
-        self.jobs, self.rows, self.idle_ns, self.beside = jobs, rows, idle_ns, beside
-        self.began_ns, self.ends_ns = began_ns, ends_ns
-
-
-# The time, the number of the event, then the end of a replica's run, or, with no run, of its wait for a batch. A plain
-# tuple, since there are several of them for each request.
-_Event = tuple[int, int, _Replica, "_Run | None"]
+# The time, the number of the event, then the end of a run of jobs with so many rows that took so many nanoseconds, or,
+# with no jobs, of a wait for a batch. A plain tuple, since there are several of them for each request.
+_Event = tuple[int, int, _Replica, Sequence[_Job], int, int]
 
 
 class VirtualPool:
@@ -131,22 +108,12 @@ class VirtualPool:
         service: ServiceTime,
         balance: Balance = least_rows,
         speeds: Sequence[float] = (),
-        slowness: Slowness | None = None,
     ) -> None:
-        """Begin with idle replicas.
-
-        Args:
-            balance, speeds, slowness: as in `simulate`
-
-        Raises:
-            ValueError: there is not one speed above 0 for each replica.
-        """
         if speeds and (len(speeds) != placement.instance_group.replicas or min(speeds) <= 0):
             raise ValueError(
                 f"Each of {placement.instance_group.replicas} replicas has a speed above 0, but got {speeds}."
             )
         self._placement, self._service = placement, service
-        self._slowness = None if placement.route is None else slowness
         # Whether every request goes to the first instance group as a whole.
         self._undivided = placement.route is None and placement.split_rows is None and not placement.inline
         self._schedulers: list[Scheduler[_Job]] = schedulers(placement, [balance] * len(placement.instance_groups))
@@ -181,7 +148,7 @@ class VirtualPool:
     @property
     def busy(self) -> tuple[int, ...]:
         """Number of replicas of each instance group that run."""
-        return tuple(sum(replica.run is not None for replica in replicas) for replicas in self._replicas)
+        return tuple(sum(replica.busy for replica in replicas) for replicas in self._replicas)
 
     def refuse(self, now_ns: int) -> None:
         """Refuse a request before it reaches the pool."""
@@ -229,12 +196,10 @@ class VirtualPool:
         """Handle all events up to a time."""
         events = self._events
         while events and events[0][0] <= now_ns:
-            at_ns, _, replica, run = heapq.heappop(events)
-            if run is not None:
-                if run is not replica.run or run.ends_ns != at_ns:
-                    continue  # its end has been moved
-                self._end_run(replica, run, at_ns)
-            self._next_run(replica, at_ns, idle=run is None)
+            at_ns, _, replica, jobs, rows, taken_ns = heapq.heappop(events)
+            if jobs:
+                self._end_run(replica, jobs, rows, taken_ns, at_ns)
+            self._next_run(replica, at_ns, idle=not jobs)
 
     def _submit(self, request: _Request, rows: int, now_ns: int) -> int:
         """Submit a request, and return when the caller is free again; RefusedError where it is refused."""
@@ -257,22 +222,22 @@ class VirtualPool:
     def _submit_inline(self, replica: _Replica, job: _Job) -> int:
         here, _ = replica.scheduler.enter(job)
         assert here, "one caller, which waits for each inline run, finds the replica idle"
-        request = job.request
-        request.parts = 1
-        self._begin(replica, (job,), job.rows, (job.submitted_ns - replica.freed_ns) or None, job.submitted_ns)
-        while request.finished_ns < 0:
-            self.advance(self._events[0][0])
-        return request.finished_ns
+        job.request.parts = 1
+        taken = self._begin(replica, job.rows, (job.submitted_ns - replica.freed_ns) or None)
+        ended = job.submitted_ns + taken
+        self.advance(ended)
+        self._end_run(replica, (job,), job.rows, taken, ended)
+        return ended
 
     def _next_run(self, replica: _Replica, now_ns: int, idle: bool) -> None:
         """Let a replica that is free take what is next."""
-        if replica.run is not None:
+        if replica.busy:
             return  # the end of a wait that a full batch cut short
         scheduler = replica.scheduler
         while jobs := scheduler.take(replica.number, now_ns):
             if isinstance(jobs, Wait):
                 if jobs.until_ns is not None:
-                    heapq.heappush(self._events, (jobs.until_ns, next(self._order), replica, None))
+                    heapq.heappush(self._events, (jobs.until_ns, next(self._order), replica, (), 0, 0))
                 return
             if scheduler.admission.has_deadline:
                 jobs = [job for job in jobs if self._begins(replica, job, now_ns)]
@@ -281,7 +246,8 @@ class VirtualPool:
                 if len(jobs) > 1:
                     scheduler.run_together(replica.number, len(jobs), now_ns)
                     rows = sum([job.rows for job in jobs])
-                self._begin(replica, jobs, rows, now_ns - replica.freed_ns if idle else None, now_ns)
+                taken = self._begin(replica, rows, now_ns - replica.freed_ns if idle else None)
+                heapq.heappush(self._events, (now_ns + taken, next(self._order), replica, jobs, rows, taken))
                 return
 
     def _begins(self, replica: _Replica, job: _Job, now_ns: int) -> bool:
@@ -299,43 +265,22 @@ class VirtualPool:
             replica.scheduler.finish(replica.number, job.rows)
         return request.begun
 
-    def _begin(self, replica: _Replica, jobs: Sequence[_Job], rows: int, idle_ns: int | None, now_ns: int) -> None:
-        """Occupy a replica with a run."""
+    def _begin(self, replica: _Replica, rows: int, idle_ns: int | None) -> int:
+        """Occupy a replica with a run, and return the nanoseconds that it takes."""
         taken = self._service(replica.group, rows, idle_ns, self._running) / replica.speed
-        replica.run = run = _Run(jobs, rows, idle_ns, self._running, now_ns, now_ns + max(1, round(taken)))
-        heapq.heappush(self._events, (run.ends_ns, next(self._order), replica, run))
+        replica.busy = True
         self._running += 1
-        if self._slowness is not None:
-            self._slow_down_others(replica.group, 1, now_ns, self._slowness)
+        return max(1, round(taken))
 
-    def _end_run(self, replica: _Replica, run: _Run, now_ns: int) -> None:
+    def _end_run(self, replica: _Replica, jobs: Sequence[_Job], rows: int, taken_ns: int, now_ns: int) -> None:
         scheduler = replica.scheduler
-        replica.run, replica.freed_ns = None, now_ns
+        replica.busy, replica.freed_ns = False, now_ns
         self._running -= 1
-        if self._slowness is not None:
-            self._slow_down_others(replica.group, -1, now_ns, self._slowness)
         if scheduler.admission.has_deadline:
-            scheduler.admission.learn(run.rows, now_ns - run.began_ns)
-        scheduler.finish(replica.number, run.rows, len(run.jobs))
-        for job in run.jobs:
+            scheduler.admission.learn(rows, taken_ns)
+        scheduler.finish(replica.number, rows, len(jobs))
+        for job in jobs:
             job.request.parts -= 1
             if not job.request.parts:
                 job.request.finished_ns = now_ns
                 self.requests -= 1
-
-    def _slow_down_others(self, group: int, by: int, now_ns: int, slowness: Slowness) -> None:
-        """Move the ends of what other instance groups run, beside which so many more replicas now run.
-
-        The measured times of a group hold what its own replicas add to each other's runs, also to those that began
-        before.
-        """
-        for replicas in (replicas for number, replicas in enumerate(self._replicas) if number != group):
-            for replica in replicas:
-                if (run := replica.run) is None:
-                    continue
-                before = slowness(replica.group, run.rows, run.idle_ns, run.beside)
-                run.beside += by
-                after = slowness(replica.group, run.rows, run.idle_ns, run.beside)
-                if after != before:
-                    run.ends_ns = now_ns + round((run.ends_ns - now_ns) * after / before)
-                    heapq.heappush(self._events, (run.ends_ns, next(self._order), replica, run))
