@@ -155,7 +155,7 @@ def _of_a_study(add: _Add) -> None:
     profiling = add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
     what = "where the time of this trial goes, beside the baseline's"
     profiling.add_argument("--trial", type=int, metavar="N", help=what)
-    what = "with --trial: what of its latency is left where the graph computes nothing; takes as long as a benchmark"
+    what = "with --trial: also benchmark it, and a graph that computes nothing in its place; takes minutes"
     profiling.add_argument("--floor", action="store_true", help=what)
     running = add("run", "launch or resume a study", commands.run)
     running.add_argument(

@@ -37,9 +37,6 @@ _VISIT_SECONDS = 20.0
 _WITHOUT_REQUESTS, _PER_REQUESTS = 0.7, 0.5
 # Least share of the patience with disturbed blocks, where the budget is spent.
 _LEAST_PATIENCE = 0.25
-# `Window.seconds` of a visit. Numbers of a candidate differ more between visits than those of a short visit err, so
-# that two short ones tell more than one that is twice as long.
-_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ class FinalBenchmark:
 
     @property
     def _window(self) -> Window:
-        return replace(self.jobs.window("final"), seconds=_SECONDS)
+        return self.jobs.final_window
 
     def _visit(self, group: Sequence[EndedTrial], number: int, folder: str, window: Window) -> None:
         """Measure a visit of a group; where that fails, of each half of it, so that one that fails fails alone."""

@@ -11,20 +11,23 @@ from objectives.compression.graph_passes.empty_graph import empty_graph
 from objectives.measurement.recording import read_recording
 from objectives.onnx_graph import load_graph, save_graph
 from objectives.records import Artifact, Interval, NotFiniteError
-from objectives.store import make_once
-from search.errors import ConfigError
+from search.errors import JobError
 from search.results import timing_numbers
-from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
+from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
 from spaces.serialization import fields_in
-
-_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtLoad:
-    """Latency of a deployment in milliseconds at a load, and its ratios to the baseline, of the same visits."""
+    """Latency of a deployment in milliseconds at a load, and its ratios to the baseline in the same visits.
 
+    rate_rps: of the requests
+    baseline_p95_ms: of the baseline in the blocks that count for this deployment
+    """
+
+    rate_rps: float
+    baseline_p95_ms: float
     p50_ms: float
     p95_ms: float
     p50_ratio: float
@@ -39,58 +42,49 @@ class AtLoad:
 
 @dataclass(frozen=True)
 class Floor:
-    """A trial, and an empty graph in its place, in turns with the baseline at the study's load.
+    """A trial, and an empty graph in its place, by turns with the baseline at the study's load.
 
     The empty graph takes the same inputs, in the same engine and placement, and its scores are zeros. What it takes is
-    the engine's, the pool's and the machine's, for any model that small.
-
-    rate_rps: of the requests
-    baseline_p95_ms: of the baseline
+    the time of everything but the model.
     """
 
-    rate_rps: float
-    baseline_p95_ms: float
     trial: AtLoad
     empty: AtLoad
 
 
-def measure_floor(jobs: MeterJobs, meter: Worker, trial: Side, folder: str, say: Callable[[str], None]) -> Floor:
+def measure_floor(
+    jobs: MeterJobs, meter: Worker, trial: Side, rate_rps: float | None, folder: str, say: Callable[[str], None]
+) -> Floor:
     """Benchmark a trial and an empty graph in its place, in as many visits as a final benchmark has.
 
     Args:
-        folder: name of the folder of the recordings
+        rate_rps: of the study's requests, by which the number of requests in a visit is chosen; None for the most
+        folder: name of the folder of the recordings, which are made anew
 
     Raises:
-        ConfigError: the trial or the baseline refuses too many requests to have a p95 or a throughput.
-        JobError: a visit fails.
+        JobError: a visit fails, or a deployment refuses too many requests to have a p95 and a throughput.
     """
-    sides, home = (trial, emptied(jobs, trial)), Path(jobs.task.home)
-    recordings = [jobs.recording(f"{folder}/{name}") for name in ("trial", "empty")]
-    shutil.rmtree((home / recordings[0]).parent, ignore_errors=True)
-    window, seed = jobs.window("final"), jobs.config.seed + 1
+    home, names = Path(jobs.task.home), ("trial", "empty")
+    recordings = [jobs.recording(f"{folder}/{name}") for name in names]
+    made = (home / recordings[0]).parent
+    shutil.rmtree(made, ignore_errors=True)
+    sides = (trial, _emptied(home, trial, made))
+    longest, seed = jobs.final_window, jobs.config.seed + 1
+    window = longest if rate_rps is None else longest.at(rate_rps)
     for number in range(window.visits):
         say(f"floor: visit {number + 1} of {window.visits}, the trial and an empty graph beside the baseline")
         call(meter, jobs.visit(sides, window, seed, number, recordings), jobs.config.workers.job_seconds, say)
     try:
-        alone = [read_recording(home / path).summarize() for path in recordings]
-        noise = ratio_noise(alone)
-        found = [timing_numbers(*read_recording(home / path).summarize(noise)) for path in recordings]
+        numbers = [timing_numbers(*read_recording(home / path).summarize(jobs.noise)) for path in recordings]
     except NotFiniteError as error:
-        raise ConfigError(f"--floor: the trial and an empty graph must keep the study's SLO, but {error}") from error
-    ours, empty = (AtLoad(**fields_in(AtLoad, numbers)) for numbers in found)
-    return Floor(found[0]["rate_rps"], found[0]["baseline_p95_ms"], ours, empty)
+        raise JobError(f"floor: {error}") from error
+    return Floor(**{name: AtLoad(**fields_in(AtLoad, of)) for name, of in zip(names, numbers, strict=True)})
 
 
-def emptied(jobs: MeterJobs, side: Side) -> Side:
-    """Return a candidate whose model file is an empty graph."""
+def _emptied(home: Path, side: Side, folder: Path) -> Side:
+    """Return a candidate whose model file is an empty graph, which is written to a folder."""
     artifact, candidate = side
-    key = f"{artifact.key}-empty"
-    folder = jobs.task.cache / "artifacts" / key
-
-    def write(into: Path) -> None:
-        save_graph(empty_graph(load_graph(Path(jobs.task.home, artifact.path))), into / _FILE)
-
-    make_once(folder, write)
-    path = folder / _FILE
-    held = Artifact(key, str(path.relative_to(jobs.task.home)), {}, path.stat().st_size, 0.0)
-    return held, candidate
+    folder.mkdir(parents=True)
+    size = save_graph(empty_graph(load_graph(home / artifact.path)), folder / "empty.onnx")
+    path = str((folder / "empty.onnx").relative_to(home))
+    return Artifact(f"{artifact.key}-empty", path, {}, size, 0.0), candidate

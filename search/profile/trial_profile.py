@@ -73,10 +73,11 @@ def profile_trial(session: Session, trial: int, console: Console, with_floor: bo
     """Measure the profiles of the baseline and of a trial's model, one after the other, and the trial's floor.
 
     Raises:
-        ConfigError: the trial has no model file, or one that is split between two devices, or a floor cannot be told.
+        ConfigError: the trial has no model file, or one that is split between two devices.
         JobError: a model cannot be profiled, or a benchmark fails.
     """
-    config, sides, jobs = session.config, session.sides(), session.jobs(session.front())
+    config, sides, front = session.config, session.sides(), session.front()
+    jobs = session.jobs(front)
     if trial not in sides:
         raise ConfigError(not_built(trial, sides))
     artifact, candidate = sides[trial]
@@ -93,7 +94,8 @@ def profile_trial(session: Session, trial: int, console: Console, with_floor: bo
         )
         floor = None
         if with_floor:
-            floor = measure_floor(jobs, workers.meter, (artifact, candidate), f"floor-{trial}", console.say)
+            side, folder = (artifact, candidate), f"floor-{trial}"
+            floor = measure_floor(jobs, workers.meter, side, front.rate_rps, folder, console.say)
     measured = next(one.measurement for one in session.study.ended() if one.number == trial)
     if session.study.facts.get("machine") != describe():
         measured = None

@@ -71,8 +71,8 @@ def _floor_told(floor: Floor) -> str:
     empty = ranged(floor.empty.p95_ratio, floor.empty.p95_ratio_interval)
     ours = ranged(floor.trial.p95_ratio, floor.trial.p95_ratio_interval)
     return (
-        f"At {floor.rate_rps:.0f} requests/s its p95 is {ours} of the baseline's, and that of a graph which computes "
-        f"nothing, in the same placement, {empty}: no smaller model is faster than that there."
+        f"At {floor.trial.rate_rps:.0f} requests/s its p95 is {ours} of the baseline's, and that of a graph which "
+        f"computes nothing, in the same placement, {empty}: no smaller model is faster than that there."
     )
 
 

@@ -36,6 +36,9 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 # twice as long. The warm-up of a candidate near its capacity is short, since it lengthens the blocks of its whole
 # group, and so is that of a rate near the capacity.
 SCREEN = Window(requests=15, probe_requests=300, seconds=1.0, warm_up=1, most=1.25)
+# `Window.seconds` of a visit of the final benchmark. Numbers of a candidate differ more between visits than those of a
+# short visit err, so that two short ones tell more than one that is twice as long.
+_FINAL_SECONDS = 2.0
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
@@ -241,6 +244,11 @@ class MeterJobs:
             window = Window(-(-blocks // visits), probes=probes, visits=visits, patience_seconds=patience)
         counted = max(window.probe_requests, fewest_samples(percent))
         return replace(window, probe_requests=counted).extended(percent)
+
+    @property
+    def final_window(self) -> Window:
+        """The window of visits that several candidates share, each beside the same baseline."""
+        return replace(self.window("final"), seconds=_FINAL_SECONDS)
 
     def profile(self, of: Side | None = None, threads: int | None = None) -> requests.ProfileRequest:
         """Ask for the profile of a model on so many threads (None: the engine's default); by default the baseline's."""

@@ -95,18 +95,17 @@ def test_the_headline_tells_what_is_known_of_a_trial() -> None:
 def test_the_floor_stands_beside_the_trial() -> None:
     one, two, three = (1.0, 1.2), (0.08, 0.12), (0.05, 0.07)
     trial, empty = (AtLoad(
-        p50_ms=0.2, p95_ms=0.4, p50_ratio=0.2, p50_ratio_interval=one, p95_ratio=p95, p95_ratio_interval=interval,
-        throughput_ratio=9.0, throughput_ratio_interval=one, capacity_ratio=11.0, capacity_ratio_interval=one,
+        rate_rps=288.4, baseline_p95_ms=4.0, p50_ms=0.2, p95_ms=0.4, p50_ratio=0.2, p50_ratio_interval=one,
+        p95_ratio=p95, p95_ratio_interval=interval, throughput_ratio=9.0, throughput_ratio_interval=one,
+        capacity_ratio=11.0, capacity_ratio_interval=one,
     ) for p95, interval in ((0.1, two), (0.06, three)))  # fmt: skip
     groups = (GroupTimes("mlp", "linear", 8.0, 0.3, 0.75, 0.05),)
-    found = TrialProfile(
-        "s", 7, "onnxruntime", 200, 1, 8.0, 0.4, 0.9, "pool", groups, (), Floor(288.4, 4.0, trial, empty)
-    )
+    found = TrialProfile("s", 7, "onnxruntime", 200, 1, 8.0, 0.4, 0.9, "pool", groups, (), Floor(trial, empty))
     told = trial_headline(found)
     for part in ("288 requests/s", "0.100 [0.080, 0.120]", "computes nothing", "0.060 [0.050, 0.070]"):
         assert part in told, (part, told)
     *_, table = trial_tables(found)
-    rows = [list(column.cells) for column in table.columns]
+    rows = [[str(cell) for cell in column.cells] for column in table.columns]
     assert rows[0] == ["the trial", "an empty graph"]
     assert rows[4] == ["0.100 [0.080, 0.120]", "0.060 [0.050, 0.070]"] and rows[5][0] == "9.00 [1.00, 1.20]"
     assert from_plain(TrialProfile, to_plain(found)) == found

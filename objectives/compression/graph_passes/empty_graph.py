@@ -1,4 +1,4 @@
-"""Graph that takes a model's inputs and computes nothing: the time of a request that no model is to blame for."""
+"""Graph that takes a model's inputs and computes nothing, by which the time of everything but the model is measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def empty_graph(model: ir.Model) -> ir.Model:
     once, scores = once_inputs(model), model.graph.outputs[0]
     inputs = [ir.val(name_of(value), value.dtype, value.shape) for value in model.graph.inputs]
     graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": model.graph.opset_imports[""]}, name="empty")
-    of_rows = next(value for value in inputs if value.name not in once)
+    of_rows = next(value for value in inputs if value.name not in once and value.shape)
     nodes = [ir.node("Shape", [of_rows], {"start": 0, "end": 1})]
     if columns := list(shape_of(scores))[1:]:
         sizes = initializer(graph, "columns", np.array(columns, np.int64))
