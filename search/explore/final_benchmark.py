@@ -56,7 +56,7 @@ class FinalBenchmark:
         """
         budget, seconds = self.session.config.budget, self._expected_seconds()
         fit = int(60 * budget.minutes * budget.final_share / seconds)
-        return min(max(fit, 1), self._window.visits) * seconds
+        return min(max(fit, 1), self.jobs.final_window.visits) * seconds
 
     def _expected_seconds(self) -> float:
         """Return the seconds that a visit of all points is expected to take, by the trials so far."""
@@ -67,7 +67,7 @@ class FinalBenchmark:
 
     def _longer(self, rate_rps: float) -> float:
         """Return the seconds of a visit for each point over those of the search, by the rate of its requests."""
-        final, search = self._window.at(rate_rps), self.jobs.window("screen").at(rate_rps)
+        final, search = self.jobs.final_window.at(rate_rps), self.jobs.window("screen").at(rate_rps)
         more = final.blocks * final.requests / (search.blocks * search.requests)
         return _WITHOUT_REQUESTS + _PER_REQUESTS * more
 
@@ -102,14 +102,14 @@ class FinalBenchmark:
             return False
         folder = f"final-{study.ended_final}"
         visits = {trial.number: self._visited(trial, folder) for trial in participants(study)}
-        return min(visits.values()) > 0 and visits[0] >= self._window.visits
+        return min(visits.values()) > 0 and visits[0] >= self.jobs.final_window.visits
 
     def _run(self, seconds: float, start: float, note_seconds: Callable[[], None]) -> None:
         study, longest = self.session.study, 0.0
         # The time is shared by the visits that it was reserved for, of which the search may have taken a little.
         planned, folder = max(1, round(seconds / self._expected_seconds())), self._begin()
         # Blocks of several visits, which are joined, have one length, also where the final benchmark goes on.
-        window = replace(self._window, requests=study.final_requests or self._window.requests)
+        window = replace(self.jobs.final_window, requests=study.final_requests or self.jobs.final_window.requests)
         for number in range(window.visits):
             begun = time.monotonic()
             if number and begun - start + longest > seconds:
@@ -158,15 +158,11 @@ class FinalBenchmark:
             if not path.exists() or _summary(read_recording(path)) is not None:
                 return folder
         assert baseline.measurement is not None, "it was measured"
-        requests = self._window.at(baseline.measurement.latency.rate_rps).requests
+        requests = self.jobs.final_window.at(baseline.measurement.latency.rate_rps).requests
         folder = f"final-{study.begin_final(requests)}"
         # Recordings of a study of this name in another database are not to be continued.
         shutil.rmtree((self.session.home.root / self.jobs.recording(folder)).with_suffix(""), ignore_errors=True)
         return folder
-
-    @property
-    def _window(self) -> Window:
-        return self.jobs.final_window
 
     def _visit(self, group: Sequence[EndedTrial], number: int, folder: str, window: Window) -> None:
         """Measure a visit of a group; where that fails, of each half of it, so that one that fails fails alone."""

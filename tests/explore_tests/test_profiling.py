@@ -8,9 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
-from objectives.jobs.requests import ProfileRequest, ProfileResponse
+from objectives.jobs.requests import ProfileRequest, ProfileResponse, VisitRequest
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
@@ -21,7 +25,8 @@ from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
 from search.explore.run import focused, profiled
-from search.profile.floor import AtLoad, Floor
+from search.profile import floor
+from search.profile.floor import AtLoad, Floor, measure_floor
 from search.profile.study_profile import StudyProfile, read_profile
 from search.profile.trial_profile import GroupTimes, TrialProfile, group_times, not_built
 from search.profile.trial_tables import trial_headline, trial_tables
@@ -29,6 +34,7 @@ from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
+from spaces.candidate import Candidate
 from spaces.domains import Choice, Float
 from spaces.model_structure import Group, ModelStructure
 from spaces.search_space import SearchSpace
@@ -109,6 +115,34 @@ def test_the_floor_stands_beside_the_trial() -> None:
     assert rows[0] == ["the trial", "an empty graph"]
     assert rows[4] == ["0.100 [0.080, 0.120]", "0.060 [0.050, 0.070]"] and rows[5][0] == "9.00 [1.00, 1.20]"
     assert from_plain(TrialProfile, to_plain(found)) == found
+
+
+def test_the_floor_has_an_empty_graph_in_the_trials_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are in each visit, in the same placement, and an earlier floor's recordings are gone."""
+    item = helper.make_tensor_value_info("item", TensorProto.FLOAT, ["rows"])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])
+    made = helper.make_graph([helper.make_node("Exp", ["item"], ["scores"])], "g", [item], [scores])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    asked, placement = list[VisitRequest](), Placement(InstanceGroup(threads=1), inline=True)
+    earlier = tmp_path / "mlruns" / "timings" / "ml-100k" / "floor-7" / "trial.npz"
+
+    def call(meter: object, request: VisitRequest, *_: object) -> None:
+        asked.append(request)
+        if len(asked) == 2:
+            raise JobError("enough")
+
+    monkeypatch.setattr(floor, "call", call)
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    side = Artifact("m", "m.onnx", {}, 100, 0.0), Candidate(placement=placement)
+    with pytest.raises(JobError, match="enough"):
+        measure_floor(jobs(tmp_path), Any, side, 100.0, "floor-7", lambda line: None)  # type: ignore[arg-type]
+    assert [request.number for request in asked] == [0, 1] and not earlier.exists()
+    trial, empty = asked[0].candidates
+    assert trial.model == str(tmp_path / "m.onnx") and trial.placement == empty.placement == placement
+    assert asked[0].recordings[0] == str(earlier)
+    session = onnxruntime.InferenceSession(empty.model, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"item": np.ones(3, np.float32)})[0].tolist() == [0.0, 0.0, 0.0]
 
 
 class Meter:
