@@ -22,6 +22,7 @@ _PLACED = {
     "embedding_device": "tables elsewhere",
     "user_once": "the user's side once",
     "score_catalogue": "the whole catalogue scored",
+    "keep_warm_ms": "kept warm",
     "admission": "admission",
 }
 

@@ -312,22 +312,21 @@ def _play(
         engine.runs.clear()
     with crowd.busy():
         played = target.open_loop(own, gaps_ns)
+    # Without the runs that keep an engine warm, which go on while this reads.
+    runs_of = [[run for run in engine.runs if run.request in place] for engine in engines]
     due_ns = played.start_ns + np.cumsum(gaps_ns)
     finished_ns = due_ns + np.rint(played.latency_ms * 1e6).astype(np.int64)
     ns, idle_ns, busy = (np.zeros(len(own), np.int64) for _ in range(3))
-    for engine in engines:
+    for runs in runs_of:
+        others = [*(other for other in runs_of if other is not runs), *(list(one.runs) for one in crowd.engines)]
         before_ns = played.start_ns
         # The target also runs some of the requests before the schedule begins.
-        for run in [run for run in engine.runs if run.start_ns >= played.start_ns]:
+        for run in [run for run in runs if run.start_ns >= played.start_ns]:
             number = place[run.request]
             idle_ns[number] = due_ns[number] - before_ns
             ns[number] = finished_ns[number] - max(due_ns[number], before_ns)
             before_ns = finished_ns[number]
-            busy[number] = sum(
-                any(one.start_ns <= run.start_ns < one.end_ns for one in other.runs)
-                for other in (*engines, *crowd.engines)
-                if other is not engine
-            )
+            busy[number] = sum(any(one.start_ns <= run.start_ns < one.end_ns for one in other) for other in others)
     return np.array([rows_of(request) for request in own]), ns, idle_ns, busy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from objectives.measure.served import Served, open_server
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LiveTarget
 from objectives.records import InputSpec
+from objectives.serving.pool.keep_warm import WARM_NS
 
 # Requests in flight through a server, beside those that saturate its pool: they are on their way to it or back.
 _TRAVELLING = 4
@@ -35,6 +37,8 @@ def open_targets(
 ) -> Iterator[tuple[LiveTarget, ...]]:
     """Open deployments anew, in this order, warmed up, under `quiet`; no other pool stays open.
 
+    Engines that are kept warm rest before each part, since they would disturb the others.
+
     Args:
         served_inputs: what the HTTP server in front of each takes; None for their pools in this process
         next_part: called before each deployment is opened and warmed up, and as in `LiveTarget`
@@ -48,7 +52,7 @@ def open_targets(
             opened = _open_pools(deployments, requests, stack, next_part)
         else:
             opened = _open_servers(deployments, requests, served_inputs, stack, next_part)
-        yield tuple(replace(target, next_part=next_part) for target in opened)
+        yield opened
 
 
 @contextmanager
@@ -80,7 +84,14 @@ def _open_pools(
     for pool, each in zip(pools, deployments, strict=True):
         next_part()
         warm_up(pool.submit, requests, each.placement)
-    return tuple(load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
+
+    def next_with_all_at_rest() -> None:
+        next_part()
+        for pool in pools:
+            pool.rest()
+
+    targets = (load_target(pool, each.placement, requests) for pool, each in zip(pools, deployments, strict=True))
+    return tuple(replace(target, next_part=next_with_all_at_rest) for target in targets)
 
 
 def _open_servers(
@@ -98,7 +109,14 @@ def _open_servers(
     for server, each in zip(servers, deployments, strict=True):
         next_part()
         targets.append(served_target(server, each, requests, children, stack))
-    return tuple(targets)
+    warm = any(each.placement.keep_warm_ms for each in deployments)
+
+    def next_with_all_at_rest() -> None:
+        next_part()
+        if warm:  # a server in another process is only left alone
+            time.sleep(WARM_NS / 1e9)
+
+    return tuple(replace(target, next_part=next_with_all_at_rest) for target in targets)
 
 
 def served_target(

@@ -254,6 +254,7 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
         embedding_device=_subset("space.placement.embedding_device", embedding_devices, ("same", *places)),
         user_once=user_once,
         score_catalogue=score_catalogue,
+        keep_warm_ms=Choice(given.keep_warm_ms or (0.0, 2.0)),
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
         tables=_table_names(prepared.structure) if True in score_catalogue else (),

@@ -136,6 +136,9 @@ class PlacementConfig(Section):
     )
     user_once: _Flags = None
     score_catalogue: _Flags = None
+    keep_warm_ms: Annotated[Listed[Annotated[float, Field(ge=0)]], _holds(0)] | None = Field(
+        default=None, description="a list of milliseconds, 0 (none) among them, or null"
+    )
     queue: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     deadline_ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 

@@ -17,7 +17,7 @@ from spaces.weights import Weights
 
 QUANTIZED = "post-training quantization"
 # Of a placement's knobs, those that are tried one after another once engine and layout are settled.
-_ONE_BY_ONE = ("pinned", "inline", "user_once", "score_catalogue", "split_rows", "batch_rows")
+_ONE_BY_ONE = ("pinned", "inline", "user_once", "score_catalogue", "split_rows", "batch_rows", "keep_warm_ms")
 
 # A ratio and its interval.
 Estimate = tuple[float, Interval]

@@ -81,7 +81,12 @@ def curve_parts(placement: Placement) -> tuple[CurvePart, ...]:
     """Return the parts of a placement, one for each instance group."""
     return tuple(
         CurvePart(
-            replace(placement.of_graph, instance_group=group, inline=placement.inline and number == 0),
+            replace(
+                placement.of_graph,
+                instance_group=group,
+                inline=placement.inline and number == 0,
+                keep_warm_ms=placement.keep_warm_ms,
+            ),
             None if placement.batching is None else placement.batching.rows,
             group.replicas if placement.split_rows is not None and group.replicas > 1 else None,
             tuple(other for at, other in enumerate(placement.instance_groups) if at != number),

@@ -114,6 +114,8 @@ class Placement:
     user_once: the subgraph that depends on the user alone is computed once a request (a transform of the graph)
     score_catalogue: a whole table is multiplied with the request's vector, and the products are looked up by item
         instead of the table's rows (a transform of the graph)
+    keep_warm_ms: an idle replica runs a single row after so many milliseconds without a run, so that the next request
+        finds a warm engine; None for none
     """
 
     instance_group: InstanceGroup = field(default=InstanceGroup(), metadata=formerly("seat"))
@@ -124,6 +126,7 @@ class Placement:
     embedding_device: EmbeddingDevice | None = field(default=None, metadata=formerly("lookup"))
     user_once: bool = False
     score_catalogue: bool = field(default=False, metadata=added_later())
+    keep_warm_ms: float | None = field(default=None, metadata=added_later())
     admission: Admission = Admission()
 
     def __post_init__(self) -> None:
@@ -135,6 +138,8 @@ class Placement:
             raise ValueError("What is computed once a request is not batched with other users' requests.")
         if self.score_catalogue and (self.embedding_device is not None or self.batching is not None):
             raise ValueError("A graph that scores the whole catalogue has no embedding device and is not batched.")
+        if self.keep_warm_ms is not None and not (math.isfinite(self.keep_warm_ms) and self.keep_warm_ms > 0):
+            raise ValueError(f"An engine is kept warm by a run after more than 0 ms, but got {self.keep_warm_ms}.")
 
     @property
     def instance_groups(self) -> tuple[InstanceGroup, ...]:
@@ -206,6 +211,7 @@ class Placement:
             "placement.embedding_device": self.embedding_device.place if self.embedding_device else "same",
             "placement.user_once": self.user_once,
             "placement.score_catalogue": self.score_catalogue,
+            "placement.keep_warm_ms": self.keep_warm_ms or 0.0,
             "placement.queue": admission.queue or 0,
             "placement.deadline_ms": admission.deadline_ms or 0.0,
         }
@@ -259,7 +265,7 @@ _FREE = ("batch_wait_us", "queue", "deadline_ms")
 class PlacementSpace:
     """Domains by knob; a knob with a single value is fixed and not suggested.
 
-    0 rows disables batching, splitting or routing.
+    0 rows disables batching, splitting or routing, and 0 ms the runs that keep an engine warm.
 
     engine: places such as `onnxruntime` or `onnxruntime:cuda`; a route leads to another of them
     embedding_device: `same`, or the place of the embedding stage
@@ -278,6 +284,7 @@ class PlacementSpace:
     embedding_device: Choice = _SAME
     user_once: Choice = _NO
     score_catalogue: Choice = field(default=_NO, metadata=added_later())
+    keep_warm_ms: Choice = field(default=_NEVER, metadata=added_later())
     queue: Choice = _NONE
     deadline_ms: Choice = _NEVER
     tables: tuple[str, ...] = field(default=(), metadata=added_later())
@@ -293,13 +300,16 @@ class PlacementSpace:
         return {f"placement.{name}": value for name, value in _baseline().items()}
 
     def lean(self) -> dict[str, Scalar]:
-        """Return the knob values that suit small models, where they are offered: one thread, inline, the catalogue.
+        """Return the knob values that suit small models, where they are offered.
 
-        Of a small model, copying a row of the table for each item may take most of a request.
+        They are one thread, inline, the whole catalogue and a warm engine: of a small model, copying a row of the table
+        for each item may take most of a request, and so may finding code and weights in cold caches.
         """
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
         offered = {name: True in getattr(self, name) for name in ("inline", "score_catalogue")}
-        return {"placement.layout": layout, **{f"placement.{name}": value for name, value in offered.items()}}
+        warm = next((value for value in self.keep_warm_ms.values if value), 0.0)
+        values: dict[str, Scalar] = {"layout": layout, **offered, "keep_warm_ms": warm}
+        return {f"placement.{name}": value for name, value in values.items()}
 
     def suggest(self, suggester: Suggester, precision: Precision, full_tables: bool = True) -> Placement:
         """Suggest a placement; only the knobs that apply given the earlier choices are suggested.
@@ -350,6 +360,7 @@ class PlacementSpace:
             else EmbeddingDevice(*parse_place(embedding_device)),
             user_once=user_once,
             score_catalogue=score_catalogue,
+            keep_warm_ms=ask("keep_warm_ms") or None,
             admission=Admission(ask("queue") or None, ask("deadline_ms") or None),
         )
 

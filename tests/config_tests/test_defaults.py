@@ -447,6 +447,13 @@ def test_the_catalogue_is_scored_whole_where_there_is_one_vector() -> None:
     assert "not computed once" in refused(given)
 
 
+def test_engines_may_be_kept_warm() -> None:
+    assert values(space().placement.keep_warm_ms) == (0.0, 2.0)
+    assert values(space({"placement": {"keep_warm_ms": [0, 0.5]}}).placement.keep_warm_ms) == (0.0, 0.5)
+    for wrong in ([2], [0, -1], [0, float("inf")]):
+        assert refused({"placement": {"keep_warm_ms": wrong}}).startswith("space.placement.keep_warm_ms")
+
+
 def test_a_model_that_takes_its_history_once_is_not_batched() -> None:
     assert values(space().placement.batch_rows) == (0, 200, 800)
     assert values(space(once=("history",)).placement.batch_rows) == (0,)

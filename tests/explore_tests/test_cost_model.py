@@ -95,7 +95,7 @@ def test_parts_of_a_placement_know_the_sizes_of_their_runs() -> None:
     small_part, large_part = curve_parts(Placement(two, route=Route(300, large)))
     assert (small_part.placement, small_part.beside) == (Placement(two), (large,))
     assert (large_part.placement, large_part.beside) == (Placement(large), (two,))
-    forms = Placement(user_once=True, score_catalogue=True)
+    forms = Placement(user_once=True, score_catalogue=True, keep_warm_ms=2.0)
     assert [part.placement for part in curve_parts(replace(forms, inline=True))] == [replace(forms, inline=True)]
 
 

@@ -39,7 +39,7 @@ __all__ = ["parts"]
 SPACE = PlacementSpace(
     Choice(("onnxruntime", "openvino")), Choice(layouts(2)), Choice((False, True)), Choice((False, True)),
     batch_rows=Choice((0, 400)), split_rows=Choice((0, 200)), user_once=Choice((False, True)),
-    score_catalogue=Choice((False, True)),
+    score_catalogue=Choice((False, True)), keep_warm_ms=Choice((0.0, 2.0)),
 )  # fmt: skip
 
 
@@ -66,6 +66,7 @@ class Bench:
                 (placement.inline, self.best.inline),
                 (placement.user_once, self.best.user_once),
                 (placement.score_catalogue, self.best.score_catalogue),
+                (placement.keep_warm_ms, self.best.keep_warm_ms),
                 (placement.split_rows, self.best.split_rows),
             )
         )
@@ -77,7 +78,7 @@ class Bench:
     [
         Placement(InstanceGroup("openvino", threads=2), user_once=True),
         Placement(InstanceGroup(threads=1), user_once=True, score_catalogue=True),
-        Placement(InstanceGroup("openvino", threads=1, pinned=True), inline=True, user_once=True),
+        Placement(InstanceGroup("openvino", threads=1, pinned=True), inline=True, user_once=True, keep_warm_ms=2.0),
         Placement(InstanceGroup("onnxruntime", replicas=2, threads=1, pinned=True), split_rows=200),
     ],
 )

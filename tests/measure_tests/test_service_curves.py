@@ -21,7 +21,7 @@ from objectives.measure.targets import open_targets
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load
-from objectives.measurement.service_curve import FEWEST_RUNS, Line, ServiceCurve
+from objectives.measurement.service_curve import FEWEST_RUNS, Line, Runs, ServiceCurve
 from objectives.records import rows_of
 from objectives.serving.pool import Pool
 from spaces.techniques.placement import Admission, Batching, EmbeddingDevice, InstanceGroup, Placement, Route
@@ -186,3 +186,39 @@ def test_curves_of_a_real_model_are_measured_beside_a_baseline_that_stays_open(
     assert math.log10(again.curve.alone(10) / first.curve.alone(10)) > 1.5, "as on a machine a thousand times as slow"
     with open_targets((deployment,), requests_of([4])):
         assert opening._KeptOpen.pool is None, "nothing else is open during a benchmark"
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_curve_is_of_requests_and_not_of_the_runs_that_keep_engines_warm(
+    model: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs of a single row are more than the requests."""
+    fitted: list[list[int]] = []
+    fit = ServiceCurve.fit
+
+    def noted(runs: Runs, rested: Runs | None) -> ServiceCurve:
+        fitted.append(runs.rows.tolist())
+        return fit(runs, rested)
+
+    monkeypatch.setattr(ServiceCurve, "fit", noted)
+    monkeypatch.setattr(service_curves, "read_requests", lambda folder: requests_of([5, 9, 20] * 10))
+    warm = Placement(InstanceGroup(replicas=2, threads=1), keep_warm_ms=0.1)
+    deployment = Deployment(_artifact("ours"), str(model), warm, "fp32")
+    found = service_curve(ServiceCurveRequest(str(holdout), deployment, deployment, 0, 0.4))
+    assert found.curve.alone(10) > 0
+    assert {rows for each in fitted for rows in each} == {5, 9, 20}
+
+
+def test_engines_that_are_kept_warm_rest_before_each_part_of_a_measurement(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[Pool] = []
+    rest = Pool.rest
+    monkeypatch.setattr(Pool, "rest", lambda pool: (rested.append(pool), rest(pool)))
+    warm = Deployment(_artifact("ours"), str(model), replace(ONE_THREAD, keep_warm_ms=0.5), "fp32")
+    plain = replace(warm, placement=ONE_THREAD)
+    with open_targets((warm, plain), requests_of([4, 9])) as targets:
+        for number, target in enumerate(targets, 1):
+            target.settle()
+            assert len(set(rested)) == 2 and len(rested) == 2 * number, "of all deployments, not its own only"
+            target.closed_loop(requests_of([4] * 5))

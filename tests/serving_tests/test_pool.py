@@ -863,6 +863,8 @@ def placements(draw: st.DrawFn) -> Placement:
         route=draw(
             st.none() | st.builds(Route, st.integers(1, 20), st.builds(InstanceGroup, replicas=st.integers(1, 2)))
         ),
+        # So long that no row is ever run to keep an engine warm.
+        keep_warm_ms=draw(st.sampled_from([None, 1e6])),
         admission=draw(st.sampled_from([Admission(), Admission(queue=1000, deadline_ms=1e6)])),
     )
 

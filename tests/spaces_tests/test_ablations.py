@@ -68,6 +68,7 @@ def space() -> SearchSpace:
             route_rows=Choice((0, 100)),
             user_once=Choice((False, True)),
             score_catalogue=Choice((False, True)),
+            keep_warm_ms=Choice((0.0, 2.0)),
         ),
     )
 
@@ -91,6 +92,7 @@ def test_a_technique_changes_its_own_knobs_alone(seed: int) -> None:
             added = differing(technique.alone, Candidate())
             assert added and all(name.startswith((*own, *ALWAYS)) for name in added), technique.name
     assert met >= {*OF, "batching", "routing", "inline answers", "the user's side once", "the whole catalogue scored"}
+    assert "kept warm" in met
 
 
 def test_the_catalogue_needs_the_users_side_once() -> None:

@@ -89,6 +89,7 @@ def space() -> SearchSpace:
             route_rows=Choice((0, 200)),
             user_once=Choice((False, True)),
             score_catalogue=Choice((False, True)),
+            keep_warm_ms=Choice((0.0, 2.0)),
         ),
     )
 
@@ -115,7 +116,7 @@ def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpa
     assert len({c.id for c in drawn}) == 15
     narrow, whole, threaded = drawn[1:6], drawn[6:11], drawn[11:]
     assert {c.placement for c in (*narrow, *whole)} == {
-        Placement(InstanceGroup("onnxruntime", "cpu", 1, 1), inline=True)
+        Placement(InstanceGroup("onnxruntime", "cpu", 1, 1), inline=True, keep_warm_ms=2.0)
     }
     assert {c.placement for c in threaded} == {Placement()}
     assert [c.weights for c in narrow] == [c.weights for c in whole]
@@ -312,6 +313,8 @@ def test_all_that_can_be_drawn_of_a_placement_is_reached(space: SearchSpace) -> 
         lambda p: p.instance_group.pinned,
         lambda p: p.user_once,
         lambda p: p.score_catalogue,
+        lambda p: p.keep_warm_ms == 2.0 and p.knobs()["placement.keep_warm_ms"] == 2.0,
+        lambda p: p.keep_warm_ms is None and p.knobs()["placement.keep_warm_ms"] == 0.0,
     ):
         assert any(has(p) for p in drawn) and not all(has(p) for p in drawn)
 
@@ -358,6 +361,14 @@ def test_a_model_that_takes_its_user_once_scores_the_catalogue_as_it_is() -> Non
     assert lean.score_catalogue, "the first small models are tried so"
     narrow = Precision((("item", "int8"),))
     assert not space.suggest(FixedValues({**space.baseline(), **space.lean()}), narrow).score_catalogue
+
+
+def test_small_models_are_first_tried_with_a_warm_engine() -> None:
+    offered = PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto", "1x1")), keep_warm_ms=Choice((0.0, 4.0, 2.0)))
+    lean = offered.suggest(FixedValues({**offered.baseline(), **offered.lean()}), Precision())
+    assert lean == Placement(InstanceGroup(threads=1), keep_warm_ms=4.0)
+    never = dataclasses.replace(offered, keep_warm_ms=Choice((0.0,)))
+    assert never.suggest(FixedValues(never.lean()), Precision()).keep_warm_ms is None
 
 
 def test_a_policy_holds_in_every_candidate() -> None:
@@ -475,6 +486,8 @@ def test_a_group_is_read_by_its_former_key() -> None:
         (lambda: Placement(user_once=True, batching=Batching(8)), "not batched"),
         (lambda: Placement(score_catalogue=True, batching=Batching(8)), "not batched"),
         (lambda: Placement(score_catalogue=True, embedding_device=EmbeddingDevice("openvino")), "device"),
+        (lambda: Placement(keep_warm_ms=0.0), "more than 0 ms"),
+        (lambda: Placement(keep_warm_ms=float("inf")), "more than 0 ms"),
         (lambda: parse_place("onnxruntime:"), "ENGINE:DEVICE"),
         (lambda: PlacementSpace(Choice(("openvino",)), Choice(("1xauto",))), "onnxruntime"),
         (lambda: PlacementSpace(Choice(("onnxruntime",)), Choice(("1x1",))), "1xauto"),

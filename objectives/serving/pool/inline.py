@@ -17,11 +17,16 @@ from objectives.serving.split_engine import Engine
 class InlineReplica(Replica):
     """Replica that runs on its own thread and on callers', one at a time.
 
-    The turn is free whenever nothing is outstanding, since it is released before a job is.
+    While nothing is outstanding the turn is free, since it is released before a job is, or a single row is run to keep
+    the engine warm.
     """
 
-    def __init__(self, number: int, scheduler: Scheduler[Job], lock: threading.Lock) -> None:
-        super().__init__(number, scheduler, lock)
+    turn: threading.Lock
+
+    def __init__(
+        self, number: int, scheduler: Scheduler[Job], lock: threading.Lock, keep_warm_ms: float | None = None
+    ) -> None:
+        super().__init__(number, scheduler, lock, keep_warm_ms)
         self.turn = threading.Lock()
 
     def prepare(self, engine: Engine) -> Run:
@@ -54,8 +59,8 @@ class InlineReplica(Replica):
 class InlineReplicas(Replicas):
     """Instance group of one inline replica."""
 
-    def __init__(self, scheduler: Scheduler[Job], lock: threading.Lock) -> None:
-        self._only = InlineReplica(0, scheduler, lock)
+    def __init__(self, scheduler: Scheduler[Job], lock: threading.Lock, keep_warm_ms: float | None = None) -> None:
+        self._only = InlineReplica(0, scheduler, lock, keep_warm_ms)
         super().__init__([self._only], scheduler, lock)
 
     def place(self, result: PendingResult, jobs: Sequence[Job], here: bool, waited_ns: int) -> None:

@@ -55,7 +55,7 @@ class Pool:
         self._placement, self._prepare = placement, prepare
         guided: list[Scheduler[Job]] = schedulers(placement, balances)
         self._groups = [
-            _replicas(scheduler, group.replicas, placement.inline and number == 0)
+            _replicas(scheduler, group.replicas, placement.inline and number == 0, placement.keep_warm_ms)
             for number, (group, scheduler) in enumerate(zip(groups, guided, strict=True))
         ]
         self._splitters = [
@@ -154,6 +154,11 @@ class Pool:
         for replicas in self._groups:
             replicas.relieve()
 
+    def rest(self) -> None:
+        """Keep no engine warm until its next request, and return when none is run for that."""
+        for replicas in self._groups:
+            replicas.rest()
+
     def close(self) -> None:
         """Finish the submitted requests, then stop the replicas."""
         for replicas in self._groups:
@@ -168,8 +173,9 @@ class Pool:
         self.close()
 
 
-def _replicas(scheduler: Scheduler[Job], replicas: int, inline: bool) -> Replicas:
+def _replicas(scheduler: Scheduler[Job], replicas: int, inline: bool, keep_warm_ms: float | None) -> Replicas:
     lock = threading.Lock()
     if inline:
-        return InlineReplicas(scheduler, lock)
-    return Replicas([Replica(number, scheduler, lock) for number in range(replicas)], scheduler, lock)
+        return InlineReplicas(scheduler, lock, keep_warm_ms)
+    own = [Replica(number, scheduler, lock, keep_warm_ms) for number in range(replicas)]
+    return Replicas(own, scheduler, lock)

@@ -12,6 +12,7 @@ from objectives.arrays import Arrays
 from objectives.serving.pool.admission import RefusedError
 from objectives.serving.pool.batching import run_together
 from objectives.serving.pool.cores import Cores
+from objectives.serving.pool.keep_warm import KeepWarm
 from objectives.serving.pool.pending_result import Job, Run, Scores, rows_of
 from objectives.serving.pool.scheduler import Scheduler, Wait
 from objectives.serving.pool.wakeup import Wakeup
@@ -37,8 +38,16 @@ class Replica:
     jobs is run by itself, so that a bad one fails only itself.
     """
 
-    def __init__(self, number: int, scheduler: Scheduler[Job], lock: threading.Lock) -> None:
+    # Held by whoever runs the engine; None where only the replica's own thread does.
+    turn: threading.Lock | None = None
+
+    def __init__(
+        self, number: int, scheduler: Scheduler[Job], lock: threading.Lock, keep_warm_ms: float | None = None
+    ) -> None:
+        """Make a replica; `keep_warm_ms` is as in `Placement`."""
         self._number, self._scheduler, self._lock = number, scheduler, lock
+        self._keep_warm_ms = keep_warm_ms
+        self._warm: KeepWarm | None = None
         self._woken = Wakeup()
         self._thread: threading.Thread | None = None
         self._pace = _Pace()
@@ -57,10 +66,19 @@ class Replica:
         """Return the function that runs this replica's engine; called once, in its own thread."""
         if self._scheduler.batches and engine.once:
             raise ValueError(f"A graph that takes inputs once a request is not batched, but got {sorted(engine.once)}.")
-        return self._timed(engine.run) if self._scheduler.admission.has_deadline else engine.run
+        run = self._timed(engine.run) if self._scheduler.admission.has_deadline else engine.run
+        if self._keep_warm_ms is None:
+            return run
+        self._warm = KeepWarm(engine.run, self._keep_warm_ms, self._woken, self.turn)
+        return self._warm.noting(run)
 
     def wake(self) -> None:
         self._woken.give()
+
+    def rest(self) -> None:
+        """Keep the engine warm no longer, until the next request."""
+        if self._warm is not None:
+            self._warm.rest()
 
     def stop(self) -> None:
         """Wait for the queued jobs; the scheduler was closed before."""
@@ -109,7 +127,12 @@ class Replica:
                 taken = self._scheduler.take(self._number, now)
             if not isinstance(taken, Wait):
                 return taken
-            self._woken.wait(None if taken.until_ns is None else (taken.until_ns - now) / 1e9)
+            if taken.until_ns is not None:
+                self._woken.wait((taken.until_ns - now) / 1e9)
+            elif self._warm is not None:
+                self._warm.wait()
+            else:
+                self._woken.wait()
             # Only now: a caller's thread may have run requests of an inline replica meanwhile.
             self._pace.idle = True
 

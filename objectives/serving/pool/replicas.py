@@ -94,6 +94,10 @@ class Replicas:
             woken = self._scheduler.relieve(time.perf_counter_ns())
         self._wake(woken)
 
+    def rest(self) -> None:
+        for replica in self._replicas:
+            replica.rest()
+
     def close(self) -> None:
         """Finish the accepted jobs, then stop. May be called again."""
         with self._lock:

@@ -1,0 +1,91 @@
+"""Runs of a single row while a replica is idle, so that a request after a pause finds a warm engine.
+
+An engine that has not run for some milliseconds takes longer for the next request: its code and weights have left the
+core's caches meanwhile. In a small model that is most of the time of a request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from objectives.arrays import Arrays
+from objectives.serving.pool.pending_result import Run, Scores, cut_rows
+from objectives.serving.pool.wakeup import Wakeup
+
+# Nanoseconds after a request until which an idle engine is kept warm. Pauses are shorter wherever requests come often
+# enough for them to matter, and a service without requests takes no core.
+WARM_NS = 250_000_000
+
+
+class KeepWarm:
+    """Engine of one replica that is kept warm for a while after each request.
+
+    A run of the first row that was ever asked for follows whenever the engine has not run for an interval. A request
+    that comes during such a run waits for its end.
+    """
+
+    def __init__(self, run: Run, every_ms: float, woken: Wakeup, turn: threading.Lock | None = None) -> None:
+        """Keep an engine warm while its replica's thread waits in `wait`.
+
+        Args:
+            run: runs the engine
+            every_ms: milliseconds without a run after which a row is run
+            woken: signal that ends a wait
+            turn: held by whoever runs the engine; None where only the thread in `wait` does
+        """
+        self._run, self._every_ns, self._woken = run, round(every_ms * 1e6), woken
+        self._turn = threading.Lock() if turn is None else turn
+        self._row: Arrays | None = None
+        self._asked_ns = self._ran_ns = -WARM_NS
+        self._rests = True
+
+    def noting(self, run: Run) -> Run:
+        """Wrap the run of a request, so that it is known when the engine was last asked for."""
+
+        def run_and_note(request: Arrays) -> Scores:
+            scores = run(request)
+            if self._row is None:  # a copy, so that an idle replica keeps no reference to a request
+                self._row = {name: values.copy() for name, values in cut_rows(request, 0, 1).items()}
+            self._asked_ns = self._ran_ns = time.perf_counter_ns()
+            if self._rests:  # the request may have been run by another thread than the one in `wait`
+                self._woken.give()
+            return scores
+
+        return run_and_note
+
+    def wait(self) -> None:
+        """Wait for a signal, and keep the engine warm meanwhile."""
+        while not self._woken.wait(self._pause_s()):
+            self._run_row()
+
+    def rest(self) -> None:
+        """Let the engine be idle until the next request; no run of a row is under way when this returns."""
+        with self._turn:
+            self._asked_ns = -WARM_NS
+
+    def _pause_s(self) -> float | None:
+        """Return the seconds until the next run of a row; None where the engine rests until the next request."""
+        # Before the times are read, so that a request that ends meanwhile gives the signal.
+        self._rests = True
+        now = time.perf_counter_ns()
+        if self._row is None or now - self._asked_ns >= WARM_NS:
+            return None
+        self._rests = False
+        return max(self._ran_ns + self._every_ns - now, 0) / 1e9
+
+    def _run_row(self) -> None:
+        """Run the row where it is due, unless a request runs."""
+        if not self._turn.acquire(blocking=False):
+            self._ran_ns = time.perf_counter_ns()
+            return
+        try:
+            if self._row is None or self._pause_s() != 0:
+                return
+            try:
+                self._run(self._row)
+            except Exception:  # whoever asks next gets the engine's error, if it still has one
+                self._asked_ns = -WARM_NS
+            self._ran_ns = time.perf_counter_ns()
+        finally:
+            self._turn.release()
