@@ -62,6 +62,9 @@ def train_aware(
     weights as symmetric int8, one scale per output channel. Everything else is computed as before. `train` is given the
     copy, whose parameters, submodules and modes are the model's own; only its method is traced.
 
+    A layer whose weight is changed before the product, such as a masked one, is not rounded: it is not a static product
+    of the exported graph either.
+
     Args:
         modules: dotted names of linear layers, or of modules that contain some, such as two factors
         train: trains the model in place
@@ -72,10 +75,10 @@ def train_aware(
         weight_bits: bits of the weights in the exported graph's int8 products
 
     Returns:
-        The model, and for each linear layer by name the (low, high) values of the codes 0 and 255.
+        The model, and for each rounded layer by name the (low, high) values of the codes 0 and 255.
 
     Raises:
-        ValueError: a name is that of no linear layer, or the method does not multiply by its weight; `train` never ran
+        ValueError: a name is that of no linear layer, or the method multiplies by the weight of none; `train` never ran
         the model in train mode.
     """
     learner = copy_model(model).train()
@@ -134,9 +137,9 @@ class _Rounding(Quantizer):  # type: ignore[misc]
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
-        missing = sorted(set(self.names.values()) - set(self.products))
-        if missing:
-            raise ValueError(f"A layer that learns rounding multiplies by its weight, but {missing} got no product.")
+        if not self.products:
+            names = sorted(set(self.names.values()))
+            raise ValueError(f"A layer that learns rounding multiplies by its weight, but {names} got no product.")
 
 
 class _StandIn:

@@ -607,9 +607,28 @@ def test_what_is_no_linear_layer_is_refused(
         train_aware(Tower(), modules, _learn(rows, labels), _few(rows))
 
 
-def test_a_layer_without_a_product_of_its_own_is_refused() -> None:
+def test_layers_without_a_product_of_their_own_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\['layer'\]"):
-        train_aware(Tied(), ["layer", "other"], lambda model: None, {"x": torch.zeros(2, 3)})
+        train_aware(Tied(), ["layer"], lambda model: None, {"x": torch.zeros(2, 3)})
+
+
+def test_a_layer_without_a_product_of_its_own_is_not_rounded() -> None:
+    """The other one of its group is, by a formula in numpy."""
+    judged: list[Tensor] = []
+    x = torch.rand(64, 3, generator=torch.Generator().manual_seed(0))
+
+    def train(learner: nn.Module) -> None:
+        learner(x)
+        judged.append(learner.eval()(x).detach())
+
+    torch.manual_seed(0)
+    trained, ranges = train_aware(Tied(), ["layer", "other"], train, {"x": x[:2]})
+    assert set(ranges) == {"other"}
+    expected = (
+        Numpy(trained, ranges).linear(x.numpy(), "other") @ trained.get_parameter("layer.weight").detach().numpy()
+    )
+    assert np.allclose(judged[0], expected, atol=1e-6)
+    assert not np.allclose(judged[0], Tied.forward(trained, x).detach(), atol=1e-4)  # type: ignore[arg-type]
 
 
 def test_a_hidden_module_that_is_not_there_is_refused(rows: dict[str, Tensor]) -> None:
