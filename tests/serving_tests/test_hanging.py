@@ -130,7 +130,49 @@ def test_admission_does_not_count_on_a_replica_that_hangs() -> None:
     assert jobs.hanging(later + LOOK) == 0
 
 
-steps = st.lists(st.tuples(st.sampled_from(["submit", "finish", "wait"]), st.integers(0, 100)), max_size=80)
+def test_a_replica_that_hangs_in_a_warm_run_is_relieved() -> None:
+    """It gets what comes before the run counts as hanging; from then on the other one has all, until the run ends."""
+    jobs: Scheduler[Entry] = Scheduler(2, None, Admission(), round_robin)
+    for replica in range(2):
+        assert jobs.take(replica, 0) == Wait(None)
+    assert jobs.begin_warm_run(0, 0)
+    assert jobs.submit([Entry(0, 1, MS)]) == [0]
+    assert jobs.hanging(HANGS_NS) == 0 and jobs.hanging(HANGS_NS + 1) == 1
+    later = HANGS_NS + LOOK
+    assert jobs.relieve(later) == [1] and jobs.take(1, later) == [Entry(0, 1, MS)]
+    jobs.finish(1, 1)
+    for number in range(1, 4):
+        jobs.submit([Entry(number, 1, later)])
+    assert [jobs.take(1, later) for _ in range(3)] == [[Entry(number, 1, later)] for number in range(1, 4)]
+    jobs.finish(1, 3, 3)
+    jobs.end_warm_run(0)
+    assert jobs.hanging(2 * later) == 0 and jobs.relieve(2 * later) == []
+    for number in range(4, 6):
+        jobs.submit([Entry(number, 1, 2 * later)])
+    assert [len(jobs.take(replica, 2 * later)) for replica in range(2)] == [1, 1]
+
+
+def test_a_replica_with_a_job_has_no_warm_run() -> None:
+    jobs: Scheduler[Entry] = Scheduler(1, None, Admission())
+    jobs.submit([Entry(0, 1, 0)])
+    assert not jobs.begin_warm_run(0, 0)
+    jobs.take(0, 0)
+    assert not jobs.begin_warm_run(0, 0) and jobs.hanging(HANGS_NS + 1) == 1
+    jobs.finish(0, 1)
+    assert jobs.begin_warm_run(0, 0)
+
+
+def test_no_caller_runs_a_job_during_a_warm_run() -> None:
+    jobs: Scheduler[Entry] = Scheduler(1, None, Admission())
+    assert jobs.take(0, 0) == Wait(None) and jobs.begin_warm_run(0, 0)
+    assert jobs.enter(Entry(0, 1, 0)) == (False, [0])
+    jobs.end_warm_run(0)
+    assert jobs.take(0, 0) == [Entry(0, 1, 0)]
+    jobs.finish(0, 1)
+    assert jobs.enter(Entry(1, 1, 0)) == (True, [])
+
+
+steps = st.lists(st.tuples(st.sampled_from(["submit", "finish", "wait", "warm"]), st.integers(0, 100)), max_size=80)
 
 
 @given(
@@ -144,14 +186,20 @@ def test_each_job_is_run_once_whatever_hangs(
 ) -> None:
     """Jobs come, runs end or hang in any order: none is lost, none runs twice, and all loads end at zero.
 
-    A replica takes jobs when it is woken and when a run of it has ended, as its thread does, and at no other time.
+    A replica takes jobs when it is woken and when a run of it has ended, as its thread does, and at no other time; one
+    that is woken in a warm run takes them when that has ended.
     """
     jobs: Scheduler[Entry] = Scheduler(replicas, batching, Admission(), POLICIES[policy]([Cost(1.0, 1.0)] * replicas))
     running: dict[int, list[Entry]] = {}
+    warming: dict[int, bool] = {}
     taken: Counter[int] = Counter()
     now = submitted = 0
 
     def take(replica: int) -> None:
+        if replica in warming:
+            assert not warming[replica], "it is woken once"
+            warming[replica] = True
+            return
         assert replica not in running, "it is woken only where it waits"
         got = jobs.take(replica, now)
         if not isinstance(got, Wait) and got:
@@ -159,7 +207,11 @@ def test_each_job_is_run_once_whatever_hangs(
             taken.update(job.number for job in got)
 
     def finish(replica: int) -> None:
-        if replica in running:
+        if replica in warming:
+            jobs.end_warm_run(replica)
+            if warming.pop(replica):
+                take(replica)
+        elif replica in running:
             for job in running.pop(replica):
                 jobs.finish(replica, job.rows)
             take(replica)
@@ -176,10 +228,14 @@ def test_each_job_is_run_once_whatever_hangs(
                 take(replica)
         elif step == "finish":
             finish(replica)
+        elif step == "warm":
+            if replica not in warming and jobs.begin_warm_run(replica, now):
+                assert replica not in running
+                warming[replica] = False
         else:
             now += number * SECOND // 10
-    while running:
-        finish(min(running))
+    while warming or running:
+        finish(min([*warming, *running]))
     assert taken == Counter(range(submitted))
     assert (jobs.rows, jobs.queued, jobs.load.least_rows) == (0, 0, 0)
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from objectives.serving.pool import Pool, keep_warm
+from objectives.serving.pool import Pool, keep_warm, scheduler
 from objectives.serving.pool.admission import ServiceRate
+from objectives.serving.pool.balancing import round_robin
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement
 from tests.serving_tests.test_pool import SOON, Held, pool_of, request, rows, scores_of
 
@@ -34,6 +35,12 @@ def runs_in_a_while(engine: Held) -> int:
     before = len(engine.runs)
     time.sleep(A_WHILE)
     return len(engine.runs) - before
+
+
+def hold_on_the_row(engine: Held) -> None:
+    """Let the next run of the row last until the engine is opened again."""
+    engine.controller.clear()
+    eventually(lambda: engine.inside == 1)
 
 
 @pytest.fixture
@@ -89,8 +96,7 @@ def test_a_request_waits_for_a_row_that_runs(placement: Placement) -> None:
     engine, scores, rested = Held(opened=True), list[list[float]](), threading.Event()
     with pool_of([engine], placement) as pool:
         pool.submit(rows(2)).result(SOON)
-        engine.controller.clear()
-        eventually(lambda: engine.inside == 1)
+        hold_on_the_row(engine)
 
         def rest() -> None:
             pool.rest()
@@ -109,6 +115,44 @@ def test_a_request_waits_for_a_row_that_runs(placement: Placement) -> None:
             thread.join(SOON)
         assert scores == [[0, 2, 4]] and rested.is_set()
     assert engine.most_inside == 1
+
+
+@either
+@pytest.mark.usefixtures("long_warm")
+def test_an_engine_that_hangs_on_the_row_holds_up_no_caller(
+    placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool says that it hangs, and answers when it does no more."""
+    engine = Held(opened=True)
+    with pool_of([engine], placement) as pool:
+        pool.submit(rows(2)).result(SOON)
+        hold_on_the_row(engine)
+        assert pool.hanging == 0
+        monkeypatch.setattr(scheduler, "HANGS_NS", 0)
+        assert pool.hanging == 1 and pool.hangs()
+        waiting = [pool.submit(rows(count)) for count in (3, 2)]
+        assert pool.waiting == 2 and not any(answer.done() for answer in waiting)
+        engine.controller.set()
+        assert [scores_of(answer) for answer in waiting] == [[0, 2, 4], [0, 2]]
+    assert engine.most_inside == 1
+
+
+@pytest.mark.usefixtures("long_warm")
+def test_the_other_replica_answers_what_waits_for_one_that_hangs_on_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = [Held(opened=True), Held(opened=True)]
+    opened, placement = iter(engines), Placement(InstanceGroup(replicas=2), keep_warm_ms=0.5)
+    with Pool(placement, lambda group: next(opened), None, [round_robin]) as pool:
+        for count in (2, 3):
+            pool.submit(rows(count)).result(SOON)
+        hold_on_the_row(engines[0])
+        stranded, answered = pool.submit(rows(2)), pool.submit(rows(3))
+        assert scores_of(answered) == [0, 2, 4] and not stranded.done()
+        monkeypatch.setattr(scheduler, "HANGS_NS", 0)
+        monkeypatch.setattr(scheduler, "_LOOK_NS", 0)
+        # The other one may be in a warm run of its own just then, and hang too by this limit.
+        eventually(lambda: pool.relieve() or stranded.done())  # type: ignore[func-returns-value]
+        assert scores_of(stranded) == [0, 2] and engines[0].inside == 1
+        engines[0].controller.set()
 
 
 @either

@@ -17,11 +17,8 @@ from objectives.serving.split_engine import Engine
 class InlineReplica(Replica):
     """Replica that runs on its own thread and on callers', one at a time.
 
-    While nothing is outstanding the turn is free, since it is released before a job is, or a single row is run to keep
-    the engine warm.
+    The turn is free whenever nothing is outstanding, since it is released before a job is.
     """
-
-    turn: threading.Lock
 
     def __init__(
         self, number: int, scheduler: Scheduler[Job], lock: threading.Lock, keep_warm_ms: float | None = None

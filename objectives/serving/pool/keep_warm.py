@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from objectives.arrays import Arrays
 from objectives.serving.pool.pending_result import Run, Scores, cut_rows
@@ -25,17 +26,21 @@ class KeepWarm:
     that comes during such a run waits for its end.
     """
 
-    def __init__(self, run: Run, every_ms: float, woken: Wakeup, turn: threading.Lock | None = None) -> None:
+    def __init__(
+        self, run: Run, every_ms: float, woken: Wakeup, begin: Callable[[], bool], end: Callable[[], None]
+    ) -> None:
         """Keep an engine warm while its replica's thread waits in `wait`.
 
         Args:
             run: runs the engine
             every_ms: milliseconds without a run after which a row is run
             woken: signal that ends a wait
-            turn: held by whoever runs the engine; None where only the thread in `wait` does
+            begin: called before a row is run; False where a request has come, and the row is not run
+            end: called after it
         """
         self._run, self._every_ns, self._woken = run, round(every_ms * 1e6), woken
-        self._turn = threading.Lock() if turn is None else turn
+        self._begin, self._end = begin, end
+        self._running = threading.Lock()
         self._row: Arrays | None = None
         self._asked_ns = self._ran_ns = -WARM_NS
         self._rests = True
@@ -57,11 +62,14 @@ class KeepWarm:
     def wait(self) -> None:
         """Wait for a signal, and keep the engine warm meanwhile."""
         while not self._woken.wait(self._pause_s()):
-            self._run_row()
+            with self._running:
+                # Another thread may have run a request or asked for rest since the pause was read.
+                if self._row is not None and self._pause_s() == 0:
+                    self._run_row(self._row)
 
     def rest(self) -> None:
         """Let the engine be idle until the next request; no run of a row is under way when this returns."""
-        with self._turn:
+        with self._running:
             self._asked_ns = -WARM_NS
 
     def _pause_s(self) -> float | None:
@@ -74,18 +82,12 @@ class KeepWarm:
         self._rests = False
         return max(self._ran_ns + self._every_ns - now, 0) / 1e9
 
-    def _run_row(self) -> None:
-        """Run the row where it is due, unless a request runs."""
-        if not self._turn.acquire(blocking=False):
-            self._ran_ns = time.perf_counter_ns()
-            return
-        try:
-            if self._row is None or self._pause_s() != 0:
-                return
+    def _run_row(self, row: Arrays) -> None:
+        if self._begin():
             try:
-                self._run(self._row)
+                self._run(row)
             except Exception:  # whoever asks next gets the engine's error, if it still has one
                 self._asked_ns = -WARM_NS
-            self._ran_ns = time.perf_counter_ns()
-        finally:
-            self._turn.release()
+            finally:
+                self._end()
+        self._ran_ns = time.perf_counter_ns()

@@ -38,9 +38,6 @@ class Replica:
     jobs is run by itself, so that a bad one fails only itself.
     """
 
-    # Held by whoever runs the engine; None where only the replica's own thread does.
-    turn: threading.Lock | None = None
-
     def __init__(
         self, number: int, scheduler: Scheduler[Job], lock: threading.Lock, keep_warm_ms: float | None = None
     ) -> None:
@@ -69,7 +66,7 @@ class Replica:
         run = self._timed(engine.run) if self._scheduler.admission.has_deadline else engine.run
         if self._keep_warm_ms is None:
             return run
-        self._warm = KeepWarm(engine.run, self._keep_warm_ms, self._woken, self.turn)
+        self._warm = self._kept_warm(engine.run, self._keep_warm_ms)
         return self._warm.noting(run)
 
     def wake(self) -> None:
@@ -169,6 +166,20 @@ class Replica:
     def _finish(self, rows: int, jobs: int = 1) -> None:
         with self._lock:
             self._scheduler.finish(self._number, rows, jobs)
+
+    def _kept_warm(self, run: Run, every_ms: float) -> KeepWarm:
+        # Without a reference to this replica, as in `_timed`.
+        lock, scheduler, number = self._lock, self._scheduler, self._number
+
+        def begin() -> bool:
+            with lock:
+                return scheduler.begin_warm_run(number, time.perf_counter_ns())
+
+        def end() -> None:
+            with lock:
+                scheduler.end_warm_run(number)
+
+        return KeepWarm(run, every_ms, self._woken, begin, end)
 
     def _timed(self, run: Run) -> Run:
         """Wrap a run so that admission learns from its duration."""

@@ -60,14 +60,16 @@ class _State(Generic[J]):
     running: requests that are run together; 1 where the replica is idle, since it takes the next one at once
     parked: the replica waits to be woken
     taken, taken_ns: jobs of the run that are not finished, and when it began
+    warming: the run has no job, but keeps an idle engine warm
     """
 
-    __slots__ = ("number", "parked", "queue", "requests", "rows", "running", "taken", "taken_ns")
+    __slots__ = ("number", "parked", "queue", "requests", "rows", "running", "taken", "taken_ns", "warming")
 
     def __init__(self, number: int) -> None:
         self.number, self.rows, self.requests, self.running, self.parked = number, 0, 0, 1, False
         self.queue: deque[J] = deque()
         self.taken = self.taken_ns = 0
+        self.warming = False
 
     def begin(self, count: int, now_ns: int) -> list[J]:
         """Take so many jobs from the start of the queue."""
@@ -76,7 +78,7 @@ class _State(Generic[J]):
         return [self.queue.popleft() for _ in range(count)]
 
     def hangs(self, now_ns: int, lasting_ns: int) -> bool:
-        return self.taken > 0 and now_ns - self.taken_ns > lasting_ns
+        return (self.taken > 0 or self.warming) and now_ns - self.taken_ns > lasting_ns
 
 
 class _Hanging(NamedTuple):
@@ -94,7 +96,8 @@ class Scheduler(Generic[J]):
 
     A request, and each part of a split one, goes to the replica that the balancing policy takes: by default the one
     with the fewest outstanding rows. The driver calls `relieve` and `submit` for each request, `take` whenever a
-    replica is free or woken, and `finish` for what was run or dropped; calls from several threads need a lock.
+    replica is free or woken, and `finish` for what was run or dropped; a run without a job is between `begin_warm_run`
+    and `end_warm_run`. Calls from several threads need a lock.
     """
 
     def __init__(
@@ -198,7 +201,7 @@ class Scheduler(Generic[J]):
         """
         self._admit((job,), waited_ns)
         state = self._states[0]
-        if state.requests:
+        if state.requests or state.warming:
             state.queue.append(job)
             return False, [state.number] if self._count(state, job) else []
         state.rows, state.requests, state.taken_ns = job.rows, 1, job.submitted_ns
@@ -235,6 +238,18 @@ class Scheduler(Generic[J]):
         state.requests -= jobs
         state.taken -= jobs
         state.running = 1
+
+    def begin_warm_run(self, replica: int, now_ns: int) -> bool:
+        """Note that a replica runs its engine to keep it warm; return False where it has a job and must not."""
+        state = self._states[replica]
+        if state.requests:
+            return False
+        state.taken_ns = now_ns  # before the mark, as in `begin`
+        state.warming = True
+        return True
+
+    def end_warm_run(self, replica: int) -> None:
+        self._states[replica].warming = False
 
     def close(self) -> None:
         """Accept no further jobs; queued ones are still taken, without waiting for a batch to fill."""
