@@ -62,8 +62,7 @@ def train_aware(
     weights as symmetric int8, one scale per output channel. Everything else is computed as before. `train` is given the
     copy, whose parameters, submodules and modes are the model's own; only its method is traced.
 
-    A layer whose weight is changed before the product, such as a masked one, is not rounded: it is not a static product
-    of the exported graph either.
+    A layer whose weight is changed before the product, such as a masked one, is not rounded, and has no learned range.
 
     Args:
         modules: dotted names of linear layers, or of modules that contain some, such as two factors

@@ -18,6 +18,7 @@ from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.pace import PaceTimer
 from objectives.records import Artifact, rows_of
 from objectives.serving.pool import Pool
+from objectives.serving.pool.pending_result import cut_rows
 from spaces.techniques.placement import InstanceGroup, Placement
 
 _SWITCH_SECONDS = 5e-5
@@ -124,9 +125,11 @@ def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -
     """Warm a pool up with requests of many sizes.
 
     Buffers grow with the largest request. An engine that prepares kernels by size gets every size once, as in its first
-    minutes of service.
+    minutes of service, and a single row where it is kept warm by that.
     """
     sizes = {rows_of(request): request for request in requests}
+    if placement.keep_warm_ms is not None:
+        sizes.setdefault(1, cut_rows(requests[0], 0, 1))
     ordered = sorted(sizes, reverse=True)
     for rows in ordered if placement.prepared_by_size else ordered[:: max(1, len(ordered) // 20)]:
         for answer in [submit(sizes[rows]) for _ in range(placement.replicas)]:

@@ -109,14 +109,28 @@ def _open_servers(
     for server, each in zip(servers, deployments, strict=True):
         next_part()
         targets.append(served_target(server, each, requests, children, stack))
-    warm = any(each.placement.keep_warm_ms for each in deployments)
+    warm = [each.placement.keep_warm_ms is not None for each in deployments]
+    rest = _Rest(next_part, any(warm))
+    return tuple(replace(target, next_part=rest.before(own)) for target, own in zip(targets, warm, strict=True))
 
-    def next_with_all_at_rest() -> None:
-        next_part()
-        if warm:  # a server in another process is only left alone
-            time.sleep(WARM_NS / 1e9)
 
-    return tuple(replace(target, next_part=next_with_all_at_rest) for target in targets)
+class _Rest:
+    """Wait before each part until the servers that are kept warm rest: in other processes, they are only left alone."""
+
+    def __init__(self, next_part: Callable[[], None], warm: bool) -> None:
+        self._next_part, self._warm, self._rests_ns = next_part, warm, 0
+
+    def before(self, warm: bool) -> Callable[[], None]:
+        """Return the `next_part` of a server that is kept warm, or is not."""
+
+        def next_with_all_at_rest() -> None:
+            if self._warm:  # the part that ends here asked it
+                self._rests_ns = time.perf_counter_ns() + WARM_NS
+            self._next_part()
+            time.sleep(max(0, self._rests_ns - time.perf_counter_ns()) / 1e9)
+            self._warm = warm
+
+        return next_with_all_at_rest
 
 
 def served_target(

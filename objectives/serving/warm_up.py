@@ -39,7 +39,8 @@ def warm_up(
     """Run an engine of an instance group of a placement with the sizes that it will get.
 
     Buffers grow with the largest size, which is therefore the first. The others, the more probable ones sooner, follow
-    while there is time; an engine that prepares kernels by size gets all of them.
+    while there is time; an engine that prepares kernels by size gets all of them. Second is the single row that keeps
+    an idle engine warm, where one does.
 
     Args:
         quantiles: of the rows of requests, as `row_quantiles` returns them; none to run nothing
@@ -55,7 +56,8 @@ def warm_up(
 def sizes_of(placement: Placement, group: InstanceGroup, quantiles: Sequence[int]) -> list[int]:
     """Return the sizes of the runs that warm an engine of an instance group up, each once, the largest first."""
     sizes = list(itertools.chain.from_iterable(_runs(placement, group, quantiles)))
-    found = list(dict.fromkeys([*sorted(sizes)[-1:], *sizes]))
+    alone = [] if placement.keep_warm_ms is None or not sizes else [1]
+    found = list(dict.fromkeys([*sorted(sizes)[-1:], *alone, *sizes]))
     return found if placement.prepared_by_size else found[:_SIZES]
 
 

@@ -22,7 +22,7 @@ from search.config.section import (
 )
 from search.config.yaml_reader import nearest, show
 from spaces.domains import Choice, Domain, Scalar
-from spaces.techniques.placement import InstanceGroup, parse_layout, parse_place
+from spaces.techniques.placement import LEAST_WARM_MS, WARM_MS, InstanceGroup, parse_layout, parse_place
 from spaces.techniques.pruning import IMPORTANCES, Importance
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Compute
 
@@ -53,6 +53,12 @@ def _reads(form: str, read: Callable[[str], str]) -> AfterValidator:
         raise rule(f"must be {form}, but got {show(text)}")
 
     return AfterValidator(check)
+
+
+def _warm_ms(value: float) -> float:
+    if value != 0 and not LEAST_WARM_MS <= value < WARM_MS:
+        raise rule(f"must be 0, or at least {LEAST_WARM_MS:g} and below {WARM_MS:g}, but got {show(value)}")
+    return value
 
 
 def _ranks(domain: Domain) -> Domain:
@@ -136,8 +142,8 @@ class PlacementConfig(Section):
     )
     user_once: _Flags = None
     score_catalogue: _Flags = None
-    keep_warm_ms: Annotated[Listed[Annotated[float, Field(ge=0)]], _holds(0)] | None = Field(
-        default=None, description="a list of milliseconds, 0 (none) among them, or null"
+    keep_warm_ms: Annotated[Listed[Annotated[float, AfterValidator(_warm_ms)]], _holds(0)] | None = Field(
+        default=None, description=f"a list of 0 (none) and milliseconds from {LEAST_WARM_MS:g} to {WARM_MS:g}, or null"
     )
     queue: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     deadline_ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")

@@ -16,7 +16,7 @@ from spaces.weights import CYCLES
 
 Knobs = Mapping[str, Scalar]
 # Knobs that were added later, with the values of earlier versions.
-_ADDED: Knobs = {CYCLES: 1, "placement.score_catalogue": False}
+_ADDED: Knobs = {CYCLES: 1, "placement.score_catalogue": False, "placement.keep_warm_ms": 0.0}
 _WHAT = "must be a study of this home, its front.json, or a JSON file with a list of mappings from knob to value"
 
 
@@ -24,9 +24,8 @@ def starting_points(source: str, home: Home, space: SearchSpace, seed: int) -> l
     """Return the knobs of the points of one source, each different.
 
     A knob that the space does not offer, or not with that value, is drawn at random, as is one that the source lacks:
-    the other study may have been of other data, on another machine, or with other techniques. A training whose cycles
-    are not given has one, and the catalogue is not scored as a whole where that is not given: fronts of earlier
-    versions have neither.
+    the other study may have been of other data, on another machine, or with other techniques. Where fronts of earlier
+    versions lack a knob, a training has one cycle, the catalogue is not scored as a whole, and no engine is kept warm.
 
     Args:
         source: name of a study of this home, or a file

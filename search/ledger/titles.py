@@ -61,5 +61,5 @@ def _placement(placement: Placement) -> list[str]:
         f"tables on {tables.place}" if tables else "",
         "user once" if placement.user_once else "",
         "catalogue scored" if placement.score_catalogue else "",
-        "kept warm" if placement.keep_warm_ms else "",
+        f"kept warm every {placement.keep_warm_ms:g} ms" if placement.keep_warm_ms else "",
     ]

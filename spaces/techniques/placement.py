@@ -105,6 +105,12 @@ class EmbeddingDevice:
         return InstanceGroup(self.engine, self.device).place
 
 
+# Milliseconds after a request until which an idle engine is kept warm, and the fewest after which a row is run. A
+# service without requests takes no core; of fewer than four requests a second for each replica, many find it cold.
+WARM_MS = 250.0
+LEAST_WARM_MS = 0.01
+
+
 @dataclass(frozen=True)
 class Placement:
     """Instance group of the replicas, and the path of requests to them; every default is the baseline's.
@@ -138,8 +144,9 @@ class Placement:
             raise ValueError("What is computed once a request is not batched with other users' requests.")
         if self.score_catalogue and (self.embedding_device is not None or self.batching is not None):
             raise ValueError("A graph that scores the whole catalogue has no embedding device and is not batched.")
-        if self.keep_warm_ms is not None and not (math.isfinite(self.keep_warm_ms) and self.keep_warm_ms > 0):
-            raise ValueError(f"An engine is kept warm by a run after more than 0 ms, but got {self.keep_warm_ms}.")
+        if self.keep_warm_ms is not None and not LEAST_WARM_MS <= self.keep_warm_ms < WARM_MS:
+            limits = f"{LEAST_WARM_MS:g} to {WARM_MS:g} ms"
+            raise ValueError(f"An engine is kept warm by a run after {limits}, but got {self.keep_warm_ms}.")
 
     @property
     def instance_groups(self) -> tuple[InstanceGroup, ...]:

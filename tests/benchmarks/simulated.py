@@ -33,7 +33,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
@@ -51,7 +51,7 @@ from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.latency import Load
 from objectives.measurement.load_generator import Request, drawn_requests
-from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.load_target import LiveTarget, LoadTarget
 from objectives.measurement.pace import service_and_pace_ms
 from objectives.measurement.request_log import read_request_log, write_trace
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
@@ -135,13 +135,13 @@ class OpenBaseline:
     """Open pool of the baseline, beside which candidates are measured."""
 
     deployment: Deployment
-    target: LoadTarget
+    target: LiveTarget
     requests: Sequence[Request]
     schedules: Sequence[Schedule]
 
-    def measured(self, candidate: LoadTarget, seed: int) -> dict[str, Any]:
+    def measured(self, candidate: LiveTarget, seed: int) -> dict[str, Any]:
         """Return what candidate and baseline answer."""
-        baseline, requests = self.target, self.requests
+        baseline, requests = replace(self.target, next_part=candidate.next_part), self.requests
         capacity = measure_capacity((candidate, baseline), requests, seed)
         found: dict[str, Any] = {"capacity_rps": np.median(capacity, axis=0).tolist()}
         for schedule in self.schedules:
@@ -254,7 +254,7 @@ def measure(
         model = Path(jobs.task.home, artifact.path)
         with Pool.open(model, candidate.placement, candidate.precision.compute) as pool, quiet():
             warm_up(pool.submit, beside.requests, candidate.placement)
-            target = load_target(pool, candidate.placement, beside.requests)
+            target = replace(load_target(pool, candidate.placement, beside.requests), next_part=pool.rest)
             measured = beside.measured(target, seed)
     except (JobError, EngineError, ValueError) as error:
         return {"failed": " ".join(str(error).split())}

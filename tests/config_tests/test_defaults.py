@@ -450,7 +450,7 @@ def test_the_catalogue_is_scored_whole_where_there_is_one_vector() -> None:
 def test_engines_may_be_kept_warm() -> None:
     assert values(space().placement.keep_warm_ms) == (0.0, 2.0)
     assert values(space({"placement": {"keep_warm_ms": [0, 0.5]}}).placement.keep_warm_ms) == (0.0, 0.5)
-    for wrong in ([2], [0, -1], [0, float("inf")]):
+    for wrong in ([2], [0, -1], [0, float("inf")], [0, 250], [0, 0.001]):
         assert refused({"placement": {"keep_warm_ms": wrong}}).startswith("space.placement.keep_warm_ms")
 
 

@@ -100,6 +100,14 @@ def test_the_catalogue_of_an_earlier_front_is_not_scored_as_a_whole(home: Home, 
         assert [found[knob] for found in starting_points(source, home, space, seed)] == [False, True]
 
 
+def test_no_engine_of_an_earlier_front_is_kept_warm(home: Home, tmp_path: Path) -> None:
+    both = replace(SPACE.placement, keep_warm_ms=Choice((0.0, 2.0)))
+    space, knob = replace(SPACE, placement=both), "placement.keep_warm_ms"
+    for seed in range(5):
+        source = written(tmp_path / f"{seed}.json", [PRUNED, {**PRUNED, knob: 2.0}])
+        assert [found[knob] for found in starting_points(source, home, space, seed)] == [0.0, 2.0]
+
+
 def test_a_training_whose_cycles_are_not_given_has_one(home: Home, tmp_path: Path) -> None:
     space = replace(SPACE, weights=replace(SPACE.weights, cycles=Choice((1, 2, 3))))
     for seed in range(5):

@@ -233,6 +233,11 @@ def test_an_engine_that_prepares_by_size_gets_every_size_once(placement: Placeme
     assert _warmed(SIZES, placement) == list(range(60, 0, -1))
 
 
+def test_the_row_that_keeps_an_engine_warm_is_among_the_sizes() -> None:
+    warm = Placement(InstanceGroup("openvino"), keep_warm_ms=2.0)
+    assert _warmed([4, 8], warm) == [8, 4, 1] and _warmed([8, 1], warm) == [8, 1]
+
+
 def test_every_replica_is_warmed() -> None:
     assert _warmed([4, 8], Placement(InstanceGroup(replicas=3, threads=1))) == [8, 8, 8, 4, 4, 4]
     routed = Placement(route=Route(5, InstanceGroup("openvino", replicas=2, threads=1)))

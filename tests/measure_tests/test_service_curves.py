@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,18 @@ from scipy.stats import binom
 
 from objectives.jobs.requests import ServiceCurveRequest
 from objectives.measure import deployment as opening
-from objectives.measure import service_curves
+from objectives.measure import service_curves, targets
 from objectives.measure.deployment import Deployment, close_kept, on_one_thread
 from objectives.measure.service_curves import further_sizes, rested_requests, service_curve
 from objectives.measure.targets import open_targets
 from objectives.measure.virtual_target import SimulatedLoad, VirtualTarget
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.service_curve import FEWEST_RUNS, Line, Runs, ServiceCurve
 from objectives.records import rows_of
 from objectives.serving.pool import Pool
+from objectives.serving.pool.scheduler import Scheduler
 from spaces.techniques.placement import Admission, Batching, EmbeddingDevice, InstanceGroup, Placement, Route
 from tests.measure_tests.test_measure import ONE_THREAD, _artifact, holdout, model
 from tests.measurement_tests.simulated import requests_of
@@ -192,8 +197,17 @@ def test_curves_of_a_real_model_are_measured_beside_a_baseline_that_stays_open(
 def test_a_curve_is_of_requests_and_not_of_the_runs_that_keep_engines_warm(
     model: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The runs of a single row are more than the requests."""
+    """The runs of a single row are many."""
     fitted: list[list[int]] = []
+    warm_runs = Counter[int]()
+    begin = Scheduler.begin_warm_run
+
+    def begun(scheduler: Scheduler[Any], replica: int, now_ns: int) -> bool:
+        began = begin(scheduler, replica, now_ns)
+        warm_runs[replica] += began
+        return began
+
+    monkeypatch.setattr(Scheduler, "begin_warm_run", begun)
     fit = ServiceCurve.fit
 
     def noted(runs: Runs, rested: Runs | None) -> ServiceCurve:
@@ -207,6 +221,7 @@ def test_a_curve_is_of_requests_and_not_of_the_runs_that_keep_engines_warm(
     found = service_curve(ServiceCurveRequest(str(holdout), deployment, deployment, 0, 0.4))
     assert found.curve.alone(10) > 0
     assert {rows for each in fitted for rows in each} == {5, 9, 20}
+    assert min(warm_runs[replica] for replica in (0, 1)) > 20
 
 
 def test_engines_that_are_kept_warm_rest_before_each_part_of_a_measurement(
@@ -222,3 +237,36 @@ def test_engines_that_are_kept_warm_rest_before_each_part_of_a_measurement(
             target.settle()
             assert len(set(rested)) == 2 and len(rested) == 2 * number, "of all deployments, not its own only"
             target.closed_loop(requests_of([4] * 5))
+
+
+def test_servers_that_are_kept_warm_are_left_alone_before_a_part_until_they_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wait counts from the end of the last part that asked one.
+
+    The first server is kept warm, the second is not.
+    """
+    slept, clock = list[float](), [0.0]
+
+    def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 3))
+        clock[0] += seconds
+
+    monkeypatch.setattr(targets, "time", SimpleNamespace(sleep=sleep, perf_counter_ns=lambda: round(clock[0] * 1e9)))
+    monkeypatch.setattr(targets, "open_server", lambda *given: nullcontext(SimpleNamespace(process=1)))
+    monkeypatch.setattr(targets, "served_target", lambda *given: LiveTarget(lambda request: None, 1, 1))  # type: ignore[arg-type, return-value]
+    plain = Deployment(_artifact("ours"), "model.onnx", ONE_THREAD, "fp32")
+    warm = replace(plain, placement=replace(ONE_THREAD, keep_warm_ms=0.5))
+    parts: list[None] = []
+    with open_targets((warm, plain), [], [], lambda: parts.append(None)) as (first, second):
+        opened = len(parts)
+        for target in (first, second, second, first, first, second):
+            target.next_part()
+            clock[0] += 0.1
+        assert len(parts) == opened + 6
+    assert slept == [0.25, 0.25, 0.0, 0.0, 0.25, 0.25]
+    slept.clear()
+    with open_targets((plain, plain), [], [], lambda: None) as (first, second):
+        for target in (first, second):
+            target.next_part()
+    assert slept == [0.0, 0.0]

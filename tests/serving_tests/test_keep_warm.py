@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -66,8 +68,11 @@ def test_an_idle_engine_runs_the_first_row_again_and_again(placement: Placement)
 
 
 @either
-def test_an_engine_rests_some_time_after_the_last_request(placement: Placement) -> None:
+def test_an_engine_rests_some_time_after_the_last_request(
+    placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever asks next wakes it again; of an inline replica that is another thread than the one that keeps it warm."""
+    monkeypatch.setattr(keep_warm, "WARM_NS", 10**9)
     engine = Held(opened=True)
     with pool_of([engine], placement) as pool:
         for _ in range(2):
@@ -108,7 +113,7 @@ def test_a_request_waits_for_a_row_that_runs(placement: Placement) -> None:
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.02)
+        eventually(lambda: pool.waiting == 1)
         assert not scores and not rested.is_set()
         engine.controller.set()
         for thread in threads:
@@ -172,6 +177,67 @@ def test_an_engine_that_fails_on_the_row_is_left_alone(placement: Placement) -> 
             assert scores_of(pool.submit(rows(2))) == [0, 2]
             eventually(lambda times=times: sum(len(run) == 1 for run in engine.runs) == times)  # type: ignore[misc]
             assert not runs_in_a_while(engine)
+
+
+@either
+@pytest.mark.usefixtures("long_warm")
+def test_a_pool_closes_once_a_row_has_run(placement: Placement) -> None:
+    engine = Held(opened=True)
+    pool = pool_of([engine], placement)
+    pool.submit(rows(2)).result(SOON)
+    hold_on_the_row(engine)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive(), "the engine is still in use"
+    engine.controller.set()
+    closing.join(SOON)
+    assert not closing.is_alive()
+    pool.rest()
+
+
+@pytest.mark.usefixtures("long_warm")
+def test_a_closed_pool_keeps_no_engine() -> None:
+    engine = Held(opened=True)
+    known = weakref.ref(engine)
+    pool = pool_of([engine], OWN)
+    pool.submit(rows(2)).result(SOON)
+    pool.close()
+    del engine
+    gc.collect()
+    assert known() is None and pool.waiting == 0
+
+
+@pytest.mark.usefixtures("long_warm")
+def test_a_request_goes_to_the_idle_replica_that_runs_no_row() -> None:
+    engines = [Held(opened=True), Held(opened=True)]
+    with pool_of(engines, Placement(InstanceGroup(replicas=2), keep_warm_ms=0.5)) as pool:
+        pool.submit(rows(2)).result(SOON)
+        assert len(engines[0].runs[0]) == 2, "of two that are idle, the first"
+        hold_on_the_row(engines[0])
+        assert scores_of(pool.submit(rows(3))) == [0, 2, 4]
+        assert engines[1].runs[0] == [0, 1, 2] and engines[0].inside == 1
+        engines[0].controller.set()
+
+
+@pytest.mark.usefixtures("long_warm")
+def test_a_row_at_which_the_engine_failed_is_not_run_again() -> None:
+    """The first row of the next request takes its place."""
+
+    class Failing(Held):
+        def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+            scores = super().run(inputs)
+            if inputs["item"].tolist() == [7]:
+                raise RuntimeError("a row that cannot be run alone")
+            return scores
+
+    engine = Failing(opened=True)
+    with pool_of([engine], OWN) as pool:
+        pool.submit(rows(2, first=7)).result(SOON)
+        eventually(lambda: [7] in engine.runs)
+        pool.submit(rows(2)).result(SOON)
+        eventually(lambda: engine.runs.count([0]) > 3)
+        assert engine.runs.count([7]) == 1
 
 
 @pytest.mark.usefixtures("long_warm")

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -26,7 +27,7 @@ from objectives.serving.pool.admission import ServiceRate
 from objectives.serving.pool.cores import share_cores
 from objectives.serving.pool.scheduler import parts_of
 from objectives.serving.pool.splitting import _Joint
-from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
+from spaces.techniques.placement import LEAST_WARM_MS, Admission, Batching, InstanceGroup, Placement, Route
 from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
 BAD = -1
@@ -144,8 +145,12 @@ class TestAnyPlacement:
             for i, answer in answers.items():
                 assert scores_of(answer) == [2.0 * row for row in range(starts[i], starts[i + 1])]
             assert pool.waiting == 0
-        ran = [item for engine in engines for run in engine.runs for item in run]
-        assert sorted(ran) == list(range(starts[-1]))
+        ran = Counter(item for engine in engines for run in engine.runs for item in run)
+        for first in [engine.runs[0][0] for engine in engines if engine.runs and placement.keep_warm_ms]:
+            # Run again by itself, to keep the engine warm.
+            assert ran[first] - 1 <= sum(engine.runs.count([first]) for engine in engines)
+            ran[first] = 1
+        assert ran == Counter(range(starts[-1]))
         assert all(engine.most_inside <= 1 for engine in engines), "one replica runs one thing at a time"
 
     def test_an_error_reaches_its_caller_and_the_replica_lives_on(self, model: Path) -> None:
@@ -863,8 +868,7 @@ def placements(draw: st.DrawFn) -> Placement:
         route=draw(
             st.none() | st.builds(Route, st.integers(1, 20), st.builds(InstanceGroup, replicas=st.integers(1, 2)))
         ),
-        # So long that no row is ever run to keep an engine warm.
-        keep_warm_ms=draw(st.sampled_from([None, 1e6])),
+        keep_warm_ms=draw(st.sampled_from([None, LEAST_WARM_MS])),
         admission=draw(st.sampled_from([Admission(), Admission(queue=1000, deadline_ms=1e6)])),
     )
 

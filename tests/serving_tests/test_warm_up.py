@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ def test_routed_and_split_and_batched_requests_run_as_the_replicas_get_them() ->
     small_batches = Placement(batching=Batching(64, 100))
     assert sizes_of(small_batches, small_batches.instance_group, QUANTILES)[:2] == [1000, 64]
     assert sizes_of(small_batches, small_batches.instance_group, []) == []
+    warm = replace(batched, keep_warm_ms=2.0)
+    assert sizes_of(warm, warm.instance_group, QUANTILES)[:3] == [2048, 1, 1000]
+    assert sizes_of(warm, warm.instance_group, []) == []
     # All sizes where each needs kernels of its own.
     by_size = Placement(InstanceGroup("openvino", threads=1))
     assert set(sizes_of(by_size, by_size.instance_group, QUANTILES)) == set(QUANTILES)

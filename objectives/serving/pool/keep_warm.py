@@ -1,7 +1,6 @@
 """Runs of a single row while a replica is idle, so that a request after a pause finds a warm engine.
 
-An engine that has not run for some milliseconds takes longer for the next request: its code and weights have left the
-core's caches meanwhile. In a small model that is most of the time of a request.
+An engine that has not run for some milliseconds takes longer for the next request.
 """
 
 from __future__ import annotations
@@ -13,17 +12,16 @@ from collections.abc import Callable
 from objectives.arrays import Arrays
 from objectives.serving.pool.pending_result import Run, Scores, cut_rows
 from objectives.serving.pool.wakeup import Wakeup
+from spaces.techniques.placement import WARM_MS
 
-# Nanoseconds after a request until which an idle engine is kept warm. Pauses are shorter wherever requests come often
-# enough for them to matter, and a service without requests takes no core.
-WARM_NS = 250_000_000
+WARM_NS = round(WARM_MS * 1e6)
 
 
 class KeepWarm:
     """Engine of one replica that is kept warm for a while after each request.
 
-    A run of the first row that was ever asked for follows whenever the engine has not run for an interval. A request
-    that comes during such a run waits for its end.
+    A run of the first row that was asked for follows whenever the engine has not run for an interval. A request that
+    comes during such a run waits for its end.
     """
 
     def __init__(
@@ -86,8 +84,8 @@ class KeepWarm:
         if self._begin():
             try:
                 self._run(row)
-            except Exception:  # whoever asks next gets the engine's error, if it still has one
-                self._asked_ns = -WARM_NS
+            except BaseException:  # whoever asks next gets the engine's error, if it still has one
+                self._row, self._asked_ns = None, -WARM_NS  # this row may be the reason
             finally:
                 self._end()
         self._ran_ns = time.perf_counter_ns()

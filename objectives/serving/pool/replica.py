@@ -74,8 +74,9 @@ class Replica:
 
     def rest(self) -> None:
         """Keep the engine warm no longer, until the next request."""
-        if self._warm is not None:
-            self._warm.rest()
+        warm = self._warm
+        if warm is not None:
+            warm.rest()
 
     def stop(self) -> None:
         """Wait for the queued jobs; the scheduler was closed before."""
@@ -115,6 +116,7 @@ class Replica:
                 self._answer_together(jobs, run)
             # An idle replica keeps no reference to a request.
             del taken, jobs
+        self._warm = None  # nor a closed one to its engine
 
     def _take(self) -> Sequence[Job]:
         """Take the next jobs, waiting for them; none once the pool is closed."""

@@ -60,7 +60,7 @@ class _State(Generic[J]):
     running: requests that are run together; 1 where the replica is idle, since it takes the next one at once
     parked: the replica waits to be woken
     taken, taken_ns: jobs of the run that are not finished, and when it began
-    warming: the run has no job, but keeps an idle engine warm
+    warming: the run has no job, but keeps an idle engine warm; its row is outstanding
     """
 
     __slots__ = ("number", "parked", "queue", "requests", "rows", "running", "taken", "taken_ns", "warming")
@@ -246,10 +246,13 @@ class Scheduler(Generic[J]):
             return False
         state.taken_ns = now_ns  # before the mark, as in `begin`
         state.warming = True
+        state.rows += 1
         return True
 
     def end_warm_run(self, replica: int) -> None:
-        self._states[replica].warming = False
+        state = self._states[replica]
+        state.warming = False
+        state.rows -= 1
 
     def close(self) -> None:
         """Accept no further jobs; queued ones are still taken, without waiting for a batch to fill."""
