@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ class Last(list[EndedTrial]):
             raise InterruptedSearchError
 
 
-def test_an_interrupted_search_goes_on(recorded: RecordedStudy) -> None:
+def test_an_interrupted_search_goes_on(recorded: RecordedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trials are those of a whole search; those under way are asked for first; nothing is measured twice."""
     whole, storage = searched(recorded, "auto", 3, 4), in_memory()
     begun = Replay(recorded, "auto", 3, storage)
@@ -113,11 +113,19 @@ def test_an_interrupted_search_goes_on(recorded: RecordedStudy) -> None:
         (t.number, t.candidate.id) for t in whole.ended[: len(begun.ended)]
     ]
     under_way = {trial.number for trial in begun.study._study.get_trials() if trial.state == TrialState.WAITING}
-    resumed = Replay(recorded, "auto", 3, storage, before=begun)
+    resumed, asked = Replay(recorded, "auto", 3, storage, before=begun), list[int]()
+    ask = resumed.study.ask
+
+    def noted(*arguments: Any) -> Any:
+        trial, candidate = ask(*arguments)
+        asked.append(trial.number)
+        return trial, candidate
+
+    monkeypatch.setattr(resumed.study, "ask", noted)
     resumed.run(4)
     choices = [[t.user_attrs["candidate"] for t in of.study._study.get_trials()] for of in (whole, resumed)]
     assert under_way and choices[0][: max(under_way)] == choices[1][: max(under_way)]
-    assert under_way <= {trial.number for trial in resumed.ended}
+    assert asked[: len(under_way)] == sorted(under_way)
     measured = [trial.candidate.id for trial in resumed.study.measured_trials()]
     assert len(measured) == len(set(measured)) > len([t for t in begun.ended if t.measurement is not None])
     assert resumed.study.facts["search_seconds"] >= 200

@@ -100,6 +100,36 @@ def test_one_that_was_not_simulated_is_expected_between_its_measurement_and_the_
     assert [few[1][0], few[2][0]] == pytest.approx([0.2, 0.7]), "two say nothing of a third"
 
 
+def disturbed(number: int, p95: float, simulated: float | None) -> EndedTrial:
+    """A trial during whose measurement other processes took a whole core."""
+    one = trial(number, p95, simulated)
+    assert one.measurement is not None
+    busy = replace(one.measurement, latency=replace(one.measurement.latency, busy_share=0.97))
+    return replace(one, outcome=replace(one.outcome, measurement=busy))
+
+
+def test_what_was_measured_beside_a_busy_process_is_expected_where_it_was_simulated() -> None:
+    """The others are expected as without it."""
+    trials = [trial(number, p95, p95) for number, p95 in enumerate((0.2, 0.4, 0.8), 1)]
+    alone = expected_costs(trials, OBJECTIVES)
+    for simulated, expected in ((0.07, 0.07), (None, 0.4)):
+        found = expected_costs([*trials, disturbed(4, 0.011, simulated)], OBJECTIVES)
+        assert found.measured[4] == pytest.approx([expected] * 2)
+        for number in (1, 2, 3):
+            np.testing.assert_allclose(found.measured[number], alone.measured[number])
+        np.testing.assert_allclose(found.correction, alone.correction)
+        np.testing.assert_allclose(found.deviations, alone.deviations)
+
+
+def test_on_a_machine_that_is_always_busy_the_measurements_count() -> None:
+    pairs = [(number, p95, p95 / 2) for number, p95 in enumerate((0.2, 0.4, 0.8), 1)]
+    found, calm = (expected_costs([make(*pair) for pair in pairs], OBJECTIVES) for make in (disturbed, trial))
+    for number in (1, 2, 3):
+        np.testing.assert_allclose(found.measured[number], calm.measured[number])
+    few = expected_costs([trial(1, 0.5, None), disturbed(2, 0.1, None)], OBJECTIVES).measured
+    assert few[2] == pytest.approx([0.1, 0.1]), "nothing else is known of it"
+
+
 def test_the_baseline_is_as_fast_as_itself() -> None:
     found = expected_costs([trial(0, 1.3, 1.1), trial(1, 0.5, 0.5)], OBJECTIVES).measured
     assert found[0].tolist() == [1.0, 1.0]
