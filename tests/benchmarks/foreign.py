@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from search.format import count
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("din", "autoint", "ft_transformer", "bert", "gru4rec", "finalmlp")
+MODELS = ("din", "autoint", "ft_transformer", "bert", "gru4rec", "finalmlp", "masknet")
 STUDY = """
 name: {name}
 recommender: foreign_models:{model}

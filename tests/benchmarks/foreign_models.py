@@ -2,7 +2,7 @@
 
 torch-rechub's DIN, DeepCTR-Torch's AutoInt, rtdl's FT-Transformer, an encoder of Hugging Face's transformers over a
 history, RecBole's recurrent GRU4Rec, and FuxiCTR's FinalMLP. Each adapter says in a few lines how named tensors reach
-the package's model, as a user's would.
+the package's model, as a user's would. No package on PyPI has MaskNet, so it is written here after its paper.
 """
 
 from __future__ import annotations
@@ -255,6 +255,48 @@ def finalmlp() -> Shop:
         metrics=["AUC"],
     )
     return Shop("finalmlp", Sourced(model), ("user", "item", "kind", "price", "history"), probabilities=True, epochs=2)
+
+
+class MaskBlock(nn.Module):
+    """Layer of features that are weighted by a mask of the instance (MaskNet, equations 5 to 8)."""
+
+    def __init__(self, embedded: int, units: int, reduction: int = 2) -> None:
+        super().__init__()
+        self.mask = nn.Sequential(
+            nn.Linear(embedded, reduction * embedded), nn.ReLU(), nn.Linear(reduction * embedded, embedded)
+        )
+        self.hidden = nn.Sequential(nn.Linear(embedded, units, bias=False), nn.LayerNorm(units), nn.ReLU())
+
+    def forward(self, embedded: Tensor, normalized: Tensor) -> Tensor:
+        return self.hidden(self.mask(embedded) * normalized)  # type: ignore[no-any-return]
+
+
+class MaskNet(nn.Module):
+    """Parallel MaskNet (Wang, She and Zhang 2021, "MaskNet", section 3.4), with the mean of a history as one field."""
+
+    def __init__(self, dim: int = 16, blocks: int = 3, units: int = 128) -> None:
+        super().__init__()
+        self.user, self.kind = nn.Embedding(USERS, dim), nn.Embedding(KINDS, dim)
+        self.item = nn.Embedding(ITEMS + 1, dim, padding_idx=0)
+        self.price = nn.Linear(1, dim, bias=False)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(5))
+        self.blocks = nn.ModuleList(MaskBlock(5 * dim, units) for _ in range(blocks))
+        self.tower = nn.Sequential(
+            nn.Linear(blocks * units, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 1)
+        )
+
+    def forward(self, user: Tensor, item: Tensor, kind: Tensor, price: Tensor, history: Tensor) -> Tensor:
+        past = self.item(history).sum(1) / (history > 0).sum(1, keepdim=True).clamp(min=1)
+        fields = [self.user(user), self.item(item), self.kind(kind), self.price(price.unsqueeze(1)), past]
+        embedded = torch.cat(fields, 1)
+        normalized = torch.cat([norm(field) for norm, field in zip(self.norms, fields, strict=True)], 1)
+        return self.tower(torch.cat([b(embedded, normalized) for b in self.blocks], 1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+def masknet() -> Shop:
+    """MaskNet, after its paper."""
+    torch.manual_seed(0)
+    return Shop("masknet", MaskNet(), ("user", "item", "kind", "price", "history"), probabilities=False, epochs=1)
 
 
 class Session(nn.Module):

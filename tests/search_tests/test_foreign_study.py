@@ -18,6 +18,7 @@ PACKAGES = {
     "bert": "transformers",
     "gru4rec": "recbole.model.sequential_recommender",
     "finalmlp": "model_zoo.LongCTR.FinalMLP",
+    "masknet": "torch",
 }
 
 
