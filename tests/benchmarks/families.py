@@ -129,7 +129,7 @@ def missed(document: Mapping[str, Any], profile: str) -> str | None:
 
 
 def main() -> None:
-    known = studies(Path(os.environ.get("LEANREC_TEST_DATA", "shared/data")).resolve())
+    known = studies(Path(os.environ.get("LEANREC_TEST_DATA", "../shared/data")).resolve())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--study", nargs="+", choices=list(known), default=list(known), metavar="NAME")
