@@ -1,13 +1,16 @@
 """Samplers on the recorded study: hypervolume by the minutes of a search, over many seeds.
 
-    python tests/benchmarks/learning.py [--seeds 20] [--samplers auto,tpe,nsga3,random] [--minutes 10] [--processes 2]
-                                        [--noise 0.4] [--picture docs/learning.svg] [--record DIR]
+    python tests/benchmarks/learning.py [--seeds 20] [--samplers auto,657676f,tpe,nsga3,random] [--minutes 10]
+                                        [--processes 2] [--noise 0.4] [--picture docs/learning.svg] [--record DIR]
 
 Each search is replayed as it is, with all its rules (`tests/recorded_study_tests/replay.py`), but for the final
-benchmark. Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds the first sampler is above each
-other one then, the candidates that were costed, evaluated and benchmarked, and after how many minutes the first has
-what another has in the end, by its median; and what the first expects of the rest of its time beside what it gains
-then. The record is the committed one, or that of `record_study.py --into DIR`. The picture needs kaleido and Chromium.
+benchmark. `657676f` is the search of that commit with its own rules (`tests/recorded_study_tests/first_version.py`),
+while `tpe` is optuna's sampler within the rules of today.
+
+Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds the first sampler is above each other one
+then, the candidates that were costed, evaluated and benchmarked, and after how many minutes the first has what another
+has in the end, by its median; and what the first expects of the rest of its time beside what it gains then. The record
+is the committed one, or that of `record_study.py --into DIR`. The picture needs kaleido and Chromium.
 
 With `--noise`, each visit errs by a normal number of that deviation in the logarithm of each ratio, and what counts is
 the recorded hypervolume of the front that the search expects, as a final benchmark without error would find it. That
@@ -38,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from search.config.sections import SamplerName
 from search.explore.estimate import remaining_gain
 from search.front import Floats
+from tests.recorded_study_tests.first_version import FirstVersion
 from tests.recorded_study_tests.replay import Replay
 from tests.recorded_study_tests.table import FOLDER, RecordedStudy, read_recorded_study
 
@@ -47,14 +51,22 @@ GAIN_MOMENTS = (3.0, 5.0, 7.5)
 # Seconds of a proposal, about what `proposals.py` measures.
 ASK_SECONDS = {"auto": 0.1}
 _OTHERS_ASK_SECONDS = 0.02
-_COLOURS = {"auto": "#d62728", "tpe": "#1f77b4", "nsga3": "#2ca02c", "gp": "#9467bd", "random": "#7f7f7f"}
+FIRST_VERSION = "657676f"
+_COLOURS = {
+    "auto": "#d62728",
+    FIRST_VERSION: "#8c564b",
+    "tpe": "#1f77b4",
+    "nsga3": "#2ca02c",
+    "gp": "#9467bd",
+    "random": "#7f7f7f",
+}
 
 
 @dataclass(frozen=True)
 class Curve:
     """Hypervolume of one search by minute, and its numbers of costed, evaluated and benchmarked candidates."""
 
-    sampler: SamplerName
+    sampler: str
     seed: int
     hypervolume: tuple[float, ...]
     counts: tuple[int, int, int]
@@ -79,6 +91,16 @@ def searched(sampler: SamplerName, seed: int, minutes: Sequence[float], noise: f
         sum(outcome.measurement is not None for outcome in outcomes),
     )
     return Curve(sampler, seed, tuple(volume(minute) for minute in minutes), counts)
+
+
+def first_version(seed: int, minutes: Sequence[float], record: Path) -> Curve:
+    """Replay a search by the rules of commit 657676f, as `searched` does."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    replay = FirstVersion(recorded(record), seed, _OTHERS_ASK_SECONDS)
+    replay.run(minutes[-1])
+    ended = [trial for trial in replay.ended if trial.number > 0]
+    counts = tuple(sum(getattr(trial, of) for trial in ended) for of in ("costed", "judged", "benchmarked"))
+    return Curve(FIRST_VERSION, seed, tuple(replay.hypervolume(minute) for minute in minutes), counts)
 
 
 def gain_sentence(sampler: str, curves: Floats, minutes: Sequence[float], at: int) -> str:
@@ -131,7 +153,7 @@ def picture(found: dict[str, Floats], minutes: Sequence[float], file: Path) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--samplers", default="auto,tpe,nsga3,random")
+    parser.add_argument("--samplers", default=f"auto,{FIRST_VERSION},tpe,nsga3,random")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--noise", type=float)
@@ -141,13 +163,18 @@ def main() -> None:
     if options.picture is not None and find_spec("kaleido") is None:
         parser.error("--picture needs kaleido, which is not installed")
     samplers = options.samplers.split(",")
-    if unknown := set(samplers) - set(get_args(SamplerName)):
-        parser.error(f"--samplers must be among {', '.join(get_args(SamplerName))}, but got {', '.join(unknown)}")
+    offered = (*get_args(SamplerName), FIRST_VERSION)
+    if unknown := set(samplers) - set(offered):
+        parser.error(f"--samplers must be among {', '.join(offered)}, but got {', '.join(unknown)}")
+    if options.noise is not None and FIRST_VERSION in samplers:
+        parser.error(f"--noise must be left out with {FIRST_VERSION}, whose visits are replayed without errors")
     minutes = [step / 4 for step in range(1, int(4 * options.minutes) + 1)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         jobs = [
-            pool.submit(searched, name, seed, minutes, options.noise, options.record)
+            pool.submit(first_version, seed, minutes, options.record)
+            if name == FIRST_VERSION
+            else pool.submit(searched, name, seed, minutes, options.noise, options.record)
             for seed in range(options.seeds)
             for name in samplers
         ]
