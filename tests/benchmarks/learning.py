@@ -163,8 +163,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.picture is not None and find_spec("kaleido") is None:
         parser.error("--picture needs kaleido, which is not installed")
-    default = "auto,tpe,nsga3,random" if options.noise is not None else f"auto,{FIRST_VERSION},tpe,nsga3,random"
-    samplers = (options.samplers or default).split(",")
+    if options.samplers is None:
+        options.samplers = (
+            f"auto,{FIRST_VERSION},tpe,nsga3,random" if options.noise is None else "auto,tpe,nsga3,random"
+        )
+    samplers = options.samplers.split(",")
     offered = (*get_args(SamplerName), FIRST_VERSION)
     if unknown := set(samplers) - set(offered):
         parser.error(f"--samplers must be among {', '.join(offered)}, but got {', '.join(unknown)}")
