@@ -54,7 +54,8 @@ def test_the_table_holds_losses_costs_and_seconds(recorded: RecordedStudy) -> No
 
 @pytest.mark.parametrize("sampler", get_args(SamplerName))
 def test_a_trial_has_the_numbers_of_its_row(recorded: RecordedStudy, sampler: SamplerName) -> None:
-    replay = searched(recorded, sampler, 0, 1.5)
+    replay = Replay(recorded, sampler, 0, in_memory(), ask_seconds=1.0)
+    replay.run(2)
     assert any(trial.measurement is not None for trial in replay.ended if trial.number > 0)
     for trial in replay.ended:
         row = recorded.rows[trial.candidate.id]
