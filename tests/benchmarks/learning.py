@@ -4,7 +4,7 @@
                                         [--processes 2] [--noise 0.4] [--picture docs/learning.svg] [--record DIR]
 
 Each search is replayed as it is, with all its rules (`tests/recorded_study_tests/replay.py`), but for the final
-benchmark. `657676f` is the search of that commit with its own rules (`tests/recorded_study_tests/first_version.py`),
+benchmark. `657676f` is the search of that commit with its own rules (`tests/recorded_study_tests/earlier_version.py`),
 while `tpe` is optuna's sampler within the rules of today.
 
 Printed: the median hypervolume after 2, 5 and 10 minutes, in how many seeds the first sampler is above each other one
@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from search.config.sections import SamplerName
 from search.explore.estimate import remaining_gain
 from search.front import Floats
-from tests.recorded_study_tests.first_version import FirstVersion
+from tests.recorded_study_tests.earlier_version import EarlierVersion
 from tests.recorded_study_tests.replay import Replay
 from tests.recorded_study_tests.table import FOLDER, RecordedStudy, read_recorded_study
 
@@ -51,10 +51,10 @@ GAIN_MOMENTS = (3.0, 5.0, 7.5)
 # Seconds of a proposal, about what `proposals.py` measures.
 ASK_SECONDS = {"auto": 0.1}
 _OTHERS_ASK_SECONDS = 0.02
-FIRST_VERSION = "657676f"
+EARLIER_VERSION = "657676f"
 _COLOURS = {
     "auto": "#d62728",
-    FIRST_VERSION: "#8c564b",
+    EARLIER_VERSION: "#8c564b",
     "tpe": "#1f77b4",
     "nsga3": "#2ca02c",
     "gp": "#9467bd",
@@ -93,15 +93,15 @@ def searched(sampler: SamplerName, seed: int, minutes: Sequence[float], noise: f
     return Curve(sampler, seed, tuple(volume(minute) for minute in minutes), counts)
 
 
-def first_version(seed: int, minutes: Sequence[float], record: Path) -> Curve:
+def earlier_version(seed: int, minutes: Sequence[float], record: Path) -> Curve:
     """Replay a search by the rules of commit 657676f, as `searched` does."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    replay = FirstVersion(recorded(record), seed, _OTHERS_ASK_SECONDS)
+    replay = EarlierVersion(recorded(record), seed, _OTHERS_ASK_SECONDS)
     replay.run(minutes[-1])
     ended = [trial for trial in replay.ended if trial.number > 0]
     benchmarked = sum(trial.benchmarked for trial in ended)
-    counts = sum(trial.glanced or trial.benchmarked for trial in ended), len(ended), benchmarked
-    return Curve(FIRST_VERSION, seed, tuple(replay.hypervolume(minute) for minute in minutes), counts)
+    counts = sum(trial.quick_benchmarked or trial.benchmarked for trial in ended), len(ended), benchmarked
+    return Curve(EARLIER_VERSION, seed, tuple(replay.hypervolume(minute) for minute in minutes), counts)
 
 
 def gain_sentence(sampler: str, curves: Floats, minutes: Sequence[float], at: int) -> str:
@@ -165,20 +165,20 @@ def main() -> None:
         parser.error("--picture needs kaleido, which is not installed")
     if options.samplers is None:
         options.samplers = (
-            f"auto,{FIRST_VERSION},tpe,nsga3,random" if options.noise is None else "auto,tpe,nsga3,random"
+            f"auto,{EARLIER_VERSION},tpe,nsga3,random" if options.noise is None else "auto,tpe,nsga3,random"
         )
     samplers = options.samplers.split(",")
-    offered = (*get_args(SamplerName), FIRST_VERSION)
+    offered = (*get_args(SamplerName), EARLIER_VERSION)
     if unknown := set(samplers) - set(offered):
         parser.error(f"--samplers must be among {', '.join(offered)}, but got {', '.join(unknown)}")
-    if options.noise is not None and FIRST_VERSION in samplers:
-        parser.error(f"--noise must be left out with {FIRST_VERSION}, whose visits are replayed without errors")
+    if options.noise is not None and EARLIER_VERSION in samplers:
+        parser.error(f"--noise must be left out with {EARLIER_VERSION}, whose visits are replayed without errors")
     minutes = [step / 4 for step in range(1, int(4 * options.minutes) + 1)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         jobs = [
-            pool.submit(first_version, seed, minutes, options.record)
-            if name == FIRST_VERSION
+            pool.submit(earlier_version, seed, minutes, options.record)
+            if name == EARLIER_VERSION
             else pool.submit(searched, name, seed, minutes, options.noise, options.record)
             for seed in range(options.seeds)
             for name in samplers

@@ -2,10 +2,10 @@
 
 The rules are restated here. TPE sees stopped trials as pruned ones without values. Every second choice takes the
 weights of the front that were tried in the fewest ways. A candidate is trained and evaluated before anything is known
-of its cost, a glance at its speed comes next, and each is benchmarked alone, twice where it would enter the front.
+of its cost, a quick benchmark comes next, and each is benchmarked alone, twice where it would enter the front.
 
 Where the record does not tell, the assumptions favour that search: one setting of distillation, where it had several to
-train for each shape; a glance that finds the simulated ratios without error; and no seconds between its jobs.
+train for each shape; a quick benchmark that finds the simulated ratios; and no seconds between its jobs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from spaces.domains import Scalar
 from tests.recorded_study_tests.replay import BUILDERS, VirtualClock
 from tests.recorded_study_tests.table import SPACE, RecordedStudy, Row
 
-Stage = Literal["fit", "export", "judge", "glance", "time", "near"]
+Stage = Literal["fit", "export", "evaluate", "quick", "benchmark", "long"]
 _BUILDING: tuple[Stage, ...] = ("fit", "export")
 # While these run, nothing else does.
-_TIMING: tuple[Stage, ...] = ("near", "time", "glance")
-# Medians of a study by that commit on ml-100k, 7 December 2026, 2 cores of an AMD EPYC: of a glance, of a benchmark,
-# and of the longer look.
-_GLANCE_SECONDS = 1.7
-SCREEN_SECONDS = 16.3
-NEAR_SECONDS = 20.0
-# Factor by which a glance may be wrong.
+_TIMING: tuple[Stage, ...] = ("long", "benchmark", "quick")
+# From a study by that commit on ml-100k, 7 December 2026, 2 cores of an AMD EPYC: the median of a quick benchmark, the
+# baseline's benchmark, which no longer one follows, and the rest of the median of those that one follows.
+_QUICK_SECONDS = 1.7
+BENCHMARK_SECONDS = 16.3
+LONG_SECONDS = 20.0
+# Factor by which a quick benchmark may be wrong.
 _MARGIN = 1.25
 _DUPLICATES = 50
 # Ways in which weights of the front are tried before new ones are worth more.
@@ -52,14 +52,14 @@ class _Worker:
 
 
 @dataclass(eq=False)
-class _Flight:
+class _RunningTrial:
     """A trial on its way through the stages."""
 
     trial: Trial
     row: Row
     stage: Stage
     worker: _Worker | None = None
-    glanced: bool = False
+    quick_benchmarked: bool = False
 
     @property
     def candidate(self) -> Candidate:
@@ -76,11 +76,11 @@ class Ended:
     number: int
     row: Row
     minutes: float | None
-    glanced: bool
+    quick_benchmarked: bool
     benchmarked: bool
 
 
-class FirstVersion:
+class EarlierVersion:
     """A search over a recorded study by the rules of commit 657676f, for one seed."""
 
     def __init__(self, recorded: RecordedStudy, seed: int, ask_seconds: float = 0.0) -> None:
@@ -95,7 +95,7 @@ class FirstVersion:
             self._study.enqueue_trial(dict(start))
         self._clock, self._begin = VirtualClock(), float("inf")
         self._meter, self._builders = _Worker(), [_Worker() for _ in range(BUILDERS)]
-        self._flights: list[_Flight] = []
+        self._running_trials: list[_RunningTrial] = []
         self._cache = set[object]()
         self._asked = self._duplicates = 0
         self.ended: list[Ended] = []
@@ -121,12 +121,12 @@ class FirstVersion:
             # One more than the builders, so that the meter always has something to do.
             most = len(self._builders) + 1
             allowed = most if trials is None else min(most, last - len(self.ended))
-            while len(self._flights) < allowed and self._duplicates < _DUPLICATES:
+            while len(self._running_trials) < allowed and self._duplicates < _DUPLICATES:
                 self._ask()
             self._dispatch()
             self._clock.wait(self._workers, max(0.0, until - self._clock.now()))
-            for flight in [f for f in self._flights if f.worker is not None and f.worker.left <= 1e-9]:
-                self._collect(flight)
+            for running in [f for f in self._running_trials if f.worker is not None and f.worker.left <= 1e-9]:
+                self._collect(running)
 
     @property
     def _workers(self) -> Sequence[_Worker]:
@@ -140,12 +140,16 @@ class FirstVersion:
             self._study.enqueue_trial(dict(again))
         trial = self._study.ask()
         row = self._recorded.rows[SPACE.suggest(trial).id]
-        if row.candidate.id in {one.row.candidate.id for one in self.ended} | {f.candidate.id for f in self._flights}:
+        if row.candidate.id in {one.row.candidate.id for one in self.ended} | {
+            f.candidate.id for f in self._running_trials
+        }:
             self._duplicates += 1
             self._study.tell(trial, state=TrialState.PRUNED)
             return
         self._duplicates = 0
-        self._flights.append(_Flight(trial, row, "fit" if row.candidate.weights.distillation else "export"))
+        self._running_trials.append(
+            _RunningTrial(trial, row, "fit" if row.candidate.weights.distillation else "export")
+        )
 
     def _least_tried(self) -> Mapping[str, Scalar] | None:
         """Return the knobs of the weights on the front that were tried in the fewest ways; None if all were enough."""
@@ -169,88 +173,88 @@ class FirstVersion:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _dispatch(self) -> None:
-        while not any(f.stage in _TIMING and f.worker is not None for f in self._flights):
-            flight = self._next()
-            if flight is None:
+        while not any(f.stage in _TIMING and f.worker is not None for f in self._running_trials):
+            running = self._next()
+            if running is None:
                 return
-            if flight.stage in _BUILDING:
-                flight.worker = next(worker for worker in self._builders if not worker.busy)
+            if running.stage in _BUILDING:
+                running.worker = next(worker for worker in self._builders if not worker.busy)
             else:
-                flight.worker = self._meter
+                running.worker = self._meter
             for builder in self._builders:
-                builder.paused = builder.busy and flight.stage in _TIMING
-            flight.worker.busy, flight.worker.left = True, self._seconds(flight)
+                builder.paused = builder.busy and running.stage in _TIMING
+            running.worker.busy, running.worker.left = True, self._seconds(running)
 
-    def _next(self) -> _Flight | None:
+    def _next(self) -> _RunningTrial | None:
         """Return the trial to go on with: measuring before building, and no weights trained twice at once."""
-        waiting = [flight for flight in self._flights if flight.worker is None]
+        waiting = [running for running in self._running_trials if running.worker is None]
         if not self._meter.busy:
-            for stage in (*_TIMING, "judge"):
-                for flight in waiting:
-                    if flight.stage == stage:
-                        return flight
+            for stage in (*_TIMING, "evaluate"):
+                for running in waiting:
+                    if running.stage == stage:
+                        return running
         if all(builder.busy for builder in self._builders):
             return None
-        fitting = {f.candidate.weights.id for f in self._flights if f.worker is not None and f.stage == "fit"}
+        fitting = {f.candidate.weights.id for f in self._running_trials if f.worker is not None and f.stage == "fit"}
         able = (f for f in waiting if f.stage in _BUILDING and f.candidate.weights.id not in fitting)
         return next(able, None)
 
-    def _seconds(self, flight: _Flight) -> float:
+    def _seconds(self, running: _RunningTrial) -> float:
         """Return the seconds of a stage; those of a build that is in the cache are few."""
-        recorded, row = self._recorded, flight.row
-        if flight.stage == "glance":
-            return _GLANCE_SECONDS
-        if flight.stage in _TIMING:
-            return NEAR_SECONDS if flight.stage == "near" else SCREEN_SECONDS
-        made, seconds = self._built(flight), row.build_seconds[("fit", "export", "judge").index(flight.stage)]
+        recorded, row = self._recorded, running.row
+        if running.stage == "quick":
+            return _QUICK_SECONDS
+        if running.stage in _TIMING:
+            return LONG_SECONDS if running.stage == "long" else BENCHMARK_SECONDS
+        made, seconds = self._built(running), row.build_seconds[("fit", "export", "evaluate").index(running.stage)]
         return min(seconds, recorded.reused_seconds) if made in self._cache else seconds
 
-    def _built(self, flight: _Flight) -> object:
+    def _built(self, running: _RunningTrial) -> object:
         """Return what a stage leaves in the cache."""
-        candidate = flight.candidate
-        if flight.stage == "fit":
+        candidate = running.candidate
+        if running.stage == "fit":
             return candidate.weights.id
-        if flight.stage == "export":
+        if running.stage == "export":
             return candidate.variant_id
         return candidate.variant_id, candidate.placement.instance_group.engine
 
-    def _collect(self, flight: _Flight) -> None:
+    def _collect(self, running: _RunningTrial) -> None:
         """Move a trial on whose stage ended, or end it."""
-        worker, stage, row = flight.worker, flight.stage, flight.row
+        worker, stage, row = running.worker, running.stage, running.row
         assert worker is not None
-        worker.busy, flight.worker = False, None
+        worker.busy, running.worker = False, None
         if stage in _TIMING:
             for builder in self._builders:
                 builder.paused = False
         else:
-            self._cache.add(self._built(flight))
+            self._cache.add(self._built(running))
         if stage == "fit":
-            flight.stage = "export"
+            running.stage = "export"
         elif stage == "export":
-            flight.stage = "judge"
-        elif stage == "judge":
-            flight.stage = "glance" if self._screens(flight) else "time"
-            if self._screens(flight) and row.loss_interval[0] > self._max_loss:
-                self._end(flight, benchmarked=False)
-        elif stage == "glance":
-            flight.glanced, flight.stage = True, "time"
-            if self._outrun(row):
-                self._end(flight, benchmarked=False)
-        elif stage == "time" and flight.trial.number > 0 and self._would_enter(row):
-            flight.stage = "near"
+            running.stage = "evaluate"
+        elif stage == "evaluate":
+            running.stage = "quick" if self._screens(running) else "benchmark"
+            if self._screens(running) and row.loss_interval[0] > self._max_loss:
+                self._end(running, benchmarked=False)
+        elif stage == "quick":
+            running.quick_benchmarked, running.stage = True, "benchmark"
+            if self._dominated(row):
+                self._end(running, benchmarked=False)
+        elif stage == "benchmark" and running.trial.number > 0 and self._would_enter(row):
+            running.stage = "long"
         else:
-            self._end(flight, benchmarked=True)
+            self._end(running, benchmarked=True)
 
-    def _end(self, flight: _Flight, benchmarked: bool) -> None:
-        self._flights.remove(flight)
+    def _end(self, running: _RunningTrial, benchmarked: bool) -> None:
+        self._running_trials.remove(running)
         now = self._clock.now()
         minutes = (now - self._begin) / 60 if now >= self._begin else None
-        self.ended.append(Ended(flight.trial.number, flight.row, minutes, flight.glanced, benchmarked))
+        self.ended.append(Ended(running.trial.number, running.row, minutes, running.quick_benchmarked, benchmarked))
         if not benchmarked:
-            self._study.tell(flight.trial, state=TrialState.PRUNED)
+            self._study.tell(running.trial, state=TrialState.PRUNED)
             return
-        flight.trial.set_constraint("loss", flight.row.loss - self._max_loss)
-        self._study.tell(flight.trial, _values(flight.row))
+        running.trial.set_constraint("loss", running.row.loss - self._max_loss)
+        self._study.tell(running.trial, _values(running.row))
 
     def _measured(self) -> list[Ended]:
         return [one for one in self.ended if one.benchmarked]
@@ -259,12 +263,12 @@ class FirstVersion:
         """Return the candidates that were benchmarked and keep the limit of the loss; not the baseline."""
         return [one for one in self._measured() if one.number > 0 and one.row.loss <= self._max_loss]
 
-    def _screens(self, flight: _Flight) -> bool:
+    def _screens(self, running: _RunningTrial) -> bool:
         """Return whether one candidate went through every stage, beside which the rest are held."""
-        return flight.trial.number > 0 and any(one.number > 0 for one in self._measured())
+        return running.trial.number > 0 and any(one.number > 0 for one in self._measured())
 
-    def _outrun(self, row: Row) -> bool:
-        """Return whether a glance finds a candidate slower than the baseline, or than one that loses no more."""
+    def _dominated(self, row: Row) -> bool:
+        """Return whether a candidate is slower than the baseline, or than one that loses no more."""
         if _slower(row, 1.0, 1.0):
             return True
         rivals = [one.row for one in self._able() if one.row.loss <= max(row.loss, 0.0)]
